@@ -1,0 +1,37 @@
+"""The public door of models: checkpoints in, tensors and tokens out. Nothing heavy is imported until it is asked for."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.generation.engine import Engine, EngineStats, RequestOutput, SequenceOutput
+    from models.generation.params import GenerationParams
+    from models.loading import load_model
+    from models.checkpoint_info import CheckpointInfo, describe
+    from models.tokenizers import Encoded, Tokenizer, load_tokenizer
+
+_HOME = {
+    "CheckpointInfo": "models.checkpoint_info",
+    "Encoded": "models.tokenizers",
+    "Engine": "models.generation.engine",
+    "EngineStats": "models.generation.engine",
+    "GenerationParams": "models.generation.params",
+    "RequestOutput": "models.generation.engine",
+    "SequenceOutput": "models.generation.engine",
+    "Tokenizer": "models.tokenizers",
+    "describe": "models.checkpoint_info",
+    "load_model": "models.loading",
+    "load_tokenizer": "models.tokenizers",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'models' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
