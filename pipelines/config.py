@@ -1,0 +1,90 @@
+"""A job as resolved: frozen, complete, checked for sense. It does not know YAML, the command line or Ray."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+TASKS = ("summarization",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """Where the rows come from."""
+
+    paths: tuple[str, ...]
+    """Files, folders or globs: local paths or fsspec URLs."""
+    text_column: str = "text"
+    """The column a task reads; strings."""
+    keep_columns: tuple[str, ...] | None = None
+    """Columns copied to the output. None keeps all but the ones the task reads."""
+    rows_per_unit: int = 1024
+    """The largest number of rows in a unit. Larger row groups are sliced, smaller neighbours of a shard are joined."""
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments for the fsspec filesystem, such as an endpoint. Secrets belong into the environment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """Where the parts go."""
+
+    path: str
+    """A folder: a local path or an fsspec URL."""
+    mode: Literal["resume", "overwrite", "error"] = "resume"
+    """resume: keep finished parts of the same job. overwrite: remove what is there. error: refuse if anything is there."""
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments for the fsspec filesystem."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicasConfig:
+    """How many copies of the model work side by side."""
+
+    min: int = 1
+    """Replicas that are started at once."""
+    max: int = 1
+    """Replicas that the pool may grow to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How a replica computes."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: the checkpoint's on an accelerator, float32 on a CPU."""
+    device: str = "auto"
+    """auto: an accelerator where there is one; cpu; cuda."""
+    tensor_parallel: int = 1
+    """Ranks of a replica."""
+    replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
+    max_batch_tokens: int = 16384
+    """Prompt tokens, padding included, that one bucket may hold."""
+    units_in_flight: int = 2
+    """Units that feed one replica at the same time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsConfig:
+    """When a job that goes wrong as a whole is stopped."""
+
+    max_error_rate: float = 1.0
+    """Share of rows, of all rows of the job, that may end as error rows. 1.0 never stops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """One job file, resolved. Fields that decide an answer enter the fingerprint; see pipelines/fingerprint.py."""
+
+    task: str
+    """One of TASKS."""
+    model: str
+    """A checkpoint in hub format: path, fsspec URL or hf://org/name@revision."""
+    input: InputConfig
+    output: OutputConfig
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    """Options under the names of transformers' GenerationConfig; unset ones come from the checkpoint."""
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the task."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    seed: int = 0
+    """Seeds sampling, together with the row's identity."""
