@@ -1,13 +1,13 @@
-"""The public door of models: checkpoints in, tensors and tokens out. Nothing heavy is imported until it is asked for."""
+"""The public door of models: checkpoints in, tensors and tokens out. Nothing heavy is imported until asked for."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from models.checkpoint_info import CheckpointInfo, describe
     from models.generation.engine import Engine, EngineStats, RequestOutput, SequenceOutput
     from models.generation.params import GenerationParams
     from models.loading import load_model
-    from models.checkpoint_info import CheckpointInfo, describe
     from models.tokenizers import Encoded, Tokenizer, load_tokenizer
 
 _HOME = {
@@ -24,7 +24,19 @@ _HOME = {
     "load_tokenizer": "models.tokenizers",
 }
 
-__all__ = sorted(_HOME)
+__all__ = [
+    "CheckpointInfo",
+    "Encoded",
+    "Engine",
+    "EngineStats",
+    "GenerationParams",
+    "RequestOutput",
+    "SequenceOutput",
+    "Tokenizer",
+    "describe",
+    "load_model",
+    "load_tokenizer",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-TASKS = ("summarization",)
-
 
 @dataclass(frozen=True, kw_only=True)
 class InputConfig:
@@ -30,7 +28,7 @@ class OutputConfig:
     path: str
     """A folder: a local path or an fsspec URL."""
     mode: Literal["resume", "overwrite", "error"] = "resume"
-    """resume: keep finished parts of the same job. overwrite: remove what is there. error: refuse if anything is there."""
+    """resume: keep finished parts of the same job. overwrite: remove its parts first. error: refuse if not empty."""
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     """Arguments for the fsspec filesystem."""
 
@@ -72,10 +70,10 @@ class LimitsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig:
-    """One job file, resolved. Fields that decide an answer enter the fingerprint; see pipelines/fingerprint.py."""
+    """One job file, resolved. Fields that decide an answer enter the fingerprint; see pipelines/job_plan.py."""
 
     task: str
-    """One of TASKS."""
+    """One of pipelines.tasks.TASKS."""
     model: str
     """A checkpoint in hub format: path, fsspec URL or hf://org/name@revision."""
     input: InputConfig

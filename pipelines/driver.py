@@ -1,0 +1,140 @@
+"""The driver takes a job from plan to manifest. What is done is what has a part; the rest is streamed through Ray."""
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from pipelines import ledger
+from pipelines.config import JobConfig
+from pipelines.errors import ErrorLimitError
+from pipelines.job_plan import JobPlan, plan
+from pipelines.metrics import (
+    Event,
+    Finished,
+    Manifest,
+    Planned,
+    ReplicasStarting,
+    UnitDone,
+    UnitRecord,
+    errors_by_kind,
+    totals,
+)
+
+REPORTED_VERSIONS = ("batchloom", "ray", "torch", "pyarrow", "tokenizers")
+
+
+def ignore(event: Event) -> None:
+    """The default watcher."""
+
+
+def run(config: JobConfig, on_event: Callable[[Event], None] = ignore) -> Manifest:
+    """Do what is left of a job and close it.
+
+    Raises: ConfigError before anything is computed; ErrorLimitError or JobError afterwards, with finished parts kept,
+    so that the same call goes on where this one stopped.
+    """
+    job = plan(config)
+    store = job.output
+    found = ledger.look(store)
+    ledger.refuse_foreign(store, found, config.output.mode, job.job_record(), job.parts)
+    account = Account(job, _done_already(job, found))
+    on_event(account.planned())
+    if found.is_closed and not account.pending and config.output.mode != "overwrite":
+        manifest = ledger.read_manifest(store)
+        assert manifest is not None
+    else:
+        ledger.open_job(store, found, config.output.mode, job.job_record())
+        account.check_limit()
+        for record, measures in _stream(job, account, on_event):
+            account.add(record, measures)
+            on_event(UnitDone(record))
+            account.check_limit()
+        manifest = account.manifest()
+        ledger.close_job(store, manifest)
+    on_event(Finished(manifest))
+    return manifest
+
+
+def _done_already(job: JobPlan, found: ledger.Found) -> list[UnitRecord]:
+    if job.config.output.mode == "overwrite":
+        return []
+    return ledger.whole_parts(job.output, found, job.parts)
+
+
+def _stream(
+    job: JobPlan, account: "Account", on_event: Callable[[Event], None]
+) -> Iterator[tuple[UnitRecord, dict[str, float]]]:
+    """Records of units as their parts are written; Ray is started only where something is left to do."""
+    if account.pending:
+        from pipelines.stream import stream
+
+        on_event(ReplicasStarting())
+        yield from stream(job, account.pending)
+
+
+@dataclass
+class Account:
+    """The running sums of one run."""
+
+    job: JobPlan
+    resumed: list[UnitRecord]
+    computed: list[UnitRecord] = field(default_factory=list)
+    measures: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+    first_unit: float | None = None
+
+    def __post_init__(self) -> None:
+        done = {record.part for record in self.resumed}
+        self.pending = [unit for name, unit in self.job.parts.items() if name not in done]
+        self.num_errors = sum(record.num_errors for record in self.resumed)
+
+    def planned(self) -> Planned:
+        return Planned(
+            num_shards=len(self.job.shards),
+            num_units=len(self.job.units),
+            num_rows=self.job.num_rows,
+            num_units_done=len(self.resumed),
+            num_rows_done=sum(record.num_rows for record in self.resumed),
+        )
+
+    def add(self, record: UnitRecord, measures: dict[str, float]) -> None:
+        self.computed.append(record)
+        self.num_errors += record.num_errors
+        for name, value in measures.items():
+            self.measures[name] = self.measures.get(name, 0) + value
+
+    def check_limit(self) -> None:
+        """Raises ErrorLimitError as soon as the job cannot end below its limit any more."""
+        limit = self.job.config.limits.max_error_rate
+        if self.num_errors > limit * self.job.num_rows:
+            counts = errors_by_kind([*self.resumed, *self.computed])
+            kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+            raise ErrorLimitError(
+                f"{self.num_errors} of {self.job.num_rows} rows failed ({kinds}); limits.max_error_rate is {limit}. "
+                "Finished parts are kept. Mend the input or raise the limit, and run again."
+            )
+
+    def manifest(self) -> Manifest:
+        records = sorted([*self.resumed, *self.computed], key=lambda record: (record.shard, record.start))
+        return Manifest(
+            **self.job.job_record(),
+            versions={
+                "python": platform.python_version(),
+                **{name: version(name) for name in REPORTED_VERSIONS},
+            },
+            totals={**totals(records), "shards": len(self.job.shards)},
+            errors_by_kind=errors_by_kind(records),
+            timing=self._timing(),
+            parts=tuple(records),
+        )
+
+    def _timing(self) -> dict[str, Any]:
+        return {
+            "wall_seconds": time.monotonic() - self.started,
+            "units_computed": len(self.computed),
+            "units_resumed": len(self.resumed),
+            **self.measures,
+        }

@@ -1,0 +1,159 @@
+"""A plan is all that a job will do: shards, units, columns, fingerprint. Making it starts nothing: no ray, no torch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+
+import models
+from pipelines.config import JobConfig
+from pipelines.errors import ConfigError, InputError
+from pipelines.fingerprint import fingerprint
+from pipelines.read import ERROR_FIELD
+from pipelines.storage import Store
+from pipelines.tasks import Checkpoint, Task, create_task
+from pipelines.units import Shard, Unit, cut, find_shards
+from pipelines.write import LEDGER_FIELDS, part_name
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """A job checked for sense, and all it will write."""
+
+    config: JobConfig
+    task: Task
+    shards: list[Shard]
+    units: list[Unit]
+    schema: pa.Schema
+    """Columns to read, with the types that all shards share."""
+    keep_columns: tuple[str, ...]
+    generation: Mapping[str, Any]
+    """Resolved generation parameters."""
+    fingerprint_of: Mapping[str, Any]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.fingerprint_of)
+
+    @cached_property
+    def parts(self) -> dict[str, Unit]:
+        """Every part the finished job has, by name."""
+        return {part_name(unit, self.fingerprint): unit for unit in self.units}
+
+    @property
+    def output(self) -> Store:
+        return Store(self.config.output.path, self.config.output.storage_options)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(unit.num_rows for unit in self.units)
+
+    def job_record(self) -> dict[str, Any]:
+        """What `_batchloom/job.json` says."""
+        return {
+            "batchloom": version("batchloom"),
+            "job": asdict(self.config),
+            "fingerprint": self.fingerprint,
+            "fingerprint_of": dict(self.fingerprint_of),
+        }
+
+
+def plan(config: JobConfig) -> JobPlan:
+    """Look at the checkpoint and at every shard's footer. Raises ConfigError or ModelError for what cannot work."""
+    _check_numbers(config)
+    checkpoint = models.describe(config.model, task=config.task)
+    task = create_task(
+        config.task,
+        config.input,
+        config.task_options,
+        Checkpoint(max_positions=checkpoint.max_positions, prefix=checkpoint.prefix),
+    )
+    generation = models.GenerationParams.from_dict(dict(config.generation)).resolve(checkpoint.generation_defaults)
+    shards, shared = find_shards(config.input)
+    keep_columns = _kept(config, task, shared)
+    wanted = dict.fromkeys([*task.input_columns(), *keep_columns])
+    return JobPlan(
+        config=config,
+        task=task,
+        shards=shards,
+        units=[unit for shard in shards for unit in cut(shard, config.input.rows_per_unit)],
+        schema=pa.schema([_typed(shared.field(name), task) for name in wanted]),
+        keep_columns=keep_columns,
+        generation=generation.to_dict(),
+        fingerprint_of={
+            "weights": checkpoint.weights_hash,
+            "tokenizer": checkpoint.tokenizer_hash,
+            "architecture": checkpoint.architecture,
+            "task": config.task,
+            "task_options": task.settings(),
+            "generation": generation.to_dict(),
+            "engine": {"dtype": config.engine.dtype},
+            "input": {
+                "columns": list(task.input_columns()),
+                "keep_columns": list(keep_columns),
+                "rows_per_unit": config.input.rows_per_unit,
+            },
+            "seed": config.seed,
+        },
+    )
+
+
+def _check_numbers(config: JobConfig) -> None:
+    at_least_one = {
+        "input.rows_per_unit": config.input.rows_per_unit,
+        "engine.tensor_parallel": config.engine.tensor_parallel,
+        "engine.replicas.min": config.engine.replicas.min,
+        "engine.replicas.max": config.engine.replicas.max,
+        "engine.max_batch_tokens": config.engine.max_batch_tokens,
+        "engine.units_in_flight": config.engine.units_in_flight,
+    }
+    problems = [f"{name}: is {value}, must be at least 1." for name, value in at_least_one.items() if value < 1]
+    if config.engine.replicas.max < config.engine.replicas.min:
+        problems.append(
+            f"engine.replicas: max is {config.engine.replicas.max}, less than min, {config.engine.replicas.min}."
+        )
+    if config.engine.tensor_parallel > 1:
+        problems.append("engine.tensor_parallel: only 1 is supported so far.")
+    if not 0 <= config.limits.max_error_rate <= 1:
+        problems.append(f"limits.max_error_rate: is {config.limits.max_error_rate}, must be between 0 and 1.")
+    if not config.input.paths:
+        problems.append("input.paths: is empty; name at least one file, folder or glob.")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _kept(config: JobConfig, task: Task, shared: pa.Schema) -> tuple[str, ...]:
+    """The columns to keep; InputError where one is missing, ConfigError where one would stand twice in the output."""
+    read = task.input_columns()
+    asked = config.input.keep_columns
+    missing = [name for name in dict.fromkeys([*read, *(asked or ())]) if name not in shared.names]
+    if missing:
+        raise InputError(
+            f"Columns {', '.join(map(repr, missing))} are not in the input. It has: {', '.join(shared.names)}. "
+            "Set input.text_column and input.keep_columns to some of these."
+        )
+    kept = asked if asked is not None else tuple(name for name in shared.names if name not in read)
+    reserved = {field.name for field in [*task.output_fields(), *LEDGER_FIELDS]}
+    clashes = [name for name in dict.fromkeys([*kept, *(n for n in read if n == ERROR_FIELD.name)]) if name in reserved]
+    if clashes:
+        raise ConfigError(
+            f"Columns {', '.join(map(repr, clashes))} of the input have names that the output gives to its own. "
+            "List the others in input.keep_columns, or rename them."
+        )
+    return tuple(dict.fromkeys(kept))
+
+
+def _typed(field: pa.Field, task: Task) -> pa.Field:
+    """The field as it is read; InputError where a text column does not hold text."""
+    if field.name not in task.input_columns():
+        return field
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if not (is_text or pa.types.is_null(kind)):
+        raise InputError(
+            f"Column {field.name!r} holds {field.type}, not text. Choose a column of strings as input.text_column."
+        )
+    return field

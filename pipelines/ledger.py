@@ -1,0 +1,136 @@
+"""The ledger of an output folder: which parts are there, whose they are, and the manifest that closes the job.
+
+Layout: parts at the top; `_batchloom/job.json` says what the fingerprint was made of, so that a refusal can name what
+differs; `_batchloom/manifest.json` and `_SUCCESS` come last. Only the parts say which units are done.
+"""
+
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.errors import OutputError
+from pipelines.fingerprint import differences
+from pipelines.metrics import Manifest, UnitRecord
+from pipelines.storage import Store
+from pipelines.write import read_record
+
+log = logging.getLogger(__name__)
+
+JOB = "_batchloom/job.json"
+MANIFEST = "_batchloom/manifest.json"
+SUCCESS = "_SUCCESS"
+READ_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an output folder holds."""
+
+    parts: Mapping[str, int]
+    """Parquet files at the top: name and bytes."""
+    others: tuple[str, ...]
+    """Anything else, hidden names aside."""
+    job: Mapping[str, Any] | None
+    """`_batchloom/job.json`."""
+    is_closed: bool
+    """The manifest is there."""
+
+
+def look(store: Store) -> Found:
+    names = store.names()
+    shown = [name for name in names if not name.startswith(("_", "."))]
+    return Found(
+        parts={name: names[name] for name in shown if name.endswith(".parquet")},
+        others=tuple(name for name in shown if not name.endswith(".parquet")),
+        job=json.loads(store.read(JOB)) if JOB in names else None,
+        is_closed=MANIFEST in names,
+    )
+
+
+def refuse_foreign(store: Store, found: Found, mode: str, job: Mapping[str, Any], planned: Collection[str]) -> None:
+    """OutputError unless every part in the output belongs to this job's plan. Nothing is touched.
+
+    Args: mode, as in OutputConfig; job, what JOB would hold; planned, the names of all parts this job will have.
+    """
+    held = sorted([*found.parts, *found.others])
+    if not held:
+        return
+    if mode == "error":
+        raise OutputError(
+            f"Output {store.url} is not empty ({_some(held)}) and output.mode is error. "
+            "Choose an empty folder, or output.mode: resume or overwrite."
+        )
+    if found.job is None:
+        raise OutputError(
+            f"Output {store.url} holds files that no batchloom job wrote ({_some(held)}). "
+            "Choose an empty folder; they are not removed under output.mode: overwrite either."
+        )
+    if mode == "overwrite":
+        return
+    differing = list(differences(found.job["fingerprint_of"], job["fingerprint_of"]))
+    if differing and found.parts:
+        raise OutputError(
+            f"Output {store.url} belongs to another configuration:\n"
+            + "".join(f"  {line}\n" for line in differing)
+            + "Change the job file back, choose another output.path, or set output.mode: overwrite."
+        )
+    foreign = sorted(name for name in found.parts if name not in planned)
+    if foreign:
+        raise OutputError(
+            f"Output {store.url} holds {len(foreign)} parts of inputs that are gone or have changed since "
+            f"({_some(foreign)}). Resuming would mix old answers with new ones. "
+            "Put the inputs back, choose another output.path, or set output.mode: overwrite."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def open_job(store: Store, found: Found, mode: str, job: Mapping[str, Any]) -> None:
+    """Make the folder ready: take back the marks of a finished job, empty it under overwrite, and say whose it is."""
+    names = store.names()
+    store.remove([name for name in (SUCCESS, MANIFEST) if name in names])
+    if mode == "overwrite":
+        store.remove(list(found.parts))
+    store.put(JOB, json.dumps(job, indent=1, sort_keys=True).encode())
+
+
+def whole_parts(store: Store, found: Found, planned: Collection[str]) -> list[UnitRecord]:
+    """Records of the planned parts that are there and whole; one that was cut short or altered counts as not done.
+
+    Each part is read in full: its hash goes into the manifest, or is compared with the one that is there.
+    """
+    manifest = read_manifest(store) if found.is_closed else None
+    written = {record.part: record for record in manifest.parts} if manifest else {}
+
+    def one(name: str) -> UnitRecord | None:
+        try:
+            record, _ = read_record(name, store.read(name))
+        except ValueError as error:
+            log.warning("%s is computed again: %s", name, error)
+            return None
+        if record.sha256 != written.get(name, record).sha256:
+            log.warning("%s is computed again: its bytes are not the ones that the manifest names", name)
+            return None
+        return record
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        records = pool.map(one, [name for name in found.parts if name in planned])
+        return [record for record in records if record is not None]
+
+
+def close_job(store: Store, manifest: Manifest) -> None:
+    """Write the manifest, then the marker that other tools wait for."""
+    store.put(MANIFEST, json.dumps(manifest.to_dict(), indent=1, sort_keys=True).encode())
+    store.put(SUCCESS, b"")
+    store.remove_temporary()
+
+
+def read_manifest(store: Store) -> Manifest | None:
+    if MANIFEST not in store.names():
+        return None
+    return Manifest.from_dict(json.loads(store.read(MANIFEST)))

@@ -1,0 +1,107 @@
+"""A store is a folder on any fsspec filesystem whose writes are seen whole or not at all. It knows no Parquet."""
+
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.errors import ConfigError
+
+TEMPORARY = "_batchloom/tmp"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder that names are read from and put into; picklable, so that it travels to workers."""
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        return open_filesystem(self.url, self.options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "options": dict(self.options)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    @property
+    def filesystem(self) -> Any:
+        return self._opened[0]
+
+    def path(self, name: str = "") -> str:
+        root = self._opened[1].rstrip("/")
+        return f"{root}/{name}" if name else root
+
+    def names(self) -> dict[str, int]:
+        """Every file below the folder: its name relative to the folder, and its size in bytes."""
+        self.filesystem.invalidate_cache()
+        try:
+            found = self.filesystem.find(self.path(), detail=True)
+        except FileNotFoundError:
+            return {}
+        prefix = self.path() + "/"
+        return {
+            path.removeprefix(prefix): info["size"]
+            for path, info in found.items()
+            if path.startswith(prefix) and info["type"] == "file" and info["size"] is not None
+        }
+
+    def read(self, name: str) -> bytes:
+        self.filesystem.invalidate_cache()
+        content: bytes = self.filesystem.cat_file(self.path(name))
+        return content
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write `content` so that a reader sees all of it or none of it, also if this process is killed.
+
+        An object store's PUT (or finished multipart upload) is atomic by itself. On a local disk the bytes go to a
+        temporary name, are synced, and renamed.
+        """
+        if isinstance(self.filesystem, LocalFileSystem):
+            self._put_local(name, content)
+        else:
+            self.filesystem.pipe_file(self.path(name), content)
+
+    def _put_local(self, name: str, content: bytes) -> None:
+        target, temporary = self.path(name), self.path(f"{TEMPORARY}/{uuid.uuid4().hex}")
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.makedirs(os.path.dirname(temporary), exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        folder = os.open(os.path.dirname(target), os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself must survive a power cut
+        finally:
+            os.close(folder)
+
+    def remove(self, names: list[str]) -> None:
+        for name in names:
+            self.filesystem.rm_file(self.path(name))
+
+    def remove_temporary(self) -> None:
+        """Remove what killed writers left behind (local disks only: object stores have no temporary names)."""
+        if self.filesystem.exists(self.path(TEMPORARY)):
+            self.filesystem.rm(self.path(TEMPORARY), recursive=True)
+
+
+def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """The filesystem of `url` and the path on it; ConfigError where its protocol is unknown or not installed."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url, **options)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(
+            f"Cannot open {url!r}: {error}. Use a local path or a URL whose filesystem is installed, "
+            "for example pip install 'batchloom[s3]' for s3://."
+        ) from error
+    return filesystem, path

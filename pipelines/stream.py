@@ -1,0 +1,170 @@
+"""Stream sends units through Ray Data. It knows how work is spread, not what is done to a row.
+
+    stretches -> read -> tokenize -> | infer (pool of replicas) | -> write -> records
+
+A row of the dataset is a unit (see pipelines/work.py), so every stage is `map_batches(batch_size=1)`: a call, a unit.
+"""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from models.errors import ModelError
+from pipelines.config import EngineConfig
+from pipelines.errors import ConfigError, JobError, PipelineError
+from pipelines.infer import Infer
+from pipelines.job_plan import JobPlan
+from pipelines.metrics import UnitRecord
+from pipelines.read import Read, stretches
+from pipelines.tokenize import Tokenize
+from pipelines.units import Unit
+from pipelines.write import Write
+
+log = logging.getLogger(__name__)
+
+# Logical CPUs, Ray's bookkeeping: small enough that reading and writing find room beside replicas on two cores.
+# Tokenize must not ask for as much as a replica does, or Ray fuses it into the replica's actor.
+STAGE_CPUS = 0.25
+REPLICA_CPUS = 0.5
+READ_BLOCKS = 2000  # tasks that reading is split into at most
+
+
+def stream(job: JobPlan, pending: Sequence[Unit]) -> Iterator[tuple[UnitRecord, dict[str, float]]]:
+    """A record and the run's measures for each pending unit, as soon as its part is written, in no fixed order."""
+    with _cluster(), _translated_errors():
+        batch: Any  # an Arrow table: the format asked for
+        for batch in _dataset(job, pending).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for record, measures in zip(batch["record"].to_pylist(), batch["measures"].to_pylist(), strict=True):
+                yield UnitRecord(**json.loads(record)), json.loads(measures)
+
+
+def _dataset(job: JobPlan, pending: Sequence[Unit]) -> Dataset:
+    config, engine = job.config, job.config.engine
+    device, num_replicas = _device(engine), _num_replicas(engine)
+    rows = [{"units": json.dumps([asdict(unit) for unit in stretch])} for stretch in stretches(job.shards, pending)]
+    read = Read(job.schema, dict(config.input.storage_options), config.input.paths[0])
+    tokenize = Tokenize(job.task, config.model, job.keep_columns, engine.max_batch_tokens)
+    infer: dict[str, Any] = {
+        "model": config.model,
+        "dtype": engine.dtype,
+        "device": device,
+        "num_threads": _threads_per_replica(num_replicas),
+        "max_batch_tokens": engine.max_batch_tokens,
+        "params": dict(job.generation),
+        "seed": config.seed,
+    }
+    write = Write(job.task, config.model, job.output, job.fingerprint, job.job_record()["batchloom"])
+    one_unit: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+    pool = ActorPoolStrategy(
+        min_size=engine.replicas.min,
+        max_size=num_replicas,
+        max_concurrent_calls_per_actor=engine.units_in_flight,
+        enable_true_multi_threading=True,
+        max_tasks_in_flight_per_actor=2 * engine.units_in_flight,  # below 1.75 times the calls the pool never grows
+    )
+    return (
+        ray.data.from_items(rows, override_num_blocks=min(len(rows), READ_BLOCKS))
+        .map_batches(read, num_cpus=STAGE_CPUS, **one_unit)
+        .map_batches(tokenize, num_cpus=STAGE_CPUS, **one_unit)
+        .map_batches(
+            Infer,
+            fn_constructor_args=(infer,),
+            compute=pool,
+            num_cpus=REPLICA_CPUS,
+            num_gpus=engine.tensor_parallel if device == "cuda" else 0,
+            **one_unit,
+        )
+        .map_batches(write, num_cpus=STAGE_CPUS, **one_unit)
+    )
+
+
+@contextmanager
+def _cluster() -> Iterator[None]:
+    """A Ray connection with our settings: the caller's, else RAY_ADDRESS's, else a local one that ends with us."""
+    ours = not ray.is_initialized()
+    if ours:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an exception
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context = DataContext.get_current()
+    before = context.target_max_block_size, context.enable_progress_bars, context.print_on_execution_start
+    context.target_max_block_size = 1  # every unit its own block: it travels on as soon as it is there
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    try:
+        yield
+    finally:
+        context.target_max_block_size, context.enable_progress_bars, context.print_on_execution_start = before
+        if ours:
+            ray.shutdown()
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    """Ray wraps what went wrong several times over; a person needs the innermost message."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except ray.exceptions.RayError as error:
+        known = next((e for e in _causes(error) if isinstance(e, PipelineError | ModelError)), None)
+        if known is not None:
+            raise known from error
+        innermost = list(_causes(error))[-1]
+        raise JobError(
+            f"{type(innermost).__name__}: {innermost}\nFinished parts are kept; the same command goes on from there."
+        ) from error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, then what caused it, then what caused that."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        inner = getattr(seen, "cause", None)
+        seen = inner if isinstance(inner, BaseException) else seen.__cause__
+
+
+def _device(engine: EngineConfig) -> str:
+    """cuda where the cluster has accelerators and nobody asked for a CPU; ConfigError with what is there otherwise."""
+    num_gpus = ray.cluster_resources().get("GPU", 0)
+    if engine.device == "cpu" or (engine.device == "auto" and num_gpus < 1):
+        return "cpu"
+    needed = engine.replicas.min * engine.tensor_parallel
+    if num_gpus < needed:
+        raise ConfigError(
+            f"engine: {engine.replicas.min} replicas of {engine.tensor_parallel} ranks need {needed} GPUs; the cluster has "
+            f"{num_gpus:g}. Lower engine.replicas.min or engine.tensor_parallel, or set engine.device: cpu."
+        )
+    return "cuda"
+
+
+def _num_replicas(engine: EngineConfig) -> int:
+    """How far the pool may grow. Replicas that left no CPU for the other stages would hang the job without a word."""
+    num_cpus = ray.cluster_resources().get("CPU", 0)
+    room = math.floor((num_cpus - 2 * STAGE_CPUS) / REPLICA_CPUS)
+    if room < engine.replicas.min:
+        raise ConfigError(
+            f"engine.replicas.min: the cluster has {num_cpus:g} logical CPUs, room for {max(room, 0)} replicas beside "
+            f"reading and writing, and not for {engine.replicas.min}. Lower it, or give Ray more CPUs."
+        )
+    if room < engine.replicas.max:
+        log.warning("engine.replicas.max is %d; the cluster has room for %d", engine.replicas.max, room)
+    return min(engine.replicas.max, room)
+
+
+def _threads_per_replica(num_replicas: int) -> int:
+    """CPU threads of one replica, so that the replicas of a node share its cores; Ray would give each a single one."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    replicas_per_node = math.ceil(num_replicas / max(len(nodes), 1))
+    cores = min((int(node["Resources"].get("CPU", 1)) for node in nodes), default=1)
+    return max(1, cores // replicas_per_node)

@@ -1,0 +1,194 @@
+"""Shards are found and cut into units. It knows Parquet footers and never reads a row."""
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.config import InputConfig
+from pipelines.errors import InputError
+from pipelines.storage import open_filesystem
+
+FOOTER_THREADS = 32  # a footer is one or two small requests: latency, not bandwidth
+VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One input file."""
+
+    path: str
+    """The path that its filesystem opens."""
+    name: str
+    """The path below the input root: part of every unit's identity, so a moved dataset keeps its identity."""
+    size: int
+    """Bytes."""
+    version: str
+    """Etag or modification time, as the filesystem gives it."""
+    row_groups: tuple[int, ...]
+    """Rows of each row group."""
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.row_groups)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The rows `[start, stop)` of one shard: the piece of work that is done or not done."""
+
+    shard: str
+    path: str
+    start: int
+    stop: int
+    id: str
+
+    @property
+    def num_rows(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def stem(self) -> str:
+        """A name for people: the shard's name without folders and ending, and the rows."""
+        name = posixpath.basename(self.shard).removesuffix(".parquet")
+        safe = "".join(c if c.isalnum() or c in "-._" else "_" for c in name).lstrip("._") or "shard"
+        return f"{safe[:80]}-{self.start:09d}-{self.stop:09d}"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> "Unit":
+        return Unit(**json.loads(text))
+
+
+def find_shards(config: InputConfig) -> tuple[list[Shard], pa.Schema]:
+    """All shards in a fixed order, and the schema they share. Every file that cannot be read is named in one error."""
+    files = list(_find_files(config))
+    root = _common_folder([folder for folder, _, _ in files])
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+        footers = list(pool.map(lambda file: _read_footer(config, file[1]), files))
+    broken = [
+        f"  {path}: {footer}" for (_, path, _), footer in zip(files, footers, strict=True) if isinstance(footer, str)
+    ]
+    if broken:
+        raise InputError(
+            f"{len(broken)} of {len(files)} input files cannot be read as Parquet:\n"
+            + "\n".join(broken[:20])
+            + "\nRepair or remove them, or narrow input.paths."
+        )
+    metadata = [footer for footer in footers if not isinstance(footer, str)]
+    shards = [
+        Shard(
+            path=path,
+            name=posixpath.relpath(path, root),
+            size=info["size"],
+            version=_version(info),
+            row_groups=tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups)),
+        )
+        for (_, path, info), footer in zip(files, metadata, strict=True)
+    ]
+    return shards, _shared_schema(shards, [footer.schema.to_arrow_schema() for footer in metadata])
+
+
+def cut(shard: Shard, rows_per_unit: int) -> Iterator[Unit]:
+    """Units of at most `rows_per_unit` rows that never straddle a row group they do not hold whole.
+
+    Row groups of 3, 3, 3 and 20 rows at 8 rows per unit: [0,6) [6,9) [9,16) [16,23) [23,29).
+    """
+    for start, stop in _joined(shard.row_groups, rows_per_unit):
+        num_slices = -(-(stop - start) // rows_per_unit)
+        bounds = [start + (stop - start) * i // num_slices for i in range(num_slices + 1)]
+        for low, high in pairwise(bounds):
+            yield Unit(shard=shard.name, path=shard.path, start=low, stop=high, id=_unit_id(shard, low, high))
+
+
+def _joined(row_groups: Iterable[int], rows_per_unit: int) -> Iterator[tuple[int, int]]:
+    start = stop = 0
+    for num_rows in row_groups:
+        if stop > start and stop + num_rows - start > rows_per_unit:
+            yield start, stop
+            start = stop
+        stop += num_rows
+    if stop > start:
+        yield start, stop
+
+
+def _unit_id(shard: Shard, start: int, stop: int) -> str:
+    identity = [shard.name, shard.size, shard.version, start, stop]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+
+
+def _find_files(config: InputConfig) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(folder the pattern started from, path, info) of each file, sorted, each file once."""
+    seen: set[str] = set()
+    for pattern in config.paths:
+        filesystem, path = open_filesystem(pattern, config.storage_options)
+        filesystem.invalidate_cache()
+        path = path.rstrip("/")
+        try:
+            if any(c in path for c in "*?["):
+                folder = posixpath.dirname(path[: min(path.index(c) for c in "*?[" if c in path)])
+                found = filesystem.glob(path, detail=True)
+            elif filesystem.isdir(path):
+                folder, found = path, filesystem.find(path, detail=True)
+                found = {p: i for p, i in found.items() if p.endswith(".parquet") and not _is_hidden(p, path)}
+            else:
+                folder, found = posixpath.dirname(path), {path: filesystem.info(path)}
+        except FileNotFoundError:
+            found = {}
+        except Exception as error:
+            raise InputError(f"Cannot list input path {pattern!r}: {type(error).__name__}: {error}") from error
+        files = {p: info for p, info in sorted(found.items()) if info["type"] == "file"}
+        if not files:
+            raise InputError(
+                f"Input path {pattern!r} matches no file. Check the spelling and the pattern; "
+                "a folder is searched for files that end in .parquet."
+            )
+        for file in files:
+            if file not in seen:
+                seen.add(file)
+                yield folder, file, files[file]
+
+
+def _is_hidden(path: str, root: str) -> bool:
+    return any(part.startswith(("_", ".")) for part in path.removeprefix(root).split("/"))
+
+
+def _common_folder(folders: Sequence[str]) -> str:
+    return posixpath.commonpath(sorted(set(folders))) if folders else ""
+
+
+def _version(info: dict[str, Any]) -> str:
+    return next((str(info[key]) for key in VERSION_KEYS if info.get(key) is not None), "")
+
+
+def _read_footer(config: InputConfig, path: str) -> pq.FileMetaData | str:
+    """The footer, or what is wrong with the file."""
+    filesystem, _ = open_filesystem(config.paths[0], config.storage_options)
+    try:
+        with filesystem.open(path, "rb") as file:
+            return pq.read_metadata(file)
+    except Exception as error:  # whatever is wrong with one file is reported together with the others
+        return f"{type(error).__name__}: {error}"
+
+
+def _shared_schema(shards: Sequence[Shard], schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """One schema all shards can be cast to: null columns take the others' type, numbers widen."""
+    shared = schemas[0].remove_metadata()
+    for shard, schema in zip(shards, schemas, strict=True):
+        try:
+            shared = pa.unify_schemas([shared, schema.remove_metadata()], promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InputError(
+                f"The column types of {shard.name} do not go together with those of the shards before it: {error}. "
+                "Give all shards the same types, or run them as separate jobs."
+            ) from error
+    return shared

@@ -1,0 +1,67 @@
+"""A unit on its way through Ray: one row of binary columns. It knows no storage, no task and no model.
+
+Each table travels as Arrow IPC bytes in one cell. Ray may cut and merge blocks as it likes, but it can neither split a
+cell nor try to unify the schemas of two units, so unlike shards and null columns cannot disturb each other.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+
+from pipelines.units import Unit
+
+TABLES = ("rows", "requests", "results")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A unit and what is known of it so far."""
+
+    unit: Unit
+    rows: pa.Table
+    """One row per input row: the kept columns, then what the task carries along, then the row ledger."""
+    requests: pa.Table | None = None
+    """What the engine is asked: row (int32), token_ids (list<int32>), bucket (int32), and columns of the task."""
+    results: pa.Table | None = None
+    """What the engine answered; see pipelines/replica.py RESULT_SCHEMA."""
+    measures: dict[str, float] = field(default_factory=dict)
+    """Figures of this run (seconds, padded tokens) that are summed up by the driver and decide no answer."""
+
+    def with_results(self, results: pa.Table, measures: dict[str, float]) -> "Work":
+        return replace(self, requests=None, results=results, measures=measures)
+
+    def to_batch(self) -> pa.Table:
+        """The one-row table that Ray carries."""
+        columns: dict[str, pa.Array] = {
+            "unit": pa.array([self.unit.to_json()]),
+            "measures": pa.array([json.dumps(self.measures)]),
+        }
+        for name in TABLES:
+            table = getattr(self, name)
+            columns[name] = pa.array([None if table is None else _to_bytes(table)], pa.large_binary())
+        return pa.table(columns)
+
+    @staticmethod
+    def from_batch(batch: pa.Table) -> "Work":
+        assert batch.num_rows == 1, f"a batch must hold one unit, not {batch.num_rows}"
+        tables = {name: _from_bytes(batch[name][0].as_buffer()) for name in TABLES}
+        assert tables["rows"] is not None
+        return Work(
+            unit=Unit.from_json(batch["unit"][0].as_py()),
+            measures=json.loads(batch["measures"][0].as_py()),
+            rows=tables["rows"],
+            requests=tables["requests"],
+            results=tables["results"],
+        )
+
+
+def _to_bytes(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _from_bytes(buffer: pa.Buffer | None) -> pa.Table | None:
+    return None if buffer is None else pa.ipc.open_stream(buffer).read_all()

@@ -1,0 +1,140 @@
+"""Write finishes a unit's columns and puts its part. The part's presence is the record that the unit is done.
+
+A part's bytes depend on the unit, the fingerprint and the answers alone (no time, no host), so a repeated write
+replaces equal bytes with equal bytes.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.metrics import UnitRecord
+from pipelines.read import ERROR_FIELD, ERROR_TYPE
+from pipelines.storage import Store
+from pipelines.tasks.base import Task
+from pipelines.tokenize import LEDGER_INPUT, tokenizer_of
+from pipelines.units import Unit
+from pipelines.work import Work
+
+FOOTER_KEY = b"batchloom"
+LEDGER_FIELDS = [
+    pa.field("num_input_tokens", pa.int32()),
+    pa.field("num_output_tokens", pa.int32()),
+    pa.field("num_truncated_tokens", pa.int32()),
+    pa.field("finish_reason", pa.string()),
+    ERROR_FIELD,
+]
+
+
+def part_name(unit: Unit, fingerprint: str) -> str:
+    """Fixed by the unit and the fingerprint: finding it is knowing that the unit is done."""
+    return f"part-{unit.stem}-{unit.id[:12]}-{fingerprint[:8]}.parquet"
+
+
+@dataclass(frozen=True)
+class Write:
+    """Callable that Ray maps over answered units: puts the part, gives back its record as JSON."""
+
+    task: Task
+    model: str
+    store: Store
+    fingerprint: str
+    version: str
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        work = Work.from_batch(batch)
+        part = self.finish(work, tokenizer_of(self.model))
+        record = self.put(work.unit, part)
+        return pa.table({"record": [json.dumps(asdict(record))], "measures": [json.dumps(work.measures)]})
+
+    def finish(self, work: Work, tokenizer: Any) -> pa.Table:
+        """The part's table: kept columns, the task's columns, the ledger."""
+        results, rows = work.results, work.rows
+        assert results is not None
+        num_rows = rows.num_rows
+        errors = _merged_errors(rows["error"], results)
+        answered = results.filter(pc.is_null(results["error"]))
+        columns = dict(zip(self.task.output_fields(), self.task.finish(answered, num_rows, tokenizer), strict=True))
+        ledger = [
+            rows["num_input_tokens"],
+            _num_output_tokens(answered, num_rows),
+            rows["num_truncated_tokens"],
+            _finish_reasons(answered, num_rows),
+            errors,
+        ]
+        kept = rows.drop_columns([*LEDGER_INPUT, "error"])
+        fields = [*kept.schema, *columns, *LEDGER_FIELDS]
+        return pa.table([*kept.columns, *columns.values(), *ledger], schema=pa.schema(fields))
+
+    def put(self, unit: Unit, part: pa.Table) -> UnitRecord:
+        kinds = Counter(error["kind"] for error in part["error"].to_pylist() if error)
+        account = {
+            "shard": unit.shard,
+            "start": unit.start,
+            "stop": unit.stop,
+            "num_rows": part.num_rows,
+            "num_errors": sum(kinds.values()),
+            "num_input_tokens": pc.sum(part["num_input_tokens"]).as_py() or 0,
+            "num_output_tokens": pc.sum(part["num_output_tokens"]).as_py() or 0,
+            "num_truncated_tokens": pc.sum(part["num_truncated_tokens"]).as_py() or 0,
+            "errors_by_kind": dict(sorted(kinds.items())),
+        }
+        footer = {
+            "unit": unit.id,
+            "fingerprint": self.fingerprint,
+            "version": self.version,
+            "account": account,
+        }
+        content = to_parquet(part.replace_schema_metadata({FOOTER_KEY: json.dumps(footer, sort_keys=True)}))
+        name = part_name(unit, self.fingerprint)
+        self.store.put(name, content)
+        return UnitRecord(part=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), **account)
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue().to_pybytes()
+
+
+def read_record(name: str, content: bytes) -> tuple[UnitRecord, str]:
+    """The record that a part's footer holds, and its fingerprint; ValueError where it is no whole part of ours."""
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(content)).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"it is not readable as Parquet ({error})") from error
+    if FOOTER_KEY not in metadata:
+        raise ValueError("its footer has no batchloom record")
+    footer = json.loads(metadata[FOOTER_KEY])
+    digest = hashlib.sha256(content).hexdigest()
+    return UnitRecord(part=name, bytes=len(content), sha256=digest, **footer["account"]), footer["fingerprint"]
+
+
+def _merged_errors(before: pa.ChunkedArray, results: pa.Table) -> pa.Array:
+    """Errors from before the model stand; the first of a row's requests that failed speaks for the row."""
+    errors = before.to_pylist()
+    failed = results.filter(pc.is_valid(results["error"]))
+    for row, error in zip(failed["row"].to_pylist(), failed["error"].to_pylist(), strict=True):
+        errors[row] = errors[row] or error
+    return pa.array(errors, ERROR_TYPE)
+
+
+def _num_output_tokens(answered: pa.Table, num_rows: int) -> pa.Array:
+    lengths = pc.fill_null(pc.list_value_length(answered["token_ids"]), 0).to_numpy()
+    sums = np.bincount(answered["row"].to_numpy(), weights=lengths, minlength=num_rows)
+    return pa.array(sums.astype(np.int32), pa.int32())
+
+
+def _finish_reasons(answered: pa.Table, num_rows: int) -> pa.Array:
+    """The reason of a row's first answer."""
+    reasons: list[str | None] = [None] * num_rows
+    for row, reason in zip(answered["row"].to_pylist(), answered["finish_reason"].to_pylist(), strict=True):
+        reasons[row] = reasons[row] or reason
+    return pa.array(reasons, pa.string())
