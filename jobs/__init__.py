@@ -1,0 +1,1 @@
+"""A person's wish becomes a pipeline: the command line, job files, reports. Nothing heavy is imported at the door."""
