@@ -1,0 +1,90 @@
+"""The demo's corpus: docstrings of the Python packages installed here, as Parquet shards. Nothing of them is imported.
+
+A docstring is a document with a summary that people wrote: the body is the text, the first line is the reference.
+"""
+
+import ast
+import hashlib
+import io
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+MIN_BODY_CHARACTERS = 200
+MIN_REFERENCE_WORDS, MAX_REFERENCE_CHARACTERS = 3, 120
+NUM_SHARDS = 4
+MAX_ROW_GROUP_ROWS = 1000
+
+Row = dict[str, str]
+
+
+def corpus(num_rows: int) -> list[bytes]:
+    """The first `num_rows` docstrings of this environment as Parquet files, equal bytes on every call.
+
+    Columns: id (module:name), text (the body), reference (the first line), module. Each file has several row groups.
+    """
+    rows = list(islice(docstrings(), num_rows))
+    shards = [rows[len(rows) * i // NUM_SHARDS : len(rows) * (i + 1) // NUM_SHARDS] for i in range(NUM_SHARDS)]
+    return [_parquet(shard) for shard in shards if shard]
+
+
+def docstrings() -> Iterator[Row]:
+    """Docstrings worth summarizing, each once, in an order that mixes packages and is the same on every call."""
+    root = Path(sysconfig.get_paths()["purelib"])
+    names = sorted((path.relative_to(root).as_posix() for path in root.rglob("*.py")), key=_shuffle)
+    seen: set[str] = set()
+    for name in names:
+        for row in _of_file(root / name, name):
+            if row["text"] not in seen and row["id"] not in seen:
+                seen |= {row["text"], row["id"]}
+                yield row
+
+
+def _shuffle(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def _of_file(path: Path, name: str) -> Iterator[Row]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # other people's invalid escapes
+            tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError):
+        return  # templates and test data that only look like Python
+    module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    yield from _of_node(tree, module, "")
+
+
+def _of_node(node: ast.AST, module: str, name: str) -> Iterator[Row]:
+    """The docstring of `node`, then those of the classes and functions directly inside it."""
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        row = _row(ast.get_docstring(node) or "", module, name)
+        if row:
+            yield row
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from _of_node(child, module, f"{name}.{child.name}".lstrip("."))
+
+
+def _row(docstring: str, module: str, name: str) -> Row | None:
+    """None where the docstring has no body to summarize or no first line that could be a summary."""
+    text = docstring.encode(errors="replace").decode()  # a lone surrogate is legal in source and not in Parquet
+    reference, _, body = text.partition("\n")
+    reference, body = reference.strip(), body.strip()
+    is_summary = len(reference) <= MAX_REFERENCE_CHARACTERS and len(reference.split()) >= MIN_REFERENCE_WORDS
+    if len(body) < MIN_BODY_CHARACTERS or not is_summary:
+        return None
+    return {"id": f"{module}:{name or '(module)'}", "text": body, "reference": reference, "module": module}
+
+
+def _parquet(rows: list[Row]) -> bytes:
+    sink = io.BytesIO()
+    schema = pa.schema([(column, pa.string()) for column in ("id", "text", "reference", "module")])
+    row_group_size = min(MAX_ROW_GROUP_ROWS, -(-len(rows) // 3))
+    pq.write_table(pa.Table.from_pylist(rows, schema), sink, row_group_size=row_group_size, compression="zstd")
+    return sink.getvalue()
