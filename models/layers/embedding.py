@@ -1,0 +1,63 @@
+"""The vocabulary's two ends, token embedding and output head, cut over ranks by rows.
+
+Vocabularies are odd (50265), so each rank holds ceil(vocabulary / size) rows and the last one pads with zeros:
+
+    50265 rows, 2 ranks: rank 0 holds 0..25132, rank 1 holds 25133..50264 and one row of zeros
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.linear import frozen
+from models.parallel import Part, TensorParallel
+
+
+class VocabularyEmbedding(nn.Module):
+    """Token ids to vectors: [N] -> [N, D]; `scale` multiplies the vectors."""
+
+    def __init__(self, vocab_size: int, width: int, group: TensorParallel, scale: float = 1.0) -> None:
+        super().__init__()
+        self.vocab_size, self.group, self.scale = vocab_size, group, scale
+        self.rows = -(-vocab_size // group.size)
+        self.weight = frozen(self.rows, width)
+
+    def forward(self, input_ids_N: Tensor) -> Tensor:
+        if self.group.size == 1:
+            hidden_ND = F.embedding(input_ids_N, self.weight)
+        else:
+            local_N = input_ids_N - self.group.rank * self.rows
+            elsewhere_N = (local_N < 0) | (local_N >= self.rows)
+            hidden_ND = F.embedding(local_N.masked_fill(elsewhere_N, 0), self.weight)
+            hidden_ND = self.group.all_reduce(hidden_ND.masked_fill_(elsewhere_N[:, None], 0))
+        return hidden_ND * self.scale if self.scale != 1.0 else hidden_ND
+
+    def parts(self) -> dict[str, Part]:
+        return {"weight": vocabulary_part(self.vocab_size, self.weight, self.group)}
+
+
+class VocabularyHead(nn.Module):
+    """Hidden states to logits: [N, D] -> [N, vocab_size], gathered over the ranks and cropped to the vocabulary."""
+
+    def __init__(self, width: int, vocab_size: int, group: TensorParallel) -> None:
+        super().__init__()
+        self.vocab_size, self.group = vocab_size, group
+        self.rows = -(-vocab_size // group.size)
+        self.weight = frozen(self.rows, width)
+
+    def forward(self, hidden_ND: Tensor) -> Tensor:
+        local_NV = self.local_logits(hidden_ND)
+        return self.group.all_gather(local_NV)[..., : self.vocab_size] if self.group.size > 1 else local_NV
+
+    def local_logits(self, hidden_ND: Tensor) -> Tensor:
+        """This rank's columns of the logits: [N, rows]; the last rank's padding columns hold zeros."""
+        return F.linear(hidden_ND, self.weight)
+
+    def parts(self) -> dict[str, Part]:
+        return {"weight": vocabulary_part(self.vocab_size, self.weight, self.group)}
+
+
+def vocabulary_part(vocab_size: int, weight_VD: Tensor, group: TensorParallel) -> Part:
+    """The rows of the vocabulary's matrix that this rank holds; fewer than its weight has on the last rank."""
+    rows, width = weight_VD.shape
+    first = min(group.rank * rows, vocab_size)
+    return Part((slice(first, min(first + rows, vocab_size)),), (vocab_size, width))

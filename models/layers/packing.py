@@ -1,0 +1,46 @@
+"""Between padded batches [B, T] and packed tokens [N]. It knows masks and lengths, no model."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the real tokens of a padded batch are. Row by row, a mask of 110 and 111 packs as the tokens a b c d e."""
+
+    mask_BT: Tensor  # bool
+
+    @property
+    def lengths(self) -> list[int]:
+        return self.mask_BT.sum(1).tolist()
+
+    def pack(self, x_BT: Tensor) -> Tensor:
+        """[B, T, ...] -> [N, ...]"""
+        return x_BT[self.mask_BT]
+
+    def unpack(self, x_N: Tensor) -> Tensor:
+        """[N, ...] -> [B, T, ...], zeros at padding."""
+        x_BT = x_N.new_zeros(*self.mask_BT.shape, *x_N.shape[1:])
+        x_BT[self.mask_BT] = x_N
+        return x_BT
+
+
+def packing_of(input_ids_BT: Tensor, attention_mask_BT: Tensor | None) -> Packing:
+    """The packing of a batch; without a mask every token is real. Raises RequestError for a row without tokens."""
+    if input_ids_BT.dim() != 2:
+        raise RequestError(f"input_ids must be [rows, tokens]; found a tensor of shape {list(input_ids_BT.shape)}.")
+    if attention_mask_BT is None:
+        return Packing(torch.ones_like(input_ids_BT, dtype=torch.bool))
+    if attention_mask_BT.shape != input_ids_BT.shape:
+        raise RequestError(
+            f"attention_mask must have the shape of input_ids, {list(input_ids_BT.shape)}; "
+            f"found {list(attention_mask_BT.shape)}."
+        )
+    mask_BT = attention_mask_BT.to(device=input_ids_BT.device, dtype=torch.bool)
+    if empty := (~mask_BT.any(1)).nonzero().flatten().tolist():
+        raise RequestError(f"attention_mask leaves rows {empty} without a token; a row needs one at least.")
+    return Packing(mask_BT)

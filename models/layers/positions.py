@@ -1,0 +1,44 @@
+"""Where a token stands: learned position vectors, and ALiBi's slopes. It knows no sequence but by its length."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.linear import frozen
+
+
+class LearnedPositions(nn.Module):
+    """Positions to vectors: [N] counting from 0 -> [N, D]. The matrix's first `offset` rows are never read.
+
+    BART's matrix has two such rows, a relic of fairseq, which counted positions from padding_idx + 1.
+    """
+
+    def __init__(self, num_positions: int, width: int, offset: int = 0) -> None:
+        super().__init__()
+        self.offset = offset
+        self.weight = frozen(num_positions + offset, width)
+
+    def forward(self, positions_N: Tensor) -> Tensor:
+        return F.embedding(positions_N + self.offset if self.offset else positions_N, self.weight)
+
+
+def positions_of(lengths: Sequence[int]) -> Tensor:
+    """Positions that count from 0 in each sequence: lengths 2, 3 -> [0, 1, 0, 1, 2]."""
+    lengths_B = torch.tensor(lengths)
+    starts_B = lengths_B.cumsum(0) - lengths_B
+    return torch.arange(int(lengths_B.sum())) - starts_B.repeat_interleave(lengths_B)
+
+
+def alibi_slopes(num_heads: int) -> Tensor:
+    """ALiBi's slope for each head, float32 [num_heads]; heads need not be a power of two.
+
+    With p the largest power of two <= num_heads, head i < p has 2 ** (-8 (i + 1) / p); the rest take every other slope
+    of the series for 2 p heads. Source: Press et al. (arXiv 2108.12409), and its authors' code for other head counts.
+    """
+    power = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    slopes += [2 ** (-8 * (2 * i + 1) / (2 * power)) for i in range(num_heads - power)]
+    return torch.tensor(slopes, dtype=torch.float32)
