@@ -1,0 +1,1 @@
+"""One file a family. The registry finds classes here by architecture name."""

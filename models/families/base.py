@@ -1,0 +1,69 @@
+"""What every loaded model offers, whatever its family. It knows no layer."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.config import BartConfig, BloomConfig, ModelConfig
+from models.errors import RequestError
+from models.parallel import TensorParallel
+
+
+class LoadedModel(nn.Module):
+    """A model with its weights; `models.load_model` makes it.
+
+    A forward takes padded ids and gives logits `[B, T, V]` (language models), `[B, L]` (sequence classes), `[B, T, L]`
+    (token classes), `(start [B, T], end [B, T])` (answers) or hidden states `[B, T, D]` (bare models); padding gives
+    zeros.
+    """
+
+    is_encoder_decoder: ClassVar[bool]
+    # Names of one and the same matrix, without prefix; a file may hold any of them.
+    TIED: ClassVar[tuple[str, ...]] = ()
+    # Tensors that are zeros where the file leaves them out.
+    ZERO_IF_ABSENT: ClassVar[tuple[str, ...]] = ()
+
+    config: BartConfig | BloomConfig
+    group: TensorParallel
+    generation_defaults: dict[str, Any]  # config.json's generation fields, overlaid by generation_config.json's
+    alibi_slopes: Tensor | None  # float32 [H], or None where positions are learned
+
+    def __init__(self, config: BartConfig | BloomConfig, group: TensorParallel) -> None:
+        super().__init__()
+        self.config, self.group = config, group
+        self.generation_defaults = {}
+        self.alibi_slopes = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence in tokens, or None where positions are not limited."""
+        return self.config.max_position_embeddings if isinstance(self.config, BartConfig) else None
+
+    def check_ids(self, input_ids_BT: Tensor, what: str = "input_ids") -> None:
+        """Raises RequestError for ids outside the vocabulary and rows longer than the positions."""
+        check_ids(input_ids_BT, self.config, self.max_positions, what)
+
+
+def check_ids(input_ids_BT: Tensor, config: ModelConfig, max_positions: int | None, what: str) -> None:
+    num_tokens = input_ids_BT.shape[-1]
+    if max_positions is not None and num_tokens > max_positions:
+        raise RequestError(
+            f"{what} holds {num_tokens} tokens a row; the model has {max_positions} positions. Shorten the text."
+        )
+    if num_tokens == 0:
+        raise RequestError(f"{what} holds no tokens; a row needs one at least.")
+    low, high = int(input_ids_BT.min()), int(input_ids_BT.max())
+    if low < 0 or high >= config.vocab_size:
+        raise RequestError(
+            f"{what} holds ids from {low} to {high}; the model's embedding has rows 0 to {config.vocab_size - 1}. "
+            "Use the tokenizer that belongs to this checkpoint."
+        )

@@ -1,0 +1,240 @@
+"""What BART and the two Blenderbots share: projections of attention, and the models around their stacks.
+
+It knows no layer: each family's file writes its own, so that the place of the norms is read there and not looked up.
+"""
+
+from typing import Any, ClassVar, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.config import BartConfig
+from models.errors import RequestError
+from models.families.base import LoadedModel
+from models.layers.attention import AttentionContext, EncoderMemory, PackedAttention
+from models.layers.embedding import VocabularyHead
+from models.layers.linear import ColumnLinear, RowLinear, frozen
+from models.layers.packing import Packing, packing_of
+from models.layers.positions import positions_of
+from models.parallel import TensorParallel
+
+
+class SelfAttention(nn.Module):
+    """Queries, keys and values from one product: the three weights are views of one matrix."""
+
+    def __init__(self, width: int, num_heads: int, group: TensorParallel) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = group.share(num_heads, "attention heads"), width // num_heads
+        self.q_proj = ColumnLinear(width, width, group)
+        self.k_proj = ColumnLinear(width, width, group)
+        self.v_proj = ColumnLinear(width, width, group)
+        self.out_proj = RowLinear(width, width, group)
+
+    def allocate(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Called once, before the weights are read."""
+        self._qkv = fuse((self.q_proj, self.k_proj, self.v_proj), device, dtype)
+
+    def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
+        qkv_NHK = F.linear(hidden_ND, *self._qkv).view(-1, 3, self.num_heads, self.head_dim)
+        q_NHK, k_NHK, v_NHK = qkv_NHK.unbind(1)
+        return self.out_proj(context.attend(layer, q_NHK, k_NHK, v_NHK).flatten(1))
+
+    def ask(self, layer: int, asking_MD: Tensor, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
+        """Queries from some rows only, keys and values from all: [M, D]."""
+        weight, bias = self._qkv
+        rows = self.q_proj.rows
+        kv_NHK = F.linear(hidden_ND, weight[rows:], bias[rows:]).view(-1, 2, self.num_heads, self.head_dim)
+        q_MHK = self.q_proj(asking_MD).view(-1, self.num_heads, self.head_dim)
+        return self.out_proj(context.attend(layer, q_MHK, *kv_NHK.unbind(1)).flatten(1))
+
+
+class CrossAttention(nn.Module):
+    """Queries from the decoder; the context holds the encoder's keys and values, made by `keys_values`."""
+
+    def __init__(self, width: int, num_heads: int, group: TensorParallel) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = group.share(num_heads, "attention heads"), width // num_heads
+        self.q_proj = ColumnLinear(width, width, group)
+        self.k_proj = ColumnLinear(width, width, group)
+        self.v_proj = ColumnLinear(width, width, group)
+        self.out_proj = RowLinear(width, width, group)
+
+    def allocate(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Called once, before the weights are read."""
+        self._kv = fuse((self.k_proj, self.v_proj), device, dtype)
+
+    def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
+        q_NHK = self.q_proj(hidden_ND).view(-1, self.num_heads, self.head_dim)
+        return self.out_proj(context.cross_attend(layer, q_NHK).flatten(1))
+
+    def keys_values(self, encoded_ND: Tensor) -> tuple[Tensor, Tensor]:
+        k_NHK, v_NHK = F.linear(encoded_ND, *self._kv).view(-1, 2, self.num_heads, self.head_dim).unbind(1)
+        return k_NHK, v_NHK
+
+
+def fuse(linears: tuple[ColumnLinear, ...], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """One weight and one bias for several layers of equal input; the layers' own parameters become views of them."""
+    rows = [linear.rows for linear in linears]
+    weight = torch.empty(sum(rows), linears[0].weight.shape[1], device=device, dtype=dtype)
+    bias = torch.empty(sum(rows), device=device, dtype=dtype)
+    for linear, weight_part, bias_part in zip(linears, weight.split(rows), bias.split(rows), strict=True):
+        linear.weight = nn.Parameter(weight_part, requires_grad=False)
+        linear.bias = nn.Parameter(bias_part, requires_grad=False)
+    return weight, bias
+
+
+def clamp_half(hidden_ND: Tensor) -> Tensor:
+    """Keeps float16 hidden states finite, as the encoders were trained to expect; other dtypes pass.
+
+    The reference clamps BART only where some value of the whole batch is infinite, which lets a row's answer depend on
+    its neighbours, and costs a wait for the device. Clamping always differs from it above 64504 alone.
+    """
+    if hidden_ND.dtype != torch.float16:
+        return hidden_ND
+    limit = torch.finfo(torch.float16).max - 1000
+    return hidden_ND.clamp(-limit, limit)
+
+
+class Encoder(Protocol):
+    """A family's encoder stack."""
+
+    def __call__(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor: ...
+
+
+class Decoder(Protocol):
+    """A family's decoder stack; `last` gives the last tokens' rows of what a call gives."""
+
+    layers: Any
+
+    def __call__(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor: ...
+
+    def last(self, input_ids_N: Tensor, positions_N: Tensor, context: PackedAttention) -> Tensor: ...
+
+
+class EncoderDecoderModel(LoadedModel):
+    """The bare model of a family: encoder and decoder, apart and together. Forward: hidden states [B, T, D]."""
+
+    is_encoder_decoder = True
+    TIED: ClassVar[tuple[str, ...]] = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    # BART makes missing decoder ids by shifting the input; the Blenderbots demand them.
+    shifts_input: ClassVar[bool]
+
+    config: BartConfig
+
+    encoder: Encoder
+    decoder: Decoder
+
+    @property
+    def backbone(self) -> "EncoderDecoderModel":
+        """Where the stacks are: this model itself, or the one inside a model with a head."""
+        return self
+
+    @property
+    def num_layers(self) -> int:
+        return self.config.decoder_layers
+
+    @property
+    def num_heads(self) -> int:
+        return self.group.share(self.config.decoder_attention_heads, "attention heads")
+
+    @property
+    def head_dim(self) -> int:
+        return self.config.d_model // self.config.decoder_attention_heads
+
+    def encode(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
+        """The encoder's hidden states of packed tokens: [N, D]. Positions count from 0 in each sequence."""
+        return self.backbone.encoder(input_ids_N, positions_N, context)
+
+    def cross_keys_values(self, encoded_ND: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values [N, H, K] of each decoder layer over the encoder's hidden states; made once a request."""
+        return [layer.encoder_attn.keys_values(encoded_ND) for layer in self.backbone.decoder.layers]
+
+    def decode(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
+        """The decoder's hidden states of packed tokens, norms included: [N, D]."""
+        return self.backbone.decoder(input_ids_N, positions_N, context)
+
+    def decode_last(self, input_ids_N: Tensor, positions_N: Tensor, context: PackedAttention) -> Tensor:
+        """Hidden states of each sequence's last token, the last layer computed for these alone: [B, D]."""
+        return self.backbone.decoder.last(input_ids_N, positions_N, context)
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+    ) -> Tensor:
+        hidden_ND, packing = self.hidden_states(input_ids, attention_mask, decoder_input_ids)
+        return packing.unpack(hidden_ND)
+
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor | None, decoder_input_ids: Tensor | None
+    ) -> tuple[Tensor, Packing]:
+        """The decoder's hidden states [N, D] of a padded batch, and where they belong."""
+        self.check_ids(input_ids)
+        packing = packing_of(input_ids, attention_mask)
+        input_ids_N, lengths = packing.pack(input_ids), packing.lengths
+        decoder_packing = packing
+        if decoder_input_ids is None:
+            decoder_ids_N = self.shifted(input_ids_N, lengths)
+        else:
+            self.check_ids(decoder_input_ids, "decoder_input_ids")
+            decoder_packing = packing_of(decoder_input_ids, None)
+            decoder_ids_N = decoder_packing.pack(decoder_input_ids)
+        memory = self.memory(input_ids_N, lengths)
+        context = PackedAttention(decoder_packing.lengths, causal=True, cross=memory)
+        positions_N = positions_of(decoder_packing.lengths).to(input_ids.device)
+        return self.decode(decoder_ids_N, positions_N, context), decoder_packing
+
+    def memory(self, input_ids_N: Tensor, lengths: list[int]) -> EncoderMemory:
+        """What the decoder needs of packed source sequences."""
+        positions_N = positions_of(lengths).to(input_ids_N.device)
+        encoded_ND = self.encode(input_ids_N, positions_N, PackedAttention(lengths, causal=False))
+        return EncoderMemory(lengths, self.cross_keys_values(encoded_ND))
+
+    def shifted(self, input_ids_N: Tensor, lengths: list[int]) -> Tensor:
+        """Decoder ids made from packed input: each sequence moved one to the right, the start token before it."""
+        start = self.config.decoder_start_token_id
+        if not self.shifts_input or start is None:
+            raise RequestError(
+                f"{type(self).__name__} needs decoder_input_ids: none were given, and this family does not make "
+                f"them from the input. Begin with the start token, {start}."
+            )
+        shifted_N = input_ids_N.roll(1)
+        lengths_B = torch.tensor(lengths)
+        shifted_N[(lengths_B.cumsum(0) - lengths_B).to(shifted_N.device)] = start
+        return shifted_N
+
+
+class ConditionalGeneration(EncoderDecoderModel):
+    """Encoder, decoder and a head over the vocabulary. Forward: logits [B, T, V] of the decoder's positions."""
+
+    TIED: ClassVar[tuple[str, ...]] = (*EncoderDecoderModel.TIED, "lm_head.weight")
+    ZERO_IF_ABSENT: ClassVar[tuple[str, ...]] = ("final_logits_bias",)
+
+    model: EncoderDecoderModel
+
+    def __init__(self, config: BartConfig, group: TensorParallel) -> None:
+        super().__init__(config, group)
+        self.lm_head = VocabularyHead(config.d_model, config.vocab_size, group)
+        self.final_logits_bias = frozen(1, config.vocab_size)
+
+    @property
+    def backbone(self) -> EncoderDecoderModel:
+        return self.model
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """Logits over the vocabulary, [N, V]; ask for the positions that choose a token and no others."""
+        logits_NV: Tensor = self.lm_head(hidden_ND)
+        return logits_NV + self.final_logits_bias
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+    ) -> Tensor:
+        hidden_ND, packing = self.hidden_states(input_ids, attention_mask, decoder_input_ids)
+        return packing.unpack(self.logits(hidden_ND))
