@@ -1,0 +1,103 @@
+"""A tokenizer that runs on the tokenizers library. It does not know which files its backend came from."""
+
+import re
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tokenizers import Encoding
+from tokenizers import Tokenizer as LibraryBackend
+from tokenizers.models import BPE
+
+from models.errors import RequestError
+from models.tokenizers.overlay import role_content
+from models.tokenizers.settings import Settings
+from models.tokenizers.tokenizer import (
+    Encoded,
+    Int32Array,
+    Tokenizer,
+    check_texts,
+    clean_up_spaces,
+    offsets_of,
+)
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class LibraryTokenizer(Tokenizer):
+    """Encodes and decodes batches on all cores, in the library's threads.
+
+    Lone surrogates, which UTF-8 cannot hold and at which the reference stops, are read as U+FFFD.
+    """
+
+    def __init__(self, backend: LibraryBackend, settings: Settings, name: str) -> None:
+        # Stored ones are the habits of whoever saved the file: bart-large-cnn's cuts inputs at 256 tokens
+        backend.no_truncation()
+        backend.no_padding()
+        self.name = name
+        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self._backend = backend
+        # BPE carries its own spaces: cleaning up would join "a ." that the model wrote as it stands. transformers
+        # before 4.45 cleaned up by default; since 5 it does so only on this long word, and so do we
+        self._cleans_up = (
+            settings.clean_up_spaces_of_bpe if isinstance(backend.model, BPE) else settings.clean_up_spaces
+        )
+        self.bos_token_id = self._role("bos_token", settings)
+        self.eos_token_id = self._role("eos_token", settings)
+        self.pad_token_id = self._role("pad_token", settings)
+        self.unk_token_id = self._role("unk_token", settings)
+        self.mask_token_id = self._role("mask_token", settings)
+
+    def encode_batch(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        encode = self._backend.encode_batch_fast  # leaves offsets out
+        return [encoding.ids for encoding in self._run(encode, texts, pairs, add_special_tokens)]
+
+    def encode_flat(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, add_special_tokens: bool = True
+    ) -> tuple[Int32Array, Int32Array]:
+        encodings = self._run(self._backend.encode_batch_fast, texts, pairs, add_special_tokens)
+        offsets = offsets_of([len(encoding) for encoding in encodings])
+        ids = array("i")
+        for encoding in encodings:  # a list each is all that the library gives; array takes it in C
+            ids.fromlist(encoding.ids)
+        return np.frombuffer(ids, dtype=np.int32), offsets
+
+    def encode_offsets(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
+        return [
+            Encoded(ids=e.ids, offsets=e.offsets, sequence_ids=e.sequence_ids, word_ids=e.word_ids)
+            for e in self._run(self._backend.encode_batch, texts, pairs, add_special_tokens=True)
+        ]
+
+    def decode_batch(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
+        rows = [row.tolist() if isinstance(row, np.ndarray) else list(row) for row in ids]
+        try:
+            texts = self._backend.decode_batch(rows, skip_special_tokens=skip_special_tokens)
+        except OverflowError as error:
+            index = next(i for i, row in enumerate(rows) if row and not 0 <= min(row) <= max(row) < 2**32)
+            raise RequestError(f"sequence {index} to decode holds ids below 0 or above 2 ** 32.") from error
+        return [clean_up_spaces(text) for text in texts] if self._cleans_up else texts
+
+    def num_special_tokens(self, pair: bool = False) -> int:
+        return self._backend.num_special_tokens_to_add(pair)
+
+    def _run(
+        self, encode: Any, texts: Sequence[str], pairs: Sequence[str] | None, add_special_tokens: bool
+    ) -> list[Encoding]:
+        try:
+            inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+            return encode(inputs, add_special_tokens=add_special_tokens)
+        except (TypeError, ValueError):
+            # Not looked for beforehand: that would cost a pass over all characters for what never happens
+            check_texts(texts, pairs)
+            texts = [_LONE_SURROGATE.sub("\ufffd", text) for text in texts]
+            if pairs is not None:
+                pairs = [_LONE_SURROGATE.sub("\ufffd", pair) for pair in pairs]
+            inputs = texts if pairs is None else list(zip(texts, pairs, strict=True))
+            return encode(inputs, add_special_tokens=add_special_tokens)
+
+    def _role(self, role: str, settings: Settings) -> int | None:
+        content = role_content(role, settings)
+        return None if content is None else self._backend.token_to_id(content)

@@ -1,0 +1,53 @@
+"""Finds a checkpoint's tokenizer files and picks the tokenizer that reads them. It encodes nothing."""
+
+import os
+from pathlib import Path
+
+from tokenizers import Tokenizer as LibraryBackend
+
+from models.errors import TokenizerError
+from models.tokenizers.blenderbot_small import BlenderbotSmallTokenizer
+from models.tokenizers.byte_bpe import build_byte_bpe, recognise_family
+from models.tokenizers.library import LibraryTokenizer
+from models.tokenizers.overlay import add_blenderbot_end, add_tokens, set_prefix_space
+from models.tokenizers.settings import Family, Settings, read_settings
+from models.tokenizers.tokenizer import Tokenizer
+from models.tokenizers.vocabulary import read_vocabulary
+
+
+def load_tokenizer(uri: str | os.PathLike[str]) -> Tokenizer:
+    """Return the tokenizer of a checkpoint: a local folder, or any URI that `models.hub` can fetch.
+
+    Errors: TokenizerError where files are missing or do not fit each other.
+    """
+    name = os.fspath(uri).rstrip("/").rsplit("/", 1)[-1]
+    folder = Path(uri)
+    if not folder.is_dir():
+        from models.hub import local_folder  # a local folder needs neither fsspec nor a hub
+
+        folder = local_folder(os.fspath(uri))
+    settings = read_settings(folder)
+    try:
+        if settings.family is not Family.BLENDERBOT_SMALL and (folder / "tokenizer.json").exists():
+            return LibraryTokenizer(_read_backend(folder / "tokenizer.json", settings), settings, name)
+        vocabulary, merges = read_vocabulary(folder)
+        if (settings.family or recognise_family(vocabulary)) is Family.BLENDERBOT_SMALL:
+            return BlenderbotSmallTokenizer(vocabulary, merges, settings, name)
+        return LibraryTokenizer(build_byte_bpe(vocabulary, merges, settings), settings, name)
+    except TokenizerError as error:
+        raise TokenizerError(f"{folder}: {error}") from error
+
+
+def _read_backend(path: Path, settings: Settings) -> LibraryBackend:
+    """tokenizer.json as it stands, then what the files beside it say."""
+    try:
+        backend = LibraryBackend.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for every fault of the file
+        raise TokenizerError(f"tokenizer.json is not readable: {error}. Fetch it again.") from error
+    add_tokens(backend, settings)
+    if settings.add_prefix_space is not None:
+        set_prefix_space(backend, settings.add_prefix_space)
+    family = settings.family or recognise_family(backend.get_vocab())
+    if family is Family.BLENDERBOT and not backend.num_special_tokens_to_add(is_pair=True):
+        add_blenderbot_end(backend, settings)
+    return backend

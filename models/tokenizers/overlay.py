@@ -1,0 +1,77 @@
+"""Lays what the small files say over a backend of the tokenizers library. It reads no files."""
+
+from tokenizers import Tokenizer as LibraryBackend
+from tokenizers.pre_tokenizers import ByteLevel, Sequence
+from tokenizers.processors import RobertaProcessing, TemplateProcessing
+
+from models.errors import TokenizerError
+from models.tokenizers.settings import Settings
+
+DEFAULT_ROLES = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "sep_token": "</s>",
+    "pad_token": "<pad>",
+    "cls_token": "<s>",
+    "mask_token": "<mask>",
+}
+"""The names that BART, Blenderbot and BLOOM use; a file that says otherwise wins."""
+
+
+def role_content(role: str, settings: Settings) -> str | None:
+    """Return the token that has a role, whether the vocabulary has it or not; None where a file says null."""
+    token = settings.special_tokens.get(role)
+    if token is None:
+        return None if role in settings.special_tokens else DEFAULT_ROLES[role]
+    return token.content
+
+
+def add_tokens(backend: LibraryBackend, settings: Settings) -> None:
+    """Add the tokens that have an id in some file, and mark the special ones.
+
+    A special token without an id anywhere is left out. transformers makes up the next free id for it, which the
+    model's embedding does not have (Blenderbot's <mask> becomes 8008 of 8008).
+
+    Errors: TokenizerError where an added token's id leaves a hole.
+    """
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for index, token in settings.added_tokens.items():
+        if token.content in known:
+            continue
+        (backend.add_special_tokens if token.special else backend.add_tokens)([token])
+        if backend.token_to_id(token.content) != index:
+            raise TokenizerError(
+                f"the added token {token.content!r} has id {index} in its file, but the next free one is "
+                f"{backend.token_to_id(token.content)}. Ids must follow the vocabulary without a hole."
+            )
+    special = [*settings.special_tokens.values(), *settings.extra_special_tokens]
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    backend.add_special_tokens(
+        [t for t in special if t and t.content not in known and backend.token_to_id(t.content) is not None]
+    )
+
+
+def set_prefix_space(backend: LibraryBackend, add_prefix_space: bool) -> None:
+    """Let texts that start without white space get a space in front, or not."""
+    parts = [backend.pre_tokenizer]
+    if isinstance(backend.pre_tokenizer, Sequence):
+        parts = list(backend.pre_tokenizer)  # type: ignore[call-overload]  # views, not copies
+    for part in (*parts, backend.post_processor):  # the post-processor trims offsets by it
+        if isinstance(part, ByteLevel | RobertaProcessing):
+            part.add_prefix_space = add_prefix_space
+
+
+def add_blenderbot_end(backend: LibraryBackend, settings: Settings) -> None:
+    """Put the end token after a text and after a pair: `a </s>`, `a b </s>`.
+
+    The model never saw an input without it. transformers 4 leaves it out after pairs, whose form its template does
+    not have, and 5 also after single texts where it builds or has saved the tokenizer itself.
+    """
+    end = role_content("eos_token", settings)
+    end_id = None if end is None else backend.token_to_id(end)
+    if end_id is None:
+        raise TokenizerError(f"the vocabulary has no end token {end!r}, which Blenderbot needs after each text.")
+    backend.post_processor = TemplateProcessing(
+        single=f"$A:0 {end}:0", pair=f"$A:0 $B:1 {end}:1", special_tokens=[(end, end_id)]
+    )

@@ -1,0 +1,111 @@
+"""What every tokenizer offers. It does not know how text is cut into tokens."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import RequestError
+
+Int32Array = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """One text or pair as tokens, and where each token lies in the text it came from; lists of equal length."""
+
+    ids: list[int]
+    """With special tokens."""
+    offsets: list[tuple[int, int]]
+    """First character and the one after the last, in the original text; (0, 0) for an added special token."""
+    sequence_ids: list[int | None]
+    """0 for the text, 1 for its pair, None for an added special token."""
+    word_ids: list[int | None]
+    """Words as the tokenizer splits them, counted from 0 in each sequence; None for an added special token."""
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back, exactly as the checkpoint's own tokenizer does it.
+
+    Nothing is truncated or padded, whatever the files store. Tokenizers can be pickled.
+    """
+
+    name: str
+    """The last part of the URI that it was loaded from, for messages."""
+    vocab_size: int
+    """The highest token id plus one, added tokens included. The model's own can be larger or smaller."""
+    bos_token_id: int | None
+    eos_token_id: int | None
+    pad_token_id: int | None
+    unk_token_id: int | None
+    mask_token_id: int | None
+
+    @abstractmethod
+    def encode_batch(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        """Return the token ids of each text, or of each text and its pair.
+
+        Errors: RequestError where a text is not a string or the pairs are not as many as the texts.
+        """
+
+    @abstractmethod
+    def encode_flat(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, add_special_tokens: bool = True
+    ) -> tuple[Int32Array, Int32Array]:
+        """Return all token ids one after the other, int32 [N], and where each text begins, int32 [texts + 1].
+
+        Text i has ids[offsets[i] : offsets[i + 1]]: the two arrays are the buffers of an Arrow list column.
+        Errors: as encode_batch; RequestError where there are 2 ** 31 ids or more.
+        """
+
+    @abstractmethod
+    def encode_offsets(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
+        """Return each text or pair with special tokens, and where each token lies in the original text.
+
+        Errors: as encode_batch.
+        """
+
+    @abstractmethod
+    def decode_batch(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
+        """Return the text of each sequence of token ids, lists or arrays.
+
+        Ids that the tokenizer does not have, as where the model's vocabulary is larger, read as nothing in byte-level
+        BPE and as the unknown token in BlenderbotSmall, like the reference. Errors: RequestError for a negative id.
+        """
+
+    @abstractmethod
+    def num_special_tokens(self, pair: bool = False) -> int:
+        """Return how many special tokens are added around a text or a pair."""
+
+
+def check_texts(texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+    """Raise RequestError unless all are strings and each text has its pair."""
+    if pairs is not None and len(pairs) != len(texts):
+        raise RequestError(f"{len(texts)} texts and {len(pairs)} pairs: each text needs one pair.")
+    for kind, strings in (("text", texts), ("pair", pairs or ())):
+        for index, string in enumerate(strings):
+            if not isinstance(string, str):
+                raise RequestError(
+                    f"{kind} {index} is a {type(string).__name__}, expected a string. Fill or drop missing rows."
+                )
+
+
+def offsets_of(lengths: Sequence[int]) -> Int32Array:
+    """Return where each of the sequences begins, and the end: int32 [len(lengths) + 1]. Errors: RequestError."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    if offsets[-1] >= 2**31:
+        raise RequestError(
+            f"{len(lengths)} texts gave {offsets[-1]} token ids, more than int32 can count. Use smaller batches."
+        )
+    return offsets.astype(np.int32)
+
+
+def clean_up_spaces(text: str) -> str:
+    """Return text without the spaces before punctuation and contractions, as transformers' clean-up does it."""
+    for spaced in (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"):
+        text = text.replace(spaced, spaced.strip())
+    return text
