@@ -11,6 +11,12 @@ def fingerprint(components: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(components, sort_keys=True).encode()).hexdigest()
 
 
+def as_json(components: Mapping[str, Any]) -> dict[str, Any]:
+    """The components as they come back from a JSON file: tuples are lists, keys are strings."""
+    read: dict[str, Any] = json.loads(json.dumps(components))
+    return read
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> Iterator[str]:
     """A line for each component that differs: `generation.num_beams was 4, is 1`."""
     for name in sorted({*before, *now}):

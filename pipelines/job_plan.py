@@ -1,6 +1,6 @@
 """A plan is all that a job will do: shards, units, columns, fingerprint. Making it starts nothing: no ray, no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -11,9 +11,9 @@ import pyarrow as pa
 import models
 from pipelines.config import JobConfig
 from pipelines.errors import ConfigError, InputError
-from pipelines.fingerprint import fingerprint
+from pipelines.fingerprint import as_json, fingerprint
 from pipelines.read import ERROR_FIELD
-from pipelines.storage import Store
+from pipelines.storage import Store, is_glob, open_filesystem
 from pipelines.tasks import Checkpoint, Task, create_task
 from pipelines.units import Shard, Unit, cut, find_shards
 from pipelines.write import LEDGER_FIELDS, part_name
@@ -73,6 +73,7 @@ def plan(config: JobConfig) -> JobPlan:
     )
     generation = models.GenerationParams.from_dict(dict(config.generation)).resolve(checkpoint.generation_defaults)
     shards, shared = find_shards(config.input)
+    _check_apart(config, shards)
     keep_columns = _kept(config, task, shared)
     wanted = dict.fromkeys([*task.input_columns(), *keep_columns])
     return JobPlan(
@@ -83,21 +84,24 @@ def plan(config: JobConfig) -> JobPlan:
         schema=pa.schema([_typed(shared.field(name), task) for name in wanted]),
         keep_columns=keep_columns,
         generation=generation.to_dict(),
-        fingerprint_of={
-            "weights": checkpoint.weights_hash,
-            "tokenizer": checkpoint.tokenizer_hash,
-            "architecture": checkpoint.architecture,
-            "task": config.task,
-            "task_options": task.settings(),
-            "generation": generation.to_dict(),
-            "engine": {"dtype": config.engine.dtype},
-            "input": {
-                "columns": list(task.input_columns()),
-                "keep_columns": list(keep_columns),
-                "rows_per_unit": config.input.rows_per_unit,
-            },
-            "seed": config.seed,
-        },
+        fingerprint_of=as_json(
+            {
+                "weights": checkpoint.weights_hash,
+                "tokenizer": checkpoint.tokenizer_hash,
+                "architecture": checkpoint.architecture,
+                "task": config.task,
+                "task_options": task.settings(),
+                "generation": generation.to_dict(),
+                "engine": {"dtype": config.engine.dtype},
+                "input": {
+                    "columns": list(task.input_columns()),
+                    "keep_columns": list(keep_columns),
+                    "rows_per_unit": config.input.rows_per_unit,
+                },
+                "seed": config.seed,
+                "config": asdict(checkpoint.config),
+            }
+        ),
     )
 
 
@@ -123,6 +127,21 @@ def _check_numbers(config: JobConfig) -> None:
         problems.append("input.paths: is empty; name at least one file, folder or glob.")
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _check_apart(config: JobConfig, shards: Sequence[Shard]) -> None:
+    """ConfigError where parts would be found as input the next time the job runs."""
+    _, output = open_filesystem(config.output.path, config.output.storage_options)
+    below = [shard.path for shard in shards if shard.path.startswith(output.rstrip("/") + "/")]
+    for pattern in config.input.paths:
+        _, path = open_filesystem(pattern, config.input.storage_options)
+        if not is_glob(path) and f"{output.rstrip('/')}/".startswith(path.rstrip("/") + "/"):
+            below.append(path)
+    if below:
+        raise ConfigError(
+            f"output.path: {config.output.path} and the input ({below[0]}) lie in each other, so "
+            "parts would be read as input. Choose an output folder beside the input."
+        )
 
 
 def _kept(config: JobConfig, task: Task, shared: pa.Schema) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipelines.errors import ConfigError
 
 TEMPORARY = "_batchloom/tmp"
+GLOB_CHARACTERS = "*?["
 
 
 @dataclass(frozen=True)
@@ -105,3 +106,7 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             "for example pip install 'batchloom[s3]' for s3://."
         ) from error
     return filesystem, path
+
+
+def is_glob(path: str) -> bool:
+    return any(character in path for character in GLOB_CHARACTERS)

@@ -142,8 +142,8 @@ def _device(engine: EngineConfig) -> str:
     needed = engine.replicas.min * engine.tensor_parallel
     if num_gpus < needed:
         raise ConfigError(
-            f"engine: {engine.replicas.min} replicas of {engine.tensor_parallel} ranks need {needed} GPUs; the cluster has "
-            f"{num_gpus:g}. Lower engine.replicas.min or engine.tensor_parallel, or set engine.device: cpu."
+            f"engine: {engine.replicas.min} replicas of {engine.tensor_parallel} ranks need {needed} GPUs; the cluster "
+            f"has {num_gpus:g}. Lower engine.replicas.min or engine.tensor_parallel, or set engine.device: cpu."
         )
     return "cuda"
 

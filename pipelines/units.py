@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipelines.config import InputConfig
 from pipelines.errors import InputError
-from pipelines.storage import open_filesystem
+from pipelines.storage import GLOB_CHARACTERS, is_glob, open_filesystem
 
 FOOTER_THREADS = 32  # a footer is one or two small requests: latency, not bandwidth
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
@@ -134,8 +134,8 @@ def _find_files(config: InputConfig) -> Iterator[tuple[str, str, dict[str, Any]]
         filesystem.invalidate_cache()
         path = path.rstrip("/")
         try:
-            if any(c in path for c in "*?["):
-                folder = posixpath.dirname(path[: min(path.index(c) for c in "*?[" if c in path)])
+            if is_glob(path):
+                folder = posixpath.dirname(path[: min(path.index(c) for c in GLOB_CHARACTERS if c in path)])
                 found = filesystem.glob(path, detail=True)
             elif filesystem.isdir(path):
                 folder, found = path, filesystem.find(path, detail=True)

@@ -7,6 +7,7 @@ cell nor try to unify the schemas of two units, so unlike shards and null column
 import json
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines.units import Unit
@@ -39,7 +40,7 @@ class Work:
         }
         for name in TABLES:
             table = getattr(self, name)
-            columns[name] = pa.array([None if table is None else _to_bytes(table)], pa.large_binary())
+            columns[name] = pa.nulls(1, pa.large_binary()) if table is None else _cell(_to_bytes(table))
         return pa.table(columns)
 
     @staticmethod
@@ -54,6 +55,12 @@ class Work:
             requests=tables["requests"],
             results=tables["results"],
         )
+
+
+def _cell(content: pa.Buffer) -> pa.Array:
+    """One binary cell around the buffer, without copying it."""
+    offsets = pa.py_buffer(np.array([0, content.size], dtype=np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, content])
 
 
 def _to_bytes(table: pa.Table) -> pa.Buffer:

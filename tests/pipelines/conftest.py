@@ -1,0 +1,61 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.config import EngineConfig, InputConfig, JobConfig, LimitsConfig, OutputConfig, ReplicasConfig
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray for all jobs of this folder: a start takes seconds, and a job takes a running one as it is."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def make_job(checkpoint: str, corpus: Path, tmp_path: Path) -> Callable[..., JobConfig]:
+    def make(**changes: Any) -> JobConfig:
+        values = {
+            "output": str(tmp_path / "out"), "mode": "resume", "rows_per_unit": 10, "replicas": 1, "max_error_rate": 1.0,
+            "generation": {"num_beams": 2, "max_length": 16, "min_length": 2}, "task_options": {}, "keep_columns": None,
+            "paths": (str(corpus),), "text_column": "text", "task": "summarization", "model": checkpoint,
+            "storage_options": {},
+        } | changes  # fmt: skip
+        options = values["storage_options"]
+        return JobConfig(
+            task=values["task"],
+            model=values["model"],
+            input=InputConfig(
+                paths=values["paths"],
+                text_column=values["text_column"],
+                keep_columns=values["keep_columns"],
+                rows_per_unit=values["rows_per_unit"],
+                storage_options=options,
+            ),
+            output=OutputConfig(path=values["output"], mode=values["mode"], storage_options=options),
+            generation=values["generation"],
+            task_options=values["task_options"],
+            engine=EngineConfig(
+                dtype="float32", replicas=ReplicasConfig(min=values["replicas"], max=values["replicas"])
+            ),
+            limits=LimitsConfig(max_error_rate=values["max_error_rate"]),
+        )
+
+    return make
+
+
+def read_output(folder: str | Path) -> pa.Table:
+    """The output as any reader opens it, in the order of ids."""
+    return pq.read_table(folder).sort_by("id")
+
+
+@pytest.fixture
+def output_table() -> Callable[[str | Path], pa.Table]:
+    return read_output

@@ -1,0 +1,235 @@
+"""Whole jobs on a small Ray, from Parquet to Parquet."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import pipelines
+from pipelines.errors import ConfigError, ErrorLimitError, InputError, OutputError
+from pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def parts(folder: str | Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).glob("*.parquet")}
+
+
+def test_every_row_comes_out_once_with_its_kept_columns(make_job, output_table) -> None:
+    job = make_job()
+    events = []
+    manifest = pipelines.run(job, events.append)
+    table = output_table(job.output.path)
+    assert table["id"].to_pylist() == list(range(75))
+    assert table["note"].to_pylist() == [f"note {i}" if i % 3 else None for i in range(75)]
+    assert table.column_names == [
+        "id", "note", "summary_text",
+        "num_input_tokens", "num_output_tokens", "num_truncated_tokens", "finish_reason", "error",
+    ]  # fmt: skip
+    assert table["error"].null_count == 75
+    assert all(table["summary_text"].to_pylist())
+    assert manifest.totals["rows"] == manifest.totals["ok"] == 75
+    assert manifest.totals["output_tokens"] == sum(table["num_output_tokens"].to_pylist())
+    assert manifest.totals["input_tokens"] == sum(table["num_input_tokens"].to_pylist())
+    assert manifest.timing["engine_prompt_tokens"] == manifest.totals["input_tokens"]
+    assert manifest.timing["engine_padded_tokens"] >= manifest.timing["engine_prompt_tokens"]
+    kinds = [type(event) for event in events]
+    assert kinds == [Planned, ReplicasStarting, *[UnitDone] * manifest.totals["units"], Finished]
+    assert pipelines.verify(job.output.path).ok
+
+
+def test_answers_are_those_of_the_reference(make_job, output_table, make_sentences, checkpoint: str) -> None:
+    import torch
+    from transformers import AutoModelForSeq2SeqLM, BartTokenizerFast
+
+    job = make_job(generation={})  # the checkpoint's own: beam 4 and bart-large-cnn's processors
+    pipelines.run(job)
+    ours = output_table(job.output.path)["summary_text"].to_pylist()
+    tokenizer = BartTokenizerFast.from_pretrained(checkpoint)
+    model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint).eval()
+    texts = make_sentences(40, seed=1)
+    theirs = []
+    with torch.no_grad():
+        for text in texts:
+            tokens = model.generate(**tokenizer(text, return_tensors="pt"))
+            theirs.append(tokenizer.decode(tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    assert ours[:40] == theirs
+
+
+@pytest.mark.parametrize(("rows_per_unit", "replicas"), [(7, 1), (64, 2), (1000, 1)])
+def test_an_answer_does_not_depend_on_units_or_replicas(
+    make_job, output_table, tmp_path, rows_per_unit: int, replicas: int
+) -> None:
+    pipelines.run(make_job(output=str(tmp_path / "one"), rows_per_unit=25))
+    pipelines.run(make_job(output=str(tmp_path / "two"), rows_per_unit=rows_per_unit, replicas=replicas))
+    assert output_table(tmp_path / "one") == output_table(tmp_path / "two")
+
+
+def test_resume_computes_only_what_is_missing(make_job) -> None:
+    job = make_job()
+    before = pipelines.run(job)
+    whole = parts(job.output.path)
+    for name in list(whole)[:2]:
+        (Path(job.output.path) / name).unlink()
+    after = pipelines.run(job)
+    assert after.timing["units_computed"] == 2
+    assert after.timing["units_resumed"] == len(whole) - 2
+    assert parts(job.output.path) == whole
+    assert after.totals == before.totals
+    assert after.parts == before.parts
+
+
+def test_a_finished_job_is_left_alone(make_job) -> None:
+    job = make_job()
+    before = pipelines.run(job)
+    events = []
+    assert pipelines.run(job, events.append) == before
+    assert ReplicasStarting not in map(type, events)
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_a_part_cut_short_is_computed_again(make_job, is_closed: bool) -> None:
+    job = make_job()
+    pipelines.run(job)
+    whole = parts(job.output.path)
+    if not is_closed:
+        (Path(job.output.path) / "_batchloom" / "manifest.json").unlink()
+    name = sorted(whole)[0]
+    (Path(job.output.path) / name).write_bytes(whole[name][:-100])
+    assert pipelines.run(job).timing["units_computed"] == 1
+    assert parts(job.output.path) == whole
+
+
+def test_another_configuration_is_refused_and_named(make_job) -> None:
+    job = make_job()
+    pipelines.run(job)
+    whole = parts(job.output.path)
+    with pytest.raises(OutputError, match=r"generation\.num_beams was 2, is 1"):
+        pipelines.run(make_job(generation={"num_beams": 1, "max_length": 16, "min_length": 2}))
+    with pytest.raises(OutputError, match="is not empty"):
+        pipelines.run(make_job(mode="error"))
+    assert parts(job.output.path) == whole
+    pipelines.run(make_job(generation={"num_beams": 1, "max_length": 16, "min_length": 2}, mode="overwrite"))
+    assert not set(parts(job.output.path)) & set(whole)
+    assert pipelines.verify(job.output.path).ok
+
+
+def test_changed_inputs_are_not_mixed_with_old_answers(make_job, corpus) -> None:
+    job = make_job()
+    pipelines.run(job)
+    pq.write_table(pa.table({"id": [1], "text": ["another"], "note": ["x"]}), corpus / "c.parquet")
+    with pytest.raises(OutputError, match="have changed since"):
+        pipelines.run(job)
+
+
+def test_a_new_shard_is_added_to_a_finished_job(make_job, corpus, output_table) -> None:
+    job = make_job()
+    pipelines.run(job)
+    pq.write_table(pa.table({"id": [75], "text": ["One more."], "note": ["x"]}), corpus / "d.parquet")
+    assert pipelines.run(job).timing["units_computed"] == 1
+    assert output_table(job.output.path)["id"].to_pylist() == list(range(76))
+    assert pipelines.verify(job.output.path).ok
+
+
+def test_files_of_somebody_else_are_never_touched(make_job, tmp_path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.parquet").write_bytes(b"precious")
+    for mode in ("resume", "overwrite"):
+        with pytest.raises(OutputError, match=r"no batchloom job wrote.*thesis"):
+            pipelines.run(make_job(mode=mode))
+    assert (tmp_path / "out" / "thesis.parquet").read_bytes() == b"precious"
+
+
+def test_rows_that_cannot_be_answered_keep_their_place(make_job, output_table, tmp_path) -> None:
+    texts = ["fine", None, "", " \n\t ", "word " * 500, "😀 עברית \x00 nul", "fine"]
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    pq.write_table(pa.table({"id": range(7), "text": texts}), folder / "odd.parquet")
+    job = make_job(paths=(str(folder),))
+    manifest = pipelines.run(job)
+    table = output_table(job.output.path)
+    kinds = [error and error["kind"] for error in table["error"].to_pylist()]
+    assert kinds == [None, "null_text", "empty_text", "empty_text", "too_long", None, None]
+    assert [text is None for text in table["summary_text"].to_pylist()] == [kind is not None for kind in kinds]
+    assert manifest.errors_by_kind == {"empty_text": 2, "null_text": 1, "too_long": 1}
+    summaries = table["summary_text"].to_pylist()
+    assert summaries[0] == summaries[6]
+
+    cut = make_job(paths=(str(folder),), task_options={"long_documents": "truncate"}, output=str(tmp_path / "cut"))
+    pipelines.run(cut)
+    row = output_table(cut.output.path).slice(4, 1).to_pylist()[0]
+    assert row["error"] is None
+    assert row["num_input_tokens"] == 128
+    assert row["num_truncated_tokens"] > 300
+
+
+def test_a_shard_of_nulls_has_the_schema_of_the_others(make_job, corpus, output_table) -> None:
+    pq.write_table(pa.table({"id": [75, 76], "text": pa.nulls(2), "note": pa.nulls(2)}), corpus / "d.parquet")
+    job = make_job()
+    pipelines.run(job)
+    assert output_table(job.output.path)["error"].null_count == 75
+    assert len({str(pq.read_schema(path)) for path in Path(job.output.path).glob("*.parquet")}) == 1
+
+
+def test_too_many_errors_stop_the_job_and_keep_its_parts(make_job, corpus) -> None:
+    pq.write_table(pa.table({"id": range(75, 95), "text": pa.nulls(20), "note": pa.nulls(20)}), corpus / "d.parquet")
+    with pytest.raises(ErrorLimitError, match=r"of 95 rows failed \(\d+ null_text\); limits\.max_error_rate is 0\.1"):
+        pipelines.run(make_job(max_error_rate=0.1))
+    assert not (Path(make_job().output.path) / "_SUCCESS").exists()
+    assert pipelines.run(make_job(max_error_rate=0.5)).totals["errors"] == 20
+
+
+def test_a_job_without_rows_is_closed_too(make_job, tmp_path) -> None:
+    (tmp_path / "none").mkdir()
+    pq.write_table(
+        pa.table({"id": pa.array([], pa.int64()), "text": pa.array([], pa.string())}), tmp_path / "none" / "e.parquet"
+    )
+    manifest = pipelines.run(make_job(paths=(str(tmp_path / "none"),)))
+    assert manifest.totals["rows"] == 0
+    assert pipelines.verify(make_job().output.path).ok
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"text_column": "txet"}, InputError, "'txet' are not in the input. It has: id, text, note"),
+        ({"text_column": "id"}, InputError, "holds int64, not text"),
+        ({"keep_columns": ("id", "nose")}, InputError, "'nose'"),
+        ({"paths": ("nowhere/*.parquet",)}, InputError, "matches no file"),
+        ({"task": "summarisation"}, ConfigError, "summarization"),
+        ({"task_options": {"long_document": "truncate"}}, ConfigError, "did you mean long_documents"),
+        ({"task_options": {"long_documents": "drop"}}, ConfigError, "error, truncate"),
+        ({"generation": {"num_beam": 4}}, Exception, "num_beam"),
+        ({"rows_per_unit": 0}, ConfigError, "input.rows_per_unit: is 0"),
+        ({"replicas": 40}, ConfigError, "logical CPUs"),
+        ({"max_error_rate": 2.0}, ConfigError, "between 0 and 1"),
+    ],
+)
+def test_a_job_that_cannot_work_is_refused_before_it_starts(make_job, changes, error, message: str) -> None:
+    with pytest.raises(error, match=message.replace("(", r"\(")):
+        pipelines.run(make_job(**changes))
+    assert not parts(make_job().output.path)
+
+
+def test_an_output_inside_the_input_is_refused(make_job, corpus) -> None:
+    with pytest.raises(ConfigError, match="lie in each other"):
+        pipelines.run(make_job(output=str(corpus / "summaries")))
+
+
+def test_a_model_folder_without_a_checkpoint_is_named(make_job, tmp_path) -> None:
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(Exception, match="nothing") as caught:
+        pipelines.run(make_job(model=str(tmp_path / "nothing")))
+    assert type(caught.value).__name__ == "CheckpointError"
+
+
+def test_relative_paths_work_from_any_folder(make_job, corpus, monkeypatch) -> None:
+    monkeypatch.chdir(corpus.parent)
+    job = make_job(paths=("corpus/*.parquet",), output="out")
+    pipelines.run(job)
+    assert pipelines.verify("out").ok
+    monkeypatch.chdir(os.sep)
+    assert pipelines.verify(str(corpus.parent / "out")).num_rows == 75

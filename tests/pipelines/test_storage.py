@@ -1,0 +1,44 @@
+import pickle
+
+import pytest
+
+from pipelines.errors import ConfigError
+from pipelines.storage import Store, open_filesystem
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request, tmp_path) -> Store:
+    return Store(str(tmp_path / "out") if request.param == "local" else f"memory://{tmp_path.name}/out")
+
+
+def test_what_is_put_is_read_and_listed(store: Store) -> None:
+    assert store.names() == {}
+    store.put("a.parquet", b"abc")
+    store.put("_batchloom/job.json", b"{}")
+    store.remove_temporary()
+    assert store.names() == {"a.parquet": 3, "_batchloom/job.json": 2}
+    assert store.read("a.parquet") == b"abc"
+
+
+def test_a_second_put_replaces_the_first(store: Store) -> None:
+    store.put("a", b"abc")
+    store.put("a", b"de")
+    assert store.read("a") == b"de"
+
+
+def test_a_store_travels_by_pickle(store: Store) -> None:
+    store.put("a", b"abc")
+    assert pickle.loads(pickle.dumps(store)).read("a") == b"abc"
+
+
+def test_a_writer_that_dies_leaves_no_part(tmp_path, monkeypatch) -> None:
+    store = Store(str(tmp_path))
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+    with pytest.raises(OSError, match="killed"):
+        store.put("a.parquet", b"abc")
+    assert not any(name.endswith(".parquet") for name in store.names())
+
+
+def test_an_unknown_protocol_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nosuch://"):
+        open_filesystem("nosuch://bucket/x", {})

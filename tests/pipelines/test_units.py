@@ -1,0 +1,99 @@
+from itertools import pairwise
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.config import InputConfig
+from pipelines.errors import InputError
+from pipelines.units import Shard, cut, find_shards
+
+
+def shard_of(row_groups: list[int]) -> Shard:
+    return Shard(path="/in/a.parquet", name="a.parquet", size=1, version="v", row_groups=tuple(row_groups))
+
+
+@given(st.lists(st.integers(0, 40), max_size=8), st.integers(1, 20))
+def test_units_cover_every_row_once_and_are_small_enough(row_groups: list[int], rows_per_unit: int) -> None:
+    units = list(cut(shard_of(row_groups), rows_per_unit))
+    rows = [row for unit in units for row in range(unit.start, unit.stop)]
+    assert rows == list(range(sum(row_groups)))
+    assert all(0 < unit.num_rows <= rows_per_unit for unit in units)
+
+
+@given(st.lists(st.integers(1, 40), max_size=8), st.integers(1, 20))
+def test_a_unit_either_lies_in_one_row_group_or_holds_whole_ones(row_groups: list[int], rows_per_unit: int) -> None:
+    starts = [sum(row_groups[:i]) for i in range(len(row_groups) + 1)]
+    for unit in cut(shard_of(row_groups), rows_per_unit):
+        inside = any(a <= unit.start and unit.stop <= b for a, b in pairwise(starts))
+        assert inside or (unit.start in starts and unit.stop in starts)
+
+
+def test_the_example_of_the_docstring_is_true() -> None:
+    units = cut(shard_of([3, 3, 3, 20]), 8)
+    assert [(unit.start, unit.stop) for unit in units] == [(0, 6), (6, 9), (9, 15), (15, 22), (22, 29)]
+
+
+def test_a_unit_is_another_one_when_its_file_has_changed() -> None:
+    before = Shard(path="p", name="a", size=1, version="1", row_groups=(5,))
+    after = Shard(path="p", name="a", size=1, version="2", row_groups=(5,))
+    assert [u.id for u in cut(before, 9)] != [u.id for u in cut(after, 9)]
+
+
+def write(path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+
+
+def test_a_moved_dataset_keeps_its_unit_names(tmp_path) -> None:
+    for folder in ("one", "two"):
+        write(tmp_path / folder / "x" / "a.parquet", pa.table({"t": ["x"]}))
+        write(tmp_path / folder / "y" / "a.parquet", pa.table({"t": ["x"]}))
+    names = [
+        [shard.name for shard in find_shards(InputConfig(paths=(str(tmp_path / folder),)))[0]]
+        for folder in ("one", "two")
+    ]
+    assert names[0] == names[1] == ["x/a.parquet", "y/a.parquet"]
+
+
+def test_a_file_named_by_two_patterns_is_read_once(tmp_path) -> None:
+    write(tmp_path / "a.parquet", pa.table({"t": ["x"]}))
+    shards, _ = find_shards(InputConfig(paths=(str(tmp_path), str(tmp_path / "*.parquet"))))
+    assert len(shards) == 1
+
+
+def test_hidden_folders_of_a_dataset_are_not_input(tmp_path) -> None:
+    write(tmp_path / "a.parquet", pa.table({"t": ["x"]}))
+    write(tmp_path / "_batchloom" / "b.parquet", pa.table({"t": ["x"]}))
+    assert len(find_shards(InputConfig(paths=(str(tmp_path),)))[0]) == 1
+
+
+def test_null_columns_take_the_type_of_the_other_shards(tmp_path) -> None:
+    write(tmp_path / "a.parquet", pa.table({"t": pa.nulls(2), "n": pa.array([1, 2], pa.int32())}))
+    write(tmp_path / "b.parquet", pa.table({"t": ["x"], "n": pa.array([1], pa.int64())}))
+    _, schema = find_shards(InputConfig(paths=(str(tmp_path),)))
+    assert schema == pa.schema([("t", pa.string()), ("n", pa.int64())])
+
+
+def test_columns_that_do_not_go_together_are_refused_with_the_file(tmp_path) -> None:
+    write(tmp_path / "a.parquet", pa.table({"t": ["x"]}))
+    write(tmp_path / "b.parquet", pa.table({"t": [1]}))
+    with pytest.raises(InputError, match=r"column types of b\.parquet"):
+        find_shards(InputConfig(paths=(str(tmp_path),)))
+
+
+def test_all_unreadable_files_are_named_at_once(tmp_path) -> None:
+    write(tmp_path / "a.parquet", pa.table({"t": ["x"]}))
+    (tmp_path / "b.parquet").write_bytes(b"no parquet")
+    (tmp_path / "c.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match=r"2 of 3 input files(.|\n)*b\.parquet(.|\n)*c\.parquet"):
+        find_shards(InputConfig(paths=(str(tmp_path),)))
+
+
+@pytest.mark.parametrize("pattern", ["nothing/*.parquet", "missing.parquet", "empty"])
+def test_a_path_that_matches_nothing_is_named(tmp_path, pattern: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="matches no file"):
+        find_shards(InputConfig(paths=(str(tmp_path / pattern),)))

@@ -1,0 +1,74 @@
+"""What verify must find: a part deleted, cut short, altered or added, and an input that is not what it was."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import pipelines
+from pipelines.errors import OutputError
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture
+def output(make_job) -> Path:
+    job = make_job()
+    pipelines.run(job)
+    assert pipelines.verify(job.output.path).ok
+    return Path(job.output.path)
+
+
+def only_problem(output: Path) -> str:
+    verification = pipelines.verify(str(output))
+    assert len(verification.problems) == 1, verification.problems
+    return verification.problems[0]
+
+
+def test_a_whole_output_is_counted(output: Path) -> None:
+    verification = pipelines.verify(str(output))
+    assert (verification.num_rows, verification.num_input_rows, verification.num_errors) == (75, 75, 0)
+    assert verification.num_parts == len(list(output.glob("*.parquet")))
+
+
+def test_a_deleted_part_is_named(output: Path) -> None:
+    part = sorted(output.glob("*.parquet"))[1]
+    part.unlink()
+    assert part.name in only_problem(output)
+
+
+def test_a_part_cut_short_is_named(output: Path) -> None:
+    part = sorted(output.glob("*.parquet"))[1]
+    part.write_bytes(part.read_bytes()[:-1])
+    assert part.name in only_problem(output)
+
+
+def test_an_altered_part_is_named_even_if_it_is_valid_parquet_of_the_same_size(output: Path) -> None:
+    part = sorted(output.glob("*.parquet"))[1]
+    content = bytearray(part.read_bytes())
+    content[len(content) // 3] ^= 1
+    part.write_bytes(content)
+    assert part.name in only_problem(output)
+
+
+def test_an_added_part_is_named(output: Path) -> None:
+    part = sorted(output.glob("*.parquet"))[1]
+    (output / "copy.parquet").write_bytes(part.read_bytes())
+    assert "copy.parquet" in only_problem(output)
+
+
+def test_an_input_that_has_changed_is_named(output: Path, corpus: Path) -> None:
+    pq.write_table(pa.table({"id": [75], "text": ["new"], "note": ["x"]}), corpus / "d.parquet")
+    assert "rows 0 to 1 of d.parquet have no part" in only_problem(output)
+
+
+def test_an_unfinished_output_is_no_success(output: Path) -> None:
+    (output / "_batchloom" / "manifest.json").unlink()
+    with pytest.raises(OutputError, match="not finished"):
+        pipelines.verify(str(output))
+
+
+def test_a_folder_that_is_no_output_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no batchloom output"):
+        pipelines.verify(str(tmp_path / "nothing"))
