@@ -23,9 +23,11 @@ def ray_cluster() -> Iterator[None]:
 def make_job(checkpoint: str, corpus: Path, tmp_path: Path) -> Callable[..., JobConfig]:
     def make(**changes: Any) -> JobConfig:
         values = {
-            "output": str(tmp_path / "out"), "mode": "resume", "rows_per_unit": 10, "replicas": 1, "max_error_rate": 1.0,
+            "output": str(tmp_path / "out"), "mode": "resume", "rows_per_unit": 10, "replicas": 1,
+            "max_error_rate": 1.0,
             "generation": {"num_beams": 2, "max_length": 16, "min_length": 2}, "task_options": {}, "keep_columns": None,
-            "paths": (str(corpus),), "text_column": "text", "task": "summarization", "model": checkpoint,
+            "paths": (str(corpus),), "text_column": "text",  "task": "summarization",
+            "model": checkpoint,
             "storage_options": {},
         } | changes  # fmt: skip
         options = values["storage_options"]
