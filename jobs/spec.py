@@ -1,28 +1,15 @@
 """A job file and the options beside it become a JobConfig. The defaults are not known here; see pipelines/config.py."""
 
-import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from typing import Any, get_type_hints
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
-from pydantic_core import ErrorDetails
 
 from jobs.job_file import JobFile, JobFileError, KeyPath, Problem, parse_value
+from jobs.job_schema import describe, resolve
 from pipelines.config import JobConfig
-from pipelines.tasks import TASKS
-
-FLAGS: Mapping[str, KeyPath] = {
-    "--task": ("task",),
-    "--model": ("model",),
-    "--input": ("input", "paths"),
-    "--text-column": ("input", "text_column"),
-    "--keep-columns": ("input", "keep_columns"),
-    "--output": ("output", "path"),
-}
-"""Options of the command line that stand for a key. Every other key is reached by `--set`."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +48,9 @@ def to_yaml(config: JobConfig) -> str:
 def _resolve(
     source: str, values: Mapping[str, Any], problems: list[Problem], origins: Mapping[KeyPath, str]
 ) -> JobConfig:
-    try:
-        # JSON, because pydantic's strict mode then takes a list for a tuple and still no text for a number.
-        config = _ADAPTER.validate_json(json.dumps(values, default=str), strict=True)
-    except ValidationError as invalid:
-        problems += [problem for error in invalid.errors() for problem in _problems(error, origins)]
-    task = values.get("task")
-    if isinstance(task, str) and task not in TASKS:
-        problems.append(Problem(_where(("task",), origins), f"task: there is no task {task!r}.{_choose(task, list(TASKS))}"))
-    if problems:
-        raise JobFileError(source, sorted(problems, key=_reading_order))
+    config, found = resolve(values, origins)
+    if config is None or problems:
+        raise JobFileError(source, [*found, *problems])
     return config
 
 
@@ -104,133 +84,9 @@ def _overlay(values: Mapping[str, Any], overrides: Sequence[Override]) -> tuple[
             section = section[key]
             if not isinstance(section, dict):
                 held = ".".join(override.path[: depth + 1])
-                message = f"{held} holds {_name(section)} and no keys, so nothing can be set in it."
+                message = f"{held} holds {describe(section)} and no keys, so nothing can be set in it."
                 problems.append(Problem(override.origin, message))
                 break
         else:
             section[override.path[-1]] = override.value
     return merged, problems
-
-
-# ------------------------------------------------------------------------------------------------ pydantic's part
-
-
-def _sections(owner: type = JobConfig, path: KeyPath = ()) -> Iterator[tuple[KeyPath, type]]:
-    """Every section of a job with the dataclass that holds its keys: (), ("input",), ("engine", "replicas"), ..."""
-    yield path, owner
-    for name, kind in get_type_hints(owner).items():
-        if is_dataclass(kind) and isinstance(kind, type):
-            yield from _sections(kind, (*path, name))
-
-
-_SECTIONS = dict(_sections())
-
-# Dataclasses carry pydantic's configuration themselves. It is set here, because pipelines does not know pydantic.
-for _section in _SECTIONS.values():
-    with_config(ConfigDict(extra="forbid"))(_section)
-
-_ADAPTER = TypeAdapter(JobConfig)
-
-
-def _problems(error: ErrorDetails, origins: Mapping[KeyPath, str]) -> Iterator[Problem]:
-    path = tuple(str(part) for part in error["loc"])
-    if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
-        for key in _required(path):
-            flag = next((f", or give {flag}" for flag, stands_for in FLAGS.items() if stands_for == key), "")
-            yield Problem(_where(path, origins), f"{'.'.join(key)}: required and not there. Add the key{flag}.")
-    else:
-        yield Problem(_where(path, origins), f"{_dotted(error['loc'])}: {_explain(error, path)}")
-
-
-def _required(path: KeyPath) -> list[KeyPath]:
-    """The keys to add where `path` is missing: itself, or the required keys of the section that it is."""
-    if path not in _SECTIONS:
-        return [path]
-    return [
-        (*path, field.name)
-        for field in fields(_SECTIONS[path])
-        if field.default is MISSING and field.default_factory is MISSING
-    ]
-
-
-def _explain(error: ErrorDetails, path: KeyPath) -> str:
-    found = _name(error["input"])
-    match error["type"]:
-        case "unexpected_keyword_argument" | "extra_forbidden":
-            return f"unknown key.{_choose_key(path)}"
-        case "literal_error":
-            expected = error["ctx"]["expected"].replace("'", "")
-            return f"{found} is not one of {expected}."
-        case "string_type" if isinstance(error["input"], (int, float)):
-            return f"needs a text, found {found}. Put it in quotes."
-        case "tuple_type" if isinstance(error["input"], str):
-            return f"needs a list, found {found}. Write [{error['input']}]."
-        case kind if kind in _NEEDS:
-            emptied = " Leave the key out to get its default." if error["input"] is None else ""
-            return f"needs {_NEEDS[kind]}, found {found}.{emptied}"
-    return f"{error['msg'][0].lower()}{error['msg'][1:]}, found {found}."
-
-
-_NEEDS = {
-    "string_type": "a text",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "tuple_type": "a list",
-    "list_type": "a list",
-    "dict_type": "keys with values",
-    "mapping_type": "keys with values",
-    "dataclass_type": "keys with values",
-}
-
-
-def _name(value: Any) -> str:
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return str(value).lower()
-        case str():
-            return f"the text {value!r}"
-        case int():
-            return f"the whole number {value}"
-        case float():
-            return f"the number {value}"
-        case list():
-            return "a list"
-    return "a mapping"
-
-
-def _choose_key(path: KeyPath) -> str:
-    """Help for an unknown key: the closest key of its section, the section it belongs to, or all there is."""
-    *parents, key = path
-    known = [field.name for field in fields(_SECTIONS[tuple(parents)])]
-    homes = [
-        ".".join((*section, key)) for section, owner in _SECTIONS.items() if key in {f.name for f in fields(owner)}
-    ]
-    if homes and not difflib.get_close_matches(key, known, n=1, cutoff=0.8):
-        return f" It is called {' or '.join(homes)}."
-    return _choose(key, known)
-
-
-def _choose(given: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(given, known, n=1)
-    return f" Did you mean {close[0]}?" if close else f" There are: {', '.join(known)}."
-
-
-def _dotted(location: Sequence[str | int]) -> str:
-    """("input", "paths", 0) reads input.paths[0]."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-
-
-def _where(path: KeyPath, origins: Mapping[KeyPath, str]) -> str:
-    """The line or option of a key; of the section around it where the key itself is nowhere."""
-    while path and path not in origins:
-        path = path[:-1]
-    return origins.get(path, "")
-
-
-def _reading_order(problem: Problem) -> tuple[bool, int]:
-    """The file's problems by line, then those of the command line and of keys that are nowhere."""
-    in_file = problem.where.startswith("line ")
-    return not in_file, int(problem.where.removeprefix("line ")) if in_file else 0

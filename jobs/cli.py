@@ -1,0 +1,247 @@
+"""The `batchloom` command: what a person typed is handed on. It computes nothing and prints through Output."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.exit_codes import ExitCode
+from models.errors import ModelError
+from pipelines.errors import ConfigError, ErrorLimitError, PipelineError
+
+# Ray, torch, pyarrow and pydantic take seconds to import. Each command imports what it needs, so --help is instant.
+if TYPE_CHECKING:
+    from jobs.output import Output
+    from jobs.view import View
+    from pipelines.config import JobConfig
+
+app = typer.Typer(
+    name="batchloom",
+    help="Batch inference for BART, BLOOM and Blenderbot over Parquet: one job file, from a laptop to a cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+JobFile = Annotated[str | None, typer.Argument(metavar="[JOB.YAML]", help="The job file.", show_default=False)]
+Folder = Annotated[str, typer.Argument(metavar="OUTPUT", help="An output folder, or the job file that names it.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the job: generation.num_beams=1. Repeatable."),
+]
+Task = Annotated[str | None, typer.Option("--task", help="Instead of the job file's task.")]
+Model = Annotated[str | None, typer.Option("--model", help="Path, fsspec URL or hf://org/name@revision.")]
+Input = Annotated[list[str] | None, typer.Option("--input", metavar="PATH", help="File, folder or glob. Repeatable.")]
+Target = Annotated[str | None, typer.Option("--output", metavar="PATH", help="The output folder.")]
+TextColumn = Annotated[str | None, typer.Option("--text-column", metavar="COLUMN", help="The column to read.")]
+KeepColumns = Annotated[str | None, typer.Option("--keep-columns", metavar="A,B,...", help="The columns to copy.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
+
+
+def main() -> None:
+    """Runs the command line and ends the process with one of ExitCode."""
+    app()
+
+
+@app.command()
+def run(
+    job: JobFile = None,
+    sets: Sets = None,
+    task: Task = None,
+    model: Model = None,
+    inputs: Input = None,
+    output_path: Target = None,
+    text_column: TextColumn = None,
+    keep_columns: KeepColumns = None,
+    as_json: Json = False,
+) -> None:
+    """Do what is left of a job: the same command starts it, and goes on with it after a stop."""
+    flags = _flags(task, model, inputs, output_path, text_column, keep_columns)
+    with _command(as_json) as output:
+        import pipelines
+
+        config = _load(job, sets, flags)
+        with output.watching() as watcher:
+            manifest = pipelines.run(config, watcher)
+        output.finished(manifest)
+
+
+@app.command()
+def plan(
+    job: JobFile = None,
+    sets: Sets = None,
+    task: Task = None,
+    model: Model = None,
+    inputs: Input = None,
+    output_path: Target = None,
+    text_column: TextColumn = None,
+    keep_columns: KeepColumns = None,
+    as_json: Json = False,
+) -> None:
+    """Say what `run` would do, and do none of it."""
+    flags = _flags(task, model, inputs, output_path, text_column, keep_columns)
+    with _command(as_json) as output:
+        from jobs.dry_run import DryRun
+
+        dry_run = DryRun.of(_load(job, sets, flags))
+        output.result(dry_run.values())
+        output.pairs(dry_run.words())
+        dry_run.refuse()
+
+
+@app.command()
+def submit(
+    job: Annotated[str, typer.Argument(metavar="JOB.YAML", help="The job file.")],
+    address: Annotated[str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The Ray dashboard, http://host:8265.")],
+    sets: Sets = None,
+    wait: Annotated[bool, typer.Option(help="Stay, show the job's log and end with its exit code.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Run a job on a Ray cluster."""
+    with _command(as_json) as output:
+        from jobs.submit import Submission, absolute
+
+        config, moved = absolute(_load(job, sets, {}))
+        for path in moved:
+            output.note(f"{path} is on this machine's disk: the cluster must see the same path.")
+        submission = Submission.start(config, address)
+        output.result({"event": "submitted", "job": submission.id, "address": address})
+        output.say(f"Submitted {submission.id}")
+        if wait:
+            code = submission.follow(output.relay)
+            output.result({"event": "ended", "job": submission.id, "exit_code": int(code), "meaning": code.meaning})
+            output.say(f"{submission.id} ended with exit code {int(code)}: {code.meaning}")
+            raise typer.Exit(code)
+
+
+@app.command()
+def verify(folder: Folder, as_json: Json = False) -> None:
+    """Recount inputs and parts against the manifest: is every row there, once, as it was written?"""
+    with _command(as_json) as output:
+        from dataclasses import asdict
+
+        import pipelines
+
+        found = pipelines.verify(*_address(folder))
+        output.result({"ok": found.ok, **asdict(found)})
+        output.verified(found)
+        raise typer.Exit(ExitCode.OK if found.ok else ExitCode.FAILED)
+
+
+@app.command()
+def show(
+    folder: Folder,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="How many rows.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Show some rows of an output, its totals and its errors; the job need not be finished."""
+    with _command(as_json) as output:
+        view = _look(folder)
+        sample = view.sample(rows)
+        output.result({"totals": view.totals, "errors_by_kind": view.errors_by_kind, "rows": sample})
+        output.rows(sample)
+        output.view(view)
+
+
+@app.command()
+def status(folder: Folder, as_json: Json = False) -> None:
+    """Say how far a job is, from its output alone."""
+    with _command(as_json) as output:
+        from jobs.status import Status
+
+        found = Status.of(_look(folder))
+        output.result(found.values())
+        output.pairs(found.words())
+
+
+@app.command()
+def report(
+    folder: Folder,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page of its own instead.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Report on an output: rows, speed, padding, errors, lengths."""
+    with _command(as_json) as output:
+        from jobs.report import Report
+
+        found = Report.of(_look(folder))
+        output.result(found.values())
+        if html is None:
+            output.pairs(found.words())
+        else:
+            found.write_html(html)
+            output.say(f"Report: {html}")
+
+
+# ----------------------------------------------------------------------------------------- what the commands share
+
+
+@contextmanager
+def _command(as_json: bool) -> Iterator["Output"]:
+    """An Output, and the exit code of whatever goes wrong. What nobody expected keeps its traceback."""
+    from jobs.output import Output
+
+    output = Output(as_json)
+    try:
+        yield output
+    except (PipelineError, ModelError) as error:
+        code = _exit_code(error)
+        output.error(error, code)
+        raise typer.Exit(code) from None
+    except KeyboardInterrupt:
+        output.note(f"\nStopped: {ExitCode.INTERRUPTED.meaning}.")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _exit_code(error: PipelineError | ModelError) -> ExitCode:
+    match error:
+        case ConfigError() | ModelError():
+            return ExitCode.WRONG_JOB
+        case ErrorLimitError():
+            return ExitCode.ERROR_LIMIT
+    return ExitCode.FAILED
+
+
+def _flags(
+    task: str | None,
+    model: str | None,
+    inputs: list[str] | None,
+    output: str | None,
+    text_column: str | None,
+    keep_columns: str | None,
+) -> dict[str, object]:
+    """The options that were given, by name."""
+    kept = [name.strip() for name in keep_columns.split(",") if name.strip()] if keep_columns is not None else None
+    given = {
+        "--task": task,
+        "--model": model,
+        "--input": inputs or None,
+        "--output": output,
+        "--text-column": text_column,
+        "--keep-columns": kept,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _load(job: str | None, sets: list[str] | None, flags: dict[str, object]) -> "JobConfig":
+    from jobs import spec
+    from jobs.job_schema import FLAGS
+
+    overrides = [spec.Override(FLAGS[name], value, name) for name, value in flags.items()]
+    return spec.load(job, [*overrides, *(spec.parse_set(text) for text in sets or [])])
+
+
+def _address(folder: str) -> tuple[str, dict[str, object]]:
+    """The output folder and its filesystem's options; a job file is asked for both."""
+    if not folder.endswith((".yaml", ".yml")):
+        return folder, {}
+    output = _load(folder, None, {}).output
+    return output.path, dict(output.storage_options)
+
+
+def _look(folder: str) -> "View":
+    from jobs import view
+
+    return view.look(*_address(folder))

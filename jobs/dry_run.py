@@ -1,0 +1,76 @@
+"""A dry run says what a job would do: rows, units, what is done already, parameters. It starts and writes nothing."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pipelines
+from jobs import wording
+from pipelines import ledger
+from pipelines.config import JobConfig
+from pipelines.job_plan import JobPlan
+from pipelines.write import LEDGER_FIELDS
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """A job's plan beside what its output holds."""
+
+    plan: JobPlan
+    found: ledger.Found
+
+    @staticmethod
+    def of(config: JobConfig) -> "DryRun":
+        plan = pipelines.plan(config)
+        return DryRun(plan, ledger.look(plan.output))
+
+    def refuse(self) -> None:
+        """Raises: OutputError where `run` would."""
+        plan = self.plan
+        ledger.refuse_foreign(plan.output, self.found, plan.config.output.mode, plan.job_record(), plan.parts)
+
+    def values(self) -> dict[str, Any]:
+        plan, done = self.plan, self._done()
+        return {
+            "task": plan.config.task,
+            "model": plan.config.model,
+            "num_shards": len(plan.shards),
+            "num_units": len(plan.units),
+            "num_rows": plan.num_rows,
+            "num_bytes": sum(shard.size for shard in plan.shards),
+            "num_units_done": len(done),
+            "num_rows_done": sum(plan.parts[name].num_rows for name in done),
+            "output": plan.config.output.path,
+            "columns": [*plan.keep_columns, *(field.name for field in [*plan.task.output_fields(), *LEDGER_FIELDS])],
+            "generation": dict(plan.generation),
+            "task_options": plan.task.settings(),
+            "fingerprint": plan.fingerprint,
+        }
+
+    def words(self) -> dict[str, str]:
+        values = self.values()
+        work = f"{wording.plural(values['num_rows'], 'row')}, {wording.size(values['num_bytes'])}"
+        pieces = f"{wording.plural(values['num_shards'], 'shard')}, {wording.plural(values['num_units'], 'unit')}"
+        return {
+            "Task": values["task"],
+            "Model": values["model"],
+            "Input": f"{work} in {pieces}",
+            "Reads": ", ".join(self.plan.task.input_columns()),
+            "Writes": ", ".join(values["columns"]),
+            "Output": values["output"],
+            "Done": f"{values['num_rows_done']:,} rows in {wording.plural(values['num_units_done'], 'unit')}",
+            "Generation": _lines(values["generation"]),
+            "Task options": _lines(values["task_options"]),
+            "Fingerprint": values["fingerprint"],
+        }
+
+    def _done(self) -> list[str]:
+        """Names of the parts that a run would keep."""
+        if self.plan.config.output.mode == "overwrite":
+            return []
+        return [name for name in self.found.parts if name in self.plan.parts]
+
+
+def _lines(options: Mapping[str, Any]) -> str:
+    return "\n".join(f"{name}: {json.dumps(value)}" for name, value in options.items() if value is not None)

@@ -1,0 +1,26 @@
+"""The exit codes of `batchloom`, and what each says to whoever started it."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a shell, a scheduler or `batchloom submit` sees of a job."""
+
+    OK = 0
+    FAILED = 1
+    WRONG_JOB = 2
+    ERROR_LIMIT = 3
+    INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+    @property
+    def meaning(self) -> str:
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    ExitCode.OK: "every row is accounted for",
+    ExitCode.FAILED: "the job failed; finished parts are kept and the same command goes on from there",
+    ExitCode.WRONG_JOB: "the job file or the command line is wrong; nothing was computed",
+    ExitCode.ERROR_LIMIT: "more rows failed than limits.max_error_rate allows; finished parts are kept",
+    ExitCode.INTERRUPTED: "the job was interrupted; finished parts are kept and the same command goes on from there",
+}

@@ -1,0 +1,125 @@
+"""Everything that `batchloom` prints, and the only file that prints. Results go to stdout, the rest to stderr.
+
+On a terminal progress is one live line, elsewhere a plain line now and then. Under `--json` every event and result is a
+line of JSON on stdout, and words go to stderr only. NO_COLOR, COLUMNS and narrow terminals are respected (by rich).
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from jobs import wording
+from jobs.exit_codes import ExitCode
+from jobs.progress import Progress
+from jobs.progress_line import LiveLine, PlainLines, planned
+from jobs.row_table import RowTable
+from jobs.view import Row, View
+from pipelines.metrics import Event, Finished, Manifest, Planned, ReplicasStarting, UnitDone
+from pipelines.verification import Verification
+
+
+class Output:
+    """What a command says, in words or as JSON."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self._out = Console(highlight=False, markup=False, emoji=False)
+        self._err = Console(highlight=False, markup=False, emoji=False, stderr=True)
+
+    # ---------------------------------------------------------------------------------------------- words and JSON
+
+    def say(self, *lines: str) -> None:
+        """Lines of a result; nothing under --json."""
+        if not self.as_json:
+            for line in lines:
+                self._out.print(line, soft_wrap=True)
+
+    def pairs(self, pairs: Mapping[str, str]) -> None:
+        """Names and values under each other; a value may have several lines."""
+        column = max(len(name) for name in pairs) + 2
+        for name, value in pairs.items():
+            for number, line in enumerate(value.splitlines() or [""]):
+                self.say(f"{name if number == 0 else '':<{column}}{line}")
+
+    def rows(self, rows: Sequence[Row]) -> None:
+        """Some rows of an output."""
+        if rows and not self.as_json:
+            self._out.print(RowTable(rows))
+
+    def result(self, value: Mapping[str, Any]) -> None:
+        """A result under --json; nothing in words."""
+        if self.as_json:
+            print(json.dumps(value, default=str, ensure_ascii=False), flush=True)
+
+    def note(self, text: str) -> None:
+        """Something to know on the way."""
+        self._err.print(Text(text, "dim"), soft_wrap=True)
+
+    def relay(self, text: str) -> None:
+        """What another program says, as it comes."""
+        self._err.print(text, end="", soft_wrap=True)
+
+    def error(self, error: BaseException, code: ExitCode) -> None:
+        """An error that a person can act on: its message and no traceback."""
+        kind = type(error).__name__
+        self.result({"event": "error", "kind": kind, "message": str(error), "exit_code": int(code)})
+        self._err.print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
+
+    # ---------------------------------------------------------------------------------------------- a job's progress
+
+    @contextmanager
+    def watching(self) -> Iterator[Callable[[Event], None]]:
+        """A watcher for `pipelines.run` that shows how far the job is."""
+        if self.as_json:
+            yield lambda event: self.result(event_values(event))
+        elif self._err.is_terminal:
+            progress = Progress()
+            with Live(LiveLine(progress), console=self._err, refresh_per_second=8, transient=True):
+                yield lambda event: self._show(progress, event)
+        else:
+            yield PlainLines(Progress(), lambda text: self._err.print(text, soft_wrap=True))
+
+    def _show(self, progress: Progress, event: Event) -> None:
+        progress(event)
+        if isinstance(event, Planned):
+            self._err.print(planned(event))
+
+    def finished(self, manifest: Manifest) -> None:
+        """How a job ended."""
+        self.say(wording.outcome(manifest.totals, manifest.errors_by_kind), *wording.figures(manifest))
+
+    def verified(self, found: Verification) -> None:
+        """What a recount came to."""
+        rows, parts = wording.plural(found.num_rows, "row"), wording.plural(found.num_parts, "part")
+        counted = "an input that is gone" if found.num_input_rows is None else f"{found.num_input_rows:,} in the input"
+        self.say(f"{rows} in {parts}, {counted}; {wording.plural(found.num_errors, 'error row')}.")
+        if found.ok:
+            self.say("Every input row is there once, and every part is as it was written.")
+        else:
+            problems = wording.plural(len(found.problems), "problem")
+            self.say(f"{problems}:", *[f"  {problem}" for problem in found.problems])
+
+    def view(self, view: View) -> None:
+        """What an output folder holds."""
+        state = "" if view.manifest else "Not finished. So far: "
+        self.say("", f"{state}{wording.outcome(view.totals, view.errors_by_kind)}")
+
+
+def event_values(event: Event) -> dict[str, Any]:
+    """An event as JSON says it. The finished one leaves out the parts, which `unit_done` has told one by one."""
+    match event:
+        case Planned():
+            return {"event": "planned", **asdict(event)}
+        case ReplicasStarting():
+            return {"event": "replicas_starting"}
+        case UnitDone(record):
+            return {"event": "unit_done", **asdict(record)}
+        case Finished(manifest):
+            told = {name: getattr(manifest, name) for name in ("fingerprint", "totals", "errors_by_kind", "timing")}
+            return {"event": "finished", "output": manifest.job["output"]["path"], **told}

@@ -1,0 +1,95 @@
+"""Progress in one line: a live one for a terminal, one now and then for a log. It counts nothing and prints nothing."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from jobs import wording
+from jobs.progress import Progress
+from pipelines.metrics import Event, Planned, ReplicasStarting, UnitDone
+
+PLAIN_SECONDS = 10.0  # between two plain lines: the log of a night's job stays readable
+MIN_BAR, MAX_BAR = 8, 36
+GAP = 2
+
+
+class LiveLine:
+    """A bar, and as many figures as the width has room for."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._spinner = Spinner("dots")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        progress, width = self._progress, options.max_width
+        if not progress.is_running:
+            waited = wording.duration(progress.seconds)
+            self._spinner.update(text=Text(f"{progress.stage} ({waited})", no_wrap=True, overflow="ellipsis"))
+            yield self._spinner
+            return
+        text = _fitting(figures(progress), width - MIN_BAR - GAP)
+        bar_width = min(MAX_BAR, width - len(text) - GAP)
+        line = Table.grid(padding=(0, GAP, 0, 0))
+        line.add_row(
+            ProgressBar(progress.num_rows, progress.num_rows_done, width=max(bar_width, 1)), Text(text, no_wrap=True)
+        )
+        yield line
+
+
+class PlainLines:
+    """Hands on a line when a job is planned, starts and ends, and every PLAIN_SECONDS in between."""
+
+    def __init__(
+        self, progress: Progress, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._progress, self._tell, self._clock = progress, tell, clock
+        self._told_at = float("-inf")
+
+    def __call__(self, event: Event) -> None:
+        self._progress(event)
+        match event:
+            case Planned():
+                self._tell(planned(event))
+            case ReplicasStarting():
+                self._tell(self._progress.stage)
+            case UnitDone():
+                is_last = self._progress.num_units_done == self._progress.num_units
+                if is_last or self._clock() - self._told_at >= PLAIN_SECONDS:
+                    self._told_at = self._clock()
+                    self._tell("  ".join(figures(self._progress)))
+
+
+def figures(progress: Progress) -> list[str]:
+    """The most wanted first: what does not fit on a narrow terminal is left out from the end."""
+    left = progress.seconds_left
+    return [
+        f"{progress.num_rows_done:,}/{progress.num_rows:,} rows",
+        *([f"{wording.duration(left)} left"] if left else []),
+        *([wording.plural(progress.num_errors, "error")] if progress.num_errors else []),
+        f"{wording.rate(progress.rows_per_second)} rows/s",
+        f"{wording.rate(progress.tokens_per_second)} tokens/s",
+        f"{progress.num_units_done:,}/{progress.num_units:,} units",
+    ]
+
+
+def planned(event: Planned) -> str:
+    """What there is to do and what is done already."""
+    shards, units = wording.plural(event.num_shards, "shard"), wording.plural(event.num_units, "unit")
+    work = f"{wording.plural(event.num_rows, 'row')} of {shards} in {units}"
+    if not event.num_units_done:
+        return work
+    return f"{work}; {event.num_rows_done:,} rows in {wording.plural(event.num_units_done, 'unit')} are done already"
+
+
+def _fitting(figures: list[str], room: int) -> str:
+    text = figures[0]
+    for figure in figures[1:]:
+        if len(text) + GAP + len(figure) > room:
+            break
+        text += " " * GAP + figure
+    return text

@@ -1,0 +1,68 @@
+"""Some rows of an output for a terminal: a table where it fits, else one record after the other. It reads no files."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from jobs.view import Row, is_answer
+
+MIN_WIDTH = 16  # of a shortened column; where less is left for each, records are easier to read
+GAP = 2
+
+
+class RowTable:
+    """Renders rows of one schema, of the columns that answer; an error stands in place of its row's answer."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._columns = [name for name in rows[0] if is_answer(name)] if rows else []
+        self._rows = [[_cell(row, name) for name in self._columns] for row in rows]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        widest = [
+            max(len(name), *(cell.cell_len for cell in cells))
+            for name, cells in zip(self._columns, zip(*self._rows, strict=True), strict=True)
+        ]
+        room = options.max_width - GAP * (len(widest) - 1)
+        widths = shared_widths(widest, room)
+        if min(widths, default=0) < MIN_WIDTH and widths != widest:
+            yield from self._records()
+        else:
+            yield self._table(widths)
+
+    def _table(self, widths: Sequence[int]) -> Table:
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+        for name, width in zip(self._columns, widths, strict=True):
+            table.add_column(name, width=width, no_wrap=True, overflow="ellipsis")
+        for row in self._rows:
+            table.add_row(*row)
+        return table
+
+    def _records(self) -> Iterator[Text]:
+        for number, row in enumerate(self._rows):
+            if number:
+                yield Text("")
+            for name, cell in zip(self._columns, row, strict=True):
+                yield Text.assemble((f"{name}: ", "bold"), cell, no_wrap=True, overflow="ellipsis")
+
+
+def shared_widths(wanted: Sequence[int], room: int) -> list[int]:
+    """Widths that fit into `room`: narrow columns get what they want, wide ones share the rest equally.
+
+    [8, 40, 90] in 60 gives [8, 26, 26].
+    """
+    widths = list(wanted)
+    left = room
+    for number, index in enumerate(sorted(range(len(wanted)), key=lambda i: wanted[i])):
+        share = left // (len(wanted) - number)
+        widths[index] = max(min(wanted[index], share), 1)
+        left -= widths[index]
+    return widths
+
+
+def _cell(row: Row, name: str) -> Text:
+    value = row[name]
+    if value is None and row.get("error"):
+        return Text(f"{row['error']['kind']}: {row['error']['message']}", "red")
+    return Text("" if value is None else " ".join(str(value).split()))

@@ -1,0 +1,87 @@
+"""The status of a job, read from its output folder alone: how far it is and how long ago. It asks no cluster."""
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pipelines
+from jobs import spec, wording
+from jobs.view import View
+from models.errors import ModelError
+from pipelines.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a job is."""
+
+    view: View
+    num_units: int | None
+    """Of the whole job; None where its model or input cannot be looked at from here."""
+    num_rows: int | None
+    seconds_since_part: float | None
+    """Since the newest part was written; None where there is none or the filesystem does not say."""
+
+    @staticmethod
+    def of(view: View) -> "Status":
+        num_units, num_rows = _planned(view)
+        return Status(view, num_units, num_rows, _seconds_since_part(view))
+
+    @property
+    def is_finished(self) -> bool:
+        return self.view.manifest is not None
+
+    def values(self) -> dict[str, Any]:
+        return {
+            "finished": self.is_finished,
+            "output": self.view.store.url,
+            "num_units": self.num_units,
+            "num_units_done": len(self.view.records),
+            "num_rows": self.num_rows,
+            "num_rows_done": self.view.totals["rows"],
+            "num_errors": self.view.totals["errors"],
+            "errors_by_kind": dict(self.view.errors_by_kind),
+            "seconds_since_part": self.seconds_since_part,
+        }
+
+    def words(self) -> dict[str, str]:
+        totals = self.view.totals
+        return {
+            "Job": f"{self.view.job['task']}, {self.view.job['model']}",
+            "State": "finished" if self.is_finished else "not finished; the same command goes on with it",
+            "Rows": _of(totals["rows"], self.num_rows),
+            "Units": _of(len(self.view.records), self.num_units),
+            "Errors": wording.kinds(self.view.errors_by_kind) or "none",
+            **self._last_part(),
+        }
+
+    def _last_part(self) -> dict[str, str]:
+        if self.seconds_since_part is None:
+            return {}
+        return {"Last part": f"written {wording.duration(self.seconds_since_part)} ago"}
+
+
+def _planned(view: View) -> tuple[int | None, int | None]:
+    if view.manifest is not None:
+        return view.totals["units"], view.totals["rows"]
+    try:
+        plan = pipelines.plan(spec.from_record(view.job, view.store.url))
+    except (ConfigError, ModelError):
+        return None, None
+    return len(plan.units), plan.num_rows
+
+
+def _seconds_since_part(view: View) -> float | None:
+    """Local disks give `mtime` in seconds, S3 `LastModified` as a datetime; other filesystems may give neither."""
+    parts = {view.store.path(record.part) for record in view.records}
+    found = view.store.filesystem.find(view.store.path(), detail=True)
+    times = [info.get("mtime") or info.get("LastModified") for path, info in found.items() if path in parts]
+    seconds = [t.timestamp() if isinstance(t, datetime) else t for t in times if isinstance(t, (datetime, float, int))]
+    return max(0.0, time.time() - max(seconds)) if seconds else None
+
+
+def _of(done: int, planned: int | None) -> str:
+    if not planned:
+        return f"{done:,}" if planned is None else f"{done:,} of {planned:,}"
+    return f"{done:,} of {planned:,} ({done / planned:.0%})"

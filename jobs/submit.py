@@ -1,0 +1,106 @@
+"""Submit hands a job to a Ray cluster and follows it. The job itself is `batchloom run` on the cluster's head node.
+
+The resolved job file travels as the job's working directory. Ray runs the entry point once and never again, so a job
+that died is submitted again and resumes.
+"""
+
+import asyncio
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jobs import spec
+from jobs.exit_codes import ExitCode
+from pipelines.config import JobConfig
+from pipelines.errors import ConfigError, JobError
+
+ENTRY_POINT = "python -m jobs run job.yaml"
+STATUS_SECONDS = 0.5  # between two looks at a job whose log has ended
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job on a cluster."""
+
+    id: str
+    address: str
+    client: Any
+
+    @staticmethod
+    def start(config: JobConfig, address: str) -> "Submission":
+        """Ships the job and starts it.
+
+        Raises:
+            ConfigError: nobody answers at `address`, or it wants a token that this process does not have.
+        """
+        with _clear_errors(address):
+            from ray.job_submission import JobSubmissionClient
+
+            logging.getLogger("ray").setLevel(logging.ERROR)  # its notes on packing the working directory
+            client = JobSubmissionClient(address)
+            with tempfile.TemporaryDirectory(prefix="batchloom-") as folder:
+                Path(folder, "job.yaml").write_text(spec.to_yaml(config), encoding="utf-8")
+                started = client.submit_job(entrypoint=ENTRY_POINT, runtime_env={"working_dir": folder})
+        return Submission(started, address, client)
+
+    def follow(self, tell: Callable[[str], None]) -> ExitCode:
+        """Hands on the job's log as it grows, and gives back its exit code.
+
+        Raises:
+            JobError: Ray could not run the job's command or lost it; the message is Ray's.
+        """
+        with _clear_errors(self.address):
+            asyncio.run(self._follow_log(tell))
+            while not (info := self.client.get_job_info(self.id)).status.is_terminal():
+                time.sleep(STATUS_SECONDS)
+        code = info.driver_exit_code
+        if code is None or code not in set(ExitCode):
+            raise JobError(f"{self.id} ended as {info.status} without an exit code of ours ({code}): {info.message}")
+        return ExitCode(code)
+
+    async def _follow_log(self, tell: Callable[[str], None]) -> None:
+        async for text in self.client.tail_job_logs(self.id):
+            tell(text)
+
+
+def absolute(config: JobConfig) -> tuple[JobConfig, list[str]]:
+    """The job with its local paths made absolute, and those paths: the cluster has another working directory."""
+    local: list[str] = []
+
+    def fixed(path: str) -> str:
+        if "://" in path:
+            return path
+        local.append(os.path.abspath(os.path.expanduser(path)))
+        return local[-1]
+
+    config = replace(
+        config,
+        model=fixed(config.model),
+        input=replace(config.input, paths=tuple(fixed(path) for path in config.input.paths)),
+        output=replace(config.output, path=fixed(config.output.path)),
+    )
+    return config, local
+
+
+@contextmanager
+def _clear_errors(address: str) -> Iterator[None]:
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        raise ConfigError(
+            f"The cluster at {address} wants a token. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the one that its "
+            "head was started with (or put it into the file that RAY_AUTH_TOKEN_PATH names)."
+        ) from error
+    except ConnectionError as error:
+        raise ConfigError(
+            f"No Ray dashboard answers at {address}. Give the address of the cluster's dashboard, usually "
+            "http://<head node>:8265, and see that this machine can reach it."
+        ) from error

@@ -1,0 +1,90 @@
+"""A view is what an output folder holds at this moment, finished or not. It computes nothing and changes nothing."""
+
+import json
+import math
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import ledger
+from pipelines.errors import OutputError
+from pipelines.metrics import Manifest, UnitRecord, errors_by_kind, totals
+from pipelines.storage import Store
+from pipelines.write import FOOTER_KEY, LEDGER_FIELDS
+
+READ_THREADS = 16
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class View:
+    """An output folder: its parts' own records, and the manifest where the job is finished."""
+
+    store: Store
+    job: Mapping[str, Any]
+    """The job as resolved when it was started, from `_batchloom/job.json`."""
+    manifest: Manifest | None
+    records: tuple[UnitRecord, ...]
+
+    @property
+    def totals(self) -> Mapping[str, int]:
+        return self.manifest.totals if self.manifest else totals(self.records)
+
+    @property
+    def errors_by_kind(self) -> Mapping[str, int]:
+        return self.manifest.errors_by_kind if self.manifest else errors_by_kind(self.records)
+
+    def sample(self, num_rows: int) -> list[Row]:
+        """At most `num_rows` rows, from parts that are spread evenly over the output."""
+        filled = [record for record in self.records if record.num_rows]
+        num_chosen = min(len(filled), num_rows)
+        chosen = [filled[index * len(filled) // num_chosen] for index in range(num_chosen)]
+        rows_per_part = math.ceil(num_rows / max(num_chosen, 1))
+        rows = [row for record in chosen for row in _first_rows(self.store, record.part, rows_per_part)]
+        return rows[:num_rows]
+
+
+def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
+    """Reads an output folder's records.
+
+    Raises:
+        OutputError: no batchloom job has written there.
+    """
+    store = Store(output, storage_options or {})
+    found = ledger.look(store)
+    if found.job is None:
+        raise OutputError(f"{output} holds no batchloom output. Check the path; a job creates it with its first step.")
+    manifest = ledger.read_manifest(store) if found.is_closed else None
+    if manifest is not None:
+        return View(store, found.job["job"], manifest, manifest.parts)
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        read = pool.map(lambda part: _record(store, part, found.parts[part]), sorted(found.parts))
+        records = [record for record in read if record is not None]
+    return View(store, found.job["job"], None, tuple(records))
+
+
+def is_answer(column: str) -> bool:
+    """False for the columns that count and do not answer: token counts, the finish reason, the error."""
+    return column not in {field.name for field in LEDGER_FIELDS}
+
+
+def _record(store: Store, part: str, size: int) -> UnitRecord | None:
+    """The record in a part's footer; None for what is not a whole part, which a resumed job computes again."""
+    try:
+        with store.filesystem.open(store.path(part), "rb") as file:
+            footer = json.loads((pq.read_metadata(file).metadata or {})[FOOTER_KEY])
+    except (pa.ArrowException, OSError, KeyError):
+        return None
+    # The hash would need the part's every byte; a view reads footers only.
+    return UnitRecord(part=part, bytes=size, sha256="", **footer["account"])
+
+
+def _first_rows(store: Store, part: str, num_rows: int) -> list[Row]:
+    with store.filesystem.open(store.path(part), "rb") as file:
+        batch = next(pq.ParquetFile(file).iter_batches(batch_size=num_rows), None)
+    return [] if batch is None else batch.to_pylist()

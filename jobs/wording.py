@@ -1,0 +1,59 @@
+"""Numbers, durations and job figures as people read them. Nothing is printed here."""
+
+from collections.abc import Mapping
+
+from pipelines.metrics import Manifest
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 row`, `1,200 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `38 s`, `12 min 05 s`, `3 h 20 min`, `2 d 4 h`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes} min {rest:02d} s"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes:02d} min"
+
+
+def rate(per_second: float) -> str:
+    """`0.42`, `8.3`, `5,302`: three figures are enough for something that changes all the time."""
+    return f"{per_second:.2f}" if per_second < 1 else f"{per_second:.1f}" if per_second < 100 else f"{per_second:,.0f}"
+
+
+def size(num_bytes: int) -> str:
+    """`512 B`, `1.4 MiB`."""
+    value, unit = float(num_bytes), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def kinds(errors_by_kind: Mapping[str, int]) -> str:
+    """`12 too_long, 3 null_text`, the most frequent first."""
+    ordered = sorted(errors_by_kind.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {kind}" for kind, count in ordered)
+
+
+def outcome(totals: Mapping[str, int], errors_by_kind: Mapping[str, int]) -> str:
+    """`300 rows: 298 answered, 2 errors (2 too_long)`."""
+    said = f"{plural(totals['rows'], 'row')}: {totals['ok']:,} answered"
+    if not totals["errors"]:
+        return f"{said}, no errors"
+    return f"{said}, {plural(totals['errors'], 'error')} ({kinds(errors_by_kind)})"
+
+
+def figures(manifest: Manifest) -> list[str]:
+    """Time, speed and padding of a job's last run, as far as its manifest tells."""
+    timing, totals = manifest.timing, manifest.totals
+    return [duration(timing["wall_seconds"]), size(totals["bytes"])]
