@@ -62,7 +62,8 @@ class BlenderbotSmallTokenizer(Tokenizer):
         self.vocab_size = max(self._token_of) + 1
         self._skipped = {*special.values(), *(i for i, t in settings.added_tokens.items() if t.special)}
         self._added = added
-        # The longest first: of two added tokens that begin alike, the longer one is meant
+        # The longest first: of two added tokens that begin alike, the longer one is meant. Their lstrip and rstrip
+        # are not looked at, since white space is dropped everywhere
         self._added_pattern = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))))
         self._cleans_up = settings.clean_up_spaces
         self._word_ids = _WordIds(vocabulary, MergeTable(merges), self.unk_token_id)
@@ -87,7 +88,7 @@ class BlenderbotSmallTokenizer(Tokenizer):
         ids = array("i")
         for row in rows:
             ids.fromlist(row)
-        return np.frombuffer(ids, dtype=np.int32), offsets
+        return np.asarray(ids), offsets
 
     def encode_offsets(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
         check_texts(texts, pairs)

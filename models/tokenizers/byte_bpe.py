@@ -15,9 +15,9 @@ from models.tokenizers.overlay import DEFAULT_ROLES, add_blenderbot_end, add_tok
 from models.tokenizers.settings import Family, Settings
 from models.tokenizers.vocabulary import Merges
 
-# The split of BLOOM's tokenizer.json: unlike GPT-2's it keeps letters, digits and signs of any script
-# together and stops only at white space and at the sentence marks of the languages it was trained on.
-_BLOOM_WORD = r" ?[^(\s|[.,!?…。,、।۔،])]+"
+# The split of BLOOM's tokenizer.json: unlike GPT-2's it keeps letters, digits and signs of any script together.
+# It stops at white space and at the sentence marks of BLOOM's languages, and at ( | ), which the class holds too.
+_BLOOM_WORD = " ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"
 
 
 def build_byte_bpe(vocabulary: dict[str, int], merges: Merges, settings: Settings) -> LibraryBackend:

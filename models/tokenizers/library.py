@@ -28,7 +28,9 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 class LibraryTokenizer(Tokenizer):
     """Encodes and decodes batches on all cores, in the library's threads.
 
-    Lone surrogates, which UTF-8 cannot hold and at which the reference stops, are read as U+FFFD.
+    Threads need no setting, also in Ray's workers; TOKENIZERS_PARALLELISM=false turns them off, and a process that
+    forks after encoding goes on with one. Lone surrogates, which UTF-8 cannot hold and at which the reference
+    stops, are read as U+FFFD.
     """
 
     def __init__(self, backend: LibraryBackend, settings: Settings, name: str) -> None:
@@ -63,7 +65,7 @@ class LibraryTokenizer(Tokenizer):
         ids = array("i")
         for encoding in encodings:  # a list each is all that the library gives; array takes it in C
             ids.fromlist(encoding.ids)
-        return np.frombuffer(ids, dtype=np.int32), offsets
+        return np.asarray(ids), offsets
 
     def encode_offsets(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
         return [

@@ -26,8 +26,8 @@ def load_tokenizer(uri: str | os.PathLike[str]) -> Tokenizer:
         from models.hub import local_folder  # a local folder needs neither fsspec nor a hub
 
         folder = local_folder(os.fspath(uri))
-    settings = read_settings(folder)
     try:
+        settings = read_settings(folder)
         if settings.family is not Family.BLENDERBOT_SMALL and (folder / "tokenizer.json").exists():
             return LibraryTokenizer(_read_backend(folder / "tokenizer.json", settings), settings, name)
         vocabulary, merges = read_vocabulary(folder)

@@ -66,7 +66,7 @@ def add_blenderbot_end(backend: LibraryBackend, settings: Settings) -> None:
     """Put the end token after a text and after a pair: `a </s>`, `a b </s>`.
 
     The model never saw an input without it. transformers 4 leaves it out after pairs, whose form its template does
-    not have, and 5 also after single texts where it builds or has saved the tokenizer itself.
+    not have, and 5 also after single texts where it built the tokenizer itself.
     """
     end = role_content("eos_token", settings)
     end_id = None if end is None else backend.token_to_id(end)

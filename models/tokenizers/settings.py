@@ -72,7 +72,7 @@ def read_settings(folder: Path) -> Settings:
         ),
         special_tokens=special,
         extra_special_tokens=tuple(extra),
-        added_tokens=_added_tokens(folder, config, {str(token) for token in (*special.values(), *extra)}),
+        added_tokens=_added_tokens(folder, config, {str(t): t for t in (*special.values(), *extra) if t}),
     )
 
 
@@ -83,9 +83,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise TokenizerError(f"{path} is not JSON: {error}. Fetch it again.") from error
+        raise TokenizerError(f"{path.name} is not JSON: {error}. Fetch it again.") from error
     if not isinstance(found, dict):
-        raise TokenizerError(f"{path} holds a {type(found).__name__}, expected an object. Fetch it again.")
+        raise TokenizerError(f"{path.name} holds a {type(found).__name__}, expected an object. Fetch it again.")
     return found
 
 
@@ -106,12 +106,12 @@ def _special_tokens(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Add
     return special, [_token(value, special=True) for value in extra]
 
 
-def _added_tokens(folder: Path, config: dict[str, Any], special: set[str]) -> dict[int, AddedToken]:
+def _added_tokens(folder: Path, config: dict[str, Any], special: dict[str, AddedToken]) -> dict[int, AddedToken]:
     if "added_tokens_decoder" in config:
         added = {int(index): _token(value) for index, value in config["added_tokens_decoder"].items()}
     else:
         listed = read_json(folder / "added_tokens.json")
-        added = {int(index): _token(content, special=content in special) for content, index in listed.items()}
+        added = {int(index): special.get(content, _token(content)) for content, index in listed.items()}
     return dict(sorted(added.items()))
 
 

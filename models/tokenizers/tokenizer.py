@@ -72,8 +72,9 @@ class Tokenizer(ABC):
     def decode_batch(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
         """Return the text of each sequence of token ids, lists or arrays.
 
-        Ids that the tokenizer does not have, as where the model's vocabulary is larger, read as nothing in byte-level
-        BPE and as the unknown token in BlenderbotSmall, like the reference. Errors: RequestError for a negative id.
+        Ids that the tokenizer does not have, as where the model's vocabulary is larger, read as the reference has it:
+        as nothing, and in BlenderbotSmall as the unknown token. Errors: RequestError for a negative id, where the
+        reference has no answer.
         """
 
     @abstractmethod

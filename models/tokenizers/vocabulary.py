@@ -16,11 +16,11 @@ def read_vocabulary(folder: Path) -> tuple[dict[str, int], Merges]:
     model = read_json(folder / "tokenizer.json").get("model")
     if model is None:
         raise TokenizerError(
-            f"{folder} has no tokenizer: expected tokenizer.json, or vocab.json and merges.txt; "
+            f"there is no tokenizer: expected tokenizer.json, or vocab.json and merges.txt; "
             f"tokenizer.json and {' and '.join(missing)} are missing. Copy them there."
         )
     if model.get("type", "BPE") != "BPE" or "merges" not in model:
-        raise TokenizerError(f"{folder}/tokenizer.json holds a {model.get('type')} model, expected BPE.")
+        raise TokenizerError(f"tokenizer.json holds a {model.get('type')} model, expected BPE.")
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
     return model["vocab"], [(left, right) for left, right in pairs]
 
@@ -31,13 +31,16 @@ def read_merges(path: Path) -> Merges:
     Errors: TokenizerError with the number of a line that is not two tokens.
     """
     # Only \n ends a line: str.splitlines would also cut at U+0085 and its like, which tokens may hold
-    lines = path.read_bytes().decode("utf-8").split("\n")
+    try:
+        lines = path.read_bytes().decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path.name} is not UTF-8: {error}. Fetch it again.") from error
     merges = []
     for number, line in enumerate((line.removesuffix("\r") for line in lines), start=1):
         if not line or (number == 1 and line.startswith("#version")):
             continue
         left, _, right = line.partition(" ")
         if not left or not right or " " in right:
-            raise TokenizerError(f"{path}:{number}: expected two tokens, found {line!r}. Fetch the file again.")
+            raise TokenizerError(f"{path.name}:{number}: expected two tokens, found {line!r}. Fetch it again.")
         merges.append((left, right))
     return merges
