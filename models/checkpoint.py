@@ -71,6 +71,13 @@ class Checkpoint:
         for first_row, piece in self._pieces(name, where):
             target[first_row : first_row + len(piece)].copy_(piece)
 
+    def equal(self, name: str, other: str) -> bool:
+        """Whether two tensors hold the same values in the same shape, compared piece by piece."""
+        if self.tensors[name].shape != self.tensors[other].shape:
+            return False
+        pairs = zip(self._pieces(name, ()), self._pieces(other, ()), strict=True)
+        return all(torch.equal(piece, other_piece) for (_, piece), (_, other_piece) in pairs)
+
     def _pieces(self, name: str, where: tuple[slice, ...]) -> Iterator[tuple[int, Tensor]]:
         """The slice in pieces of rows that fit PIECE_BYTES, each with its first row in the slice."""
         stored = self.tensors[name]

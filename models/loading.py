@@ -5,6 +5,7 @@ filled from its slice of the file, so the peak is the model and one piece of a t
 """
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -55,7 +56,14 @@ def load_model(
     group = tensor_parallel_group(tensor_parallel)
     place = resolve_device(device, group)
     checkpoint = Checkpoint(source)
-    model = empty_model(name, config, group, place, resolve_dtype(dtype, place, checkpoint.dtype))
+    model = empty_model(
+        name,
+        config,
+        group,
+        place,
+        resolve_dtype(dtype, place, checkpoint.dtype),
+        apart=differing_copies(name, config, checkpoint),
+    )
     fill(model, checkpoint)
     model.generation_defaults = generation_defaults(raw_config, source.read_json("generation_config.json"))
     return model
@@ -88,12 +96,17 @@ def resolve_dtype(dtype: str, place: torch.device, stored: torch.dtype) -> torch
 
 
 def empty_model(
-    architecture: str, config: BartConfig | BloomConfig, group: TensorParallel, place: torch.device, dtype: torch.dtype
+    architecture: str,
+    config: BartConfig | BloomConfig,
+    group: TensorParallel,
+    place: torch.device,
+    dtype: torch.dtype,
+    apart: Collection[str] = (),
 ) -> LoadedModel:
-    """The model with memory for its parameters and nothing in it yet."""
+    """The model with memory for its parameters and nothing in it yet; `apart` names copies that are not tied."""
     with torch.device("meta"):
         model = model_class(architecture)(config, group)
-    _tie(model)
+    _tie(model, apart)
     for module in model.modules():
         if isinstance(module, SelfAttention | CrossAttention):
             module.allocate(place, dtype)
@@ -108,13 +121,32 @@ def empty_model(
     return model.eval()
 
 
-def _tie(model: LoadedModel) -> None:
+def _tie(model: LoadedModel, apart: Collection[str]) -> None:
     """Makes the names of TIED one parameter, where the configuration says that they are."""
     if not model.config.tie_word_embeddings:
         return
     names = [name for name, _ in model.named_parameters() if _canonical(name) in model.TIED]
-    for name in names[1:]:
+    for name in [name for name in names if _canonical(name) not in apart][1:]:
         _set_parameter(model, name, model.get_parameter(names[0]))
+
+
+def differing_copies(architecture: str, config: BartConfig | BloomConfig, checkpoint: Checkpoint) -> set[str]:
+    """Names that the configuration ties, but of which the file holds another matrix: the file wins.
+
+    Old .bin files hold every name of a tied matrix, so copies are compared and not just counted.
+    """
+    if not config.tie_word_embeddings:
+        return set()
+    stored_by_name = {_canonical(name): name for name in checkpoint.tensors}
+    present = [name for name in model_class(architecture).TIED if name in stored_by_name]
+    differing = {name for name in present[1:] if not checkpoint.equal(stored_by_name[present[0]], stored_by_name[name])}
+    if differing:
+        logger.warning(
+            "%s says that word embeddings are tied, but holds another matrix under %s; each is loaded as it stands.",
+            checkpoint.source.uri,
+            ", ".join(sorted(differing)),
+        )
+    return differing
 
 
 def _set_parameter(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
@@ -175,7 +207,8 @@ def _find(name: str, model: LoadedModel, stored_by_name: dict[str, str]) -> str 
     canonical = _canonical(name)
     if canonical in stored_by_name:
         return stored_by_name[canonical]
-    if canonical in model.TIED:
+    # An output head that is not tied must be there under its own name; embeddings are one matrix under several.
+    if canonical in model.TIED and (model.config.tie_word_embeddings or canonical != "lm_head.weight"):
         return next((stored_by_name[other] for other in model.TIED if other in stored_by_name), None)
     return None
 

@@ -10,9 +10,22 @@ if TYPE_CHECKING:
 
 FAMILY_MODULES = {
     "Bart": "models.families.bart",
+    "Blenderbot": "models.families.blenderbot",
+    "BlenderbotSmall": "models.families.blenderbot_small",
+    "Bloom": "models.families.bloom",
 }
+_SPEAKING = ("Model", "ForConditionalGeneration", "ForCausalLM")
 HEADS = {
-    "Bart": ("Model", "ForConditionalGeneration"),
+    "Bart": (*_SPEAKING, "ForSequenceClassification", "ForQuestionAnswering"),
+    "Blenderbot": _SPEAKING,
+    "BlenderbotSmall": _SPEAKING,
+    "Bloom": (
+        "Model",
+        "ForCausalLM",
+        "ForSequenceClassification",
+        "ForTokenClassification",
+        "ForQuestionAnswering",
+    ),
 }
 ARCHITECTURES = {family + head: FAMILY_MODULES[family] for family, heads in HEADS.items() for head in heads}
 

@@ -15,6 +15,7 @@ from models.families.encoder_decoder import (
     SelfAttention,
     clamp_half,
 )
+from models.families.heads import DecoderAlone, QuestionAnswering, SequenceClassification
 from models.layers.attention import AttentionContext, PackedAttention
 from models.layers.embedding import VocabularyEmbedding
 from models.layers.feedforward import activation
@@ -42,12 +43,14 @@ class BartEncoderLayer(nn.Module):
 
 
 class BartDecoderLayer(nn.Module):
-    def __init__(self, config: BartConfig, group: TensorParallel) -> None:
+    def __init__(self, config: BartConfig, group: TensorParallel, crosses: bool) -> None:
         super().__init__()
         self.self_attn = SelfAttention(config.d_model, config.decoder_attention_heads, group)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
-        self.encoder_attn = CrossAttention(config.d_model, config.decoder_attention_heads, group)
-        self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model)
+        if crosses:
+            self.encoder_attn = CrossAttention(config.d_model, config.decoder_attention_heads, group)
+            self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.crosses = crosses
         self.fc1 = ColumnLinear(config.d_model, config.decoder_ffn_dim, group)
         self.fc2 = RowLinear(config.decoder_ffn_dim, config.d_model, group)
         self.final_layer_norm = nn.LayerNorm(config.d_model)
@@ -65,7 +68,8 @@ class BartDecoderLayer(nn.Module):
     def rest(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
         """The layer after self-attention and its residual sum."""
         hidden_ND = self.self_attn_layer_norm(hidden_ND)
-        hidden_ND = self.encoder_attn_layer_norm(hidden_ND + self.encoder_attn(layer, hidden_ND, context))
+        if self.crosses:
+            hidden_ND = self.encoder_attn_layer_norm(hidden_ND + self.encoder_attn(layer, hidden_ND, context))
         return self.final_layer_norm(hidden_ND + self.fc2(self.activation(self.fc1(hidden_ND))))
 
 
@@ -86,13 +90,13 @@ class BartEncoder(nn.Module):
 
 
 class BartDecoder(nn.Module):
-    def __init__(self, config: BartConfig, group: TensorParallel) -> None:
+    def __init__(self, config: BartConfig, group: TensorParallel, crosses: bool = True) -> None:
         super().__init__()
         width = config.d_model
         self.embed_tokens = VocabularyEmbedding(config.vocab_size, width, group, config.embedding_scale)
         self.embed_positions = LearnedPositions(config.max_position_embeddings, width, POSITION_OFFSET)
         self.layernorm_embedding = nn.LayerNorm(width)
-        self.layers = nn.ModuleList(BartDecoderLayer(config, group) for _ in range(config.decoder_layers))
+        self.layers = nn.ModuleList(BartDecoderLayer(config, group, crosses) for _ in range(config.decoder_layers))
 
     def forward(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
         hidden_ND = self.embed(input_ids_N, positions_N)
@@ -126,3 +130,25 @@ class BartForConditionalGeneration(ConditionalGeneration):
     def __init__(self, config: BartConfig, group: TensorParallel) -> None:
         super().__init__(config, group)
         self.model = BartModel(config, group)
+
+
+class BartForSequenceClassification(SequenceClassification):
+    shifts_input = True
+
+    def __init__(self, config: BartConfig, group: TensorParallel) -> None:
+        super().__init__(config, group)
+        self.model = BartModel(config, group)
+
+
+class BartForQuestionAnswering(QuestionAnswering):
+    shifts_input = True
+
+    def __init__(self, config: BartConfig, group: TensorParallel) -> None:
+        super().__init__(config, group)
+        self.model = BartModel(config, group)
+
+
+class BartForCausalLM(DecoderAlone):
+    def __init__(self, config: BartConfig, group: TensorParallel) -> None:
+        super().__init__(config, group)
+        self.decoder = BartDecoder(config, group, crosses=False)

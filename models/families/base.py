@@ -27,13 +27,16 @@ class LoadedModel(nn.Module):
     config: BartConfig | BloomConfig
     group: TensorParallel
     generation_defaults: dict[str, Any]  # config.json's generation fields, overlaid by generation_config.json's
-    alibi_slopes: Tensor | None  # float32 [H], or None where positions are learned
 
     def __init__(self, config: BartConfig | BloomConfig, group: TensorParallel) -> None:
         super().__init__()
         self.config, self.group = config, group
         self.generation_defaults = {}
-        self.alibi_slopes = None
+
+    @property
+    def alibi_slopes(self) -> Tensor | None:
+        """ALiBi's slopes of this rank's heads, float32 [H]; None where positions are learned."""
+        return None
 
     @property
     def device(self) -> torch.device:

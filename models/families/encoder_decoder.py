@@ -116,7 +116,12 @@ class EncoderDecoderModel(LoadedModel):
     """The bare model of a family: encoder and decoder, apart and together. Forward: hidden states [B, T, D]."""
 
     is_encoder_decoder = True
-    TIED: ClassVar[tuple[str, ...]] = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    TIED: ClassVar[tuple[str, ...]] = (
+        "shared.weight",
+        "encoder.embed_tokens.weight",
+        "decoder.embed_tokens.weight",
+        "lm_head.weight",
+    )
     # BART makes missing decoder ids by shifting the input; the Blenderbots demand them.
     shifts_input: ClassVar[bool]
 
@@ -175,23 +180,37 @@ class EncoderDecoderModel(LoadedModel):
         self.check_ids(input_ids)
         packing = packing_of(input_ids, attention_mask)
         input_ids_N, lengths = packing.pack(input_ids), packing.lengths
-        decoder_packing = packing
         if decoder_input_ids is None:
-            decoder_ids_N = self.shifted(input_ids_N, lengths)
-        else:
-            self.check_ids(decoder_input_ids, "decoder_input_ids")
-            decoder_packing = packing_of(decoder_input_ids, None)
-            decoder_ids_N = decoder_packing.pack(decoder_input_ids)
-        memory = self.memory(input_ids_N, lengths)
-        context = PackedAttention(decoder_packing.lengths, causal=True, cross=memory)
-        positions_N = positions_of(decoder_packing.lengths).to(input_ids.device)
-        return self.decode(decoder_ids_N, positions_N, context), decoder_packing
+            return self.packed_hidden(input_ids_N, lengths), packing
+        self.check_ids(decoder_input_ids, "decoder_input_ids")
+        decoder_packing = packing_of(decoder_input_ids, None)
+        decoder_ids_N, decoder_lengths = decoder_packing.pack(decoder_input_ids), decoder_packing.lengths
+        return self.packed_hidden(input_ids_N, lengths, decoder_ids_N, decoder_lengths), decoder_packing
+
+    def packed_hidden(
+        self,
+        input_ids_N: Tensor,
+        lengths: list[int],
+        decoder_ids_N: Tensor | None = None,
+        decoder_lengths: list[int] | None = None,
+    ) -> Tensor:
+        """The decoder's hidden states of packed sequences, [tokens of the decoder, D], in one forward without a cache.
+
+        Without decoder ids the input is shifted, in the families that do so.
+        """
+        if decoder_ids_N is None or decoder_lengths is None:
+            decoder_ids_N, decoder_lengths = self.shifted(input_ids_N, lengths), lengths
+        context = PackedAttention(decoder_lengths, causal=True, cross=self.memory(input_ids_N, lengths))
+        return self.decode(decoder_ids_N, positions_of(decoder_lengths).to(input_ids_N.device), context)
 
     def memory(self, input_ids_N: Tensor, lengths: list[int]) -> EncoderMemory:
         """What the decoder needs of packed source sequences."""
+        return EncoderMemory(lengths, self.cross_keys_values(self.packed_encoded(input_ids_N, lengths)))
+
+    def packed_encoded(self, input_ids_N: Tensor, lengths: list[int]) -> Tensor:
+        """The encoder's hidden states [N, D] of packed sequences."""
         positions_N = positions_of(lengths).to(input_ids_N.device)
-        encoded_ND = self.encode(input_ids_N, positions_N, PackedAttention(lengths, causal=False))
-        return EncoderMemory(lengths, self.cross_keys_values(encoded_ND))
+        return self.encode(input_ids_N, positions_N, PackedAttention(lengths, causal=False))
 
     def shifted(self, input_ids_N: Tensor, lengths: list[int]) -> Tensor:
         """Decoder ids made from packed input: each sequence moved one to the right, the start token before it."""
@@ -210,7 +229,6 @@ class EncoderDecoderModel(LoadedModel):
 class ConditionalGeneration(EncoderDecoderModel):
     """Encoder, decoder and a head over the vocabulary. Forward: logits [B, T, V] of the decoder's positions."""
 
-    TIED: ClassVar[tuple[str, ...]] = (*EncoderDecoderModel.TIED, "lm_head.weight")
     ZERO_IF_ABSENT: ClassVar[tuple[str, ...]] = ("final_logits_bias",)
 
     model: EncoderDecoderModel

@@ -1,6 +1,8 @@
 """Between padded batches [B, T] and packed tokens [N]. It knows masks and lengths, no model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -27,6 +29,12 @@ class Packing:
         x_BT = x_N.new_zeros(*self.mask_BT.shape, *x_N.shape[1:])
         x_BT[self.mask_BT] = x_N
         return x_BT
+
+
+def lengths_to(lengths: Sequence[int], shorter: Sequence[int]) -> Tensor:
+    """Which packed tokens stay when each sequence is cut to a shorter length: 3, 2 to 2, 1 -> [0, 1, 3]."""
+    starts = accumulate(lengths, initial=0)
+    return torch.cat([torch.arange(start, start + kept) for start, kept in zip(starts, shorter, strict=False)])
 
 
 def packing_of(input_ids_BT: Tensor, attention_mask_BT: Tensor | None) -> Packing:

@@ -39,6 +39,7 @@ def alibi_slopes(num_heads: int) -> Tensor:
     of the series for 2 p heads. Source: Press et al. (arXiv 2108.12409), and its authors' code for other head counts.
     """
     power = 2 ** math.floor(math.log2(num_heads))
-    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
-    slopes += [2 ** (-8 * (2 * i + 1) / (2 * power)) for i in range(num_heads - power)]
-    return torch.tensor(slopes, dtype=torch.float32)
+    # Powers of a rounded base, in float32 as in the reference: at position 2000 the last bit of a slope is seen.
+    slopes_H = torch.tensor(2 ** (-8 / power)) ** torch.arange(1, power + 1)
+    more_H = torch.tensor(2 ** (-8 / (2 * power))) ** torch.arange(1, 2 * (num_heads - power) + 1, 2)
+    return torch.cat((slopes_H, more_H))

@@ -1,0 +1,267 @@
+"""BLOOM: one stack, norms before each sublayer, ALiBi instead of positions. It knows no cache.
+
+Source: BigScience, arXiv 2211.05100. Names of modules are those of the hub's checkpoints.
+"""
+
+from functools import cached_property
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from models.config import BloomConfig
+from models.families.decoder_only import DecoderOnlyModel
+from models.layers.attention import AttentionContext, PackedAttention
+from models.layers.embedding import VocabularyEmbedding, VocabularyHead
+from models.layers.feedforward import gelu_tanh
+from models.layers.linear import ColumnLinear, RowLinear
+from models.layers.packing import lengths_to, packing_of
+from models.layers.positions import alibi_slopes, positions_of
+from models.parallel import TensorParallel
+
+BLOOM_TIED = ("word_embeddings.weight", "lm_head.weight")
+
+
+class BloomAttention(nn.Module):
+    """Fused projections, head-major: rows are [heads, 3, head_dim], so a run of rows is whole heads of q, k and v."""
+
+    def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = group.share(config.n_head, "attention heads"), config.head_dim
+        self.query_key_value = ColumnLinear(config.hidden_size, 3 * config.hidden_size, group)
+        self.dense = RowLinear(config.hidden_size, config.hidden_size, group)
+
+    def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
+        q_NHK, k_NHK, v_NHK = self.project(hidden_ND)
+        return self.dense(context.attend(layer, q_NHK, k_NHK, v_NHK).flatten(1))
+
+    def ask(self, layer: int, hidden_ND: Tensor, rows_M: Tensor, context: AttentionContext) -> Tensor:
+        """Queries from some rows only, keys and values from all: [M, D]."""
+        q_NHK, k_NHK, v_NHK = self.project(hidden_ND)
+        return self.dense(context.attend(layer, q_NHK[rows_M], k_NHK, v_NHK).flatten(1))
+
+    def project(self, hidden_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q_NHK, k_NHK, v_NHK = self.query_key_value(hidden_ND).view(-1, self.num_heads, 3, self.head_dim).unbind(2)
+        return q_NHK, k_NHK, v_NHK
+
+
+class BloomMLP(nn.Module):
+    def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
+        super().__init__()
+        self.dense_h_to_4h = ColumnLinear(config.hidden_size, 4 * config.hidden_size, group)
+        self.dense_4h_to_h = RowLinear(4 * config.hidden_size, config.hidden_size, group)
+
+    def forward(self, hidden_ND: Tensor) -> Tensor:
+        return self.dense_4h_to_h(gelu_tanh(self.dense_h_to_4h(hidden_ND)))
+
+
+class BloomBlock(nn.Module):
+    """The residual leaves before each norm, or after it where apply_residual_connection_post_layernorm says so."""
+
+    def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
+        super().__init__()
+        self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.self_attention = BloomAttention(config, group)
+        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.mlp = BloomMLP(config, group)
+        self.residual_after_norm = config.apply_residual_connection_post_layernorm
+
+    def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
+        normed_ND = self.input_layernorm(hidden_ND)
+        residual_ND = normed_ND if self.residual_after_norm else hidden_ND
+        return self.rest(residual_ND + self.self_attention(layer, normed_ND, context))
+
+    def last(self, layer: int, hidden_ND: Tensor, last_B: Tensor, context: PackedAttention) -> Tensor:
+        """The rows `last_B` of what forward gives; only their queries and feed-forward are computed."""
+        normed_ND = self.input_layernorm(hidden_ND)
+        residual_ND = normed_ND if self.residual_after_norm else hidden_ND
+        attended_BD = self.self_attention.ask(layer, normed_ND, last_B, context.last())
+        return self.rest(residual_ND[last_B] + attended_BD)
+
+    def rest(self, hidden_ND: Tensor) -> Tensor:
+        """The layer after self-attention and its residual sum."""
+        normed_ND = self.post_attention_layernorm(hidden_ND)
+        residual_ND = normed_ND if self.residual_after_norm else hidden_ND
+        return residual_ND + self.mlp(normed_ND)
+
+
+class BloomModel(DecoderOnlyModel):
+    """The bare model. Forward: hidden states [B, T, D]."""
+
+    TIED = BLOOM_TIED
+    config: BloomConfig
+
+    def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
+        super().__init__(config, group)
+        self.word_embeddings = VocabularyEmbedding(config.vocab_size, config.hidden_size, group)
+        self.word_embeddings_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.h = nn.ModuleList(BloomBlock(config, group) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+
+    def decode(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:  # noqa: ARG002
+        hidden_ND = self.word_embeddings_layernorm(self.word_embeddings(input_ids_N))
+        for index, block in enumerate(self.h):
+            hidden_ND = block(index, hidden_ND, context)
+        return self.ln_f(hidden_ND)
+
+    def decode_last(self, input_ids_N: Tensor, positions_N: Tensor, context: PackedAttention) -> Tensor:  # noqa: ARG002
+        hidden_ND = self.word_embeddings_layernorm(self.word_embeddings(input_ids_N))
+        for index, block in enumerate(self.h[:-1]):
+            hidden_ND = block(index, hidden_ND, context)
+        final = cast(BloomBlock, self.h[-1])
+        return self.ln_f(final.last(len(self.h) - 1, hidden_ND, context.last_tokens(hidden_ND.device), context))
+
+    @property
+    def num_layers(self) -> int:
+        return self.config.n_layer
+
+    @property
+    def num_heads(self) -> int:
+        return self.group.share(self.config.n_head, "attention heads")
+
+    @property
+    def head_dim(self) -> int:
+        return self.config.head_dim
+
+    @cached_property
+    def _slopes_H(self) -> Tensor:
+        return alibi_slopes(self.config.n_head).chunk(self.group.size)[self.group.rank].to(self.device)
+
+    @property
+    def alibi_slopes(self) -> Tensor:
+        return self._slopes_H
+
+    @torch.inference_mode()
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        hidden_ND, packing = self.hidden_states(input_ids, attention_mask)
+        return packing.unpack(hidden_ND)
+
+
+class BloomWithHead(DecoderOnlyModel):
+    """A BLOOM inside, under its name in the files, and a head on its hidden states."""
+
+    TIED = BLOOM_TIED
+    config: BloomConfig
+
+    def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
+        super().__init__(config, group)
+        self.transformer = BloomModel(config, group)
+
+    def decode(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
+        return self.transformer.decode(input_ids_N, positions_N, context)
+
+    def decode_last(self, input_ids_N: Tensor, positions_N: Tensor, context: PackedAttention) -> Tensor:
+        return self.transformer.decode_last(input_ids_N, positions_N, context)
+
+    @property
+    def num_layers(self) -> int:
+        return self.transformer.num_layers
+
+    @property
+    def num_heads(self) -> int:
+        return self.transformer.num_heads
+
+    @property
+    def head_dim(self) -> int:
+        return self.transformer.head_dim
+
+    @property
+    def alibi_slopes(self) -> Tensor:
+        return self.transformer.alibi_slopes
+
+
+class BloomForCausalLM(BloomWithHead):
+    """Forward: logits [B, T, V]."""
+
+    def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
+        super().__init__(config, group)
+        self.lm_head = VocabularyHead(config.hidden_size, config.vocab_size, group)
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """Logits over the vocabulary, [N, V]; ask for the positions that choose a token and no others."""
+        logits_NV: Tensor = self.lm_head(hidden_ND)
+        return logits_NV
+
+    @torch.inference_mode()
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        hidden_ND, packing = self.hidden_states(input_ids, attention_mask)
+        return packing.unpack(self.logits(hidden_ND))
+
+
+class BloomForSequenceClassification(BloomWithHead):
+    """Classes of whole sequences, read at the last token that is no padding. Forward: logits [B, L]."""
+
+    def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
+        super().__init__(config, group)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+
+    def class_logits(self, input_ids_N: Tensor, lengths: list[int]) -> Tensor:
+        """Logits [B, L] of packed sequences, the last layer computed at one position each."""
+        ends = self._lengths_without_padding(input_ids_N, lengths)
+        if ends != lengths:
+            input_ids_N = input_ids_N[lengths_to(lengths, ends).to(input_ids_N.device)]
+        context = PackedAttention(ends, causal=True, alibi_slopes=self.alibi_slopes)
+        hidden_BD = self.decode_last(input_ids_N, positions_of(ends).to(input_ids_N.device), context)
+        logits_BL: Tensor = self.score(hidden_BD)
+        return logits_BL
+
+    def _lengths_without_padding(self, input_ids_N: Tensor, lengths: list[int]) -> list[int]:
+        """Lengths up to each sequence's last token that is not the padding id, which the reference reads.
+
+        Where padding and end token are one id, as in many finetuned checkpoints, the end tokens fall away too.
+        A sequence of nothing else keeps its first token.
+        """
+        pad = self.config.pad_token_id
+        if pad is None:
+            return lengths
+        ids, ends, first = input_ids_N.tolist(), [], 0
+        for length in lengths:
+            end = length
+            while end > 1 and ids[first + end - 1] == pad:
+                end -= 1
+            ends.append(end)
+            first += length
+        return ends
+
+    @torch.inference_mode()
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        self.check_ids(input_ids)
+        packing = packing_of(input_ids, attention_mask)
+        return self.class_logits(packing.pack(input_ids), packing.lengths)
+
+
+class BloomForTokenClassification(BloomWithHead):
+    """Classes of tokens. Forward: logits [B, T, L]."""
+
+    def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
+        super().__init__(config, group)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+
+    def token_logits(self, hidden_ND: Tensor) -> Tensor:
+        """Logits of hidden states: [N, L]."""
+        logits_NL: Tensor = self.classifier(hidden_ND)
+        return logits_NL
+
+    @torch.inference_mode()
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        hidden_ND, packing = self.hidden_states(input_ids, attention_mask)
+        return packing.unpack(self.token_logits(hidden_ND))
+
+
+class BloomForQuestionAnswering(BloomWithHead):
+    """Where an answer starts and ends. Forward: (start [B, T], end [B, T]), logits."""
+
+    def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
+        super().__init__(config, group)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+
+    def token_logits(self, hidden_ND: Tensor) -> Tensor:
+        """Start and end logits of hidden states: [N, 2]."""
+        logits_N2: Tensor = self.qa_outputs(hidden_ND)
+        return logits_N2
+
+    @torch.inference_mode()
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        hidden_ND, packing = self.hidden_states(input_ids, attention_mask)
+        start_BT, end_BT = packing.unpack(self.token_logits(hidden_ND)).unbind(-1)
+        return start_BT, end_BT

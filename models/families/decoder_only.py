@@ -1,0 +1,35 @@
+"""What models of one causal stack share: BLOOM, and the others' decoders when alone. It knows no layer."""
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from models.families.base import LoadedModel
+from models.layers.attention import AttentionContext, PackedAttention
+from models.layers.packing import Packing, packing_of
+from models.layers.positions import positions_of
+
+
+class DecoderOnlyModel(LoadedModel):
+    """One causal stack over packed tokens."""
+
+    is_encoder_decoder = False
+
+    @abstractmethod
+    def decode(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
+        """Hidden states of packed tokens, norms included: [N, D]. Positions count from 0 in each sequence."""
+
+    @abstractmethod
+    def decode_last(self, input_ids_N: Tensor, positions_N: Tensor, context: PackedAttention) -> Tensor:
+        """Hidden states of each sequence's last token, the last layer computed for these alone: [B, D]."""
+
+    def packed_hidden(self, input_ids_N: Tensor, lengths: list[int]) -> Tensor:
+        """Hidden states [N, D] of packed sequences, in one forward without a cache."""
+        context = PackedAttention(lengths, causal=True, alibi_slopes=self.alibi_slopes)
+        return self.decode(input_ids_N, positions_of(lengths).to(input_ids_N.device), context)
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Packing]:
+        """Hidden states [N, D] of a padded batch, and where they belong."""
+        self.check_ids(input_ids)
+        packing = packing_of(input_ids, attention_mask)
+        return self.packed_hidden(packing.pack(input_ids), packing.lengths), packing
