@@ -37,7 +37,7 @@ def run(config: JobConfig, on_event: Callable[[Event], None] = ignore) -> Manife
     so that the same call goes on where this one stopped.
     """
     job = plan(config)
-    store = job.output
+    config, store = job.config, job.output
     found = ledger.look(store)
     ledger.refuse_foreign(store, found, config.output.mode, job.job_record(), job.parts)
     account = Account(job, _done_already(job, found))

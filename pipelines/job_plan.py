@@ -1,7 +1,7 @@
 """A plan is all that a job will do: shards, units, columns, fingerprint. Making it starts nothing: no ray, no torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -13,7 +13,7 @@ from pipelines.config import JobConfig
 from pipelines.errors import ConfigError, InputError
 from pipelines.fingerprint import as_json, fingerprint
 from pipelines.read import ERROR_FIELD
-from pipelines.storage import Store, is_glob, open_filesystem
+from pipelines.storage import Store, absolute, is_glob, open_filesystem, without_secrets
 from pipelines.tasks import Checkpoint, Task, create_task
 from pipelines.units import Shard, Unit, cut, find_shards
 from pipelines.write import LEDGER_FIELDS, part_name
@@ -52,10 +52,13 @@ class JobPlan:
         return sum(unit.num_rows for unit in self.units)
 
     def job_record(self) -> dict[str, Any]:
-        """What `_batchloom/job.json` says."""
+        """What `_batchloom/job.json` says, and the manifest after it."""
+        job = as_json(asdict(self.config))
+        for section in ("input", "output"):
+            job[section]["storage_options"] = without_secrets(job[section]["storage_options"])
         return {
             "batchloom": version("batchloom"),
-            "job": asdict(self.config),
+            "job": job,
             "fingerprint": self.fingerprint,
             "fingerprint_of": dict(self.fingerprint_of),
         }
@@ -63,6 +66,7 @@ class JobPlan:
 
 def plan(config: JobConfig) -> JobPlan:
     """Look at the checkpoint and at every shard's footer. Raises ConfigError or ModelError for what cannot work."""
+    config = _with_absolute_paths(config)
     _check_numbers(config)
     checkpoint = models.describe(config.model, task=config.task)
     task = create_task(
@@ -102,6 +106,15 @@ def plan(config: JobConfig) -> JobPlan:
                 "config": asdict(checkpoint.config),
             }
         ),
+    )
+
+
+def _with_absolute_paths(config: JobConfig) -> JobConfig:
+    return replace(
+        config,
+        model=absolute(config.model),
+        input=replace(config.input, paths=tuple(absolute(path) for path in config.input.paths)),
+        output=replace(config.output, path=absolute(config.output.path)),
     )
 
 

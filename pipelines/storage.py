@@ -1,6 +1,7 @@
 """A store is a folder on any fsspec filesystem whose writes are seen whole or not at all. It knows no Parquet."""
 
 import os
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pipelines.errors import ConfigError
 
 TEMPORARY = "_batchloom/tmp"
 GLOB_CHARACTERS = "*?["
+SECRET = re.compile("key|secret|token|password|credential|signature|connection_string", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -108,5 +110,19 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     return filesystem, path
 
 
+def absolute(url: str) -> str:
+    """A local path made absolute, since workers have other working folders; URLs stay as they are."""
+    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
+
+
 def is_glob(path: str) -> bool:
     return any(character in path for character in GLOB_CHARACTERS)
+
+
+def without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that may be written down: endpoints and regions, but nothing that opens a door."""
+    return {
+        name: without_secrets(value) if isinstance(value, Mapping) else value
+        for name, value in options.items()
+        if not SECRET.search(name)
+    }

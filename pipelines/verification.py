@@ -39,6 +39,7 @@ class Verification:
 def verify(output: str, storage_options: Mapping[str, Any] | None = None) -> Verification:
     """Recount a finished output against its manifest and against its input.
 
+    Args: storage_options open the output, and the input together with those that the manifest holds (never secrets).
     Raises OutputError where there is no manifest to verify against.
     """
     store = Store(output, storage_options or {})
@@ -53,7 +54,7 @@ def verify(output: str, storage_options: Mapping[str, Any] | None = None) -> Ver
         f"{name}: it is in the output and not in the manifest"
         for name in sorted(set(found.parts) - {record.part for record in manifest.parts})
     ]
-    num_input_rows, input_problems = _check_input(manifest)
+    num_input_rows, input_problems = _check_input(manifest, storage_options or {})
     return Verification(
         num_parts=len(manifest.parts),
         num_rows=sum(num_rows for num_rows, _, _ in checked),
@@ -100,10 +101,11 @@ def _check_totals(manifest: Manifest) -> Iterator[str]:
             yield f"manifest: totals.{name} is {manifest.totals.get(name)}, and its parts sum to {value}"
 
 
-def _check_input(manifest: Manifest) -> tuple[int | None, list[str]]:
+def _check_input(manifest: Manifest, storage_options: Mapping[str, Any]) -> tuple[int | None, list[str]]:
     """Rows of the input as it is now, and where its units and the manifest's parts do not match one to one."""
     values = manifest.job["input"]
     known = {name: values[name] for name in InputConfig.__dataclass_fields__ if name in values}
+    known["storage_options"] = {**values["storage_options"], **storage_options}
     config = InputConfig(**{**known, "paths": tuple(values["paths"])})
     try:
         shards, _ = find_shards(config)
