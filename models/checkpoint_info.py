@@ -61,6 +61,7 @@ GENERATION_FIELDS = (
     "top_p",
     "typical_p",
 )
+SPECIAL_TOKEN_FIELDS = ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +107,20 @@ def describe(uri: str, task: str | None = None) -> CheckpointInfo:
 
 
 def generation_defaults(raw_config: Mapping[str, Any], raw_generation: Mapping[str, Any] | None) -> dict[str, Any]:
-    """config.json's generation fields, overlaid by generation_config.json's; nulls say nothing and are left out."""
-    defaults = {name: raw_config[name] for name in GENERATION_FIELDS if raw_config.get(name) is not None}
+    """How a checkpoint wants to generate; nulls say nothing and are left out.
+
+    As in the reference, generation_config.json speaks alone where it exists (what it leaves out is not looked up in
+    config.json), and only the ids of special tokens are filled in from there.
+    """
+    names = GENERATION_FIELDS if raw_generation is None else SPECIAL_TOKEN_FIELDS
+    defaults = {name: raw_config[name] for name in names if raw_config.get(name) is not None}
+    if raw_generation is not None:
+        return defaults | {
+            name: raw_generation[name] for name in GENERATION_FIELDS if raw_generation.get(name) is not None
+        }
     if raw_config.get("force_bos_token_to_be_generated") and "forced_bos_token_id" not in defaults:
         defaults["forced_bos_token_id"] = raw_config.get("bos_token_id")  # the old spelling
-    raw_generation = raw_generation or {}
-    return defaults | {name: raw_generation[name] for name in GENERATION_FIELDS if raw_generation.get(name) is not None}
+    return defaults
 
 
 def weight_file_names(source: ModelSource) -> list[str]:

@@ -11,9 +11,9 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 # Formats that are not ours, and none of our small files.
 _FOREIGN_SUFFIXES = {".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".ckpt", ".gguf", ".tflite"}
 _WEIGHT_SUFFIXES = {".safetensors", ".bin"}
+_PINNED = re.compile(r"hf://.+@[0-9a-f]{40}$")
+
+Listing = dict[str, dict[str, Any]]  # a store's entry for each file, by name
 
 
 @dataclass(frozen=True)
@@ -69,19 +72,29 @@ def local_folder(uri: str) -> Path:
 
 def open_source(uri: str) -> ModelSource:
     """Finds a model's files, fetching what is not local. Raises CheckpointError where there is no such folder."""
+    if _PINNED.match(uri) and (cached := _newest_cached(uri)):
+        return _cached_source(uri, cached)  # a commit never changes: no request at all
     filesystem, root = _filesystem_of(uri)
-    listing = _list(filesystem, root, uri)
-    names = tuple(sorted(listing))
+    try:
+        listing = _list(filesystem, root, uri)
+    except CheckpointError as error:
+        if uri.startswith("hf://") and (cached := _newest_cached(uri)):
+            logger.warning("%s Using the copy of it in %s.", error, cached)
+            return _cached_source(uri, cached)
+        raise
     if isinstance(filesystem, LocalFileSystem):
-        return ModelSource(uri, Path(root), filesystem, root, names)
-    everything = uri.startswith("hf://")
-    wanted = [name for name in names if _is_ours(name) and (everything or not _is_weight(name))]
-    if everything:
-        wanted = _one_weight_format(wanted)
-    folder = _fetch_once(filesystem, root, wanted, _cache_folder(uri, listing, wanted))
-    if everything:
-        return ModelSource(uri, folder, LocalFileSystem(), str(folder), tuple(wanted))
-    return ModelSource(uri, folder, filesystem, root, names)
+        return ModelSource(uri, Path(root), filesystem, root, tuple(sorted(listing)))
+    names = tuple(sorted(name for name in listing if _is_ours(name)))
+    if uri.startswith("hf://"):
+        names = _one_weight_format(names)
+        return _cached_source(uri, _fetch_once(filesystem, root, uri, {name: listing[name] for name in names}))
+    small = {name: listing[name] for name in names if not _is_weight(name)}
+    return ModelSource(uri, _fetch_once(filesystem, root, uri, small), filesystem, root, names)
+
+
+def _cached_source(uri: str, folder: Path) -> ModelSource:
+    names = tuple(sorted(path.name for path in folder.iterdir()))
+    return ModelSource(uri, folder, LocalFileSystem(), str(folder), names)
 
 
 def _filesystem_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -93,12 +106,14 @@ def _filesystem_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return filesystem, root
 
 
-def _list(filesystem: fsspec.AbstractFileSystem, root: str, uri: str) -> dict[str, dict[str, Any]]:
+def _list(filesystem: fsspec.AbstractFileSystem, root: str, uri: str) -> Listing:
     """Files directly in the folder, by name."""
     try:
         entries = filesystem.ls(root, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         entries = []
+    except Exception as error:  # each store has errors of its own: no network, no credentials, no permission
+        raise CheckpointError(f"Model {uri!r} cannot be listed: {type(error).__name__}: {error}") from error
     files = {PurePosixPath(entry["name"]).name: entry for entry in entries if entry["type"] == "file"}
     if not files or (len(files) == 1 and entries[0]["name"].rstrip("/") == root.rstrip("/")):
         found = "that is a file" if files else "no such folder, or it is empty"
@@ -116,40 +131,65 @@ def _is_weight(name: str) -> bool:
     return PurePosixPath(name).suffix in _WEIGHT_SUFFIXES
 
 
-def _one_weight_format(names: list[str]) -> list[str]:
+def _one_weight_format(names: tuple[str, ...]) -> tuple[str, ...]:
     """Safetensors where the hub has them, .bin files otherwise: never both, they hold the same."""
     if any(name.endswith(".safetensors") for name in names):
-        return [name for name in names if not name.endswith((".bin", ".bin.index.json"))]
+        return tuple(name for name in names if not name.endswith((".bin", ".bin.index.json")))
     return names
 
 
-def _cache_folder(uri: str, listing: dict[str, dict[str, Any]], wanted: Iterable[str]) -> Path:
-    marks = [(name, listing[name].get("size"), _version(listing[name])) for name in sorted(wanted)]
-    digest = hashlib.sha256(json.dumps([uri, marks], default=str).encode()).hexdigest()[:24]
-    home = os.environ.get("BATCHLOOM_CACHE") or os.path.join(os.path.expanduser("~"), ".cache", "batchloom")
-    return Path(home) / "models" / digest
-
-
-def _version(entry: dict[str, Any]) -> Any:
-    """What changes when a file's content does: the first of these that its store knows."""
-    keys = ("ETag", "etag", "blob_id", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "created")
-    return next((entry[key] for key in keys if entry.get(key)), None)
-
-
-def _fetch_once(filesystem: fsspec.AbstractFileSystem, root: str, names: list[str], folder: Path) -> Path:
-    """Copies files into `folder`; processes of one node wait for the first, and a broken copy is never seen."""
+def _fetch_once(filesystem: fsspec.AbstractFileSystem, root: str, uri: str, files: Listing) -> Path:
+    """Copies files to a folder of the cache; the node's processes wait for the first, none sees half a copy."""
+    folder = _cache_home() / f"{_digest(uri)}-{_digest([(name, _version(files[name])) for name in sorted(files)])}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if folder.is_dir():
             return folder
-        logger.info("fetching %d files of %s into %s", len(names), root, folder)
-        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+        logger.info("fetching %d files of %s into %s", len(files), uri, folder)
+        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
         try:
-            for name in names:
-                filesystem.get_file(f"{root.rstrip('/')}/{name}", str(partial / name))
+            for name, entry in files.items():
+                _fetch_file(filesystem, f"{root.rstrip('/')}/{name}", partial / name, entry, uri)
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _fetch_file(
+    filesystem: fsspec.AbstractFileSystem, remote: str, local: Path, entry: dict[str, Any], uri: str
+) -> None:
+    try:
+        filesystem.get_file(remote, str(local))
+    except Exception as error:  # as in _list
+        raise CheckpointError(
+            f"Model {uri!r}: fetching {local.name} failed: {type(error).__name__}: {error}"
+        ) from error
+    expected, found = entry.get("size"), local.stat().st_size
+    if expected is not None and found != expected:
+        raise CheckpointError(
+            f"Model {uri!r}: {local.name} should be {expected} bytes; {found} came. It changed meanwhile, or the "
+            "connection broke: try again."
+        )
+
+
+def _newest_cached(uri: str) -> Path | None:
+    folders = [path for path in _cache_home().glob(f"{_digest(uri)}-*") if path.is_dir()]
+    return max(folders, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _cache_home() -> Path:
+    home = os.environ.get("BATCHLOOM_CACHE") or os.path.join(os.path.expanduser("~"), ".cache", "batchloom")
+    return Path(home) / "models"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()[:16]
+
+
+def _version(entry: dict[str, Any]) -> Any:
+    """What changes when a file's content does: its size, and the first of these that its store knows."""
+    keys = ("ETag", "etag", "blob_id", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "created")
+    return entry.get("size"), next((entry[key] for key in keys if entry.get(key)), None)

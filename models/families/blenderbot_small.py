@@ -92,8 +92,8 @@ class BlenderbotSmallDecoder(nn.Module):
     def __init__(self, config: BartConfig, group: TensorParallel, crosses: bool = True) -> None:
         super().__init__()
         width = config.d_model
-        # No scale, whatever scale_embedding says: transformers 5.23, our reference, dropped it here (4.x and ParlAI have
-        # it). A norm follows at once, so that only its epsilon notices: 4e-4 in the logits of the parity test.
+        # No scale, whatever scale_embedding says: transformers 5.23, our reference, dropped it here (4.x and ParlAI
+        # have it). A norm follows at once, so that only its epsilon notices: 4e-4 in the logits of the parity test.
         self.embed_tokens = VocabularyEmbedding(config.vocab_size, width, group)
         self.embed_positions = LearnedPositions(config.max_position_embeddings, width)
         self.layernorm_embedding = nn.LayerNorm(width)
