@@ -75,6 +75,11 @@ class PackedAttention:
         k_SHK, v_SHK = self.cross.keys_values[layer]
         return self._cross_plan(q_NHK, k_SHK, v_SHK, scale=q_NHK.shape[-1] ** -0.5)
 
+    @property
+    def num_padded_tokens(self) -> int:
+        """Positions that self-attention computes, the groups' padding included."""
+        return sum(group.size * group.num_keys for group in self._self_plan.groups)
+
     def last_tokens(self, device: torch.device) -> Tensor:
         """Where each sequence's last token is among the packed: [B]."""
         return (torch.tensor(self.lengths).cumsum(0) - 1).to(device)

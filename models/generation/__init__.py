@@ -1,0 +1,1 @@
+"""Generation: requests in, tokens out. Start at engine.py; scheduler.py decides, runner.py computes."""

@@ -1,0 +1,35 @@
+"""Passes over the vocabulary: the normalizer of a softmax, and the best few of many. They know no search.
+
+[rows, vocabulary] is the largest thing that a step makes, so each pass over it is written once, here, and counted.
+"""
+
+import torch
+from torch import Tensor
+
+BLOCK = 128  # tokens a block: a maximum a block costs one streaming pass, and the best few of 400 maxima cost nothing
+
+
+def log_normalizer(logits_RV: Tensor) -> Tensor:
+    """The logarithm of each row's sum of exponentials, float32 [R]: logit minus this is a log-probability."""
+    return torch.logsumexp(logits_RV.float(), dim=-1)
+
+
+def top_candidates(logits_RV: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """The `num` largest of each row, best first: values [R, C] and tokens [R, C].
+
+    Exact in two levels: the best `num` tokens lie in the `num` blocks with the largest maxima.
+    """
+    vocab_size = logits_RV.shape[1]
+    num = min(num, vocab_size)
+    num_blocks = vocab_size // BLOCK
+    if num_blocks < 2 * num:
+        return logits_RV.topk(num)
+    body_RNK = logits_RV[:, : num_blocks * BLOCK].unflatten(1, (num_blocks, BLOCK))
+    block_RC = body_RNK.amax(2).topk(num).indices
+    value_RCK = body_RNK.gather(1, block_RC[:, :, None].expand(-1, -1, BLOCK))
+    tail_RK = logits_RV[:, num_blocks * BLOCK :]
+    pool_RP = torch.cat((value_RCK.flatten(1), tail_RK), dim=1)
+    value_RC, place_RC = pool_RP.topk(num)
+    in_block_RC = block_RC.gather(1, (place_RC // BLOCK).clamp(max=num - 1)) * BLOCK + place_RC % BLOCK
+    in_tail_RC = place_RC - num * BLOCK + num_blocks * BLOCK
+    return value_RC, torch.where(place_RC < num * BLOCK, in_block_RC, in_tail_RC)

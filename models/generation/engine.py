@@ -1,0 +1,126 @@
+"""The engine turns requests into tokens. It knows no text, no rows and no Ray.
+
+Requests wait, run and finish. In each step those that fit start, every running sequence gets one token, and what is
+done leaves and makes room: the batch never drains while work is left.
+
+    engine.py      the loop                         kv_cache.py    keys, values, and attention through them
+    scheduler.py   who runs                         history.py     what was said so far
+    runner.py      prompts and steps as tensors     processors.py  what may not be said, or must
+    cohort.py      requests that decode alike       beam.py, sampling.py   how tokens are chosen
+"""
+
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from models.errors import ParamsError
+from models.generation.params import GenerationParams
+from models.generation.runner import Runner
+from models.generation.scheduler import Scheduler
+from models.generation.sequence import Request, RequestOutput, SequenceOutput
+
+__all__ = ["Engine", "EngineStats", "RequestOutput", "SequenceOutput"]
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """What an engine did since it was made."""
+
+    num_steps: int = 0
+    busy_seconds: float = 0.0  # inside step()
+    num_prompt_tokens: int = 0  # of the prompts that were started
+    num_padded_prompt_tokens: int = 0  # positions that attention over prompts computed, padding included
+    num_output_tokens: int = 0  # of the answers returned
+
+
+class Engine:
+    """Serves any number of requests at a time with one model.
+
+    `max_batch_tokens`: prompt tokens computed in one step. `max_slots`: sequences that grow at a time.
+    """
+
+    def __init__(self, model: Any, max_batch_tokens: int = 16384, max_slots: int | None = None) -> None:
+        self.model = model
+        self.stats = EngineStats()
+        self._runner = Runner(model)
+        self._scheduler = Scheduler(
+            max_sequences=max_slots or 128, max_prompt_tokens=max_batch_tokens, max_cached_tokens=1 << 40
+        )
+        self._resolved: dict[GenerationParams, GenerationParams] = {}
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests that were added and are not answered yet."""
+        return self._scheduler.num_unfinished
+
+    def add(
+        self, request_id: Hashable, prompt_ids: Sequence[int], params: GenerationParams | None = None, seed: int = 0
+    ) -> None:
+        """Lets a request wait for a place. Raises RequestError if it cannot be served, ParamsError for its params."""
+        request = Request(
+            request_id,
+            list(prompt_ids),
+            self._resolve(params or GenerationParams()),
+            seed,
+            self.model.is_encoder_decoder,
+        )
+        request.check(self.model.config.vocab_size, self.model.max_positions)
+        self._scheduler.add(request)
+
+    @torch.inference_mode()
+    def step(self) -> list[RequestOutput]:
+        """Starts what fits, gives every running sequence one token, and returns what is answered."""
+        if not self.num_unfinished:
+            return []
+        begin = time.perf_counter()
+        started = self._scheduler.admit()
+        num_positions = self._runner.prefill(started) if started else 0
+        done = self._runner.decode()
+        for finished in done:
+            self._scheduler.release(finished.request)
+        outputs = [
+            RequestOutput(finished.request.request_id, len(finished.request.prompt_ids), finished.outputs)
+            for finished in done
+        ]
+        self._count(started, num_positions, outputs, time.perf_counter() - begin)
+        return outputs
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: GenerationParams | Sequence[GenerationParams] | None = None,
+        seed: int = 0,
+    ) -> list[RequestOutput]:
+        """Answers to all prompts, in their order; `params` for all of them or one for each."""
+        each = [params] * len(prompts) if params is None or isinstance(params, GenerationParams) else list(params)
+        if len(each) != len(prompts):
+            raise ParamsError(
+                f"{len(prompts)} prompts came with {len(each)} params; give one for all, or one for each."
+            )
+        for index, (prompt, own) in enumerate(zip(prompts, each, strict=True)):
+            self.add(index, prompt, own, seed=seed + index)
+        answers: dict[Hashable, RequestOutput] = {}
+        while self.num_unfinished:
+            answers |= {output.request_id: output for output in self.step()}
+        return [answers[index] for index in range(len(prompts))]
+
+    def _resolve(self, params: GenerationParams) -> GenerationParams:
+        if params not in self._resolved:
+            self._resolved[params] = params.resolve(self.model.generation_defaults)
+        return self._resolved[params]
+
+    def _count(
+        self, started: Sequence[Request], num_positions: int, outputs: Sequence[RequestOutput], seconds: float
+    ) -> None:
+        before = self.stats
+        self.stats = EngineStats(
+            num_steps=before.num_steps + 1,
+            busy_seconds=before.busy_seconds + seconds,
+            num_prompt_tokens=before.num_prompt_tokens + sum(len(request.prompt_ids) for request in started),
+            num_padded_prompt_tokens=before.num_padded_prompt_tokens + num_positions,
+            num_output_tokens=before.num_output_tokens
+            + sum(len(one.token_ids) for output in outputs for one in output.outputs),
+        )

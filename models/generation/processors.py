@@ -1,0 +1,217 @@
+"""Processors change the logits of tokens that may not come, must come, or came before. They know no model, no search.
+
+Every change is sparse and in place: the vocabulary is never copied. The meaning of each, and their order, are those of
+transformers (5.23, GenerationMixin._get_logits_processor).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from models.generation.history import History
+from models.generation.params import GenerationParams, as_ids
+
+INFINITY = torch.inf
+
+
+# A processor gets the logits [R, V], the history, and [R] to subtract for log-probabilities (None: it acts on logits).
+Processor = Callable[[Tensor, History, Tensor | None], None]
+
+
+def processors_of(params: GenerationParams) -> list[Processor]:
+    """The processors that resolved params ask for, in the order of application."""
+    chain: list[Processor] = []
+    if params.encoder_repetition_penalty != 1.0:
+        assert params.encoder_repetition_penalty is not None
+        chain.append(_encoder_repetition_penalty(1 / params.encoder_repetition_penalty))
+    if params.repetition_penalty != 1.0:
+        assert params.repetition_penalty is not None
+        chain.append(_repetition_penalty(params.repetition_penalty))
+    if params.no_repeat_ngram_size:
+        chain.append(_no_repeat_ngram(params.no_repeat_ngram_size))
+    if params.encoder_no_repeat_ngram_size:
+        chain.append(_encoder_no_repeat_ngram(params.encoder_no_repeat_ngram_size))
+    if params.bad_words_ids:
+        ends = {(end,) for end in params.eos_token_ids}
+        words = [tuple(word) for word in params.bad_words_ids if tuple(word) not in ends]
+        chain.extend(_bad_word(word) for word in words)
+    if params.eos_token_ids and (params.min_length or params.min_new_tokens):
+        chain.append(_min_length(params.eos_token_ids))
+    if params.forced_bos_token_id is not None:
+        chain.append(_forced((params.forced_bos_token_id,), lambda history, row: history.lengths[row] == 1))
+    if params.forced_eos_token_id is not None:
+        chain.append(
+            _forced(
+                as_ids(params.forced_eos_token_id),
+                lambda history, row: history.lengths[row] == history.requests[row].max_length - 1,
+            )
+        )
+    if params.exponential_decay_length_penalty is not None and params.eos_token_ids:
+        chain.append(_exponential_decay(*params.exponential_decay_length_penalty, params.eos_token_ids))
+    if params.suppress_tokens:
+        chain.append(_suppress(tuple(params.suppress_tokens)))
+    if params.begin_suppress_tokens:
+        chain.append(_begin_suppress(tuple(params.begin_suppress_tokens), params.forced_bos_token_id is not None))
+    return chain
+
+
+def needs_source(params: GenerationParams) -> bool:
+    """Whether a processor looks at the prompt's tokens apart from the decoder's."""
+    return params.encoder_repetition_penalty != 1.0 or bool(params.encoder_no_repeat_ngram_size)
+
+
+def _repetition_penalty(penalty: float) -> Processor:
+    def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
+        longest = max(history.lengths)
+        _penalize(logits_RV, _valid_tokens(history.tokens_RT[:, :longest], history.length_R), penalty, log_normalizer_R)
+
+    return process
+
+
+def _encoder_repetition_penalty(penalty: float) -> Processor:
+    def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
+        assert history.source_RS is not None
+        _penalize(logits_RV, history.source_RS, penalty, log_normalizer_R)
+
+    return process
+
+
+def _penalize(logits_RV: Tensor, tokens_RT: Tensor, penalty: float, log_normalizer_R: Tensor | None) -> None:
+    """Pushes tokens away from being chosen (penalty > 1) or towards it; a token that stands twice is changed once."""
+    values_RT = logits_RV.gather(1, tokens_RT).float()
+    if log_normalizer_R is not None:
+        values_RT -= log_normalizer_R[:, None]
+    values_RT = torch.where(values_RT < 0, values_RT * penalty, values_RT / penalty)
+    if log_normalizer_R is not None:
+        values_RT += log_normalizer_R[:, None]
+    logits_RV.scatter_(1, tokens_RT, values_RT.to(logits_RV.dtype))
+
+
+def _valid_tokens(tokens_RT: Tensor, length_R: Tensor) -> Tensor:
+    """Tokens with each row's first one in place of what lies after its length."""
+    is_valid_RT = torch.arange(tokens_RT.shape[1], device=tokens_RT.device) < length_R[:, None]
+    return torch.where(is_valid_RT, tokens_RT, tokens_RT[:, :1])
+
+
+def _no_repeat_ngram(size: int) -> Processor:
+    def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
+        tokens_RT = history.tokens_RT[:, : max(history.lengths)]
+        _ban_completions(logits_RV, history, tokens_RT, history.length_R, size)
+
+    return process
+
+
+def _encoder_no_repeat_ngram(size: int) -> Processor:
+    def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
+        assert history.source_RS is not None
+        assert history.source_length_R is not None
+        _ban_completions(logits_RV, history, history.source_RS, history.source_length_R, size)
+
+    return process
+
+
+def _ban_completions(logits_RV: Tensor, history: History, text_RT: Tensor, length_R: Tensor, size: int) -> None:
+    """Bans the tokens that would complete an n-gram of `text`: those after a place where the row's last size - 1 stand.
+
+    All windows are compared at once: 128 rows of 64 tokens are 8 thousand comparisons, cheaper than a lookup a row.
+    """
+    num_windows = text_RT.shape[1] - size + 1
+    if num_windows <= 0:
+        return
+    ends_T = torch.arange(size, size + num_windows, device=text_RT.device)
+    matches_RT = ends_T <= length_R[:, None]
+    suffix_start_R = history.length_R - (size - 1)
+    matches_RT &= (suffix_start_R >= 0)[:, None]
+    for offset in range(size - 1):
+        wanted_R1 = history.tokens_RT.gather(1, (suffix_start_R + offset).clamp(min=0)[:, None])
+        matches_RT &= text_RT[:, offset : offset + num_windows] == wanted_R1
+    rows, windows = matches_RT.nonzero(as_tuple=True)
+    logits_RV[rows, text_RT[rows, windows + size - 1]] = -INFINITY
+
+
+def _bad_word(word: tuple[int, ...]) -> Processor:
+    *prefix, last = word
+
+    def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
+        if not prefix:
+            logits_RV[:, last] = -INFINITY
+            return
+        start_R = history.length_R - len(prefix)
+        is_match_R = start_R >= 0
+        for offset, token in enumerate(prefix):
+            is_match_R &= history.tokens_RT.gather(1, (start_R + offset).clamp(min=0)[:, None])[:, 0] == token
+        logits_RV[is_match_R, last] = -INFINITY
+
+    return process
+
+
+def _min_length(eos_token_ids: tuple[int, ...]) -> Processor:
+    def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
+        rows = [row for row, length in enumerate(history.lengths) if length < history.requests[row].min_length]
+        _fill(logits_RV, rows, eos_token_ids)
+
+    return process
+
+
+def _suppress(token_ids: tuple[int, ...]) -> Processor:
+    def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
+        del history, log_normalizer_R
+        logits_RV[:, token_ids] = -INFINITY
+
+    return process
+
+
+def _begin_suppress(token_ids: tuple[int, ...], has_forced_bos: bool) -> Processor:
+    def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
+        rows = []
+        for row, (length, request) in enumerate(zip(history.lengths, history.requests, strict=True)):
+            start = request.num_start_tokens
+            # A forced first token is not the beginning that is meant; the one after it is.
+            begin = start + 1 if start == 1 and has_forced_bos else start
+            if length == begin:
+                rows.append(row)
+        _fill(logits_RV, rows, token_ids)
+
+    return process
+
+
+def _fill(logits_RV: Tensor, rows: list[int], token_ids: tuple[int, ...]) -> None:
+    """Bans tokens in some rows."""
+    if len(rows) == logits_RV.shape[0]:
+        logits_RV[:, token_ids] = -INFINITY
+    elif rows:
+        rows_M1 = torch.tensor(rows, device=logits_RV.device)[:, None]
+        logits_RV[rows_M1, torch.tensor(token_ids, device=logits_RV.device)] = -INFINITY
+
+
+def _forced(token_ids: tuple[int, ...], is_due: Callable[[History, int], bool]) -> Processor:
+    def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
+        rows = [row for row in range(len(history.lengths)) if is_due(history, row)]
+        if not rows:
+            return
+        rows_M = torch.tensor(rows, device=logits_RV.device)
+        logits_RV[rows_M] = -INFINITY
+        logits_RV[rows_M[:, None], torch.tensor(token_ids, device=logits_RV.device)] = 0.0
+        if log_normalizer_R is not None:
+            log_normalizer_R[rows_M] = 0.0  # log-probability 0, exact in every dtype
+
+    return process
+
+
+def _exponential_decay(start: int, factor: float, eos_token_ids: tuple[int, ...]) -> Processor:
+    """Makes end tokens likelier with each token after the first `start` new ones."""
+
+    def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
+        for row, (length, request) in enumerate(zip(history.lengths, history.requests, strict=True)):
+            excess = length - request.num_start_tokens - start
+            if excess <= 0:
+                continue
+            ids = list(eos_token_ids)
+            values = logits_RV[row, ids].float()
+            if log_normalizer_R is not None:
+                values = values - log_normalizer_R[row]
+            raised = values.abs() * (factor**excess - 1)
+            logits_RV[row, ids] += raised.masked_fill(~values.isfinite(), 0.0).to(logits_RV.dtype)
+
+    return process

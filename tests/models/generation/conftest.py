@@ -1,0 +1,81 @@
+"""Tiny random checkpoints whose generations are worth comparing: near ties are rare, end tokens come now and then."""
+
+import pytest
+import torch
+import transformers
+
+from models import load_model
+
+BART_LIKE = {
+    "vocab_size": 211,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 96,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
+}
+BLOOM = {
+    "vocab_size": 211,
+    "hidden_size": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 3,
+}
+FAMILIES = {
+    "bart": (transformers.BartConfig, transformers.BartForConditionalGeneration, BART_LIKE),
+    "blenderbot": (transformers.BlenderbotConfig, transformers.BlenderbotForConditionalGeneration, BART_LIKE),
+    "blenderbot_small": (
+        transformers.BlenderbotSmallConfig,
+        transformers.BlenderbotSmallForConditionalGeneration,
+        BART_LIKE,
+    ),
+    "bloom": (transformers.BloomConfig, transformers.BloomForCausalLM, BLOOM),
+    "bart_causal": (transformers.BartConfig, transformers.BartForCausalLM, {**BART_LIKE, "is_encoder_decoder": False}),
+}
+
+
+def make_checkpoint(folder, family, seed=0):
+    """The reference's model, saved for ours to read. Weights are large, or every answer would be one token repeated."""
+    config_class, model_class, settings = FAMILIES[family]
+    torch.manual_seed(seed)
+    model = model_class(config_class(**settings)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, 0.35)
+            else:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        if hasattr(model, "final_logits_bias"):
+            model.final_logits_bias.normal_(0.0, 0.5)
+            model.final_logits_bias[0, 2] = 2.0
+    model.generation_config = transformers.GenerationConfig(
+        **{name: settings[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in settings},
+        **({"decoder_start_token_id": 2} if family not in ("bloom", "bart_causal") else {}),
+    )
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """pair(family) -> (the reference's model, ours), made once."""
+    made = {}
+
+    def get(family):
+        if family not in made:
+            folder = tmp_path_factory.mktemp(family)
+            reference = make_checkpoint(folder, family)
+            made[family] = (reference, load_model(str(folder), dtype="float32", device="cpu"))
+        return made[family]
+
+    return get

@@ -1,0 +1,94 @@
+"""The engine: what it refuses, what it counts, and that a request's answer does not depend on its neighbours."""
+
+import pytest
+
+from models import Engine, GenerationParams
+from models.errors import RequestError
+
+PROMPTS = [[5, 9, 17, 30, 2], [44], list(range(10, 60)), [7, 7, 7], [100, 101, 102, 9, 8]]
+
+
+@pytest.mark.parametrize(
+    "params", [GenerationParams(max_new_tokens=9), GenerationParams(max_new_tokens=9, num_beams=3)]
+)
+def test_answers_are_the_same_alone_and_together_in_any_order(pair, params):
+    _, model = pair("bart")
+    alone = [Engine(model).generate([prompt], params)[0].outputs for prompt in PROMPTS]
+    for max_slots in (1, 4, 64):
+        together = Engine(model, max_slots=max_slots).generate(PROMPTS, params)
+        backwards = Engine(model, max_slots=max_slots).generate(PROMPTS[::-1], params)[::-1]
+        for one, two, three in zip(alone, together, backwards, strict=True):
+            tokens = [output.token_ids for output in one]
+            assert (
+                tokens == [output.token_ids for output in two.outputs] == [output.token_ids for output in three.outputs]
+            )
+
+
+def test_requests_with_different_params_share_a_batch(pair):
+    _, model = pair("bart")
+    each = [
+        GenerationParams(max_new_tokens=6),
+        GenerationParams(max_new_tokens=11, num_beams=2),
+        GenerationParams(max_new_tokens=9, num_beams=4, num_return_sequences=2),
+        GenerationParams(max_new_tokens=9, no_repeat_ngram_size=2),
+        GenerationParams(max_new_tokens=6),
+    ]
+    together = Engine(model).generate(PROMPTS, each)
+    for prompt, params, answer in zip(PROMPTS, each, together, strict=True):
+        alone = Engine(model).generate([prompt], params)[0]
+        assert [one.token_ids for one in answer.outputs] == [one.token_ids for one in alone.outputs]
+
+
+def test_requests_may_come_while_others_run(pair):
+    _, model = pair("bart")
+    params = GenerationParams(max_new_tokens=8, min_new_tokens=8)
+    engine = Engine(model, max_slots=2)
+    engine.add("first", PROMPTS[0], params)
+    answers = {output.request_id: output for _ in range(3) for output in engine.step()}
+    engine.add(("second", 2), PROMPTS[1], params)
+    while engine.num_unfinished:
+        answers |= {output.request_id: output for output in engine.step()}
+    assert set(answers) == {"first", ("second", 2)}
+    assert answers["first"].num_prompt_tokens == len(PROMPTS[0])
+    assert engine.step() == []
+
+
+def test_the_work_done_is_counted(pair):
+    _, model = pair("bart")
+    engine = Engine(model)
+    answers = engine.generate(PROMPTS, GenerationParams(max_new_tokens=5))
+    num_tokens = sum(map(len, PROMPTS))
+    assert engine.stats.num_prompt_tokens == num_tokens <= engine.stats.num_padded_prompt_tokens
+    assert engine.stats.num_output_tokens == sum(len(answer.outputs[0].token_ids) for answer in answers)
+    assert 1 <= engine.stats.num_steps <= 5
+    assert engine.stats.busy_seconds > 0
+
+
+def test_the_reason_tells_an_end_token_from_the_limit(pair):
+    _, model = pair("bart")
+    (ended,) = Engine(model).generate(
+        [PROMPTS[0]], GenerationParams(max_new_tokens=4, forced_eos_token_id=2, min_length=99)
+    )
+    assert (ended.outputs[0].token_ids[-1], ended.outputs[0].finish_reason) == (2, "eos")
+    (cut,) = Engine(model).generate([PROMPTS[0]], GenerationParams(max_new_tokens=4, suppress_tokens=[2]))
+    assert (len(cut.outputs[0].token_ids), cut.outputs[0].finish_reason) == (4, "length")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "message"),
+    [
+        ([], GenerationParams(), "empty"),
+        ([5] * 97, GenerationParams(), "97 tokens; the model has 96 positions"),
+        ([5, 211], GenerationParams(), "ids from 5 to 211"),
+        ([-1], GenerationParams(), "ids from -1"),
+        ([5], GenerationParams(max_new_tokens=97), "Set max_new_tokens to 96 at most"),
+        ([5], GenerationParams(max_length=1), "leaves no room"),
+    ],
+)
+def test_a_request_that_cannot_be_served_is_refused_and_the_others_go_on(pair, prompt, params, message):
+    _, model = pair("bart")
+    engine = Engine(model)
+    engine.add(0, PROMPTS[0], GenerationParams(max_new_tokens=2))
+    with pytest.raises(RequestError, match=message):
+        engine.add(1, prompt, params)
+    assert engine.num_unfinished == 1

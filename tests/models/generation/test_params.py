@@ -1,0 +1,93 @@
+"""GenerationParams: unknown and contradicting options are refused by name, and defaults come in the right order."""
+
+import pytest
+
+from models.errors import ParamsError
+from models.generation.params import GenerationParams
+
+CNN = {
+    "num_beams": 4,
+    "max_length": 142,
+    "min_length": 56,
+    "length_penalty": 2.0,
+    "early_stopping": True,
+    "eos_token_id": 2,
+}
+
+
+def test_unset_fields_take_the_checkpoints_values_and_then_the_references():
+    resolved = GenerationParams(length_penalty=0.5).resolve(CNN)
+    assert (resolved.num_beams, resolved.max_length, resolved.length_penalty) == (4, 142, 0.5)
+    assert (resolved.repetition_penalty, resolved.no_repeat_ngram_size) == (1.0, 0)
+
+
+def test_resolving_twice_changes_nothing():
+    resolved = GenerationParams(max_new_tokens=20).resolve(CNN)
+    assert resolved.resolve(CNN) == resolved
+    assert GenerationParams.from_dict(resolved.to_dict()).resolve(CNN) == resolved
+
+
+def test_without_any_length_twenty_new_tokens_come():
+    assert GenerationParams().resolve({}).max_new_tokens == 20
+
+
+def test_max_new_tokens_wins_over_the_checkpoints_max_length():
+    resolved = GenerationParams(max_new_tokens=7).resolve(CNN)
+    assert (resolved.max_new_tokens, resolved.max_length) == (7, None)
+
+
+def test_a_callers_max_length_wins_over_the_checkpoints_max_new_tokens():
+    resolved = GenerationParams(max_length=9).resolve({"max_new_tokens": 50})
+    assert (resolved.max_new_tokens, resolved.max_length) == (None, 9)
+
+
+def test_a_checkpoints_min_length_yields_to_a_callers_smaller_max_length():
+    assert GenerationParams(max_length=20).resolve(CNN).min_length == 20
+
+
+def test_beam_options_of_a_checkpoint_mean_nothing_to_a_greedy_search():
+    resolved = GenerationParams(num_beams=1).resolve(CNN)
+    assert (resolved.early_stopping, resolved.length_penalty) == (False, 1.0)
+
+
+def test_several_end_ids_are_kept():
+    assert GenerationParams(eos_token_id=[2, 5]).eos_token_ids == (2, 5)
+    assert GenerationParams(eos_token_id=2).eos_token_ids == (2,)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_beam": 4}, "did you mean num_beams"),
+        ({"num_beam_groups": 2}, "though transformers has it"),
+        ({"max_new_tokens": 0}, "max_new_tokens = 0"),
+        ({"num_beams": 2.5}, "num_beams = 2.5"),
+        ({"num_beams": True}, "num_beams = True"),
+        ({"temperature": -1.0, "top_p": 2}, "temperature = -1.0.*top_p = 2"),
+        ({"early_stopping": "sometimes"}, "early_stopping = 'sometimes'"),
+        ({"max_length": 9, "max_new_tokens": 9}, "max_length and max_new_tokens are both set"),
+        ({"min_new_tokens": 9, "max_new_tokens": 8}, "min_new_tokens = 9 is above"),
+        ({"num_beams": 2, "num_return_sequences": 3}, "above num_beams = 2"),
+        ({"do_sample": True, "num_beams": 3}, "do_sample with num_beams = 3"),
+        ({"do_sample": False, "temperature": 0.7}, "temperature = 0.7 needs do_sample"),
+        ({"forced_eos_token_id": 2, "suppress_tokens": [2]}, "is in suppress_tokens too"),
+        ({"bad_words_ids": [[]]}, "bad_words_ids"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(options, message):
+    with pytest.raises(ParamsError, match=message):
+        GenerationParams.from_dict(options)
+
+
+def test_options_that_change_no_token_are_let_pass():
+    assert GenerationParams.from_dict({"use_cache": True, "num_beam_groups": 1, "num_beams": 2}).num_beams == 2
+
+
+def test_greedy_search_refuses_several_answers():
+    with pytest.raises(ParamsError, match="one answer"):
+        GenerationParams(num_return_sequences=2).resolve({})
+
+
+def test_an_option_of_the_checkpoint_that_we_do_not_have_is_refused_by_name():
+    with pytest.raises(ParamsError, match="num_beam_groups = 2"):
+        GenerationParams().resolve({"num_beam_groups": 2})
