@@ -45,8 +45,13 @@ def main() -> int:
         parser.error("--rows must be at least 1.")
     prepare(num_rows)
     started = time.monotonic()
-    job, output, report = f"{DEMO}/job.yaml", f"{DEMO}/summaries", f"{DEMO}/report.html"
-    commands = ["run", job], ["verify", output], ["show", output, "--rows", "8"], ["report", output, "--html", report]
+    output, report = f"{DEMO}/summaries", f"{DEMO}/report.html"
+    commands = [
+        ["run", f"{DEMO}/job.yaml"],
+        ["verify", output],
+        ["show", output, "--columns", "reference,summary_text"],
+        ["report", output, "--html", report],
+    ]
     for command in commands:
         code = batchloom(*command)
         if code:

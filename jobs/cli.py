@@ -65,7 +65,7 @@ def run(
         config = _load(job, sets, flags)
         with output.watching() as watcher:
             manifest = pipelines.run(config, watcher)
-        output.finished(manifest)
+        output.finished(manifest, config.output.path)
 
 
 @app.command()
@@ -134,14 +134,17 @@ def verify(folder: Folder, as_json: Json = False) -> None:
 def show(
     folder: Folder,
     rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="How many rows.")] = 10,
+    columns: Annotated[str | None, typer.Option(metavar="A,B,...", help="Only these columns.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show some rows of an output, its totals and its errors; the job need not be finished."""
     with _command(as_json) as output:
+        from jobs.view import chosen_columns
+
         view = _look(folder)
         sample = view.sample(rows)
         output.result({"totals": view.totals, "errors_by_kind": view.errors_by_kind, "rows": sample})
-        output.rows(sample)
+        output.rows(sample, chosen_columns(sample, _names(columns)))
         output.view(view)
 
 
@@ -213,16 +216,20 @@ def _flags(
     keep_columns: str | None,
 ) -> dict[str, object]:
     """The options that were given, by name."""
-    kept = [name.strip() for name in keep_columns.split(",") if name.strip()] if keep_columns is not None else None
     given = {
         "--task": task,
         "--model": model,
         "--input": inputs or None,
         "--output": output,
         "--text-column": text_column,
-        "--keep-columns": kept,
+        "--keep-columns": _names(keep_columns),
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _names(text: str | None) -> list[str] | None:
+    """`id, url` as a list; an empty text is an empty list, which is not None."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _load(job: str | None, sets: list[str] | None, flags: dict[str, object]) -> "JobConfig":

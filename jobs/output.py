@@ -16,6 +16,7 @@ from rich.text import Text
 
 from jobs import wording
 from jobs.exit_codes import ExitCode
+from jobs.figures import Figures
 from jobs.progress import Progress
 from jobs.progress_line import LiveLine, PlainLines, planned
 from jobs.row_table import RowTable
@@ -47,10 +48,10 @@ class Output:
             for number, line in enumerate(value.splitlines() or [""]):
                 self.say(f"{name if number == 0 else '':<{column}}{line}")
 
-    def rows(self, rows: Sequence[Row]) -> None:
-        """Some rows of an output."""
+    def rows(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
+        """Some columns of some rows."""
         if rows and not self.as_json:
-            self._out.print(RowTable(rows))
+            self._out.print(RowTable(rows, columns))
 
     def result(self, value: Mapping[str, Any]) -> None:
         """A result under --json; nothing in words."""
@@ -90,9 +91,15 @@ class Output:
         if isinstance(event, Planned):
             self._err.print(planned(event))
 
-    def finished(self, manifest: Manifest) -> None:
-        """How a job ended."""
-        self.say(wording.outcome(manifest.totals, manifest.errors_by_kind), *wording.figures(manifest))
+    def finished(self, manifest: Manifest, path: str) -> None:
+        """How a job ended; `path` is the output as the person wrote it."""
+        self.pairs(
+            {
+                "Rows": wording.outcome(manifest.totals, manifest.errors_by_kind),
+                **Figures.of(manifest).words(),
+                "Output": path,
+            }
+        )
 
     def verified(self, found: Verification) -> None:
         """What a recount came to."""

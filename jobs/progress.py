@@ -32,20 +32,16 @@ class Progress:
                 self.stage = "Opening the output"
             case ReplicasStarting():
                 self.stage = "Starting Ray and loading the model"
-                self._remember()
             case UnitDone(record):
                 self.is_running = True
                 self.num_units_done += 1
                 self.num_rows_done += record.num_rows
                 self.num_tokens += record.num_input_tokens + record.num_output_tokens
                 self.num_errors += record.num_errors
-                self._remember()
+                self._window.append((self._clock(), self.num_rows_done, self.num_tokens))
             case Finished():
                 self.is_running = False
                 self.stage = "Closing the job"
-
-    def _remember(self) -> None:
-        self._window.append((self._clock(), self.num_rows_done, self.num_tokens))
 
     @property
     def seconds(self) -> float:
@@ -68,7 +64,10 @@ class Progress:
         return (self.num_rows - self.num_rows_done) / rate if rate else None
 
     def _rates(self) -> tuple[float, float]:
-        """Rows and tokens a second since the oldest unit of the window; until now, so that a stall shows."""
+        """Rows and tokens a second since the oldest unit of the window; until now, so that a stall shows.
+
+        The first unit sets the clock and is not counted: its time is mostly the start of Ray and of the model.
+        """
         if len(self._window) < 2:
             return 0.0, 0.0
         when, rows, tokens = self._window[0]

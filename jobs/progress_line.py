@@ -66,15 +66,16 @@ class PlainLines:
 
 def figures(progress: Progress) -> list[str]:
     """The most wanted first: what does not fit on a narrow terminal is left out from the end."""
-    left = progress.seconds_left
-    return [
+    rows, tokens, left = progress.rows_per_second, progress.tokens_per_second, progress.seconds_left
+    told = [
         f"{progress.num_rows_done:,}/{progress.num_rows:,} rows",
-        *([f"{wording.duration(left)} left"] if left else []),
-        *([wording.plural(progress.num_errors, "error")] if progress.num_errors else []),
-        f"{wording.rate(progress.rows_per_second)} rows/s",
-        f"{wording.rate(progress.tokens_per_second)} tokens/s",
+        f"{wording.duration(left)} left" if left else "",
+        wording.plural(progress.num_errors, "error") if progress.num_errors else "",
+        f"{wording.rate(rows)} rows/s" if rows else "",
+        f"{wording.rate(tokens)} tokens/s" if tokens else "",
         f"{progress.num_units_done:,}/{progress.num_units:,} units",
     ]
+    return [figure for figure in told if figure]
 
 
 def planned(event: Planned) -> str:

@@ -6,17 +6,17 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs.view import Row, is_answer
+from jobs.view import Row
 
-MIN_WIDTH = 16  # of a shortened column; where less is left for each, records are easier to read
+MIN_WIDTH = 20  # of a shortened column; where less is left for each, records are easier to read
 GAP = 2
 
 
 class RowTable:
-    """Renders rows of one schema, of the columns that answer; an error stands in place of its row's answer."""
+    """Renders some columns of rows; an error stands in place of its row's answer."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._columns = [name for name in rows[0] if is_answer(name)] if rows else []
+    def __init__(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
+        self._columns = columns
         self._rows = [[_cell(row, name) for name in self._columns] for row in rows]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:

@@ -6,7 +6,6 @@ that died is submitted again and resumes.
 
 import asyncio
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 from jobs import spec
 from jobs.exit_codes import ExitCode
+from pipelines import storage
 from pipelines.config import JobConfig
 from pipelines.errors import ConfigError, JobError
 
@@ -74,10 +74,9 @@ def absolute(config: JobConfig) -> tuple[JobConfig, list[str]]:
     local: list[str] = []
 
     def fixed(path: str) -> str:
-        if "://" in path:
-            return path
-        local.append(os.path.abspath(os.path.expanduser(path)))
-        return local[-1]
+        if "://" not in path:
+            local.append(storage.absolute(path))
+        return storage.absolute(path)
 
     config = replace(
         config,

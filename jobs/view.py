@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import ledger
-from pipelines.errors import OutputError
+from pipelines.errors import ConfigError, OutputError
 from pipelines.metrics import Manifest, UnitRecord, errors_by_kind, totals
 from pipelines.storage import Store
 from pipelines.write import FOOTER_KEY, LEDGER_FIELDS
@@ -41,10 +41,8 @@ class View:
 
     def sample(self, num_rows: int) -> list[Row]:
         """At most `num_rows` rows, from parts that are spread evenly over the output."""
-        filled = [record for record in self.records if record.num_rows]
-        num_chosen = min(len(filled), num_rows)
-        chosen = [filled[index * len(filled) // num_chosen] for index in range(num_chosen)]
-        rows_per_part = math.ceil(num_rows / max(num_chosen, 1))
+        chosen = spread([record for record in self.records if record.num_rows], num_rows)
+        rows_per_part = math.ceil(num_rows / max(len(chosen), 1))
         rows = [row for record in chosen for row in _first_rows(self.store, record.part, rows_per_part)]
         return rows[:num_rows]
 
@@ -68,9 +66,26 @@ def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
     return View(store, found.job["job"], None, tuple(records))
 
 
-def is_answer(column: str) -> bool:
-    """False for the columns that count and do not answer: token counts, the finish reason, the error."""
-    return column not in {field.name for field in LEDGER_FIELDS}
+def spread(records: Sequence[UnitRecord], most: int) -> list[UnitRecord]:
+    """At most `most` records, evenly over all."""
+    num_chosen = min(len(records), most)
+    return [records[index * len(records) // num_chosen] for index in range(num_chosen)]
+
+
+def chosen_columns(rows: Sequence[Row], asked: Sequence[str] | None = None) -> list[str]:
+    """The columns to show of `rows`: those asked for, else all but the ledger (token counts, finish reason, error).
+
+    Raises:
+        ConfigError: a column is not there.
+    """
+    there = list(rows[0]) if rows else []
+    if asked is None:
+        ledger_names = {field.name for field in LEDGER_FIELDS}
+        return [name for name in there if name not in ledger_names]
+    missing = [name for name in asked if name not in there]
+    if missing and there:
+        raise ConfigError(f"--columns: {', '.join(missing)} not in the output. It has: {', '.join(there)}.")
+    return list(asked)
 
 
 def _record(store: Store, part: str, size: int) -> UnitRecord | None:

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-from pipelines.metrics import Manifest
-
 
 def plural(count: int, noun: str) -> str:
     """`1 row`, `1,200 rows`."""
@@ -51,9 +49,3 @@ def outcome(totals: Mapping[str, int], errors_by_kind: Mapping[str, int]) -> str
     if not totals["errors"]:
         return f"{said}, no errors"
     return f"{said}, {plural(totals['errors'], 'error')} ({kinds(errors_by_kind)})"
-
-
-def figures(manifest: Manifest) -> list[str]:
-    """Time, speed and padding of a job's last run, as far as its manifest tells."""
-    timing, totals = manifest.timing, manifest.totals
-    return [duration(timing["wall_seconds"]), size(totals["bytes"])]

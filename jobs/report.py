@@ -1,0 +1,135 @@
+"""A report is an output in figures: rows, speed, padding, errors, lengths, samples. jobs/report_page.py draws it."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from jobs import wording
+from jobs.figures import Figures
+from jobs.view import Row, View, spread
+from pipelines.errors import ConfigError
+from pipelines.metrics import UnitRecord
+from pipelines.write import LEDGER_FIELDS
+
+MAX_PARTS = 64  # that lengths are read from: enough for a shape, and no report reads a whole archive
+NUM_BINS = 24
+NUM_SAMPLE_ROWS = 12
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How often each length occurs."""
+
+    edges: tuple[int, ...]
+    """Bin `i` counts lengths of `[edges[i], edges[i + 1])`, in tokens."""
+    counts: tuple[int, ...]
+    median: float
+    largest: int
+
+    @staticmethod
+    def of(lengths: Sequence[int]) -> "Histogram | None":
+        """None without lengths."""
+        if not lengths:
+            return None
+        largest = max(lengths)
+        width = math.ceil((largest + 1) / NUM_BINS)
+        counts = Counter(length // width for length in lengths)
+        num_bins = largest // width + 1
+        return Histogram(
+            edges=tuple(width * index for index in range(num_bins + 1)),
+            counts=tuple(counts[index] for index in range(num_bins)),
+            median=median(lengths),
+            largest=largest,
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """An output and what was read of it."""
+
+    view: View
+    input_lengths: Histogram | None
+    output_lengths: Histogram | None
+    """Of answered rows."""
+    num_rows_read: int
+    """Rows that the lengths are taken from."""
+    num_rows_truncated: int
+    """Of those."""
+    sample: list[Row]
+
+    @staticmethod
+    def of(view: View) -> "Report":
+        read = _read(view, spread(view.records, MAX_PARTS))
+        answered = read.filter(pc.is_null(read["error"]))
+        return Report(
+            view=view,
+            input_lengths=Histogram.of(answered["num_input_tokens"].to_pylist()),
+            output_lengths=Histogram.of(answered["num_output_tokens"].to_pylist()),
+            num_rows_read=read.num_rows,
+            num_rows_truncated=pc.sum(pc.greater(read["num_truncated_tokens"], 0)).as_py() or 0,
+            sample=view.sample(NUM_SAMPLE_ROWS),
+        )
+
+    @property
+    def figures(self) -> Figures | None:
+        """None until the job is finished."""
+        return Figures.of(self.view.manifest) if self.view.manifest else None
+
+    def words(self) -> dict[str, str]:
+        totals = self.view.totals
+        return {
+            "Job": f"{self.view.job['task']}, {self.view.job['model']}",
+            "State": "finished" if self.view.manifest else "not finished",
+            "Rows": wording.outcome(totals, self.view.errors_by_kind),
+            "Tokens": f"{totals['input_tokens']:,} read, {totals['output_tokens']:,} written",
+            **(self.figures.words() if self.figures else {}),
+            **{name: _words(lengths) for name, lengths in self.histograms().items()},
+        }
+
+    def values(self) -> dict[str, Any]:
+        return {
+            "finished": self.view.manifest is not None,
+            "totals": dict(self.view.totals),
+            "errors_by_kind": dict(self.view.errors_by_kind),
+            "timing": dict(self.view.manifest.timing) if self.view.manifest else None,
+            "lengths": {name: vars(lengths) for name, lengths in self.histograms().items()},
+        }
+
+    def histograms(self) -> dict[str, Histogram]:
+        named = {"Input lengths": self.input_lengths, "Output lengths": self.output_lengths}
+        return {name: lengths for name, lengths in named.items() if lengths is not None}
+
+    def write_html(self, path: str) -> None:
+        """One page that needs no other file.
+
+        Raises:
+            ConfigError: `path` cannot be written.
+        """
+        from jobs.report_page import page
+
+        try:
+            Path(path).write_text(page(self), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--html {path}: cannot be written: {error.strerror}.") from error
+
+
+def _read(view: View, records: Sequence[UnitRecord]) -> pa.Table:
+    """The token counts and errors of these parts' rows."""
+    schema = pa.schema(LEDGER_FIELDS)
+    tables = [schema.empty_table()]
+    for record in records:
+        with view.store.filesystem.open(view.store.path(record.part), "rb") as file:
+            tables.append(pq.read_table(file, columns=schema.names))
+    return pa.concat_tables(tables)
+
+
+def _words(lengths: Histogram) -> str:
+    return f"median {lengths.median:,.0f} tokens, longest {lengths.largest:,}"
