@@ -20,6 +20,7 @@ from jobs.figures import Figures
 from jobs.progress import Progress
 from jobs.progress_line import LiveLine, PlainLines, planned
 from jobs.row_table import RowTable
+from jobs.stray_lines import caught
 from jobs.view import Row, View
 from pipelines.metrics import Event, Finished, Manifest, Planned, ReplicasStarting, UnitDone
 from pipelines.verification import Verification
@@ -30,8 +31,8 @@ class Output:
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
-        self._out = Console(highlight=False, markup=False, emoji=False)
-        self._err = Console(highlight=False, markup=False, emoji=False, stderr=True)
+        self._out = _console()
+        self._err = _console(stderr=True)
 
     # ---------------------------------------------------------------------------------------------- words and JSON
 
@@ -79,23 +80,21 @@ class Output:
         """A watcher for `pipelines.run` that shows how far the job is."""
         if self.as_json:
             yield lambda event: self.result(event_values(event))
-        elif self._err.is_terminal:
-            progress = Progress()
-            with Live(LiveLine(progress), console=self._err, refresh_per_second=8, transient=True):
-                yield lambda event: self._show(progress, event)
-        else:
-            yield PlainLines(Progress(), lambda text: self._err.print(text, soft_wrap=True))
-
-    def _show(self, progress: Progress, event: Event) -> None:
-        progress(event)
-        if isinstance(event, Planned):
-            self._err.print(planned(event))
+            return
+        progress = Progress()
+        with caught(lambda line: console.print(line, soft_wrap=True)) as stderr:
+            console = _console(file=stderr)
+            if console.is_terminal:
+                with Live(LiveLine(progress), console=console, refresh_per_second=8, transient=True):
+                    yield lambda event: _show(console, progress, event)
+            else:
+                yield PlainLines(progress, lambda text: console.print(text, soft_wrap=True))
 
     def finished(self, manifest: Manifest, path: str) -> None:
         """How a job ended; `path` is the output as the person wrote it."""
         self.pairs(
             {
-                "Rows": wording.outcome(manifest.totals, manifest.errors_by_kind),
+                "Result": wording.outcome(manifest.totals, manifest.errors_by_kind),
                 **Figures.of(manifest).words(),
                 "Output": path,
             }
@@ -116,6 +115,17 @@ class Output:
         """What an output folder holds."""
         state = "" if view.manifest else "Not finished. So far: "
         self.say("", f"{state}{wording.outcome(view.totals, view.errors_by_kind)}")
+
+
+def _console(**changes: Any) -> Console:
+    """A console that takes what it prints for text: no markup, no emoji codes, no colours by guess."""
+    return Console(highlight=False, markup=False, emoji=False, **changes)
+
+
+def _show(console: Console, progress: Progress, event: Event) -> None:
+    progress(event)
+    if isinstance(event, Planned):
+        console.print(planned(event))
 
 
 def event_values(event: Event) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from pipelines.metrics import Event, Finished, Planned, ReplicasStarting, UnitDo
 
 WINDOW = 64  # finished units that a rate looks back on: long enough to be calm, short enough to follow a change
 
+MIN_SECONDS = 1.0  # before that, units that finish side by side look like a wonder of speed
+
 
 class Progress:
     """Feed it events; read it at any time. Rates count only what this run computed, never what it found done."""
@@ -68,8 +70,10 @@ class Progress:
 
         The first unit sets the clock and is not counted: its time is mostly the start of Ray and of the model.
         """
-        if len(self._window) < 2:
+        if not self._window:
             return 0.0, 0.0
         when, rows, tokens = self._window[0]
-        seconds = max(self._clock() - when, 1e-9)
+        seconds = self._clock() - when
+        if seconds < MIN_SECONDS:
+            return 0.0, 0.0
         return (self.num_rows_done - rows) / seconds, (self.num_tokens - tokens) / seconds

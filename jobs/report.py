@@ -88,7 +88,7 @@ class Report:
         return {
             "Job": f"{self.view.job['task']}, {self.view.job['model']}",
             "State": "finished" if self.view.manifest else "not finished",
-            "Rows": wording.outcome(totals, self.view.errors_by_kind),
+            "Result": wording.outcome(totals, self.view.errors_by_kind),
             "Tokens": f"{totals['input_tokens']:,} read, {totals['output_tokens']:,} written",
             **(self.figures.words() if self.figures else {}),
             **{name: _words(lengths) for name, lengths in self.histograms().items()},

@@ -44,8 +44,8 @@ def kinds(errors_by_kind: Mapping[str, int]) -> str:
 
 
 def outcome(totals: Mapping[str, int], errors_by_kind: Mapping[str, int]) -> str:
-    """`300 rows: 298 answered, 2 errors (2 too_long)`."""
-    said = f"{plural(totals['rows'], 'row')}: {totals['ok']:,} answered"
+    """`300 rows, all answered`, `300 rows, 298 answered, 2 errors (2 too_long)`."""
+    rows = plural(totals["rows"], "row")
     if not totals["errors"]:
-        return f"{said}, no errors"
-    return f"{said}, {plural(totals['errors'], 'error')} ({kinds(errors_by_kind)})"
+        return f"{rows}, all answered"
+    return f"{rows}, {totals['ok']:,} answered, {plural(totals['errors'], 'error')} ({kinds(errors_by_kind)})"
