@@ -13,6 +13,7 @@ from typing import Any
 from models.config import BartConfig, BloomConfig, read_config
 from models.errors import CheckpointError
 from models.hub import ModelSource, open_source
+from models.registry import architecture_of
 
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -95,7 +96,7 @@ def describe(uri: str, task: str | None = None) -> CheckpointInfo:
     defaults = generation_defaults(raw_config, source.read_json("generation_config.json"))
     defaults |= {key: value for key, value in task_params.items() if key != "prefix" and value is not None}
     return CheckpointInfo(
-        architecture=config.architectures[0] if config.architectures else "",
+        architecture=architecture_of(config),
         config=config,
         weights_hash=_hash_files(source, weight_files),
         tokenizer_hash=_hash_files(source, [name for name in TOKENIZER_FILES if name in source.file_names]),

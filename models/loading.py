@@ -19,7 +19,7 @@ from models.families.base import LoadedModel
 from models.families.encoder_decoder import CrossAttention, SelfAttention
 from models.hub import open_source
 from models.parallel import Part, TensorParallel, tensor_parallel_group
-from models.registry import model_class
+from models.registry import architecture_of, model_class
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +50,7 @@ def load_model(
             f"Model {uri!r} has no config.json, so it is no checkpoint. Found: {', '.join(source.file_names)}."
         )
     config = read_config(raw_config, where=f"config.json of {uri!r}")
-    name = architecture or (config.architectures[0] if config.architectures else None)
-    if name is None:
-        raise CheckpointError(f"config.json of {uri!r} names no architectures; pass architecture=, e.g. 'BartModel'.")
+    name = architecture_of(config, architecture)
     group = tensor_parallel_group(tensor_parallel)
     place = resolve_device(device, group)
     checkpoint = Checkpoint(source)
@@ -125,8 +123,9 @@ def _tie(model: LoadedModel, apart: Collection[str]) -> None:
     """Makes the names of TIED one parameter, where the configuration says that they are."""
     if not model.config.tie_word_embeddings:
         return
-    names = [name for name, _ in model.named_parameters() if _canonical(name) in model.TIED]
-    for name in [name for name in names if _canonical(name) not in apart][1:]:
+    tied = set(model.TIED) - set(apart)
+    names = [name for name, _ in model.named_parameters() if _canonical(name) in tied]
+    for name in names[1:]:
         _set_parameter(model, name, model.get_parameter(names[0]))
 
 

@@ -3,31 +3,58 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from models.config import ModelConfig
 from models.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from models.families.base import LoadedModel
 
-FAMILY_MODULES = {
-    "Bart": "models.families.bart",
-    "Blenderbot": "models.families.blenderbot",
-    "BlenderbotSmall": "models.families.blenderbot_small",
-    "Bloom": "models.families.bloom",
+# By model_type: how the family's classes begin, and where they are.
+FAMILIES = {
+    "bart": ("Bart", "models.families.bart"),
+    "blenderbot": ("Blenderbot", "models.families.blenderbot"),
+    "blenderbot-small": ("BlenderbotSmall", "models.families.blenderbot_small"),
+    "bloom": ("Bloom", "models.families.bloom"),
 }
-_SPEAKING = ("Model", "ForConditionalGeneration", "ForCausalLM")
+_SPEAKING = ("ForConditionalGeneration", "ForCausalLM", "Model")
+# By model_type: how the family's classes end. The first is taken where config.json names none.
 HEADS = {
-    "Bart": (*_SPEAKING, "ForSequenceClassification", "ForQuestionAnswering"),
-    "Blenderbot": _SPEAKING,
-    "BlenderbotSmall": _SPEAKING,
-    "Bloom": (
-        "Model",
+    "bart": (*_SPEAKING, "ForSequenceClassification", "ForQuestionAnswering"),
+    "blenderbot": _SPEAKING,
+    "blenderbot-small": _SPEAKING,
+    "bloom": (
         "ForCausalLM",
+        "Model",
         "ForSequenceClassification",
         "ForTokenClassification",
         "ForQuestionAnswering",
     ),
 }
-ARCHITECTURES = {family + head: FAMILY_MODULES[family] for family, heads in HEADS.items() for head in heads}
+ARCHITECTURES = {prefix + head: module for family, (prefix, module) in FAMILIES.items() for head in HEADS[family]}
+
+
+def architecture_of(config: ModelConfig, asked: str | None = None) -> str:
+    """The class to load: the one asked for, else config.json's first, else the family's language model.
+
+    model_type decides the family, as in the reference: blenderbot-90M says BlenderbotForConditionalGeneration and is a
+    blenderbot-small. Raises UnsupportedModelError where the family has no such class.
+    """
+    prefix, _ = FAMILIES[config.model_type]
+    known = [prefix + head for head in HEADS[config.model_type]]
+    named = asked or next(iter(config.architectures), known[0])
+    if named not in known and asked is None:
+        named = prefix + _head(named)
+    if named not in known:
+        raise UnsupportedModelError(
+            f"architecture {asked or config.architectures[0]!r} is not one that a {config.model_type} checkpoint "
+            f"can be loaded as. Use one of: {', '.join(known)}."
+        )
+    return named
+
+
+def _head(architecture: str) -> str:
+    """BlenderbotForConditionalGeneration -> ForConditionalGeneration, BartModel -> Model."""
+    return "For" + architecture.split("For", 1)[1] if "For" in architecture else "Model"
 
 
 def model_class(architecture: str) -> "type[LoadedModel]":
