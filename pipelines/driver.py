@@ -1,5 +1,6 @@
 """The driver takes a job from plan to manifest. What is done is what has a part; the rest is streamed through Ray."""
 
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pipelines.config import JobConfig
 from pipelines.errors import ErrorLimitError
 from pipelines.job_plan import JobPlan, plan
 from pipelines.metrics import (
+    READY_AT,
     Event,
     Finished,
     Manifest,
@@ -83,8 +85,8 @@ class Account:
     resumed: list[UnitRecord]
     computed: list[UnitRecord] = field(default_factory=list)
     measures: dict[str, float] = field(default_factory=dict)
-    started: float = field(default_factory=time.monotonic)
-    first_unit: float | None = None
+    started: float = field(default_factory=time.time)
+    ready_at: float = math.inf
 
     def __post_init__(self) -> None:
         done = {record.part for record in self.resumed}
@@ -103,6 +105,7 @@ class Account:
     def add(self, record: UnitRecord, measures: dict[str, float]) -> None:
         self.computed.append(record)
         self.num_errors += record.num_errors
+        self.ready_at = min(self.ready_at, measures.pop(READY_AT))
         for name, value in measures.items():
             self.measures[name] = self.measures.get(name, 0) + value
 
@@ -132,8 +135,10 @@ class Account:
         )
 
     def _timing(self) -> dict[str, Any]:
+        now = time.time()
         return {
-            "wall_seconds": time.monotonic() - self.started,
+            "wall_seconds": now - self.started,
+            "startup_seconds": min(self.ready_at, now) - self.started,  # until the first replica had its model
             "units_computed": len(self.computed),
             "units_resumed": len(self.resumed),
             **self.measures,

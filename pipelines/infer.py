@@ -1,10 +1,12 @@
 """Infer is the actor that Ray keeps a pool of: one replica, several units in flight. Policy is the engine's."""
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.metrics import READY_AT
 from pipelines.replica import start_replica
 from pipelines.work import Work
 
@@ -14,9 +16,11 @@ class Infer:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._replica = start_replica(**settings)
+        self._ready_at = time.time()
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         work = Work.from_batch(batch)
         assert work.requests is not None
         results = self._replica.answer(work.unit, work.requests)
-        yield work.with_results(results, self._replica.measures()).to_batch()
+        measures = {**self._replica.measures(), READY_AT: self._ready_at}
+        yield work.with_results(results, measures).to_batch()

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+READY_AT = "replica_ready_at"  # the measure that is a moment (seconds since 1970): when a replica had its model
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnitRecord:
