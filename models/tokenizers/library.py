@@ -2,7 +2,7 @@
 
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from models.tokenizers.tokenizer import (
     offsets_of,
 )
 
+_TEXTS_AT_A_TIME = 512
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -37,6 +38,8 @@ class LibraryTokenizer(Tokenizer):
         # Stored ones are the habits of whoever saved the file: bart-large-cnn's cuts inputs at 256 tokens
         backend.no_truncation()
         backend.no_padding()
+        if isinstance(backend.model, BPE):
+            backend.model.dropout = None  # for training: it cuts the same text differently each time
         self.name = name
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self._backend = backend
@@ -60,12 +63,11 @@ class LibraryTokenizer(Tokenizer):
     def encode_flat(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, add_special_tokens: bool = True
     ) -> tuple[Int32Array, Int32Array]:
-        encodings = self._run(self._backend.encode_batch_fast, texts, pairs, add_special_tokens)
-        offsets = offsets_of([len(encoding) for encoding in encodings])
-        ids = array("i")
-        for encoding in encodings:  # a list each is all that the library gives; array takes it in C
-            ids.fromlist(encoding.ids)
-        return np.asarray(ids), offsets
+        ids, lengths = array("i"), []
+        for encoding in self._run(self._backend.encode_batch_fast, texts, pairs, add_special_tokens):
+            ids.fromlist(encoding.ids)  # a list is all that the library gives; array reads it in C
+            lengths.append(len(encoding))
+        return np.asarray(ids), offsets_of(lengths)
 
     def encode_offsets(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
         return [
@@ -87,19 +89,28 @@ class LibraryTokenizer(Tokenizer):
 
     def _run(
         self, encode: Any, texts: Sequence[str], pairs: Sequence[str] | None, add_special_tokens: bool
-    ) -> list[Encoding]:
-        try:
-            inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-            return encode(inputs, add_special_tokens=add_special_tokens)
-        except (TypeError, ValueError):
-            # Not looked for beforehand: that would cost a pass over all characters for what never happens
-            check_texts(texts, pairs)
-            texts = [_LONE_SURROGATE.sub("\ufffd", text) for text in texts]
-            if pairs is not None:
-                pairs = [_LONE_SURROGATE.sub("\ufffd", pair) for pair in pairs]
-            inputs = texts if pairs is None else list(zip(texts, pairs, strict=True))
-            return encode(inputs, add_special_tokens=add_special_tokens)
+    ) -> Iterator[Encoding]:
+        """Encode some texts at a time: what the library returns takes 100 bytes a token until it is read."""
+        check_texts(texts, pairs)
+        for start in range(0, len(texts), _TEXTS_AT_A_TIME):
+            some = list(texts[start : start + _TEXTS_AT_A_TIME])
+            others = None if pairs is None else list(pairs[start : start + _TEXTS_AT_A_TIME])
+            try:
+                encodings = encode(_joined(some, others), add_special_tokens=add_special_tokens)
+            except (TypeError, UnicodeEncodeError):
+                # Not looked for beforehand: that would cost a pass over all characters for what never happens
+                some, others = _readable(some), None if others is None else _readable(others)
+                encodings = encode(_joined(some, others), add_special_tokens=add_special_tokens)
+            yield from encodings
 
     def _role(self, role: str, settings: Settings) -> int | None:
         content = role_content(role, settings)
         return None if content is None else self._backend.token_to_id(content)
+
+
+def _joined(texts: list[str], pairs: list[str] | None) -> list[Any]:
+    return texts if pairs is None else list(zip(texts, pairs, strict=True))
+
+
+def _readable(texts: list[str]) -> list[str]:
+    return [_LONE_SURROGATE.sub("\ufffd", text) for text in texts]

@@ -1,5 +1,7 @@
 import itertools
+import json
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from models import load_tokenizer
 from models.errors import RequestError
+from models.tokenizers import library
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,25 @@ def test_stored_truncation_and_padding_are_switched_off(bloom_folder):
     (short, long) = tokenizer.encode_batch(["a", "a b c d e f g h i j"])
     assert len(short) == 1
     assert len(long) >= 10
+
+
+def test_stored_dropout_is_switched_off(copy_of, bloom_folder, sentences):
+    """A trainer's BPE dropout cuts the same text differently each time."""
+    stored = json.loads((bloom_folder / "tokenizer.json").read_text())
+    stored["model"]["dropout"] = 0.5
+    tokenizer = load_tokenizer(copy_of(bloom_folder, tokenizer=stored))
+    assert tokenizer.encode_batch(sentences) == load_tokenizer(bloom_folder).encode_batch(sentences)
+
+
+def test_batches_larger_than_one_call_of_the_library_keep_their_order(tokenizer, monkeypatch, sentences):
+    texts = [f"{number} {sentence}" for number in range(3) for sentence in sentences]
+    expected = tokenizer.encode_batch(texts), tokenizer.encode_batch(texts, texts[::-1])
+    monkeypatch.setattr(library, "_TEXTS_AT_A_TIME", 4)
+    assert (tokenizer.encode_batch(texts), tokenizer.encode_batch(texts, texts[::-1])) == expected
+    ids, offsets = tokenizer.encode_flat(texts)
+    assert [ids[a:b].tolist() for a, b in pairwise(offsets)] == expected[0]
+    with pytest.raises(RequestError, match="text 17 is a float"):
+        tokenizer.encode_flat([*texts[:17], 1.5])
 
 
 @given(data=st.data())
