@@ -91,12 +91,18 @@ def _some(names: Sequence[str]) -> str:
 
 
 def open_job(store: Store, found: Found, mode: str, job: Mapping[str, Any]) -> None:
-    """Make the folder ready: take back the marks of a finished job, empty it under overwrite, and say whose it is."""
+    """Make the folder ready: take back the marks of a finished job, empty it under overwrite, and say whose it is.
+
+    Raises OutputError where the folder cannot be written, before anything is computed.
+    """
     names = store.names()
-    store.remove([name for name in (SUCCESS, MANIFEST) if name in names])
-    if mode == "overwrite":
-        store.remove(list(found.parts))
-    store.put(JOB, json.dumps(job, indent=1, sort_keys=True).encode())
+    try:
+        store.remove([name for name in (SUCCESS, MANIFEST) if name in names])
+        if mode == "overwrite":
+            store.remove(list(found.parts))
+        store.put(JOB, json.dumps(job, indent=1, sort_keys=True).encode())
+    except OSError as error:  # fsspec's filesystems translate refusals and missing buckets into it
+        raise OutputError(f"Output {store.url} cannot be written: {error}. Choose a folder that can be.") from error
 
 
 def whole_parts(store: Store, found: Found, planned: Collection[str]) -> list[UnitRecord]:
