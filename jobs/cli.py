@@ -25,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-JobFile = Annotated[str | None, typer.Argument(metavar="[JOB.YAML]", help="The job file.", show_default=False)]
+JobFile = Annotated[str | None, typer.Argument(metavar="JOB.YAML", help="The job file.", show_default=False)]
 Folder = Annotated[str, typer.Argument(metavar="OUTPUT", help="An output folder, or the job file that names it.")]
 Sets = Annotated[
     list[str] | None,

@@ -42,7 +42,8 @@ def from_record(job: Mapping[str, Any], source: str) -> JobConfig:
 
 def to_yaml(config: JobConfig) -> str:
     """A job file that says everything `config` says, defaults included."""
-    return yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=True)
+    # ASCII with escapes: as it stands, PyYAML writes U+0085 in a way that it reads back as a space.
+    return yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=False)
 
 
 def _resolve(

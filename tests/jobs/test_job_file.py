@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+
+from jobs.job_file import JobFile, JobFileError
+
+
+def read(tmp_path: Path, text: str) -> JobFile:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    return JobFile.read(str(path))
+
+
+def test_every_key_knows_its_line(tmp_path: Path) -> None:
+    file = read(tmp_path, "task: a\ninput:\n  paths:\n    - x\n  text_column: b\n")
+    assert file.lines == {("task",): 1, ("input",): 2, ("input", "paths"): 3, ("input", "text_column"): 5}
+
+
+def test_an_exponent_is_a_number_and_a_date_is_a_text(tmp_path: Path) -> None:
+    """PyYAML follows YAML 1.1, which reads 1e-3 as a text and 2024-01-01 as a date."""
+    assert read(tmp_path, "a: 1e-3\nb: 2024-01-01\nc: 1.5e+3\n").values == {"a": 0.001, "b": "2024-01-01", "c": 1500.0}
+
+
+def test_an_empty_file_has_no_values(tmp_path: Path) -> None:
+    assert read(tmp_path, "# nothing\n").values == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task: a\n\tmodel: b", "line 2  not valid YAML: while scanning for the next token"),
+        ("task: a\n\tmodel: b", "YAML is indented with spaces."),
+        ("task: a\npaths: [*.parquet]", "line 2  not valid YAML: while scanning an alias"),
+        ("task: a\npaths: [*.parquet]", "A path that starts with * needs quotes."),
+        ("task: a: b", "A text that holds ': ' needs quotes"),
+        ("seed: 1\ntask: a\nseed: 2", "line 3  not valid YAML: the key seed stands here a second time."),
+        ("\n- task", "line 2  not valid YAML: a job file is a mapping such as 'task: summarization'."),
+        ("task: [a", "not valid YAML: while parsing a flow sequence"),
+        ("task: a\x00", "not valid YAML"),
+    ],
+)
+def test_what_is_no_yaml_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(JobFileError) as caught:
+        read(tmp_path, text)
+    assert message in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(JobFileError, match=r"nope\.yaml has 1 problem:\n  the job file cannot be read: No such file"):
+        JobFile.read(str(tmp_path / "nope.yaml"))
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(JobFileError, match="it is not UTF-8 text"):
+        JobFile.read(str(tmp_path / "binary.yaml"))

@@ -1,0 +1,104 @@
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from jobs.progress import Progress
+from jobs.progress_line import PLAIN_SECONDS, LiveLine, PlainLines, figures
+from pipelines.metrics import Event, Planned, ReplicasStarting, UnitDone, UnitRecord
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def unit(num_rows: int = 100, **changes: Any) -> UnitDone:
+    values: dict[str, Any] = {
+        "part": "p", "shard": "s", "start": 0, "stop": num_rows, "num_rows": num_rows, "num_errors": 0,
+        "num_input_tokens": 900, "num_output_tokens": 100, "num_truncated_tokens": 0, "bytes": 1, "sha256": "x",
+    }  # fmt: skip
+    return UnitDone(UnitRecord(**values | changes))
+
+
+PLANNED = Planned(num_shards=2, num_units=10, num_rows=1000, num_units_done=2, num_rows_done=200)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def progress(clock: Clock) -> Progress:
+    progress = Progress(clock)
+    progress(PLANNED)
+    progress(ReplicasStarting())
+    return progress
+
+
+def test_rates_start_with_the_first_unit_and_leave_out_what_was_found_done(progress: Progress, clock: Clock) -> None:
+    clock.now = 60.0  # Ray and the model
+    progress(unit())
+    assert (progress.num_rows_done, progress.rows_per_second, progress.seconds_left) == (300, 0.0, None)
+    clock.now = 70.0
+    progress(unit(num_errors=3))
+    assert progress.rows_per_second == 10.0
+    assert progress.tokens_per_second == 100.0
+    assert progress.seconds_left == 60.0
+    assert progress.num_errors == 3
+
+
+def test_a_rate_sinks_while_nothing_comes(progress: Progress, clock: Clock) -> None:
+    progress(unit())
+    clock.now = 10.0
+    progress(unit())
+    clock.now = 100.0
+    assert progress.rows_per_second == 1.0
+
+
+def test_units_that_finish_at_once_give_no_rate(progress: Progress, clock: Clock) -> None:
+    """Two units in flight end side by side: the first line said 354 rows/s and 0.7 s left."""
+    progress(unit())
+    clock.now = 0.1
+    progress(unit())
+    assert progress.rows_per_second == 0.0
+
+
+def test_figures_come_in_the_order_in_which_they_are_wanted(progress: Progress, clock: Clock) -> None:
+    progress(unit())
+    clock.now = 10.0
+    progress(unit(num_errors=1))
+    assert figures(progress) == [
+        "400/1,000 rows", "1 min 00 s left", "1 error", "10.0 rows/s", "100 tokens/s", "4/10 units",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 200])
+def test_a_live_line_stays_one_line_at_every_width(progress: Progress, clock: Clock, width: int) -> None:
+    progress(unit())
+    clock.now = 10.0
+    progress(unit())
+    console = Console(width=width, force_terminal=True, color_system=None)
+    with console.capture() as captured:
+        console.print(LiveLine(progress))
+    (line,) = captured.get().rstrip("\n").split("\n")
+    assert len(line) <= width
+    assert ("4/10 units" in line) == (width >= 80)
+    assert "400/1" in line
+
+
+def test_plain_lines_are_few_and_the_last_one_comes(clock: Clock) -> None:
+    told: list[str] = []
+    watch = PlainLines(Progress(clock), told.append, clock)
+    events: list[Event] = [PLANNED, ReplicasStarting(), *[unit()] * 8]
+    for event in events:
+        clock.now += PLAIN_SECONDS / 4
+        watch(event)
+    assert told[0] == "1,000 rows of 2 shards in 10 units; 200 rows in 2 units are done already"
+    assert told[1] == "Starting Ray and loading the model"
+    assert [line.split()[0] for line in told[2:]] == ["300/1,000", "700/1,000", "1,000/1,000"]

@@ -1,0 +1,182 @@
+"""Every mistake that a person can make at the command line: one clear message, the right exit code, no traceback."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+Run = Callable[..., Any]
+
+
+def test_an_unknown_key_of_the_job_file(batchloom: Run, make_job: Run) -> None:
+    job = make_job(input={"paths": ["x"], "text_colum": "body"})
+    said = batchloom("run", job)
+    assert said.code == 2
+    assert said.err == (
+        f"Error: {job} has 1 problem:\n  line 6  input.text_colum: unknown key. Did you mean text_column?\n"
+    )
+    assert said.out == ""
+
+
+def test_no_job_at_all(batchloom: Run) -> None:
+    said = batchloom("run")
+    assert said.code == 2
+    assert said.err.startswith("Error: The command line has 4 problems:\n  task: required and not there.")
+
+
+def test_an_option_that_does_not_exist(batchloom: Run) -> None:
+    said = batchloom("run", "--modle", "x")
+    assert said.code == 2
+    assert "No such option: --modle" in said.err
+
+
+def test_a_glob_that_matches_nothing(batchloom: Run, make_job: Run, tmp_path: Path) -> None:
+    said = batchloom("run", make_job(), "--input", tmp_path / "none-*.parquet")
+    assert said.code == 2
+    assert "none-*.parquet' matches no file. Check the spelling" in said.err
+
+
+def test_a_column_that_is_missing(batchloom: Run, make_job: Run) -> None:
+    said = batchloom("run", make_job(), "--text-column", "body", "--keep-columns", "id, url")
+    assert said.code == 2
+    assert "Columns 'body', 'url' are not in the input. It has: id, text, note." in said.err
+
+
+def test_a_column_that_is_not_text(batchloom: Run, make_job: Run) -> None:
+    said = batchloom("run", make_job(), "--text-column", "id")
+    assert said.code == 2
+    assert "Column 'id' holds int64, not text. Choose a column of strings as input.text_column." in said.err
+
+
+def test_a_folder_that_is_no_checkpoint(batchloom: Run, make_job: Run, tmp_path: Path) -> None:
+    said = batchloom("run", make_job(), "--model", tmp_path)
+    assert said.code == 2
+    assert said.err.startswith("Error: ")
+    assert str(tmp_path) in said.err
+    assert "config.json" in said.err
+
+
+def test_a_model_that_is_nowhere(batchloom: Run, make_job: Run, tmp_path: Path) -> None:
+    said = batchloom("run", make_job(), "--model", tmp_path / "nowhere")
+    assert said.code == 2
+    assert "nowhere" in said.err
+
+
+def test_a_file_that_is_no_parquet(batchloom: Run, make_job: Run, corpus: Path) -> None:
+    (corpus / "broken.parquet").write_bytes(b"PAR1 no more")
+    said = batchloom("run", make_job())
+    assert said.code == 2
+    assert "1 of 4 input files cannot be read as Parquet:" in said.err
+    assert "broken.parquet" in said.err
+
+
+def test_shards_whose_columns_do_not_go_together(batchloom: Run, make_job: Run, corpus: Path) -> None:
+    pq.write_table(pa.table({"id": [[1]], "text": ["a"]}), corpus / "z.parquet")
+    said = batchloom("run", make_job())
+    assert said.code == 2
+    assert "The column types of z.parquet do not go together" in said.err
+
+
+def test_an_unknown_generation_option(batchloom: Run, make_job: Run) -> None:
+    said = batchloom("run", make_job(), "--set", "generation.num_beam=2")
+    assert said.code == 2
+    assert "num_beam" in said.err
+    assert "num_beams" in said.err
+
+
+def test_an_unknown_task_option(batchloom: Run, make_job: Run) -> None:
+    said = batchloom("run", make_job(), "--set", "task_options.long_document=truncate")
+    assert said.code == 2
+    assert "did you mean long_documents?" in said.err
+
+
+def test_a_number_out_of_range(batchloom: Run, make_job: Run) -> None:
+    said = batchloom("run", make_job(), "--set", "input.rows_per_unit=0")
+    assert said.code == 2
+    assert "input.rows_per_unit: is 0, must be at least 1." in said.err
+
+
+def test_a_protocol_that_nobody_knows(batchloom: Run, make_job: Run) -> None:
+    said = batchloom("run", make_job(), "--input", "s4://bucket/x.parquet")
+    assert said.code == 2
+    assert "s4" in said.err
+
+
+def test_an_output_of_another_configuration(batchloom: Run, finished: Any) -> None:
+    said = batchloom("run", finished.job, "--set", "generation.max_length=9")
+    assert said.code == 2
+    assert "belongs to another configuration:\n  generation.max_length was 8, is 9\n" in said.err
+    assert "output.mode: overwrite" in said.err
+
+
+def test_an_output_that_must_be_empty(batchloom: Run, finished: Any) -> None:
+    said = batchloom("run", finished.job, "--set", "output.mode=error")
+    assert said.code == 2
+    assert "is not empty" in said.err
+
+
+def test_an_output_that_holds_other_files(batchloom: Run, make_job: Run, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("")
+    said = batchloom("run", make_job(), "--output", tmp_path / "photos")
+    assert said.code == 2
+    assert "photos holds files that no batchloom job wrote (a.jpg)" in said.err
+
+
+def test_an_output_beside_the_shards(batchloom: Run, make_job: Run, corpus: Path) -> None:
+    said = batchloom("run", make_job(), "--output", corpus)
+    assert said.code == 2
+    assert "Choose an output folder beside the input." in said.err
+
+
+def test_an_output_that_cannot_be_written(batchloom: Run, make_job: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said = batchloom("run", make_job(), "--output", tmp_path / "file")
+    assert said.code == 2
+    assert f"Error: Output {tmp_path}/file cannot be written: [Errno 20] Not a directory" in said.err
+
+
+@pytest.mark.parametrize("command", ["verify", "show", "status", "report"])
+def test_a_folder_that_holds_no_output(batchloom: Run, tmp_path: Path, command: str) -> None:
+    said = batchloom(command, tmp_path)
+    assert said.code == 2
+    assert f"{tmp_path} holds no batchloom output. Check the path" in said.err
+
+
+def test_a_column_to_show_that_is_not_there(batchloom: Run, finished: Any) -> None:
+    said = batchloom("show", finished.output, "--columns", "url")
+    assert said.code == 2
+    assert "--columns: url not in the output. It has: id, summary_text, " in said.err
+
+
+def test_a_report_that_cannot_be_written(batchloom: Run, finished: Any, tmp_path: Path) -> None:
+    said = batchloom("report", finished.output, "--html", tmp_path / "none" / "report.html")
+    assert said.code == 2
+    assert "cannot be written: No such file or directory." in said.err
+
+
+def test_an_error_under_json_is_a_line_of_json(batchloom: Run, make_job: Run) -> None:
+    said = batchloom("run", make_job(), "--text-column", "id", "--json")
+    (line,) = said.out.splitlines()
+    assert json.loads(line) | {"message": ""} == {"event": "error", "kind": "InputError", "message": "", "exit_code": 2}
+
+
+def test_the_error_limit_has_an_exit_code_of_its_own(process: Run, finished: Any, tmp_path: Path) -> None:
+    limit = ["--set", "limits.max_error_rate=0.01", "--output", tmp_path / "limited"]
+    said = process("run", finished.job, *limit)
+    assert said.code == 3
+    assert "limits.max_error_rate is 0.01. Finished parts are kept." in said.err
+    assert "Traceback" not in said.err
+
+
+def test_what_nobody_expected_keeps_its_traceback(batchloom: Run, make_job: Run, monkeypatch: Any) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("pipelines.run", broken, raising=False)
+    with pytest.raises(ZeroDivisionError):
+        batchloom("run", make_job())
