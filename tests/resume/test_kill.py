@@ -49,13 +49,17 @@ def parts(output: Path) -> dict[str, bytes]:
 
 def kill_when(process: subprocess.Popen, output: Path, num_parts: int) -> None:
     """SIGKILL the driver alone, as the kernel's out-of-memory killer would, once that many parts are there."""
+    wait_for_parts(process, output, num_parts)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def wait_for_parts(process: subprocess.Popen, output: Path, num_parts: int) -> None:
     deadline = time.monotonic() + 120
     while len(list(output.glob("*.parquet"))) < num_parts:
         assert process.poll() is None, process.stdout.read().decode()
         assert time.monotonic() < deadline, "no progress"
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def wait_until_quiet(output: Path) -> dict[str, bytes]:
@@ -93,27 +97,41 @@ def test_a_job_killed_three_times_ends_like_one_that_was_not(job_file: Path, tmp
     assert manifest.num_rows == NUM_ROWS
 
 
-def test_a_killed_driver_leaves_no_process_behind(job_file: Path, tmp_path: Path) -> None:
+def test_a_killed_replica_is_replaced_and_no_row_is_lost(job_file: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("BATCHLOOM_TEST_RUN", str(tmp_path))
+    output = tmp_path / "out"
+    process = start(job_file, output)
+    wait_for_parts(process, output, 2)
+    replicas = [pid for pid, line in processes_with(f"BATCHLOOM_TEST_RUN={tmp_path}").items() if "Infer" in line]
+    assert len(replicas) == 1
+    os.kill(replicas[0], signal.SIGKILL)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed.decode()
+    verification = pipelines.verify(str(output))
+    assert verification.ok, verification.problems
+    assert verification.num_rows == NUM_ROWS
+
+
+def test_a_killed_driver_leaves_no_process_behind(job_file: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("BATCHLOOM_TEST_RUN", str(tmp_path))
+    process = start(job_file, tmp_path / "out")
+    monkeypatch.delenv("BATCHLOOM_TEST_RUN")
+    kill_when(process, tmp_path / "out", 1)
     marker = f"BATCHLOOM_TEST_RUN={tmp_path}"
-    os.environ["BATCHLOOM_TEST_RUN"] = str(tmp_path)
-    try:
-        kill_when(start(job_file, tmp_path / "out"), tmp_path / "out", 1)
-    finally:
-        del os.environ["BATCHLOOM_TEST_RUN"]
     deadline = time.monotonic() + 30
     while left := processes_with(marker):
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
 
 
-def processes_with(marker: str) -> list[str]:
-    """Command lines of the processes that carry a variable in their environment."""
-    found = []
+def processes_with(marker: str) -> dict[int, str]:
+    """Command lines, by process id, of the other processes that carry a variable in their environment."""
+    found = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             try:
                 if marker.encode() in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
     return found
