@@ -1,8 +1,10 @@
 """Lays what the small files say over a backend of the tokenizers library. It reads no files."""
 
+import json
+from typing import Any
+
 from tokenizers import Tokenizer as LibraryBackend
-from tokenizers.pre_tokenizers import ByteLevel, Sequence
-from tokenizers.processors import RobertaProcessing, TemplateProcessing
+from tokenizers.processors import TemplateProcessing
 
 from models.errors import TokenizerError
 from models.tokenizers.settings import Settings
@@ -54,12 +56,20 @@ def add_tokens(backend: LibraryBackend, settings: Settings) -> None:
 
 def set_prefix_space(backend: LibraryBackend, add_prefix_space: bool) -> None:
     """Let texts that start without white space get a space in front, or not."""
-    parts = [backend.pre_tokenizer]
-    if isinstance(backend.pre_tokenizer, Sequence):
-        parts = list(backend.pre_tokenizer)  # type: ignore[call-overload]  # views, not copies
-    for part in (*parts, backend.post_processor):  # the post-processor trims offsets by it
-        if isinstance(part, ByteLevel | RobertaProcessing):
-            part.add_prefix_space = add_prefix_space
+    backend.pre_tokenizer = _with_prefix_space(backend.pre_tokenizer, add_prefix_space)
+    backend.post_processor = _with_prefix_space(backend.post_processor, add_prefix_space)  # trims offsets by it
+
+
+def _with_prefix_space(part: Any, add_prefix_space: bool) -> Any:
+    """By way of the part's JSON: the parts inside a sequence cannot be reached in every version of the library."""
+    if part is None:
+        return None
+    state = json.loads(part.__getstate__())
+    for nested in (state, *state.get("pretokenizers", ()), *state.get("processors", ())):
+        if "add_prefix_space" in nested:
+            nested["add_prefix_space"] = add_prefix_space
+    part.__setstate__(json.dumps(state).encode())
+    return part
 
 
 def add_blenderbot_end(backend: LibraryBackend, settings: Settings) -> None:
