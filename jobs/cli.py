@@ -103,14 +103,15 @@ def submit(
     with _command(as_json) as output:
         from jobs.submit import Submission, absolute
 
-        config, moved = absolute(_load(job, sets, {}))
-        for path in moved:
-            output.note(f"{path} is on this machine's disk: the cluster must see the same path.")
+        config, local = absolute(_load(job, sets, {}))
+        if local:
+            output.note("\n  ".join(["The cluster must see these paths as this machine does:", *local]))
         submission = Submission.start(config, address)
         output.result({"event": "submitted", "job": submission.id, "address": address})
         output.say(f"Submitted {submission.id}")
         if wait:
-            code = submission.follow(output.relay)
+            with _still_running(submission.id, address, output):
+                code = submission.follow(output.relay)
             output.result({"event": "ended", "job": submission.id, "exit_code": int(code), "meaning": code.meaning})
             output.say(f"{submission.id} ended with exit code {int(code)}: {code.meaning}")
             raise typer.Exit(code)
@@ -195,6 +196,16 @@ def _command(as_json: bool) -> Iterator["Output"]:
         raise typer.Exit(code) from None
     except KeyboardInterrupt:
         output.note(f"\nStopped: {ExitCode.INTERRUPTED.meaning}.")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+@contextmanager
+def _still_running(job: str, address: str, output: "Output") -> Iterator[None]:
+    """An interrupt ends the watching, not the job."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        output.note(f"\n{job} goes on. To stop it: ray job stop {job} --address {address}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 

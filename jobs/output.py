@@ -78,13 +78,12 @@ class Output:
     @contextmanager
     def watching(self) -> Iterator[Callable[[Event], None]]:
         """A watcher for `pipelines.run` that shows how far the job is."""
-        if self.as_json:
-            yield lambda event: self.result(event_values(event))
-            return
         progress = Progress()
         with caught(lambda line: console.print(line, soft_wrap=True)) as stderr:
             console = _console(file=stderr)
-            if console.is_terminal:
+            if self.as_json:
+                yield lambda event: self.result(event_values(event))
+            elif console.is_terminal:
                 with Live(LiveLine(progress), console=console, refresh_per_second=8, transient=True):
                     yield lambda event: _show(console, progress, event)
             else:

@@ -26,7 +26,7 @@ class RowTable:
         ]
         room = options.max_width - GAP * (len(widest) - 1)
         widths = shared_widths(widest, room)
-        if min(widths, default=0) < MIN_WIDTH and widths != widest:
+        if any(width < min(wanted, MIN_WIDTH) for width, wanted in zip(widths, widest, strict=True)):
             yield from self._records()
         else:
             yield self._table(widths)

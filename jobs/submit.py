@@ -22,6 +22,7 @@ from pipelines.errors import ConfigError, JobError
 
 ENTRY_POINT = "python -m jobs run job.yaml"
 STATUS_SECONDS = 0.5  # between two looks at a job whose log has ended
+TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")  # on uploads and sockets
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Submission:
         with _clear_errors(address):
             from ray.job_submission import JobSubmissionClient
 
-            logging.getLogger("ray").setLevel(logging.ERROR)  # its notes on packing the working directory
+            for name in TALKATIVE:
+                logging.getLogger(name).setLevel(logging.WARNING)
             client = JobSubmissionClient(address)
             with tempfile.TemporaryDirectory(prefix="batchloom-") as folder:
                 Path(folder, "job.yaml").write_text(spec.to_yaml(config), encoding="utf-8")

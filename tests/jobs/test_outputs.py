@@ -1,0 +1,225 @@
+"""What is said of an output: by run, show, status, plan and report, finished and unfinished."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import view
+from jobs.report import Histogram
+
+Run = Callable[..., Any]
+KINDS = {"empty_text": 1, "null_text": 1, "too_long": 1}
+
+
+@pytest.fixture
+def unfinished(finished: Any, tmp_path: Path) -> Path:
+    """The finished output as it was one unit earlier."""
+    folder = tmp_path / "unfinished"
+    shutil.copytree(finished.output, folder)
+    (folder / "_SUCCESS").unlink()
+    (folder / "_batchloom" / "manifest.json").unlink()
+    sorted(folder.glob("*.parquet"))[0].unlink()
+    return folder
+
+
+def test_a_run_under_json_tells_every_event(finished: Any) -> None:
+    assert finished.said.code == 0
+    assert finished.said.err == ""
+    planned, starting, *units, last = finished.said.json
+    assert planned == {
+        "event": "planned", "num_shards": 1, "num_units": 3, "num_rows": 30, "num_units_done": 0, "num_rows_done": 0,
+    }  # fmt: skip
+    assert starting == {"event": "replicas_starting"}
+    assert {unit["event"] for unit in units} == {"unit_done"}
+    assert sum(unit["num_rows"] for unit in units) == 30
+    assert last["event"] == "finished"
+    assert last["totals"]["errors"] == 3
+    assert last["errors_by_kind"] == KINDS
+
+
+def test_a_run_of_a_finished_job_says_so_and_computes_nothing(batchloom: Run, finished: Any) -> None:
+    said = batchloom("run", finished.job)
+    assert said.code == 0
+    assert said.err == "30 rows of 1 shard in 3 units; 30 rows in 3 units are done already\n"
+    assert "30 rows, 27 answered, 3 errors (1 empty_text, 1 null_text, 1 too_long)" in said.out
+    assert f"Output   {finished.output}" in said.out
+
+
+def test_verify_says_that_all_rows_are_there(batchloom: Run, finished: Any) -> None:
+    said = batchloom("verify", finished.output)
+    assert said.code == 0
+    assert said.out == (
+        "30 rows in 3 parts, 30 in the input; 3 error rows.\n"
+        "Every input row is there once, and every part is as it was written.\n"
+    )
+
+
+def test_verify_fails_and_names_the_part(batchloom: Run, finished: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(finished.output, folder)
+    part = sorted(folder.glob("*.parquet"))[1]
+    part.write_bytes(part.read_bytes()[:-1])
+    said = batchloom("verify", folder)
+    assert said.code == 1
+    assert f"1 problem:\n  {part.name}: it has " in said.out
+    assert batchloom("verify", folder, "--json").json[0]["ok"] is False
+
+
+def test_verify_of_an_unfinished_job_says_what_to_do(batchloom: Run, unfinished: Path) -> None:
+    said = batchloom("verify", unfinished)
+    assert said.code == 2
+    assert "is not finished: 2 parts and no manifest. Run the job again" in said.err
+
+
+def test_a_job_file_stands_for_its_output(batchloom: Run, finished: Any) -> None:
+    assert batchloom("verify", finished.job).out == batchloom("verify", finished.output).out
+
+
+def test_show_prints_rows_and_what_they_add_up_to(batchloom: Run, finished: Any) -> None:
+    said = batchloom("show", finished.output, "--rows", "30")
+    lines = said.out.splitlines()
+    assert lines[0].split() == ["id", "summary_text"]
+    assert len(lines) == 1 + 30 + 2
+    assert any(line.split()[:2] == ["<b>3</b>", "null_text:"] for line in lines)
+    assert lines[-1] == "30 rows, 27 answered, 3 errors (1 empty_text, 1 null_text, 1 too_long)"
+
+
+def test_show_takes_its_rows_from_all_parts(batchloom: Run, finished: Any) -> None:
+    (said,) = batchloom("show", finished.output, "--rows", "3", "--json").json
+    assert [row["id"] for row in said["rows"]] == ["<b>0</b>", "<b>10</b>", "<b>20</b>"]
+
+
+def test_show_works_while_the_job_is_running(batchloom: Run, unfinished: Path) -> None:
+    said = batchloom("show", unfinished, "--columns", "id")
+    assert (
+        said.out.splitlines()[-1] == "Not finished. So far: 20 rows, 18 answered, 2 errors (1 empty_text, 1 too_long)"
+    )
+
+
+def test_a_part_that_was_cut_short_is_not_counted(unfinished: Path) -> None:
+    first, second = sorted(unfinished.glob("*.parquet"))
+    first.write_bytes(first.read_bytes()[:100])
+    assert [record.part for record in view.look(str(unfinished)).records] == [second.name]
+
+
+def test_status_of_an_unfinished_job_says_how_far_it_is(batchloom: Run, unfinished: Path) -> None:
+    said = batchloom("status", unfinished)
+    assert re.search(r"Rows +20 of 30 \(67%\)", said.out)
+    assert re.search(r"Units +2 of 3 \(67%\)", said.out)
+    assert "not finished" in said.out
+    assert re.search(r"Last part +written .* ago", said.out)
+
+
+def test_status_does_without_an_input_that_is_gone(batchloom: Run, unfinished: Path) -> None:
+    record = unfinished / "_batchloom" / "job.json"
+    record.write_text(record.read_text().replace("/corpus", "/gone"))
+    (said,) = batchloom("status", unfinished, "--json").json
+    assert (said["num_rows"], said["num_rows_done"], said["finished"]) == (None, 20, False)
+
+
+def test_plan_says_what_a_run_would_do(batchloom: Run, finished: Any, tmp_path: Path) -> None:
+    said = batchloom("plan", finished.job, "--set", f"output.path={tmp_path / 'new'}")
+    assert said.code == 0
+    assert re.search(r"Input +30 rows, .* in 1 shard, 3 units", said.out)
+    assert re.search(r"Done +0 rows in 0 units", said.out)
+    assert re.search(r"Writes +id, summary_text, num_input_tokens", said.out)
+    assert re.search(r"  num_beams: 1", said.out)
+    assert not (tmp_path / "new").exists()
+
+
+def test_plan_counts_what_is_done(batchloom: Run, finished: Any, unfinished: Path) -> None:
+    (said,) = batchloom("plan", finished.job, "--output", unfinished, "--json").json
+    assert (said["num_units"], said["num_units_done"], said["num_rows_done"]) == (3, 2, 20)
+    (said,) = batchloom("plan", finished.job, "--output", unfinished, "--set", "output.mode=overwrite", "--json").json
+    assert said["num_units_done"] == 0
+
+
+def test_plan_is_refused_where_a_run_would_be(batchloom: Run, finished: Any) -> None:
+    said = batchloom("plan", finished.job, "--set", "generation.max_length=9")
+    assert said.code == 2
+    assert "belongs to another configuration" in said.err
+    assert "Fingerprint" in said.out
+
+
+class Tags(HTMLParser):
+    """The elements of a page and the addresses they load from."""
+
+    VOID = {"meta", "br"}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_a_report_is_one_whole_page_that_loads_nothing(batchloom: Run, finished: Any, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert batchloom("report", finished.output, "--html", page).out == f"Report: {page}\n"
+    text = page.read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert tags.addresses == []
+    assert "url(" not in text
+    assert "@import" not in text
+    assert tags.seen.count("svg") == 2
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_what_comes_from_data_is_escaped_in_a_report(batchloom: Run, finished: Any, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    batchloom("report", finished.output, "--html", page)
+    assert "&lt;b&gt;0&lt;/b&gt;" in page.read_text()
+    assert "<b>0</b>" not in page.read_text()
+
+
+def test_a_report_of_an_unfinished_job_leaves_out_its_speed(batchloom: Run, unfinished: Path, tmp_path: Path) -> None:
+    said = batchloom("report", unfinished)
+    assert re.search(r"State +not finished", said.out)
+    assert "Speed" not in said.out
+    page = tmp_path / "report.html"
+    assert batchloom("report", unfinished, "--html", page).code == 0
+    assert "rows a second" not in page.read_text()
+
+
+def test_a_report_of_an_output_without_parts_is_not_an_error(batchloom: Run, unfinished: Path, tmp_path: Path) -> None:
+    for part in unfinished.glob("*.parquet"):
+        part.unlink()
+    assert "0 rows" in batchloom("report", unfinished).out
+    assert batchloom("report", unfinished, "--html", tmp_path / "report.html").code == 0
+    assert batchloom("show", unfinished).code == 0
+    assert batchloom("status", unfinished).code == 0
+
+
+def test_a_report_says_its_figures_in_json(batchloom: Run, finished: Any) -> None:
+    (said,) = batchloom("report", finished.output, "--json").json
+    assert said["totals"]["rows"] == 30
+    assert sum(said["lengths"]["Input lengths"]["counts"]) == 27
+    assert json.dumps(said)
+
+
+def test_a_histogram_counts_every_length_once() -> None:
+    lengths = [0, 1, 1, 7, 99, 100]
+    histogram = Histogram.of(lengths)
+    assert histogram is not None
+    assert sum(histogram.counts) == len(lengths)
+    assert len(histogram.edges) == len(histogram.counts) + 1
+    assert (histogram.median, histogram.largest) == (4, 100)
+    assert histogram.edges[-2] <= 100 < histogram.edges[-1]
+    assert Histogram.of([]) is None
