@@ -6,12 +6,13 @@ candidates that end, and are among the best num_beams, compete for a place among
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from models.generation.candidates import log_normalizer, top_candidates
-from models.generation.cohort import Cohort, Done, Step
+from models.generation.cohort import Cohort, Done, Step, StopText
 from models.generation.params import GenerationParams
 from models.generation.sequence import Request, SequenceOutput
 
@@ -22,8 +23,8 @@ WORST = -1.0e9
 class BeamCohort(Cohort):
     """G requests of `num_beams` rows each. Names: G requests, B beams, C candidates, T tokens."""
 
-    def __init__(self, params: GenerationParams, device: torch.device) -> None:
-        super().__init__(params, device)
+    def __init__(self, params: GenerationParams, device: torch.device, stop_text: StopText | None = None) -> None:
+        super().__init__(params, device, stop_text)
         assert params.num_beams is not None
         assert params.length_penalty is not None
         self.num_beams = params.num_beams
@@ -35,128 +36,167 @@ class BeamCohort(Cohort):
         self.is_finished_GB = no_scores_GB.bool()
         self.finished_length_GB = no_scores_GB.long()
         self.finished_tokens_GBT = torch.zeros(0, self.num_beams, 0, dtype=torch.long, device=device)
+        self.finished_log_prob_GBT = torch.zeros(0, self.num_beams, 0, device=device)
         self.can_improve_G = torch.zeros(0, dtype=torch.bool, device=device)
 
     def extend(self, requests: Sequence[Request]) -> None:
         super().extend(requests)
-        num_new, device = len(requests), self.score_GB.device
-        score_GB = torch.full((num_new, self.num_beams), WORST, device=device)
+        num_new, num_beams, width = len(requests), self.num_beams, self.history.tokens_RT.shape[1]
+        score_GB = self.score_GB.new_full((num_new, num_beams), WORST)
         self.finished_score_GB = torch.cat((self.finished_score_GB, score_GB))
-        score_GB = score_GB.clone()
-        score_GB[:, 0] = 0.0  # the others would be the first once more
         self.score_GB = torch.cat((self.score_GB, score_GB))
+        self.score_GB[-num_new:, 0] = 0.0  # the other beams would only be the first once more
         self.is_finished_GB = torch.cat((self.is_finished_GB, score_GB.new_zeros(score_GB.shape, dtype=torch.bool)))
-        self.finished_length_GB = torch.cat(
-            (self.finished_length_GB, score_GB.new_zeros(score_GB.shape, dtype=torch.long))
-        )
-        self.can_improve_G = torch.cat((self.can_improve_G, torch.ones(num_new, dtype=torch.bool, device=device)))
-        width = self.history.tokens_RT.shape[1]
-        finished = self.finished_tokens_GBT.new_zeros(len(self.requests), self.num_beams, width)
-        num_old, _, old_width = self.finished_tokens_GBT.shape
-        finished[:num_old, :, :old_width] = self.finished_tokens_GBT
-        self.finished_tokens_GBT = finished
+        self.finished_length_GB = torch.cat((self.finished_length_GB, score_GB.new_zeros(score_GB.shape).long()))
+        self.can_improve_G = torch.cat((self.can_improve_G, self.can_improve_G.new_ones(num_new)))
+        self.finished_tokens_GBT = _enlarged(self.finished_tokens_GBT, num_new, width)
+        self.finished_log_prob_GBT = _enlarged(self.finished_log_prob_GBT, num_new, width)
 
     def step(self, logits_RV: Tensor) -> Step:
-        candidate_GC, parent_GC, token_GC = self._candidates(logits_RV)
-        length_G = self.history.length_R[:: self.num_beams] + 1  # with the token that is being chosen
-        is_end_GC = self._is_end(token_GC, length_G)
-        self._finish(candidate_GC, parent_GC, token_GC, is_end_GC, length_G)
-        parent_GB = self._grow(candidate_GC, parent_GC, token_GC, is_end_GC)
+        candidates = self._candidates(logits_RV)
+        length_G = self._of_request(self.history.length_R) + 1  # with the token that is being chosen
+        is_end_GC = self._is_end(candidates, length_G)
+        self._finish(candidates, is_end_GC, length_G)
+        parent_GB = self._grow(candidates, is_end_GC)
         self.can_improve_G &= self._could_improve(length_G)
         is_done_G = ~self.can_improve_G | is_end_GC.all(1)
         if self.params.early_stopping is True:
             is_done_G |= self.is_finished_GB.all(1)
         return Step(parents=list(parent_GB), done=self._take(is_done_G.nonzero()[:, 0].tolist()))
 
-    def _candidates(self, logits_RV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best continuations over all beams of each request: scores, beams and tokens, [G, C], best first."""
+    def _candidates(self, logits_RV: Tensor) -> "Candidates":
+        """The best continuations over all beams of each request, best first."""
         normalizer_R = log_normalizer(logits_RV)
         for process in self.processors:
             process(logits_RV, self.history, normalizer_R)
+        if self.params.renormalize_logits:
+            normalizer_R = log_normalizer(logits_RV)
         value_RC, token_RC = top_candidates(logits_RV, self.num_candidates)
-        score_RC = value_RC.float() - normalizer_R[:, None] + self.score_GB.view(-1, 1)
-        num_requests, width = len(self.requests), score_RC.shape[1]
-        candidate_GC, index_GC = score_RC.view(num_requests, -1).topk(self.num_candidates)
-        return candidate_GC, index_GC // width, token_RC.view(num_requests, -1).gather(1, index_GC)
+        log_prob_RC = value_RC.float() - normalizer_R[:, None]
+        num_requests, width = len(self.requests), log_prob_RC.shape[1]
+        score_GC = (log_prob_RC + self.score_GB.view(-1, 1)).view(num_requests, -1)
+        score_GC, index_GC = score_GC.topk(self.num_candidates)
+        return Candidates(
+            score_GC=score_GC,
+            parent_GC=index_GC // width,
+            token_GC=token_RC.view(num_requests, -1).gather(1, index_GC),
+            log_prob_GC=log_prob_RC.view(num_requests, -1).gather(1, index_GC),
+        )
 
-    def _is_end(self, token_GC: Tensor, length_G: Tensor) -> Tensor:
-        is_end_GC = (length_G >= self.max_length_G)[:, None].expand_as(token_GC)
+    def _is_end(self, candidates: "Candidates", length_G: Tensor) -> Tensor:
+        """Which candidates end their sequence: [G, C]."""
+        is_end_GC = (length_G >= self._of_request(self.history.max_length_R))[:, None].expand_as(candidates.token_GC)
         for end in self.params.eos_token_ids:
-            is_end_GC = is_end_GC | (token_GC == end)
+            is_end_GC = is_end_GC | (candidates.token_GC == end)
+        if self.params.stops:
+            is_end_GC = is_end_GC | self._completes_stop(candidates)
         return is_end_GC
 
-    def _finish(
-        self, candidate_GC: Tensor, parent_GC: Tensor, token_GC: Tensor, is_end_GC: Tensor, length_G: Tensor
-    ) -> None:
+    def _completes_stop(self, candidates: "Candidates") -> Tensor:
+        said = [self.history.new_tokens(row) for row in range(self.history.num_rows)]
+        stops = [
+            [self.stops([*said[index * self.num_beams + parent], token]) for parent, token in zip(*both, strict=True)]
+            for index, both in enumerate(zip(candidates.parent_GC.tolist(), candidates.token_GC.tolist(), strict=True))
+        ]
+        return torch.tensor(stops, device=candidates.token_GC.device)
+
+    def _finish(self, candidates: "Candidates", is_end_GC: Tensor, length_G: Tensor) -> None:
         """Lets candidates that end compete with the finished; only the best num_beams candidates may."""
         is_entrant_GC = is_end_GC.clone()
         is_entrant_GC[:, self.num_beams :] = False
-        score_GC = candidate_GC / self._length_divisor(length_G)
+        score_GC = candidates.score_GC / self._length_divisor(length_G)
         if self.params.early_stopping is True:
             score_GC = score_GC + self.is_finished_GB.all(1, keepdim=True) * WORST
         score_GC = score_GC + ~self.can_improve_G[:, None] * WORST + ~is_entrant_GC * WORST
-        merged = torch.cat((self.finished_score_GB, score_GC), dim=1)
-        self.finished_score_GB, choice_GB = merged.topk(self.num_beams)
+        self.finished_score_GB, choice_GB = torch.cat((self.finished_score_GB, score_GC), dim=1).topk(self.num_beams)
         is_new_GB = choice_GB >= self.num_beams
         old_GB, new_GB = choice_GB.clamp(max=self.num_beams - 1), (choice_GB - self.num_beams).clamp(min=0)
         self.is_finished_GB = torch.where(
             is_new_GB, is_entrant_GC.gather(1, new_GB), self.is_finished_GB.gather(1, old_GB)
         )
         self.finished_length_GB = torch.where(is_new_GB, length_G[:, None], self.finished_length_GB.gather(1, old_GB))
-        longest = max(self.history.lengths)
-        beams_GBT = self.history.tokens_RT.view(len(self.requests), self.num_beams, -1)[:, :, : longest + 1]
-        old_GBT = _gather(self.finished_tokens_GBT[:, :, : longest + 1], old_GB)
-        new_GBT = _gather(beams_GBT, parent_GC.gather(1, new_GB))
+        end = self.history.longest + 1
         last_GB1 = (length_G - 1)[:, None, None].expand(-1, self.num_beams, 1)
-        new_GBT.scatter_(2, last_GB1, token_GC.gather(1, new_GB)[:, :, None])
-        self.finished_tokens_GBT[:, :, : longest + 1] = torch.where(is_new_GB[:, :, None], new_GBT, old_GBT)
+        for finished_GBT, running_RT, chosen_GC in (
+            (self.finished_tokens_GBT, self.history.tokens_RT, candidates.token_GC),
+            (self.finished_log_prob_GBT, self.history.log_prob_RT, candidates.log_prob_GC),
+        ):
+            running_GBT = running_RT.view(len(self.requests), self.num_beams, -1)[:, :, :end]
+            new_GBT = _gather(running_GBT, candidates.parent_GC.gather(1, new_GB))
+            new_GBT.scatter_(2, last_GB1, chosen_GC.gather(1, new_GB)[:, :, None])
+            old_GBT = _gather(finished_GBT[:, :, :end], old_GB)
+            finished_GBT[:, :, :end] = torch.where(is_new_GB[:, :, None], new_GBT, old_GBT)
 
-    def _grow(self, candidate_GC: Tensor, parent_GC: Tensor, token_GC: Tensor, is_end_GC: Tensor) -> Tensor:
+    def _grow(self, candidates: "Candidates", is_end_GC: Tensor) -> Tensor:
         """The best open candidates become the beams; returns where each comes from, [G, B]."""
-        self.score_GB, choice_GB = (candidate_GC + is_end_GC * WORST).topk(self.num_beams)
-        parent_GB = parent_GC.gather(1, choice_GB)
+        self.score_GB, choice_GB = (candidates.score_GC + is_end_GC * WORST).topk(self.num_beams)
+        parent_GB = candidates.parent_GC.gather(1, choice_GB)
         first_row_G1 = torch.arange(len(self.requests), device=parent_GB.device)[:, None] * self.num_beams
         self.history.reorder((parent_GB + first_row_G1).flatten())
-        self.history.append(token_GC.gather(1, choice_GB).flatten())
+        self.history.append(
+            candidates.token_GC.gather(1, choice_GB).flatten(), candidates.log_prob_GC.gather(1, choice_GB).flatten()
+        )
         return parent_GB
 
     def _could_improve(self, length_G: Tensor) -> Tensor:
         """Whether the best growing beam could still beat the worst finished one, by transformers' heuristics."""
         if self.params.early_stopping == "never" and self.length_penalty > 0.0:
-            length_G = self.max_length_G
+            length_G = self._of_request(self.history.max_length_R)
         best_G1 = self.score_GB[:, :1] / self._length_divisor(length_G)
         worst_GB = torch.where(self.is_finished_GB, self.finished_score_GB.amin(1, keepdim=True), WORST)
         return (best_G1 > worst_GB).any(1)
 
     def _length_divisor(self, length_G: Tensor) -> Tensor:
         """New tokens ** length_penalty, [G, 1]; in float64 before it is rounded once, as Python's power is."""
-        return ((length_G - self.num_start_tokens_G).double() ** self.length_penalty).float()[:, None]
+        num_new_G = length_G - self._of_request(self.history.start_length_R)
+        return (num_new_G.double() ** self.length_penalty).float()[:, None]
+
+    def _of_request(self, value_R: Tensor) -> Tensor:
+        """What is equal in all beams of a request, once a request: [G]."""
+        return value_R[:: self.num_beams]
 
     def _take(self, done: list[int]) -> list[Done]:
         """The answers of requests that are done; the others close ranks."""
         if not done:
             return []
-        finished = [Done(self.requests[index], index, self._outputs(index)) for index in done]
+        finished = [Done(self.requests[index], self._outputs(index)) for index in done]
         gone = set(done)
         kept = [index for index in range(len(self.requests)) if index not in gone]
-        rows = [index * self.num_beams + beam for index in kept for beam in range(self.num_beams)]
-        self.keep(kept, rows)
+        self.keep(kept, [index * self.num_beams + beam for index in kept for beam in range(self.num_beams)])
         index_M = torch.tensor(kept, dtype=torch.long, device=self.score_GB.device)
         for name in ("score_GB", "finished_score_GB", "is_finished_GB", "finished_length_GB", "can_improve_G"):
             setattr(self, name, getattr(self, name)[index_M])
-        self.finished_tokens_GBT = self.finished_tokens_GBT[index_M, :, : self.history.tokens_RT.shape[1]]
+        width = self.history.tokens_RT.shape[1]
+        self.finished_tokens_GBT = self.finished_tokens_GBT[index_M, :, :width]
+        self.finished_log_prob_GBT = self.finished_log_prob_GBT[index_M, :, :width]
         return finished
 
     def _outputs(self, index: int) -> list[SequenceOutput]:
-        assert self.params.num_return_sequences is not None
-        request = self.requests[index]
-        scores = self.finished_score_GB[index].tolist()
-        lengths = self.finished_length_GB[index].tolist()
         outputs = []
-        for beam in range(self.params.num_return_sequences):
-            tokens = self.finished_tokens_GBT[index, beam, request.num_start_tokens : lengths[beam]].tolist()
-            outputs.append(SequenceOutput(tokens, scores[beam], self.reason(tokens)))
+        for beam in range(self.params.num_return_sequences or 1):
+            new = slice(self.requests[index].num_start_tokens, int(self.finished_length_GB[index, beam]))
+            tokens = self.finished_tokens_GBT[index, beam, new].tolist()
+            log_probs = self.finished_log_prob_GBT[index, beam, new].tolist()
+            outputs.append(self.answer(tokens, log_probs, float(self.finished_score_GB[index, beam])))
         return outputs
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """C continuations of each request, best first: [G, C] each."""
+
+    score_GC: Tensor  # sums of log-probabilities, not yet divided by length
+    parent_GC: Tensor  # the beam that each continues
+    token_GC: Tensor
+    log_prob_GC: Tensor  # of the token alone
+
+
+def _enlarged(matrix_GBT: Tensor, num_new: int, width: int) -> Tensor:
+    """The same values in a larger array of zeros."""
+    num_old, num_beams, old_width = matrix_GBT.shape
+    larger_GBT = matrix_GBT.new_zeros(num_old + num_new, num_beams, width)
+    larger_GBT[:num_old, :, :old_width] = matrix_GBT
+    return larger_GBT
 
 
 def _gather(tokens_GBT: Tensor, index_GB: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Requests with other params run in other cohorts; all cohorts share each forward 
 any search needs; beam.py and sampling.py are the searches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,13 +15,14 @@ from models.generation.params import GenerationParams
 from models.generation.processors import needs_source, processors_of
 from models.generation.sequence import FinishReason, Request, SequenceOutput
 
+StopText = Callable[[Sequence[int]], str]  # tokens to the text in which stop strings are looked for
+
 
 @dataclass(frozen=True)
 class Done:
-    """A request that is answered, and its place in the cohort before it left."""
+    """A request that is answered."""
 
     request: Request
-    index: int
     outputs: list[SequenceOutput]
 
 
@@ -37,19 +38,17 @@ class Step:
 class Cohort:
     """G requests in R rows; `step` takes logits [R, V] (and may overwrite them) and chooses every row's next token."""
 
-    def __init__(self, params: GenerationParams, device: torch.device) -> None:
+    def __init__(self, params: GenerationParams, device: torch.device, stop_text: StopText | None = None) -> None:
         self.params = params
         self.requests: list[Request] = []
         self.history = History(device, needs_source(params))
         self.processors = processors_of(params)
-        self.max_length_G = torch.zeros(0, dtype=torch.long, device=device)
-        self.num_start_tokens_G = self.max_length_G
+        self._stop_text = stop_text
 
     def extend(self, requests: Sequence[Request]) -> None:
         """Requests that start with this step."""
         self.requests = [*self.requests, *requests]
         self.history.extend(requests)
-        self._renew()
 
     def step(self, logits_RV: Tensor) -> Step:
         raise NotImplementedError
@@ -58,13 +57,28 @@ class Cohort:
         """Forgets all requests and rows but these."""
         self.requests = [self.requests[index] for index in indexes]
         self.history.keep(rows)
-        self._renew()
 
-    def reason(self, new_tokens: list[int]) -> FinishReason:
-        """Why a sequence that is finished stopped."""
-        return "eos" if new_tokens and new_tokens[-1] in self.params.eos_token_ids else "length"
+    def stops(self, new_tokens: Sequence[int]) -> bool:
+        """Whether a stop string stands in the text that the last token completes.
 
-    def _renew(self) -> None:
-        device = self.max_length_G.device
-        self.max_length_G = torch.tensor([request.max_length for request in self.requests], device=device)
-        self.num_start_tokens_G = torch.tensor([request.num_start_tokens for request in self.requests], device=device)
+        A sequence ends as soon as one does, so nothing before the last few tokens can hold one.
+        """
+        assert self._stop_text is not None
+        longest = max(len(stop.encode()) for stop in self.params.stops)
+        # A token is a byte of text at least, but for special tokens, which are none; some slack for those.
+        text = self._stop_text(new_tokens[-(longest + 8) :])
+        return any(stop in text for stop in self.params.stops)
+
+    def answer(self, new_tokens: list[int], log_probs: list[float], score: float | None = None) -> SequenceOutput:
+        """A finished sequence; without a score of its own it gets the sum of its log-probabilities."""
+        return SequenceOutput(
+            token_ids=new_tokens,
+            score=sum(log_probs) if score is None else score,
+            finish_reason=self._reason(new_tokens),
+            log_probs=log_probs,
+        )
+
+    def _reason(self, new_tokens: list[int]) -> FinishReason:
+        if new_tokens and new_tokens[-1] in self.params.eos_token_ids:
+            return "eos"
+        return "stop" if self.params.stops and self.stops(new_tokens) else "length"

@@ -9,6 +9,7 @@ done leaves and makes room: the batch never drains while work is left.
     cohort.py      requests that decode alike       beam.py, sampling.py   how tokens are chosen
 """
 
+import logging
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,18 @@ from typing import Any
 import torch
 
 from models.errors import ParamsError
+from models.generation.cohort import StopText
+from models.generation.memory import is_out_of_memory, max_cached_tokens
 from models.generation.params import GenerationParams
+from models.generation.randomness import sample_key
 from models.generation.runner import Runner
 from models.generation.scheduler import Scheduler
 from models.generation.sequence import Request, RequestOutput, SequenceOutput
+
+logger = logging.getLogger(__name__)
+
+# Sequences at a time where nobody says: products of 128 rows are near a CPU's best; a GPU's want more.
+DEFAULT_SLOTS = {False: 128, True: 512}
 
 __all__ = ["Engine", "EngineStats", "RequestOutput", "SequenceOutput"]
 
@@ -39,15 +48,25 @@ class EngineStats:
 class Engine:
     """Serves any number of requests at a time with one model.
 
-    `max_batch_tokens`: prompt tokens computed in one step. `max_slots`: sequences that grow at a time.
+    `max_batch_tokens`: prompt tokens computed in one step. `max_slots`: sequences that grow at a time. `stop_text`:
+    token ids to the text in which stop strings are looked for, e.g. `lambda ids: tokenizer.decode_batch([ids])[0]`.
     """
 
-    def __init__(self, model: Any, max_batch_tokens: int = 16384, max_slots: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        max_batch_tokens: int = 16384,
+        max_slots: int | None = None,
+        stop_text: StopText | None = None,
+    ) -> None:
         self.model = model
         self.stats = EngineStats()
-        self._runner = Runner(model)
+        self._stop_text = stop_text
+        self._runner = Runner(model, stop_text)
         self._scheduler = Scheduler(
-            max_sequences=max_slots or 128, max_prompt_tokens=max_batch_tokens, max_cached_tokens=1 << 40
+            max_sequences=max_slots or DEFAULT_SLOTS[model.device.type == "cuda"],
+            max_prompt_tokens=max_batch_tokens,
+            max_cached_tokens=max_cached_tokens(model),
         )
         self._resolved: dict[GenerationParams, GenerationParams] = {}
 
@@ -76,9 +95,14 @@ class Engine:
         if not self.num_unfinished:
             return []
         begin = time.perf_counter()
-        started = self._scheduler.admit()
-        num_positions = self._runner.prefill(started) if started else 0
-        done = self._runner.decode()
+        try:
+            started = self._scheduler.admit()
+            num_positions = self._runner.prefill(started) if started else 0
+            done = self._runner.decode()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return self._start_again(error)
         for finished in done:
             self._scheduler.release(finished.request)
         outputs = [
@@ -101,15 +125,35 @@ class Engine:
                 f"{len(prompts)} prompts came with {len(each)} params; give one for all, or one for each."
             )
         for index, (prompt, own) in enumerate(zip(prompts, each, strict=True)):
-            self.add(index, prompt, own, seed=seed + index)
+            self.add(index, prompt, own, seed=sample_key(seed, index))
         answers: dict[Hashable, RequestOutput] = {}
         while self.num_unfinished:
             answers |= {output.request_id: output for output in self.step()}
         return [answers[index] for index in range(len(prompts))]
 
+    def _start_again(self, error: Exception) -> list[RequestOutput]:
+        """After memory ran out: half as much at a time from now on. Answers do not depend on what ran beside them."""
+        num_running = len(self._scheduler.running)
+        if num_running <= 1:
+            raise error
+        self._runner.clear()
+        self._scheduler.halve()
+        logger.warning(
+            "out of memory with %d requests; they start again with at most %d cached tokens, %d prompt tokens a step",
+            num_running,
+            self._scheduler.max_cached_tokens,
+            self._scheduler.max_prompt_tokens,
+        )
+        return []
+
     def _resolve(self, params: GenerationParams) -> GenerationParams:
         if params not in self._resolved:
-            self._resolved[params] = params.resolve(self.model.generation_defaults)
+            resolved = params.resolve(self.model.generation_defaults)
+            if resolved.stops and self._stop_text is None:
+                raise ParamsError(
+                    f"stop_strings = {list(resolved.stops)} needs the text of tokens: make the engine with stop_text=."
+                )
+            self._resolved[params] = resolved
         return self._resolved[params]
 
     def _count(

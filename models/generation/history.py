@@ -1,4 +1,4 @@
-"""What running sequences have said so far, as one matrix. It knows no model, no search and no score."""
+"""What running sequences have said so far, as matrices. It knows no model, no search and no score."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,9 @@ class History:
         self.requests: list[Request] = []
         self.lengths: list[int] = []
         self.tokens_RT = torch.zeros(0, 0, dtype=torch.long, device=device)  # anything beyond a row's length
+        self.log_prob_RT = torch.zeros(0, 0, device=device)  # of the new tokens, when they were chosen
         self.length_R = torch.zeros(0, dtype=torch.long, device=device)
+        self.start_length_R = self.max_length_R = self.length_R
         # The prompts, where a processor wants them; beyond its length a row repeats its first token.
         self.source_RS: Tensor | None = None
         self.source_length_R: Tensor | None = None
@@ -28,35 +30,43 @@ class History:
     def num_rows(self) -> int:
         return len(self.requests)
 
+    @property
+    def longest(self) -> int:
+        """Columns of tokens_RT that hold something."""
+        return max(self.lengths, default=0)
+
     def extend(self, requests: Sequence[Request]) -> None:
         """New rows for requests that start: one for each of their sequences."""
         rows = [request for request in requests for _ in range(request.num_sequences)]
         self.requests += rows
         self.lengths += [request.num_start_tokens for request in rows]
         width = max(self.tokens_RT.shape[1], max(request.max_length for request in rows))
-        new_MT = torch.tensor([request.start_ids + [0] * (width - request.num_start_tokens) for request in rows])
-        old_RT = self.tokens_RT
-        padding_RT = old_RT.new_zeros(old_RT.shape[0], width - old_RT.shape[1])
-        self.tokens_RT = torch.cat((torch.cat((old_RT, padding_RT), dim=1), new_MT.to(old_RT.device)))
+        self.tokens_RT = _enlarged(self.tokens_RT, len(self.requests), width)
+        self.log_prob_RT = _enlarged(self.log_prob_RT, len(self.requests), width)
+        longest = max(request.num_start_tokens for request in rows)
+        starts = [request.start_ids + [0] * (longest - request.num_start_tokens) for request in rows]
+        self.tokens_RT[-len(rows) :, :longest] = torch.tensor(starts, device=self.tokens_RT.device)
         self._renew()
 
     def keep(self, rows: Sequence[int]) -> None:
         """Forgets all rows but these."""
         self.requests = [self.requests[row] for row in rows]
         self.lengths = [self.lengths[row] for row in rows]
-        longest = max((request.max_length for request in self.requests), default=0)
+        width = max((request.max_length for request in self.requests), default=0)
         index_M = torch.tensor(rows, dtype=torch.long, device=self.tokens_RT.device)
-        self.tokens_RT = self.tokens_RT[index_M, :longest]
+        self.tokens_RT = self.tokens_RT[index_M, :width]
+        self.log_prob_RT = self.log_prob_RT[index_M, :width]
         self._renew()
 
     def reorder(self, parents_R: Tensor) -> None:
         """Row r goes on where row parents_R[r] was; both are rows of one request."""
-        longest = max(self.lengths, default=0)
-        self.tokens_RT[:, :longest] = self.tokens_RT[:, :longest].index_select(0, parents_R)
+        for matrix_RT in (self.tokens_RT, self.log_prob_RT):
+            matrix_RT[:, : self.longest] = matrix_RT[:, : self.longest].index_select(0, parents_R)
 
-    def append(self, tokens_R: Tensor) -> None:
+    def append(self, token_R: Tensor, log_prob_R: Tensor) -> None:
         """One new token a row."""
-        self.tokens_RT.scatter_(1, self.length_R[:, None], tokens_R[:, None])
+        self.tokens_RT.scatter_(1, self.length_R[:, None], token_R[:, None])
+        self.log_prob_RT.scatter_(1, self.length_R[:, None], log_prob_R[:, None])
         self.length_R += 1
         self.lengths = [length + 1 for length in self.lengths]
 
@@ -66,14 +76,31 @@ class History:
 
     def new_tokens(self, row: int) -> list[int]:
         """What a row said after its start tokens."""
-        tokens: list[int] = self.tokens_RT[row, self.requests[row].num_start_tokens : self.lengths[row]].tolist()
+        tokens: list[int] = self.tokens_RT[row, self._new(row)].tolist()
         return tokens
 
+    def answer(self, row: int) -> tuple[list[int], list[float]]:
+        """A row's new tokens and their log-probabilities."""
+        return self.new_tokens(row), self.log_prob_RT[row, self._new(row)].tolist()
+
+    def _new(self, row: int) -> slice:
+        return slice(self.requests[row].num_start_tokens, self.lengths[row])
+
     def _renew(self) -> None:
-        device = self.tokens_RT.device
+        device, requests = self.tokens_RT.device, self.requests
         self.length_R = torch.tensor(self.lengths, dtype=torch.long, device=device)
-        if self._keeps_sources and self.requests:
-            sources = [request.prompt_ids for request in self.requests]
+        starts = [request.num_start_tokens for request in requests]
+        self.start_length_R = torch.tensor(starts, dtype=torch.long, device=device)
+        self.max_length_R = torch.tensor([request.max_length for request in requests], dtype=torch.long, device=device)
+        if self._keeps_sources and requests:
+            sources = [request.prompt_ids for request in requests]
             longest = max(map(len, sources))
             self.source_RS = torch.tensor([ids + ids[:1] * (longest - len(ids)) for ids in sources], device=device)
             self.source_length_R = torch.tensor([len(ids) for ids in sources], device=device)
+
+
+def _enlarged(matrix_RT: Tensor, num_rows: int, width: int) -> Tensor:
+    """The same values in a larger matrix of zeros."""
+    larger_RT = matrix_RT.new_zeros(num_rows, width)
+    larger_RT[: matrix_RT.shape[0], : matrix_RT.shape[1]] = matrix_RT
+    return larger_RT

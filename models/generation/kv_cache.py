@@ -25,52 +25,60 @@ CHUNK = (
 class RequestCache:
     """One request's keys and values in all decoder layers, for `num_sequences` sequences.
 
-    memory: per layer keys and values [H, S, K] of the encoder, or none. Entries: [layers, 2, H, capacity, K].
+    `memory`: per layer an encoder's keys and values [H, S, K]; empty for decoder-only models. `alibi_slopes` (float32
+    [H]) adds slope * (key position - query position) to the scores. Entries lie in [2, layers, H, capacity, K].
     """
 
     def __init__(
         self,
-        num_layers: int,
-        num_heads: int,
-        head_dim: int,
         num_sequences: int,
-        dtype: torch.dtype,
-        device: torch.device,
+        memory: Sequence[tuple[Tensor, Tensor]],
+        prompt_2LHEK: Tensor,
+        alibi_slopes: Tensor | None = None,
     ) -> None:
         self.num_sequences = num_sequences
-        self.num_entries = 0
-        self.memory: list[tuple[Tensor, Tensor]] = []
-        self._entries = torch.empty(num_layers, 2, num_heads, 0, head_dim, dtype=dtype, device=device)
-        self._layers: list[Tensor] = []
-        # 0 where a sequence descends from an entry, -inf elsewhere. One sequence sees everything and needs none.
-        self._bias_BE = torch.zeros(num_sequences, 0, dtype=dtype, device=device)
+        self.num_tokens = self.num_entries = prompt_2LHEK.shape[3]
+        self.memory = memory
+        self._alibi_slopes = alibi_slopes
+        self._entries_2LHEK = prompt_2LHEK
+        self._layers: list[tuple[Tensor, Tensor]] = []
+        # 0 where a sequence descends from an entry, -inf elsewhere; a prompt's entries are everybody's.
+        self._descent_BE = prompt_2LHEK.new_zeros(num_sequences, self.num_entries)
+        self._position_E = torch.arange(self.num_entries, device=prompt_2LHEK.device)
+        self._bias: Tensor | None = None
 
     @property
     def capacity(self) -> int:
-        return self._entries.shape[3]
+        return self._entries_2LHEK.shape[3]
+
+    @property
+    def num_bytes(self) -> int:
+        """All memory that this cache holds."""
+        return self._entries_2LHEK.nbytes + sum(k_HSK.nbytes + v_HSK.nbytes for k_HSK, v_HSK in self.memory)
 
     def begin_step(self) -> None:
         """Makes room for one entry a sequence, and lets each sequence see its own."""
-        first, last = self.num_entries, self.num_entries + self.num_sequences
-        if last > self.capacity:
+        if self.num_entries + self.num_sequences > self.capacity or not self._layers:
             self._pack()
-            first, last = self.num_entries, self.num_entries + self.num_sequences
+        new = slice(self.num_entries, self.num_entries + self.num_sequences)
         if self.num_sequences > 1:
-            self._bias_BE[:, first:last] = -torch.inf
-            self._bias_BE[:, first:last].fill_diagonal_(0)
-        self.num_entries = last
+            self._descent_BE[:, new] = -torch.inf
+            self._descent_BE[:, new].fill_diagonal_(0)
+        self.num_entries = new.stop
+        if self._alibi_slopes is not None:
+            self._position_E[new] = self.num_tokens
+        self._bias = self._make_bias()
+        self.num_tokens += 1
 
-    def attend(self, layer: int, q_HBK: Tensor, kv_2HBK: Tensor) -> Tensor:
+    def attend(self, layer: int, q_HBK: Tensor, k_HBK: Tensor, v_HBK: Tensor) -> Tensor:
         """Writes this step's keys and values, and attends each sequence's scaled query to its history: [H, B, K]."""
         num_entries = self.num_entries
-        kv_2HEK = self._layers[layer]
-        kv_2HEK[:, :, num_entries - self.num_sequences : num_entries] = kv_2HBK
-        k_HEK, v_HEK = kv_2HEK[:, :, :num_entries].unbind(0)
-        if self.num_sequences == 1:
-            scores_HBE = torch.bmm(q_HBK, k_HEK.transpose(1, 2))
-        else:
-            scores_HBE = torch.baddbmm(self._bias_BE[:, :num_entries], q_HBK, k_HEK.transpose(1, 2))
-        return torch.bmm(scores_HBE.softmax(-1), v_HEK)
+        k_HEK, v_HEK = self._layers[layer]
+        k_HEK[:, num_entries - self.num_sequences : num_entries] = k_HBK
+        v_HEK[:, num_entries - self.num_sequences : num_entries] = v_HBK
+        k_HKE = k_HEK[:, :num_entries].transpose(1, 2)
+        scores_HBE = torch.bmm(q_HBK, k_HKE) if self._bias is None else torch.baddbmm(self._bias, q_HBK, k_HKE)
+        return torch.bmm(scores_HBE.softmax(-1), v_HEK[:, :num_entries])
 
     def cross_attend(self, layer: int, q_HBK: Tensor) -> Tensor:
         """Attends each sequence's scaled query to the encoder: [H, B, K]."""
@@ -78,25 +86,34 @@ class RequestCache:
         return torch.bmm(torch.bmm(q_HBK, k_HSK.transpose(1, 2)).softmax(-1), v_HSK)
 
     def reorder(self, parents_B: Tensor) -> None:
-        """Sequence b goes on where sequence parents_B[b] was. May shrink the number of sequences."""
+        """Sequence b goes on where sequence parents_B[b] was. Fewer parents than sequences: the others are gone."""
         self.num_sequences = parents_B.shape[0]
-        self._bias_BE = self._bias_BE[parents_B]
+        self._descent_BE = self._descent_BE[parents_B]
+
+    def _make_bias(self) -> Tensor | None:
+        """What this step adds to the scores of all layers, [B, E] or [H, B, E]; None if that is nothing."""
+        descent_BE = self._descent_BE[:, : self.num_entries] if self.num_sequences > 1 else None
+        if self._alibi_slopes is None:
+            return descent_BE
+        # Distances, not positions: they are small where the weights are large, and bfloat16 holds small numbers well.
+        distance_E = (self._position_E[: self.num_entries] - self.num_tokens).float()
+        alibi_H1E = (self._alibi_slopes[:, None, None] * distance_E).to(self._descent_BE.dtype)
+        return alibi_H1E if descent_BE is None else alibi_H1E + descent_BE
 
     def _pack(self) -> None:
         """Drops entries that no sequence descends from, and makes room for the next steps."""
-        kept = self._entries[:, :, :, : self.num_entries]
-        bias_BE = self._bias_BE[:, : self.num_entries]
-        if self.num_sequences > 1:
-            alive_E = (bias_BE == 0).any(0).nonzero().flatten()
-            kept, bias_BE = kept.index_select(3, alive_E), bias_BE.index_select(1, alive_E)
-        self.num_entries = kept.shape[3]
+        entries = self._entries_2LHEK[:, :, :, : self.num_entries]
+        descent_BE, position_E = self._descent_BE[:, : self.num_entries], self._position_E[: self.num_entries]
+        if self.num_sequences > 1 and self._layers:
+            alive_E = (descent_BE == 0).any(0).nonzero()[:, 0]
+            entries, descent_BE, position_E = entries[:, :, :, alive_E], descent_BE[:, alive_E], position_E[alive_E]
+        self.num_entries = entries.shape[3]
         room = CHUNK * self.num_sequences
-        shape = list(kept.shape)
-        shape[3] = self.num_entries + room
-        self._entries = kept.new_empty(shape)
-        self._entries[:, :, :, : self.num_entries] = kept
-        self._bias_BE = torch.cat((bias_BE, bias_BE.new_zeros(self.num_sequences, room)), dim=1)
-        self._layers = list(self._entries.unbind(0))
+        self._entries_2LHEK = entries.new_empty((*entries.shape[:3], self.num_entries + room, entries.shape[4]))
+        self._entries_2LHEK[:, :, :, : self.num_entries] = entries
+        self._layers = list(zip(*(half.unbind(0) for half in self._entries_2LHEK.unbind(0)), strict=True))
+        self._descent_BE = torch.cat((descent_BE, descent_BE.new_zeros(self.num_sequences, room)), dim=1)
+        self._position_E = torch.cat((position_E, position_E.new_zeros(room)))
 
 
 class CachedAttention:
@@ -112,10 +129,9 @@ class CachedAttention:
             first += cache.num_sequences
 
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
-        q_HNK = _scaled(q_NHK)
-        kv_2HNK = torch.stack((k_NHK, v_NHK)).transpose(1, 2)
+        q_HNK, k_HNK, v_HNK = _scaled(q_NHK), k_NHK.transpose(0, 1), v_NHK.transpose(0, 1)
         attended = [
-            cache.attend(layer, q_HNK[:, rows], kv_2HNK[:, :, rows])
+            cache.attend(layer, q_HNK[:, rows], k_HNK[:, rows], v_HNK[:, rows])
             for cache, rows in zip(self._caches, self._rows, strict=True)
         ]
         return torch.cat(attended, dim=1).transpose(0, 1)

@@ -123,6 +123,11 @@ class GenerationParams:
         return as_ids(self.eos_token_id)
 
     @property
+    def stops(self) -> tuple[str, ...]:
+        """Every string that ends a sequence."""
+        return (self.stop_strings,) if isinstance(self.stop_strings, str) else tuple(self.stop_strings or ())
+
+    @property
     def num_sequences(self) -> int:
         """How many sequences grow at the same time for one request."""
         return max(self.num_beams or 1, self.num_return_sequences or 1)
@@ -244,6 +249,8 @@ def _range_problems(params: GenerationParams) -> list[str]:
     for name in ("do_sample", "renormalize_logits"):
         if getattr(params, name) not in (None, True, False):
             problems.append(f"{name} = {getattr(params, name)!r}; it must be true or false")
+    if not all(isinstance(stop, str) and stop for stop in params.stops) or params.stop_strings == ():
+        problems.append(f"stop_strings = {params.stop_strings!r}; it must be a string or a list of them, none empty")
     words = params.bad_words_ids
     if words is not None and (not words or not all(isinstance(word, tuple) and word for word in words)):
         problems.append("bad_words_ids must be a list of lists of token ids, none of them empty")

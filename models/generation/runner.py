@@ -4,48 +4,43 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from models.generation.beam import BeamCohort
-from models.generation.cohort import Cohort, Done
+from models.generation.cohort import Cohort, Done, StopText
 from models.generation.kv_cache import CachedAttention, RequestCache
 from models.generation.params import GenerationParams
-from models.generation.sampling import GreedyCohort
+from models.generation.prompts import prefill
+from models.generation.sampling import SamplingCohort
 from models.generation.sequence import Request
-from models.layers.attention import PackedAttention
-from models.layers.positions import positions_of
 
 
 class Runner:
     """A model and the requests that run on it, in cohorts of equal params, each request with its cache."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, stop_text: StopText | None = None) -> None:
         self.model = model
+        self._stop_text = stop_text
         self._cohorts: dict[GenerationParams, Cohort] = {}
         self._caches: dict[Request, RequestCache] = {}
 
     def prefill(self, requests: Sequence[Request]) -> int:
         """Computes the prompts of requests that start; returns the positions that attention saw, padding included."""
-        memories, num_positions = self._encode(requests)
-        for request, memory in zip(requests, memories, strict=True):
-            cache = RequestCache(
-                self.model.num_layers,
-                self.model.num_heads,
-                self.model.head_dim,
-                request.num_sequences,
-                self.model.dtype,
-                self.model.device,
-            )
-            cache.memory = memory
-            self._caches[request] = cache
+        prefilled = prefill(self.model, requests)
+        self._caches |= dict(zip(requests, prefilled.caches, strict=True))
         by_params: dict[GenerationParams, list[Request]] = {}
         for request in requests:
             by_params.setdefault(request.params, []).append(request)
         for params, members in by_params.items():
             if params not in self._cohorts:
-                self._cohorts[params] = _cohort_of(params, self.model.device)
+                search = BeamCohort if (params.num_beams or 1) > 1 else SamplingCohort
+                self._cohorts[params] = search(params, self.model.device, self._stop_text)
             self._cohorts[params].extend(members)
-        return num_positions
+        return prefilled.num_positions
+
+    def clear(self) -> None:
+        """Forgets everything that runs."""
+        self._cohorts.clear()
+        self._caches.clear()
 
     def decode(self) -> list[Done]:
         """One token for every running sequence; returns the requests that are done with it."""
@@ -67,25 +62,3 @@ class Runner:
             del self._caches[finished.request]
         self._cohorts = {params: cohort for params, cohort in self._cohorts.items() if cohort.requests}
         return done
-
-    def _encode(self, requests: Sequence[Request]) -> tuple[list[list[tuple[Tensor, Tensor]]], int]:
-        """Each request's keys and values of the encoder, per decoder layer [H, S, K]; prompts packed, not padded."""
-        lengths = [len(request.prompt_ids) for request in requests]
-        input_ids_N = torch.tensor(
-            [token for request in requests for token in request.prompt_ids], device=self.model.device
-        )
-        context = PackedAttention(lengths, causal=False)
-        encoded_ND = self.model.encode(input_ids_N, positions_of(lengths).to(self.model.device), context)
-        layers = [
-            (k_NHK.transpose(0, 1).split(lengths, dim=1), v_NHK.transpose(0, 1).split(lengths, dim=1))
-            for k_NHK, v_NHK in self.model.cross_keys_values(encoded_ND)
-        ]
-        # Contiguous, each request's own: the packed tensors can go, and each step streams through memory once.
-        memories = [
-            [(k[index].contiguous(), v[index].contiguous()) for k, v in layers] for index in range(len(lengths))
-        ]
-        return memories, context.num_padded_tokens
-
-
-def _cohort_of(params: GenerationParams, device: torch.device) -> Cohort:
-    return BeamCohort(params, device) if (params.num_beams or 1) > 1 else GreedyCohort(params, device)

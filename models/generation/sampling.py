@@ -1,4 +1,4 @@
-"""Greedy search and sampling for all rows of a cohort at once. It knows logits, no model and no cache."""
+"""Greedy search and sampling for all rows of a cohort at once; each row chooses alone. It knows no model, no cache."""
 
 from collections.abc import Sequence
 
@@ -6,44 +6,76 @@ import torch
 from torch import Tensor
 
 from models.generation.candidates import log_normalizer
-from models.generation.cohort import Cohort, Done, Step
+from models.generation.cohort import Cohort, Done, Step, StopText
 from models.generation.params import GenerationParams
+from models.generation.randomness import sample_key, uniforms
 from models.generation.sequence import Request, SequenceOutput
+from models.generation.warpers import warp
 
 
-class GreedyCohort(Cohort):
-    """One row a request; each takes its likeliest token."""
+class SamplingCohort(Cohort):
+    """A row for each sample of each request, one where nothing is drawn. A row leaves when its sequence ends."""
 
-    def __init__(self, params: GenerationParams, device: torch.device) -> None:
-        super().__init__(params, device)
-        self.score_R = torch.zeros(0, device=device)
+    def __init__(self, params: GenerationParams, device: torch.device, stop_text: StopText | None = None) -> None:
+        super().__init__(params, device, stop_text)
+        self._samples: list[int] = []  # of each row: which of its request's answers it is
+        self._answers: dict[Request, dict[int, SequenceOutput]] = {}
+        self._key_R = torch.zeros(0, dtype=torch.long, device=device)
 
     def extend(self, requests: Sequence[Request]) -> None:
         super().extend(requests)
-        self.score_R = torch.cat((self.score_R, self.score_R.new_zeros(len(requests))))
+        self._answers |= {request: {} for request in requests}
+        self._samples += [sample for request in requests for sample in range(request.num_sequences)]
+        keys = [sample_key(request.seed, sample) for request in requests for sample in range(request.num_sequences)]
+        self._key_R = torch.cat((self._key_R, torch.tensor(keys, dtype=torch.long, device=self._key_R.device)))
 
     def step(self, logits_RV: Tensor) -> Step:
         for process in self.processors:
             process(logits_RV, self.history, None)
-        best_R, token_R = logits_RV.max(dim=-1)
-        self.score_R += best_R.float() - log_normalizer(logits_RV)
-        self.history.append(token_R)
-        is_done_R = self.history.length_R >= self.max_length_G
+        token_R, log_prob_R = self._choose(logits_RV)
+        self.history.append(token_R, log_prob_R)
+        is_done_R = self.history.length_R >= self.history.max_length_R
         for end in self.params.eos_token_ids:
-            is_done_R |= token_R == end
-        num_requests = len(self.requests)
-        return Step(parents=[None] * num_requests, done=self._take(is_done_R.nonzero()[:, 0].tolist()))
+            is_done_R = is_done_R | (token_R == end)
+        done = set(is_done_R.nonzero()[:, 0].tolist())
+        if self.params.stop_strings:
+            done |= {row for row in range(self.history.num_rows) if self.stops(self.history.new_tokens(row))}
+        return self._leave(done)
 
-    def _take(self, done: list[int]) -> list[Done]:
+    def _choose(self, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's next token and its log-probability among those it was chosen from."""
+        if not self.params.do_sample:
+            best_R, token_R = logits_RV.max(dim=-1)
+            return token_R, best_R.float() - log_normalizer(logits_RV)
+        step_R = self.history.length_R - self.history.start_length_R
+        return warp(logits_RV, self.params).draw(uniforms(self._key_R, step_R))
+
+    def _leave(self, done: set[int]) -> Step:
+        """Takes the rows that are done; a request is, when its last row is."""
+        requests, history = self.requests, self.history
         if not done:
-            return []
-        finished = []
-        for row in done:
-            tokens = self.history.new_tokens(row)
-            output = SequenceOutput(tokens, float(self.score_R[row]), self.reason(tokens))
-            finished.append(Done(self.requests[row], row, [output]))
-        gone = set(done)
-        kept = [row for row in range(len(self.requests)) if row not in gone]
-        self.keep(kept, kept)
-        self.score_R = self.score_R[torch.tensor(kept, dtype=torch.long, device=self.score_R.device)]
-        return finished
+            return Step([None] * len(requests), [])
+        staying: dict[Request, list[int]] = {request: [] for request in requests}  # places among the request's own rows
+        num_seen = dict.fromkeys(requests, 0)
+        for row, request in enumerate(history.requests):
+            if row in done:
+                self._answers[request][self._samples[row]] = self.answer(*history.answer(row))
+            else:
+                staying[request].append(num_seen[request])
+            num_seen[request] += 1
+        parents = [
+            None
+            if len(places) == num_seen[request]
+            else torch.tensor(places, dtype=torch.long, device=self._key_R.device)
+            for request, places in staying.items()
+        ]
+        finished = [
+            Done(request, [output for _, output in sorted(self._answers.pop(request).items())])
+            for request, places in staying.items()
+            if not places
+        ]
+        rows = [row for row in range(history.num_rows) if row not in done]
+        self._samples = [self._samples[row] for row in rows]
+        self._key_R = self._key_R[torch.tensor(rows, dtype=torch.long, device=self._key_R.device)]
+        self.keep([index for index, request in enumerate(requests) if staying[request]], rows)
+        return Step(parents, finished)

@@ -58,6 +58,14 @@ class Scheduler:
         self.num_running_sequences -= request.num_sequences
         self.num_reserved_tokens -= request.max_cached_tokens
 
+    def halve(self) -> None:
+        """Memory ran out: everything that runs waits again, and from now on half of it runs at a time."""
+        self.max_cached_tokens = max(1, self.num_reserved_tokens // 2)
+        self.max_prompt_tokens = max(1, self.max_prompt_tokens // 2)
+        for request in sorted(self.running, key=lambda one: -one.max_cached_tokens):
+            self.release(request)
+            self.add(request)
+
     def _start(self, request: Request) -> None:
         self.running.add(request)
         self.num_running_sequences += request.num_sequences

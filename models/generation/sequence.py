@@ -19,6 +19,8 @@ class SequenceOutput:
     """Beam search: the sum of log-probabilities over new tokens ** length_penalty, transformers' sequences_scores.
     Greedy search and sampling: the sum of the tokens' log-probabilities in the distribution they were chosen from."""
     finish_reason: FinishReason
+    log_probs: list[float] = field(default_factory=list)
+    """The log-probability of each token in the distribution it was chosen from: after processors and warpers."""
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,20 @@ BART_LIKE = {
     "eos_token_id": 2,
     "decoder_start_token_id": 2,
     "forced_eos_token_id": None,
+    "tie_word_embeddings": False,
 }
 BLOOM = {
     "vocab_size": 211,
     "hidden_size": 32,
     "n_layer": 2,
     "n_head": 4,
+    "tie_word_embeddings": False,
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 3,
 }
+# Tokens and positions louder than the source and the mean of the feed-forward, which are the same at every step.
+STANDARD_DEVIATIONS = {"positions": 1.0, "shared": 1.0, "embed_tokens": 1.0, "encoder_attn.out_proj": 0.15, "fc2": 0.15}
 FAMILIES = {
     "bart": (transformers.BartConfig, transformers.BartForConditionalGeneration, BART_LIKE),
     "blenderbot": (transformers.BlenderbotConfig, transformers.BlenderbotForConditionalGeneration, BART_LIKE),
@@ -45,14 +49,17 @@ FAMILIES = {
 
 
 def make_checkpoint(folder, family, seed=0):
-    """The reference's model, saved for ours to read. Weights are large, or every answer would be one token repeated."""
+    """The reference's model, saved for ours to read.
+
+    Weights are large and the head is its own, or every answer would be one token repeated and processors idle.
+    """
     config_class, model_class, settings = FAMILIES[family]
     torch.manual_seed(seed)
     model = model_class(config_class(**settings)).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
-                parameter.normal_(0.0, 0.35)
+                parameter.normal_(0.0, next((std for part, std in STANDARD_DEVIATIONS.items() if part in name), 0.4))
             else:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
         if hasattr(model, "final_logits_bias"):

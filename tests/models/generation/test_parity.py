@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from models import Engine, GenerationParams
+from models.errors import ParamsError
 
 CNN = {  # bart-large-cnn's habits, shortened
     "num_beams": 4,
@@ -89,15 +90,93 @@ def reference_answer(model, prompt, options):
     return sequences, chosen.sum(1).tolist()
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "options", OPTIONS, ids=lambda options: ", ".join(f"{k}={v}" for k, v in options.items()) or "none"
-)
-def test_tokens_and_scores_are_the_references(pair, options):
-    reference, model = pair("bart")
-    prompts = prompts_of()
-    answers = Engine(model, max_slots=3 * options.get("num_beams", 1)).generate(prompts, GenerationParams(**options))
-    for prompt, answer in zip(prompts, answers, strict=True):
-        tokens, scores = reference_answer(reference, prompt, options)
+def with_room_for(prompt, options, model):
+    """The same options for a decoder-only model, whose prompt counts in max_length and min_length."""
+    changed = dict(options)
+    for name in ("max_length", "min_length"):
+        if name in options and not model.config.is_encoder_decoder:
+            changed[name] = options[name] + len(prompt) - 1
+    return changed
+
+
+def check(reference, model, prompts, options):
+    each = [with_room_for(prompt, options, reference) for prompt in prompts]
+    engine = Engine(model, max_slots=3 * options.get("num_beams", 1))
+    answers = engine.generate(prompts, [GenerationParams(**own) for own in each])
+    for prompt, own, answer in zip(prompts, each, answers, strict=True):
+        tokens, scores = reference_answer(reference, prompt, own)
         assert [one.token_ids for one in answer.outputs] == tokens
         assert [one.score for one in answer.outputs] == pytest.approx(scores, abs=1e-4, rel=1e-5)
+
+
+def named(options):
+    return ", ".join(f"{name}={value}" for name, value in options.items()) or "none"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", OPTIONS, ids=named)
+def test_tokens_and_scores_of_bart_are_the_references(pair, options):
+    check(*pair("bart"), prompts_of(), options)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", OPTIONS, ids=named)
+def test_tokens_and_scores_of_bloom_are_the_references(pair, options):
+    check(*pair("bloom"), prompts_of(), options)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [{"max_new_tokens": 20}, {"max_new_tokens": 20, "num_beams": 3}, CNN, BLENDERBOT])
+@pytest.mark.parametrize("family", ["blenderbot", "blenderbot_small", "bart_causal"])
+def test_tokens_and_scores_of_the_other_families_are_the_references(pair, family, options):
+    check(*pair(family), prompts_of(), options)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_log_probabilities_of_beams_are_the_references_transition_scores(pair):
+    reference, model = pair("bart")
+    options = {"max_new_tokens": 12, "num_beams": 4, "num_return_sequences": 3, "repetition_penalty": 1.3}
+    for prompt in prompts_of(4):
+        with torch.no_grad():
+            wanted = reference.generate(
+                torch.tensor([prompt]), return_dict_in_generate=True, output_scores=True, output_logits=True, **options
+            )
+        transitions = reference.compute_transition_scores(wanted.sequences, wanted.scores, wanted.beam_indices)
+        outputs = Engine(model).generate([prompt], GenerationParams(**options))[0].outputs
+        for one, scores in zip(outputs, transitions, strict=True):
+            assert one.log_probs == pytest.approx(scores[: len(one.token_ids)].tolist(), abs=1e-4)
+
+
+def letters(token_ids):
+    """Token n is n's letter modulo 26, 1 + n // 26 times: a text in which stop strings overlap tokens."""
+    return "".join(chr(97 + n % 26) * (1 + n // 26) for n in token_ids)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_stop_strings_end_where_the_reference_ends(pair, num_beams):
+    reference, model = pair("bart")
+    options = {"max_new_tokens": 20, "num_beams": num_beams}
+    reasons = []
+    for prompt in prompts_of():
+        free = Engine(model).generate([prompt], GenerationParams(**options))[0].outputs[0].token_ids
+        stops = [letters(free[3:5])[1:] or "q", "zzz"]
+
+        def ends(input_ids, *_, stops=stops):
+            return torch.tensor([any(stop in letters(row[1:].tolist()) for stop in stops) for row in input_ids])
+
+        with torch.no_grad():
+            wanted = reference.generate(torch.tensor([prompt]), stopping_criteria=[ends], **options)[0, 1:].tolist()
+        engine = Engine(model, stop_text=letters)
+        (answer,) = engine.generate([prompt], GenerationParams(stop_strings=stops, **options))
+        one = answer.outputs[0]
+        assert one.token_ids == wanted[: len(one.token_ids)]
+        assert set(wanted[len(one.token_ids) :]) <= {1, 2}, "the reference went on"
+        assert (one.finish_reason == "stop") == any(stop in letters(one.token_ids) for stop in stops)
+        reasons.append(one.finish_reason)
+    assert reasons.count("stop") > 3
+
+
+def test_stop_strings_without_text_are_refused(pair):
+    with pytest.raises(ParamsError, match="stop_text="):
+        Engine(pair("bart")[1]).generate([[5]], GenerationParams(stop_strings="x"))

@@ -1,0 +1,93 @@
+"""Warpers leave out unlikely tokens before one is drawn. They know no history and no randomness.
+
+Meaning and order are transformers' (5.23): temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff. All
+but the first only leave tokens out, so after top_k the others work on the few that it kept: a row of 50, not of 50 000.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.generation.candidates import log_normalizer, top_candidates
+from models.generation.params import GenerationParams
+
+FIRST_TRY = 1024  # tokens that top_p looks at first; the vocabulary is sorted only where they do not suffice
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What rows draw from: log-probabilities [R, C], -inf where left out, of the tokens [R, C]."""
+
+    log_prob_RC: Tensor
+    token_RC: Tensor
+
+    def draw(self, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens that numbers from [0, 1) stand for, and their log-probabilities: [R] each."""
+        reached_RC = self.log_prob_RC.double().exp().cumsum(-1)
+        place_R1 = (reached_RC <= uniform_R[:, None] * reached_RC[:, -1:]).sum(-1, keepdim=True)
+        return self.token_RC.gather(1, place_R1)[:, 0], self.log_prob_RC.gather(1, place_R1)[:, 0]
+
+
+def warp(logits_RV: Tensor, params: GenerationParams) -> Pool:
+    """The distribution that resolved params say to draw from."""
+    assert params.temperature is not None
+    assert params.top_p is not None
+    assert params.typical_p is not None
+    log_prob_RC, token_RC = _eligible(logits_RV, params.temperature, params.top_k or 0, params.top_p)
+    if params.top_p < 1.0:
+        log_prob_RC = _top_p(log_prob_RC, params.top_p)
+    if params.min_p is not None:
+        log_prob_RC = _without(log_prob_RC, log_prob_RC.exp() < params.min_p * log_prob_RC.amax(-1, keepdim=True).exp())
+    if params.typical_p < 1.0:
+        log_prob_RC = _typical_p(log_prob_RC, params.typical_p)
+    if params.epsilon_cutoff:
+        log_prob_RC = _without(log_prob_RC, log_prob_RC.exp() < params.epsilon_cutoff)
+    if params.eta_cutoff:
+        eta_R1 = (params.eta_cutoff**0.5 * (-_entropy(log_prob_RC)).exp()).clamp(max=params.eta_cutoff)
+        log_prob_RC = _without(log_prob_RC, log_prob_RC.exp() < eta_R1)
+    return Pool(log_prob_RC, token_RC)
+
+
+def _eligible(logits_RV: Tensor, temperature: float, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and tokens that the other warpers look at; likeliest first where top_p wants them so."""
+    vocab_size = logits_RV.shape[1]
+    if top_k:
+        value_RC, token_RC = top_candidates(logits_RV, top_k)
+        return (value_RC.float() / temperature).log_softmax(-1), token_RC
+    scaled_RV = logits_RV.float() / temperature
+    if top_p >= 1.0:
+        token_RV = torch.arange(vocab_size, device=logits_RV.device).expand_as(logits_RV)
+        return scaled_RV.log_softmax(-1), token_RV
+    normalizer_R1 = log_normalizer(scaled_RV)[:, None]
+    value_RC, token_RC = top_candidates(scaled_RV, FIRST_TRY)
+    log_prob_RC = value_RC - normalizer_R1
+    if bool((log_prob_RC.exp().sum(-1) >= top_p).all()):
+        return log_prob_RC, token_RC
+    value_RV, token_RV = scaled_RV.sort(dim=-1, descending=True)
+    return value_RV - normalizer_R1, token_RV
+
+
+def _top_p(log_prob_RC: Tensor, top_p: float) -> Tensor:
+    """Keeps the likeliest tokens until their probability reaches top_p; the one that reaches it stays."""
+    probability_RC = log_prob_RC.exp()
+    return _without(log_prob_RC, probability_RC.cumsum(-1) - probability_RC >= top_p)
+
+
+def _typical_p(log_prob_RC: Tensor, mass: float) -> Tensor:
+    """Keeps the tokens whose surprise is nearest to the entropy, until they hold `mass` (arXiv 2202.00666)."""
+    surprise_RC = (-log_prob_RC - _entropy(log_prob_RC)).abs()
+    sorted_RC, order_RC = surprise_RC.sort(dim=-1)
+    reached_RC = log_prob_RC.exp().gather(-1, order_RC).cumsum(-1)
+    last_R1 = (reached_RC < mass).sum(-1, keepdim=True).clamp(max=sorted_RC.shape[-1] - 1)
+    return log_prob_RC.masked_fill(surprise_RC > sorted_RC.gather(-1, last_R1), -torch.inf).log_softmax(-1)
+
+
+def _entropy(log_prob_RC: Tensor) -> Tensor:
+    return -(log_prob_RC * log_prob_RC.exp()).nansum(-1, keepdim=True)
+
+
+def _without(log_prob_RC: Tensor, is_out_RC: Tensor) -> Tensor:
+    """Leaves tokens out, but never the likeliest, and lets the rest sum to one again."""
+    is_out_RC &= log_prob_RC < log_prob_RC.amax(-1, keepdim=True)
+    return log_prob_RC.masked_fill(is_out_RC, -torch.inf).log_softmax(-1)

@@ -1,0 +1,164 @@
+"""Continuous batching as a whole: the same answers under any load, and nothing leaked."""
+
+import logging
+import random
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from models import Engine, GenerationParams
+
+END = 2
+
+
+class ScriptedModel:
+    """After token t at position p comes (t * 7 + p) % 50, and the end token when that is below 4.
+
+    It calls its context as any model does, so caches are filled, reordered and dropped; the result is not looked at.
+    """
+
+    is_encoder_decoder, max_positions, alibi_slopes = True, 4096, None
+    num_layers, num_heads, head_dim = 1, 1, 2
+    device, dtype = torch.device("cpu"), torch.float32
+    config = SimpleNamespace(vocab_size=50)
+    generation_defaults: ClassVar = {"decoder_start_token_id": 5, "eos_token_id": END}
+
+    def encode(self, input_ids_N, *_):
+        return input_ids_N[:, None].float().expand(-1, 2)
+
+    def cross_keys_values(self, hidden_ND):
+        return [(hidden_ND[:, None], hidden_ND[:, None])]
+
+    def decode(self, input_ids_N, positions_N, context):
+        token_NHK = input_ids_N[:, None, None].float().expand(-1, 1, 2)
+        context.attend(0, token_NHK, token_NHK, token_NHK)
+        context.cross_attend(0, token_NHK)
+        return torch.stack((input_ids_N, positions_N), dim=1)
+
+    def logits(self, hidden_ND):
+        follower_N = scripted(hidden_ND[:, 0], hidden_ND[:, 1])
+        distance_NV = (torch.arange(50) - follower_N[:, None]).abs()
+        return -distance_NV.float()
+
+
+def scripted(token, position):
+    follower = (token * 7 + position) % 50
+    return torch.where(follower < 4, torch.full_like(follower, END), follower)
+
+
+def scripted_answer(max_new_tokens):
+    tokens, token = [], 5
+    for position in range(max_new_tokens):
+        token = int(scripted(torch.tensor([token]), torch.tensor([position])))
+        tokens.append(token)
+        if token == END:
+            break
+    return tokens
+
+
+def test_invariants_hold_after_every_step_of_a_long_random_run():
+    """10 000 steps: what runs, what is cached, what is searched and what is reserved are always the same requests."""
+    choice = random.Random(1)
+    engine = Engine(ScriptedModel(), max_batch_tokens=200, max_slots=12)
+    engine._scheduler.max_cached_tokens = 400
+    runner, scheduler = engine._runner, engine._scheduler
+    added, answered, steps = 0, [], 0
+    while steps < 10_000:
+        if engine.num_unfinished < 20 and choice.random() < 0.6:
+            num_beams = choice.choice((1, 1, 1, 2, 4))
+            params = GenerationParams(num_beams=num_beams, max_new_tokens=choice.randint(1, 12))
+            engine.add((added, params.max_new_tokens, num_beams), [7] * choice.randint(1, 90), params)
+            added += 1
+        for output in engine.step():
+            _, max_new_tokens, num_beams = output.request_id
+            if num_beams == 1:
+                assert output.outputs[0].token_ids == scripted_answer(max_new_tokens)
+            answered.append(output.request_id[0])
+        steps += 1
+        searched = [request for cohort in runner._cohorts.values() for request in cohort.requests]
+        assert len(searched) == len(set(searched)), "a request is searched twice"
+        assert set(searched) == set(runner._caches) == scheduler.running
+        for cohort in runner._cohorts.values():
+            assert cohort.requests, "an empty cohort was kept"
+            rows = [runner._caches[request].num_sequences for request in cohort.requests]
+            assert cohort.history.num_rows == sum(rows)
+        assert scheduler.num_reserved_tokens == sum(request.max_cached_tokens for request in searched)
+        if len(searched) > 1:
+            assert scheduler.num_running_sequences <= 12
+            assert scheduler.num_reserved_tokens <= 400
+    while engine.num_unfinished:
+        answered += [output.request_id[0] for output in engine.step()]
+    assert sorted(answered) == list(range(added)), "a request was lost or answered twice"
+    assert not runner._caches
+    assert not runner._cohorts
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_answers_do_not_depend_on_batch_size_or_order(pair, data):
+    """Property, on a real (tiny) model: any prompts, any mix of params, any number of slots, any order of arrival."""
+    _, model = pair(data.draw(st.sampled_from(["bart", "bloom"])))
+    prompts = data.draw(st.lists(st.lists(st.integers(4, 210), min_size=1, max_size=30), min_size=2, max_size=6))
+    kinds = st.sampled_from(
+        [
+            GenerationParams(max_new_tokens=7),
+            GenerationParams(max_new_tokens=9, num_beams=2, num_return_sequences=2),
+            GenerationParams(max_new_tokens=5, num_beams=4, length_penalty=2.0, no_repeat_ngram_size=2),
+            GenerationParams(max_new_tokens=6, do_sample=True, num_return_sequences=2),
+        ]
+    )
+    each = data.draw(st.lists(kinds, min_size=len(prompts), max_size=len(prompts)))
+    order = data.draw(st.permutations(range(len(prompts))))
+    engine = Engine(model, max_slots=data.draw(st.integers(1, 12)), max_batch_tokens=data.draw(st.integers(1, 60)))
+    found = {}
+    for index in order:
+        engine.add(index, prompts[index], each[index], seed=index)
+        if data.draw(st.booleans()):
+            found |= {one.request_id: one for one in engine.step()}
+    while engine.num_unfinished:
+        found |= {one.request_id: one for one in engine.step()}
+    for index, (prompt, params) in enumerate(zip(prompts, each, strict=True)):
+        alone = Engine(model)
+        alone.add(0, prompt, params, seed=index)
+        outputs = []
+        while alone.num_unfinished:
+            outputs += alone.step()
+        assert [one.token_ids for one in found[index].outputs] == [one.token_ids for one in outputs[0].outputs]
+
+
+def test_running_out_of_memory_halves_the_batch_and_changes_no_answer(pair, caplog, monkeypatch):
+    _, model = pair("bart")
+    prompts = [[10 + n] * (n % 7 + 1) for n in range(12)]
+    params = GenerationParams(max_new_tokens=8, num_beams=2)
+    wanted = Engine(model).generate(prompts, params)
+    engine = Engine(model)
+    decode = type(model).decode
+
+    def scarce(self, input_ids_N, positions_N, context):
+        if len(input_ids_N) > 8:
+            raise torch.OutOfMemoryError("scarce")
+        return decode(self, input_ids_N, positions_N, context)
+
+    monkeypatch.setattr(type(model), "decode", scarce)
+    with caplog.at_level(logging.WARNING):
+        answers = engine.generate(prompts, params)
+    assert "out of memory with 12 requests" in caplog.text
+    for one, other in zip(answers, wanted, strict=True):
+        assert one.outputs[0].token_ids == other.outputs[0].token_ids
+
+
+def test_a_request_that_does_not_fit_alone_is_an_error(pair, monkeypatch):
+    _, model = pair("bart")
+    engine = Engine(model)
+    engine.add(0, [5, 6], GenerationParams(max_new_tokens=2))
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("too large")
+
+    monkeypatch.setattr(type(model), "decode", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.step()

@@ -1,0 +1,115 @@
+"""Sampling: what may be drawn is what transformers' warpers leave, and a draw belongs to a seed, not to a batch."""
+
+import pytest
+import torch
+from transformers.generation import logits_process as reference
+
+from models import Engine, GenerationParams
+from models.generation.randomness import sample_key, uniforms
+from models.generation.warpers import warp
+
+WARPERS = {
+    "temperature": lambda value: reference.TemperatureLogitsWarper(value),
+    "top_k": lambda value: reference.TopKLogitsWarper(value),
+    "top_p": lambda value: reference.TopPLogitsWarper(value),
+    "min_p": lambda value: reference.MinPLogitsWarper(value),
+    "typical_p": lambda value: reference.TypicalLogitsWarper(value),
+    "epsilon_cutoff": lambda value: reference.EpsilonLogitsWarper(value),
+    "eta_cutoff": lambda value: reference.EtaLogitsWarper(value),
+}
+PROMPTS = [[5, 9, 17, 30, 2], [44], list(range(10, 60)), [7, 7, 7], [100, 101, 102, 9, 8]]
+
+
+@pytest.mark.parametrize("vocab_size", [211, 5000])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": 0},
+        {"top_k": 7},
+        {"temperature": 0.5, "top_k": 50},
+        {"top_k": 0, "top_p": 0.6},
+        {"top_k": 0, "top_p": 0.999},
+        {"temperature": 2.0, "top_k": 40, "top_p": 0.9},
+        {"top_k": 0, "min_p": 0.1},
+        {"top_k": 0, "typical_p": 0.4},
+        {"top_k": 30, "typical_p": 0.9, "epsilon_cutoff": 0.01},
+        {"top_k": 0, "epsilon_cutoff": 0.003},
+        {"top_k": 0, "eta_cutoff": 0.01},
+        {"temperature": 0.8, "top_k": 60, "top_p": 0.95, "min_p": 0.02, "typical_p": 0.8, "eta_cutoff": 0.002},
+    ],
+    ids=str,
+)
+def test_the_distribution_drawn_from_is_the_references(options, vocab_size):
+    logits_RV = torch.randn(6, vocab_size, generator=torch.Generator().manual_seed(0)) * 3
+    wanted_RV = logits_RV.clone()
+    for name, make in WARPERS.items():
+        if options.get(name):
+            wanted_RV = make(options[name])(None, wanted_RV)
+    pool = warp(logits_RV, GenerationParams(do_sample=True, **options).resolve({}))
+    got_RV = torch.zeros_like(logits_RV).scatter_(1, pool.token_RC, pool.log_prob_RC.exp())
+    torch.testing.assert_close(got_RV, wanted_RV.softmax(-1), atol=2e-6, rtol=1e-4)
+
+
+def test_frequencies_of_draws_are_the_probabilities():
+    """20 000 draws from 6 tokens: a frequency's standard deviation is 0.0035 at most; five of them are let pass."""
+    logits_RV = torch.tensor([[2.0, 1.0, 0.0, -1.0, 0.5, -3.0]]).expand(20_000, -1)
+    pool = warp(logits_RV, GenerationParams(do_sample=True, top_k=0).resolve({}))
+    keys_R = torch.tensor([sample_key(seed, 0) for seed in range(20_000)])
+    token_R, log_prob_R = pool.draw(uniforms(keys_R, torch.zeros_like(keys_R)))
+    probability_V = logits_RV[0].softmax(-1)
+    torch.testing.assert_close(token_R.bincount(minlength=6) / 20_000, probability_V, atol=0.018, rtol=0)
+    torch.testing.assert_close(log_prob_R.exp(), probability_V[token_R])
+
+
+def test_random_numbers_differ_by_seed_sample_and_step_and_fill_the_interval():
+    keys = [sample_key(seed, sample) for seed in (0, 1, -1, 2**62) for sample in range(50)]
+    numbers = torch.cat([uniforms(torch.tensor(keys), torch.full((200,), step)) for step in range(50)])
+    assert len(set(numbers.tolist())) == 10_000
+    assert 0 <= float(numbers.min()) < 0.001
+    assert 0.999 < float(numbers.max()) < 1
+    assert abs(float(numbers.mean()) - 0.5) < 0.02
+
+
+@pytest.mark.parametrize("family", ["bart", "bloom"])
+def test_samples_depend_on_their_seed_and_number_and_on_nothing_else(pair, family):
+    _, model = pair(family)
+    ends = [2, *range(50, 70)]  # many, so that rows leave at different times
+    params = GenerationParams(do_sample=True, num_return_sequences=3, max_new_tokens=12, top_p=0.9, eos_token_id=ends)
+
+    def answers(order, max_slots):
+        engine, found = Engine(model, max_slots=max_slots), {}
+        for index in order:
+            engine.add(index, PROMPTS[index], params, seed=100 + index)
+        while engine.num_unfinished:
+            found |= {one.request_id: [each.token_ids for each in one.outputs] for one in engine.step()}
+        return found
+
+    wanted = answers(range(5), 64)
+    assert wanted == answers([3, 1, 4, 0, 2], 3) == answers([4, 3, 2, 1, 0], 7)
+    assert len({tuple(tokens) for tokens in wanted[0]}) == 3
+    assert len({len(tokens) for sample in wanted.values() for tokens in sample}) > 1, (
+        "rows should leave at different times"
+    )
+    fewer = GenerationParams(do_sample=True, max_new_tokens=12, top_p=0.9, eos_token_id=ends)
+    engine = Engine(model)
+    engine.add(0, PROMPTS[0], fewer, seed=100)
+    while engine.num_unfinished:
+        found = engine.step()
+    assert found[0].outputs[0].token_ids == wanted[0][0]
+
+
+def test_another_seed_gives_another_sample(pair):
+    _, model = pair("bart")
+    params = GenerationParams(do_sample=True, max_new_tokens=12, min_new_tokens=12)
+    samples = {
+        tuple(Engine(model).generate([PROMPTS[0]], params, seed=seed)[0].outputs[0].token_ids) for seed in range(5)
+    }
+    assert len(samples) == 5
+
+
+def test_the_likeliest_token_is_drawn_where_no_other_is_left(pair):
+    _, model = pair("bart")
+    sampled = Engine(model).generate(PROMPTS, GenerationParams(do_sample=True, top_k=1, max_new_tokens=9))
+    greedy = Engine(model).generate(PROMPTS, GenerationParams(max_new_tokens=9))
+    assert [one.outputs[0].token_ids for one in sampled] == [one.outputs[0].token_ids for one in greedy]
+    assert all(log_prob == 0 for one in sampled for log_prob in one.outputs[0].log_probs)
