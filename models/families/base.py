@@ -51,6 +51,11 @@ class LoadedModel(nn.Module):
         """The longest sequence in tokens, or None where positions are not limited."""
         return self.config.max_position_embeddings if isinstance(self.config, BartConfig) else None
 
+    @property
+    def hidden_size(self) -> int:
+        """The width of hidden states."""
+        return self.config.d_model if isinstance(self.config, BartConfig) else self.config.hidden_size
+
     def check_ids(self, input_ids_BT: Tensor, what: str = "input_ids") -> None:
         """Raises RequestError for ids outside the vocabulary and rows longer than the positions."""
         check_ids(input_ids_BT, self.config, self.max_positions, what)

@@ -1,0 +1,274 @@
+"""Heads without a decode loop: classes, spans, embeddings and scores of thousands of token lists. It knows no text.
+
+Sequences are ordered longest first and cut into batches under a token budget; a batch is packed, so no padded token is
+ever multiplied, and neighbours in it have nearly equal lengths, which attention likes. A batch that runs out of memory
+is halved and tried again, and the budget with it.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from models.errors import RequestError, UnsupportedModelError
+from models.families.base import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Pooling = Literal["mean", "cls", "last"]
+
+# Logits over the vocabulary are made for so many positions at a time: [1024, 50265] in float32 is 206 MB.
+HEAD_POSITIONS = 1024
+# Beyond a few thousand tokens a CPU only loses its caches; an accelerator needs more to be busy.
+CPU_BATCH_TOKENS = 2048
+DEVICE_BATCH_TOKENS = 32768
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Log-probabilities of a sequence's tokens, each given those before it."""
+
+    log_probs: Tensor  # float32 [scored tokens]
+
+    @property
+    def total(self) -> float:
+        """The log-likelihood of the scored tokens together, in nats."""
+        return float(self.log_probs.double().sum())
+
+
+class SinglePass:
+    """One model's forwards over many token lists. Results come in the order of the input, on the CPU, in float32."""
+
+    def __init__(self, model: LoadedModel, max_batch_tokens: int | None = None) -> None:
+        self.model: Any = model  # which methods it has depends on its head; each method here asks
+        self.max_batch_tokens = max_batch_tokens or (
+            CPU_BATCH_TOKENS if model.device.type == "cpu" else DEVICE_BATCH_TOKENS
+        )
+
+    def check(self, token_ids: Sequence[int]) -> None:
+        """Raises RequestError where the model cannot read a token list; the others can go on without it."""
+        limit, vocab_size = self.model.max_positions, self.model.config.vocab_size
+        if not token_ids:
+            raise RequestError("The token list is empty; one token at least is needed.")
+        if limit is not None and len(token_ids) > limit:
+            raise RequestError(
+                f"{len(token_ids)} tokens are more than the model's {limit} positions. Shorten or split."
+            )
+        if min(token_ids) < 0 or max(token_ids) >= vocab_size:
+            raise RequestError(
+                f"Ids from {min(token_ids)} to {max(token_ids)} found; the model's embedding has rows 0 to "
+                f"{vocab_size - 1}. Use the tokenizer that belongs to this checkpoint."
+            )
+
+    def classify(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """Logits [sequences, L] of a sequence classifier."""
+        self._needs("class_logits", "a sequence classifier")
+
+        def compute(ids_N: Tensor, lengths: list[int]) -> list[Tensor]:
+            return list(self.model.class_logits(ids_N, lengths).float().cpu())
+
+        return _stack(self._run(sequences, compute), self.model.config.num_labels)
+
+    def token_logits(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Logits [T, L] for each sequence: classes of tokens, or columns start and end of an answer."""
+        self._needs("token_logits", "a token classifier or a question answerer")
+
+        def compute(ids_N: Tensor, lengths: list[int]) -> list[Tensor]:
+            logits_NL = self.model.token_logits(self.model.packed_hidden(ids_N, lengths))
+            return list(logits_NL.float().cpu().split(lengths))
+
+        return self._run(sequences, compute)
+
+    def spans(self, sequences: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
+        """Start and end logits [T] for each sequence of a question answerer."""
+        return [(logits_T2[:, 0], logits_T2[:, 1]) for logits_T2 in self.token_logits(sequences)]
+
+    def embed(self, sequences: Sequence[Sequence[int]], pooling: Pooling = "mean", normalize: bool = False) -> Tensor:
+        """One vector [D] for each sequence, out of the last hidden states: [sequences, D].
+
+        These are the decoder's for BART (as the reference's feature extraction gives) and BLOOM, and the encoder's for
+        the Blenderbots, whose decoders demand a reply. `normalize` scales each to length one.
+        """
+        if pooling not in ("mean", "cls", "last"):
+            raise RequestError(f"pooling = {pooling!r} is not one we have. Use 'mean', 'cls' or 'last'.")
+
+        def compute(ids_N: Tensor, lengths: list[int]) -> list[Tensor]:
+            hidden_ND = self._hidden(ids_N, lengths).float()
+            pooled_BD = _pool(hidden_ND, lengths, pooling)
+            if normalize:
+                pooled_BD = torch.nn.functional.normalize(pooled_BD, dim=-1)
+            return list(pooled_BD.cpu())
+
+        return _stack(self._run(sequences, compute), self.model.hidden_size)
+
+    def score(
+        self, sequences: Sequence[Sequence[int]], targets: Sequence[Sequence[int]] | None = None
+    ) -> list[TokenScores]:
+        """Log-probabilities of tokens that are there.
+
+        Models with one stack score each sequence's tokens after its first. Encoder-decoder models score `targets` given
+        the sequences as source, all of their tokens, the decoder starting from its start token.
+        """
+        self._needs("logits", "a language model")
+        if self.model.is_encoder_decoder:
+            if targets is None or len(targets) != len(sequences):
+                raise RequestError("An encoder-decoder model scores targets given sources: pass one target a sequence.")
+            return self._run(sequences, self._score_targets, targets)
+        if targets is not None:
+            raise RequestError("A model with one stack scores the sequences themselves: leave targets out.")
+
+        def compute(ids_N: Tensor, lengths: list[int]) -> list[TokenScores]:
+            hidden_ND = self.model.packed_hidden(ids_N, lengths)
+            is_first_N = _first_tokens(ids_N, lengths)
+            # The hidden state before a token predicts it: rows before a first token predict another sequence's.
+            asks_N = ~is_first_N.roll(-1)
+            log_probs = self._log_probs(hidden_ND[asks_N], ids_N[~is_first_N])
+            return [TokenScores(part) for part in log_probs.split([length - 1 for length in lengths])]
+
+        return self._run(sequences, compute)
+
+    def top_tokens(
+        self, sequences: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], top_k: int
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The likeliest tokens at some positions of each sequence: (ids, probabilities), [positions, top_k] both.
+
+        Logits are made for these positions and no others. In BART, position p of the output stands for p of the input,
+        which is what its denoising training means by a mask.
+        """
+        self._needs("logits", "a language model")
+
+        def compute(ids_N: Tensor, lengths: list[int], asked: list[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
+            starts = _starts(lengths)
+            rows = [start + position for start, wanted in zip(starts, asked, strict=True) for position in wanted]
+            hidden_MD = self.model.packed_hidden(ids_N, lengths)[torch.tensor(rows, device=ids_N.device)]
+            found = [
+                self.model.logits(part_MD).float().softmax(-1).topk(top_k)
+                for part_MD in hidden_MD.split(HEAD_POSITIONS)
+            ]
+            ids = torch.cat([part.indices for part in found]).cpu()
+            probabilities = torch.cat([part.values for part in found]).cpu()
+            counts = [len(wanted) for wanted in asked]
+            return list(zip(ids.split(counts), probabilities.split(counts), strict=True))
+
+        return self._run(sequences, compute, positions)
+
+    def _score_targets(self, ids_N: Tensor, lengths: list[int], targets: list[Sequence[int]]) -> list[TokenScores]:
+        start = self.model.config.decoder_start_token_id
+        target_lengths = [len(target) for target in targets]
+        wanted_M = torch.tensor([token for target in targets for token in target], device=ids_N.device)
+        shifted_M = wanted_M.roll(1)
+        shifted_M[torch.tensor(_starts(target_lengths), device=ids_N.device)] = start
+        hidden_MD = self.model.packed_hidden(ids_N, lengths, shifted_M, target_lengths)
+        return [TokenScores(part) for part in self._log_probs(hidden_MD, wanted_M).split(target_lengths)]
+
+    def _log_probs(self, hidden_MD: Tensor, wanted_M: Tensor) -> Tensor:
+        """The log-probability of one token a row, float32 [M] on the CPU; never holds [M, V]."""
+        parts = []
+        for part_MD, wanted in zip(hidden_MD.split(HEAD_POSITIONS), wanted_M.split(HEAD_POSITIONS), strict=True):
+            logits_MV = self.model.logits(part_MD).float()
+            parts.append((logits_MV.gather(1, wanted[:, None])[:, 0] - logits_MV.logsumexp(-1)).cpu())
+        return torch.cat(parts) if parts else torch.empty(0)
+
+    def _hidden(self, ids_N: Tensor, lengths: list[int]) -> Tensor:
+        if self.model.is_encoder_decoder and not self.model.shifts_input:
+            encoded_ND: Tensor = self.model.packed_encoded(ids_N, lengths)
+            return encoded_ND
+        hidden_ND: Tensor = self.model.packed_hidden(ids_N, lengths)
+        return hidden_ND
+
+    def _needs(self, method: str, what: str) -> None:
+        if not hasattr(self.model, method):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} is not {what}. Load another checkpoint, or pass another architecture."
+            )
+
+    @torch.inference_mode()
+    def _run(
+        self,
+        sequences: Sequence[Sequence[int]],
+        compute: Callable[..., list[Result]],
+        partners: Sequence[Sequence[int]] | None = None,
+    ) -> list[Result]:
+        """compute(packed ids, lengths[, partners]) over batches; `partners` are second lists, batched along."""
+        for row, sequence in enumerate(sequences):
+            try:
+                self.check(sequence)
+            except RequestError as error:
+                raise RequestError(f"Sequence {row}: {error}") from error
+        lengths = [len(sequence) for sequence in sequences]
+        costs = lengths if partners is None else [n + len(p) for n, p in zip(lengths, partners, strict=True)]
+        results: dict[int, Result] = {}
+        waiting = sorted(range(len(sequences)), key=lambda row: (-costs[row], row))
+        while waiting:
+            rows = _fill(waiting, costs, self.max_batch_tokens)
+            ids_N = torch.tensor([token for row in rows for token in sequences[row]], device=self.model.device)
+            extra = () if partners is None else ([partners[row] for row in rows],)
+            try:
+                answers = compute(ids_N, [lengths[row] for row in rows], *extra)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or len(rows) == 1:
+                    raise
+                answers = None  # try again outside of the handler, which keeps the failed batch's tensors alive
+            if answers is None:
+                self._halve(sum(costs[row] for row in rows))
+                continue
+            results.update(zip(rows, answers, strict=True))
+            waiting = waiting[len(rows) :]
+        return [results[row] for row in range(len(sequences))]
+
+    def _halve(self, num_tokens: int) -> None:
+        self.max_batch_tokens = max(1, num_tokens // 2)
+        logger.warning("out of memory at %d tokens; going on with %d a batch", num_tokens, self.max_batch_tokens)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on an accelerator or in the process."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # The CPU's allocator has no class of its own.
+    return "DefaultCPUAllocator" in str(error) and "allocate memory" in str(error)
+
+
+def _fill(waiting: list[int], costs: list[int], budget: int) -> list[int]:
+    """The first rows that fit the budget together; one at least."""
+    rows, num_tokens = waiting[:1], costs[waiting[0]]
+    for row in waiting[1:]:
+        if num_tokens + costs[row] > budget:
+            break
+        rows.append(row)
+        num_tokens += costs[row]
+    return rows
+
+
+def _starts(lengths: Sequence[int]) -> list[int]:
+    """Where each sequence begins among the packed tokens: 3, 2 -> [0, 3]."""
+    starts, start = [], 0
+    for length in lengths:
+        starts.append(start)
+        start += length
+    return starts
+
+
+def _first_tokens(ids_N: Tensor, lengths: Sequence[int]) -> Tensor:
+    """True at each sequence's first token: bool [N]."""
+    marks_N = torch.zeros_like(ids_N, dtype=torch.bool)
+    marks_N[torch.tensor(_starts(lengths), device=ids_N.device)] = True
+    return marks_N
+
+
+def _pool(hidden_ND: Tensor, lengths: list[int], pooling: Pooling) -> Tensor:
+    if pooling == "mean":
+        return torch.stack([part.mean(0) for part in hidden_ND.split(lengths)])
+    starts = torch.tensor(_starts(lengths), device=hidden_ND.device)
+    ends = starts + torch.tensor(lengths, device=hidden_ND.device) - 1
+    return hidden_ND[starts if pooling == "cls" else ends]
+
+
+def _stack(rows: list[Tensor], width: int) -> Tensor:
+    return torch.stack(rows) if rows else torch.empty(0, width)
