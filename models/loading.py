@@ -18,6 +18,8 @@ from models.errors import CheckpointError, DeviceError
 from models.families.base import LoadedModel
 from models.families.encoder_decoder import CrossAttention, SelfAttention
 from models.hub import open_source
+from models.layers.embedding import VocabularyHead
+from models.layers.linear import ColumnLinear, RowLinear
 from models.parallel import Part, TensorParallel, tensor_parallel_group
 from models.registry import architecture_of, model_class
 
@@ -63,6 +65,7 @@ def load_model(
         apart=differing_copies(name, config, checkpoint),
     )
     fill(model, checkpoint)
+    lay_out(model)
     model.generation_defaults = generation_defaults(raw_config, source.read_json("generation_config.json"))
     return model
 
@@ -168,6 +171,17 @@ def fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
     strays = sorted(set(checkpoint.tensors) - set(stored_names.values()))
     if strays and model.group.rank == 0:
         logger.info("%d tensors of %s are not used: %s", len(strays), checkpoint.source.uri, ", ".join(strays[:8]))
+
+
+def lay_out(model: LoadedModel) -> None:
+    """Gives the weights the order that the processor wants. Outer modules come first: fused ones own their parts."""
+    fused: set[nn.Module] = set()
+    for module in model.modules():
+        if isinstance(module, SelfAttention | CrossAttention):
+            module.lay_out()
+            fused |= {module.k_proj, module.v_proj} | ({module.q_proj} if isinstance(module, SelfAttention) else set())
+        elif isinstance(module, ColumnLinear | RowLinear | VocabularyHead) and module not in fused:
+            module.lay_out()
 
 
 def _problems(model: LoadedModel, checkpoint: Checkpoint, stored_names: dict[str, str | None]) -> list[str]:

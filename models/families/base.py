@@ -40,7 +40,8 @@ class LoadedModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        # Not the first parameter's: weights in the processor's own order leave a parameter without memory behind.
+        return next(parameter.device for parameter in self.parameters() if not parameter.is_meta)
 
     @property
     def dtype(self) -> torch.dtype:

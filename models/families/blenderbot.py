@@ -36,7 +36,7 @@ class BlenderbotEncoderLayer(nn.Module):
 
     def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
         hidden_ND = hidden_ND + self.self_attn(layer, self.self_attn_layer_norm(hidden_ND), context)
-        hidden_ND = hidden_ND + self.fc2(self.activation(self.fc1(self.final_layer_norm(hidden_ND))))
+        hidden_ND = hidden_ND + self.fc2(self.fc1(self.final_layer_norm(hidden_ND), self.activation))
         return clamp_half(hidden_ND)
 
 
@@ -61,14 +61,14 @@ class BlenderbotDecoderLayer(nn.Module):
     def last(self, layer: int, hidden_ND: Tensor, last_B: Tensor, context: PackedAttention) -> Tensor:
         """The rows `last_B` of what forward gives; only their queries and feed-forward are computed."""
         asking, normed_ND = context.last(), self.self_attn_layer_norm(hidden_ND)
-        attended_BD = self.self_attn.ask(layer, normed_ND[last_B], normed_ND, asking)
+        attended_BD = self.self_attn.ask(layer, normed_ND, last_B, asking)
         return self.rest(layer, hidden_ND[last_B] + attended_BD, asking)
 
     def rest(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
         """The layer after self-attention and its residual sum."""
         if self.crosses:
             hidden_ND = hidden_ND + self.encoder_attn(layer, self.encoder_attn_layer_norm(hidden_ND), context)
-        return hidden_ND + self.fc2(self.activation(self.fc1(self.final_layer_norm(hidden_ND))))
+        return hidden_ND + self.fc2(self.fc1(self.final_layer_norm(hidden_ND), self.activation))
 
 
 class BlenderbotEncoder(nn.Module):

@@ -37,7 +37,7 @@ class BlenderbotSmallEncoderLayer(nn.Module):
 
     def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
         hidden_ND = self.self_attn_layer_norm(hidden_ND + self.self_attn(layer, hidden_ND, context))
-        hidden_ND = self.final_layer_norm(hidden_ND + self.fc2(self.activation(self.fc1(hidden_ND))))
+        hidden_ND = self.final_layer_norm(hidden_ND + self.fc2(self.fc1(hidden_ND, self.activation)))
         return clamp_half(hidden_ND)
 
 
@@ -60,16 +60,16 @@ class BlenderbotSmallDecoderLayer(nn.Module):
 
     def last(self, layer: int, hidden_ND: Tensor, last_B: Tensor, context: PackedAttention) -> Tensor:
         """The rows `last_B` of what forward gives; only their queries and feed-forward are computed."""
-        last_BD = hidden_ND[last_B]
         asking = context.last()
-        return self.rest(layer, last_BD + self.self_attn.ask(layer, last_BD, hidden_ND, asking), asking)
+        attended_BD = self.self_attn.ask(layer, hidden_ND, last_B, asking)
+        return self.rest(layer, hidden_ND[last_B] + attended_BD, asking)
 
     def rest(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
         """The layer after self-attention and its residual sum."""
         hidden_ND = self.self_attn_layer_norm(hidden_ND)
         if self.crosses:
             hidden_ND = self.encoder_attn_layer_norm(hidden_ND + self.encoder_attn(layer, hidden_ND, context))
-        return self.final_layer_norm(hidden_ND + self.fc2(self.activation(self.fc1(hidden_ND))))
+        return self.final_layer_norm(hidden_ND + self.fc2(self.fc1(hidden_ND, self.activation)))
 
 
 class BlenderbotSmallEncoder(nn.Module):

@@ -52,7 +52,7 @@ class BloomMLP(nn.Module):
         self.dense_4h_to_h = RowLinear(4 * config.hidden_size, config.hidden_size, group)
 
     def forward(self, hidden_ND: Tensor) -> Tensor:
-        return self.dense_4h_to_h(gelu_tanh(self.dense_h_to_4h(hidden_ND)))
+        return self.dense_4h_to_h(self.dense_h_to_4h(hidden_ND, gelu_tanh))
 
 
 class BloomBlock(nn.Module):

@@ -6,7 +6,6 @@ It knows no layer: each family's file writes its own, so that the place of the n
 from typing import Any, ClassVar, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.config import BartConfig
@@ -14,7 +13,8 @@ from models.errors import RequestError
 from models.families.base import LoadedModel
 from models.layers.attention import AttentionContext, EncoderMemory, PackedAttention
 from models.layers.embedding import VocabularyHead
-from models.layers.linear import ColumnLinear, RowLinear, frozen
+from models.layers.layout import lay_out, product
+from models.layers.linear import ColumnLinear, RowLinear, frozen, without_memory
 from models.layers.packing import Packing, packing_of
 from models.layers.positions import positions_of
 from models.parallel import TensorParallel
@@ -36,17 +36,22 @@ class SelfAttention(nn.Module):
         self._qkv = fuse((self.q_proj, self.k_proj, self.v_proj), device, dtype)
 
     def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
-        qkv_NHK = F.linear(hidden_ND, *self._qkv).view(-1, 3, self.num_heads, self.head_dim)
-        q_NHK, k_NHK, v_NHK = qkv_NHK.unbind(1)
+        q_NHK, k_NHK, v_NHK = self.project(hidden_ND)
         return self.out_proj(context.attend(layer, q_NHK, k_NHK, v_NHK).flatten(1))
 
-    def ask(self, layer: int, asking_MD: Tensor, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
+    def ask(self, layer: int, hidden_ND: Tensor, rows_M: Tensor, context: AttentionContext) -> Tensor:
         """Queries from some rows only, keys and values from all: [M, D]."""
-        weight, bias = self._qkv
-        rows = self.q_proj.rows
-        kv_NHK = F.linear(hidden_ND, weight[rows:], bias[rows:]).view(-1, 2, self.num_heads, self.head_dim)
-        q_MHK = self.q_proj(asking_MD).view(-1, self.num_heads, self.head_dim)
-        return self.out_proj(context.attend(layer, q_MHK, *kv_NHK.unbind(1)).flatten(1))
+        q_NHK, k_NHK, v_NHK = self.project(hidden_ND)
+        return self.out_proj(context.attend(layer, q_NHK[rows_M], k_NHK, v_NHK).flatten(1))
+
+    def project(self, hidden_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        qkv_NHK = product(hidden_ND, *self._qkv).view(-1, 3, self.num_heads, self.head_dim)
+        q_NHK, k_NHK, v_NHK = qkv_NHK.unbind(1)
+        return q_NHK, k_NHK, v_NHK
+
+    def lay_out(self) -> None:
+        """Called once the weights are read: gives them the processor's order, in place of the plain one."""
+        self._qkv = lay_out_fused((self.q_proj, self.k_proj, self.v_proj), *self._qkv)
 
 
 class CrossAttention(nn.Module):
@@ -69,8 +74,12 @@ class CrossAttention(nn.Module):
         return self.out_proj(context.cross_attend(layer, q_NHK).flatten(1))
 
     def keys_values(self, encoded_ND: Tensor) -> tuple[Tensor, Tensor]:
-        k_NHK, v_NHK = F.linear(encoded_ND, *self._kv).view(-1, 2, self.num_heads, self.head_dim).unbind(1)
+        k_NHK, v_NHK = product(encoded_ND, *self._kv).view(-1, 2, self.num_heads, self.head_dim).unbind(1)
         return k_NHK, v_NHK
+
+    def lay_out(self) -> None:
+        """Called once the weights are read: gives them the processor's order, in place of the plain one."""
+        self._kv = lay_out_fused((self.k_proj, self.v_proj), *self._kv)
 
 
 def fuse(linears: tuple[ColumnLinear, ...], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -82,6 +91,15 @@ def fuse(linears: tuple[ColumnLinear, ...], device: torch.device, dtype: torch.d
         linear.weight = nn.Parameter(weight_part, requires_grad=False)
         linear.bias = nn.Parameter(bias_part, requires_grad=False)
     return weight, bias
+
+
+def lay_out_fused(linears: tuple[ColumnLinear, ...], weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    laid_out = lay_out(weight)
+    if laid_out is None:
+        return weight, bias
+    for linear in linears:
+        linear.weight = without_memory(linear.weight)
+    return laid_out, bias
 
 
 def clamp_half(hidden_ND: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ Vocabularies are odd (50265), so each rank holds ceil(vocabulary / size) rows an
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.layers.layout import lay_out, product
 from models.layers.linear import frozen
 from models.parallel import Part, TensorParallel
 
@@ -43,6 +44,7 @@ class VocabularyHead(nn.Module):
         self.vocab_size, self.group = vocab_size, group
         self.rows = -(-vocab_size // group.size)
         self.weight = frozen(self.rows, width)
+        self._laid_out: Tensor | None = None
 
     def forward(self, hidden_ND: Tensor) -> Tensor:
         local_NV = self.local_logits(hidden_ND)
@@ -50,7 +52,11 @@ class VocabularyHead(nn.Module):
 
     def local_logits(self, hidden_ND: Tensor) -> Tensor:
         """This rank's columns of the logits: [N, rows]; the last rank's padding columns hold zeros."""
-        return F.linear(hidden_ND, self.weight)
+        return product(hidden_ND, self.weight if self._laid_out is None else self._laid_out, None)
+
+    def lay_out(self) -> None:
+        """Called once the weights are read: a copy in the processor's order, as the embedding reads the plain one."""
+        self._laid_out = lay_out(self.weight)
 
     def parts(self) -> dict[str, Part]:
         return {"weight": vocabulary_part(self.vocab_size, self.weight, self.group)}

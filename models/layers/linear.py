@@ -1,9 +1,10 @@
 """Linear layers cut over ranks, visible in the model's text. They know which part of a file's tensor is theirs."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.layers.feedforward import Activation
+from models.layers.layout import lay_out, product
 from models.parallel import Part, TensorParallel
 
 
@@ -19,9 +20,17 @@ class ColumnLinear(nn.Module):
         self.rows = group.share(out_features, "output features")
         self.weight = frozen(self.rows, in_features)
         self.bias = frozen(self.rows) if bias else None
+        self._laid_out: Tensor | None = None
 
-    def forward(self, hidden_ND: Tensor) -> Tensor:
-        return F.linear(hidden_ND, self.weight, self.bias)
+    def forward(self, hidden_ND: Tensor, activation: Activation | None = None) -> Tensor:
+        weight = self.weight if self._laid_out is None else self._laid_out
+        return product(hidden_ND, weight, self.bias, activation)
+
+    def lay_out(self) -> None:
+        """Called once the weights are read: gives them the processor's order, in place of the plain one."""
+        self._laid_out = lay_out(self.weight)
+        if self._laid_out is not None:
+            self.weight = without_memory(self.weight)
 
     def parts(self) -> dict[str, Part]:
         """By parameter, what of the checkpoint's tensor this rank holds: its rows."""
@@ -42,12 +51,20 @@ class RowLinear(nn.Module):
         self.columns = group.share(in_features, "input features")
         self.weight = frozen(out_features, self.columns)
         self.bias = frozen(out_features)
+        self._laid_out: Tensor | None = None
 
     def forward(self, hidden_NF: Tensor) -> Tensor:
+        weight = self.weight if self._laid_out is None else self._laid_out
         if self.group.size == 1:
-            return F.linear(hidden_NF, self.weight, self.bias)
+            return product(hidden_NF, weight, self.bias)
         # The bias comes after the sum, or each rank adds it.
-        return self.group.all_reduce(F.linear(hidden_NF, self.weight)).add_(self.bias)
+        return self.group.all_reduce(product(hidden_NF, weight, None)).add_(self.bias)
+
+    def lay_out(self) -> None:
+        """Called once the weights are read: gives them the processor's order, in place of the plain one."""
+        self._laid_out = lay_out(self.weight)
+        if self._laid_out is not None:
+            self.weight = without_memory(self.weight)
 
     def parts(self) -> dict[str, Part]:
         """By parameter, what of the checkpoint's tensor this rank holds: its columns, and the whole bias."""
@@ -57,6 +74,11 @@ class RowLinear(nn.Module):
             "weight": Part((slice(None), columns), (num_rows, self.columns * self.group.size)),
             "bias": Part((), (num_rows,)),
         }
+
+
+def without_memory(parameter: nn.Parameter) -> nn.Parameter:
+    """A parameter that keeps its shape and dtype and gives its memory back."""
+    return nn.Parameter(parameter.to("meta"), requires_grad=False)
 
 
 def frozen(*shape: int) -> nn.Parameter:
