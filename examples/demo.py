@@ -8,6 +8,7 @@ done and says so.
 
 import argparse
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -20,18 +21,17 @@ from demo_model import random_model, trained_model
 from docstrings import corpus
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = Path("build/demo")  # below ROOT, where everything runs: the paths that are printed can be typed
 
 JOB = """\
 task: summarization
 model: {model}
 input:
-  paths: [{demo}/corpus/*.parquet]
+  paths: [{folder}/corpus/*.parquet]
   text_column: text
   keep_columns: [id, reference, module]
   rows_per_unit: {rows_per_unit}
 output:
-  path: {demo}/summaries
+  path: {folder}/summaries
 task_options:
   long_documents: truncate
 """
@@ -40,14 +40,16 @@ task_options:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Summarize the docstrings of the Python packages installed here.")
     parser.add_argument("--rows", type=int, default=300, metavar="N", help="docstrings to summarize (default: 300)")
-    num_rows = parser.parse_args().rows
-    if num_rows < 1:
+    parser.add_argument("--folder", default="build/demo", help="where everything goes (default: build/demo)")
+    arguments = parser.parse_args()
+    if arguments.rows < 1:
         parser.error("--rows must be at least 1.")
-    prepare(num_rows)
+    os.chdir(ROOT)  # so that the paths in the job file and in what is printed are those of a person in the checkout
     started = time.monotonic()
-    output, report = f"{DEMO}/summaries", f"{DEMO}/report.html"
+    prepare(Path(arguments.folder), arguments.rows)
+    output, report = f"{arguments.folder}/summaries", f"{arguments.folder}/report.html"
     commands = [
-        ["run", f"{DEMO}/job.yaml"],
+        ["run", f"{arguments.folder}/job.yaml"],
         ["verify", output],
         ["show", output, "--columns", "reference,summary_text"],
         ["report", output, "--html", report],
@@ -56,27 +58,27 @@ def main() -> int:
         code = batchloom(*command)
         if code:
             return code
-    print(f"\nDone in {time.monotonic() - started:.1f} s.\n  results  {output}/*.parquet\n  report   {report}")
+    print(f"\nAll in {time.monotonic() - started:.0f} s. The summaries: {output}/*.parquet. The report: {report}")
     return 0
 
 
-def prepare(num_rows: int) -> None:
+def prepare(folder: Path, num_rows: int) -> None:
     """Write corpus, model and job file; an output of another corpus or model makes room."""
     shards = corpus(num_rows)
+    found = sum(pq.read_metadata(io.BytesIO(shard)).num_rows for shard in shards)
+    print(f"Corpus: {found:,} docstrings of the Python packages installed here, as {len(shards)} shards")
     files = {f"corpus/docstrings-{number:02d}.parquet": shard for number, shard in enumerate(shards)}
-    written = sum(pq.read_metadata(io.BytesIO(shard)).num_rows for shard in shards)
-    print(f"Corpus: {written:,} docstrings of the packages installed here, {len(shards)} shards in {DEMO}/corpus")
     trained = trained_model()
     if trained is None:
-        print("Model: a small BART with random weights, made here. Its summaries mean nothing.")
+        print("Model: a small BART with random weights, made here. What it writes means nothing; the rest is real.")
+        model = folder / "model"
         files |= {f"model/{name}": content for name, content in random_model(texts(shards)).items()}
     else:
-        print(f"Model: {trained.relative_to(ROOT)}, a small BART trained on docstrings")
-    model = f"{DEMO}/model" if trained is None else trained.relative_to(ROOT).as_posix()
-    job = JOB.format(model=model, demo=DEMO, rows_per_unit=min(250, max(1, num_rows // 12)))
-    files["job.yaml"] = job.encode()
-    if write(files):
-        shutil.rmtree(ROOT / DEMO / "summaries", ignore_errors=True)
+        model = trained.relative_to(ROOT)
+        print(f"Model: {model}, trained on docstrings")
+    job = JOB.format(folder=folder, model=model, rows_per_unit=min(250, max(1, num_rows // 12)))
+    if write(folder, files | {"job.yaml": job.encode()}):
+        shutil.rmtree(folder / "summaries", ignore_errors=True)
 
 
 def texts(shards: Iterable[bytes]) -> Iterable[str]:
@@ -84,27 +86,26 @@ def texts(shards: Iterable[bytes]) -> Iterable[str]:
         yield from pq.read_table(io.BytesIO(shard), columns=["text"])["text"].to_pylist()
 
 
-def write(files: Mapping[str, bytes]) -> bool:
+def write(folder: Path, files: Mapping[str, bytes]) -> bool:
     """Write what differs from what is there; True if anything did. Equal files stay as they are, so a job resumes."""
-    folder = ROOT / DEMO
-    stale = [path for path in folder.glob("corpus/*") if path.relative_to(folder).as_posix() not in files]
-    for path in stale:
-        path.unlink()
-    changed = {
+    stale = [path for path in folder.glob("corpus/*") if f"corpus/{path.name}" not in files]
+    differing = {
         folder / name: content
         for name, content in files.items()
         if not (folder / name).exists() or (folder / name).read_bytes() != content
     }
-    for path, content in changed.items():
+    for path in stale:
+        path.unlink()
+    for path, content in differing.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    return bool(changed or stale)
+    return bool(stale or differing)
 
 
 def batchloom(*arguments: str) -> int:
     """Say the command, run it, and give back its exit code."""
     print(f"\n$ batchloom {' '.join(arguments)}", flush=True)
-    return subprocess.run([sys.executable, "-m", "jobs", *arguments], cwd=ROOT, check=False).returncode
+    return subprocess.run([sys.executable, "-m", "jobs", *arguments], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class Output:
         self.as_json = as_json
         self._out = _console()
         self._err = _console(stderr=True)
+        self._progress = Progress()
 
     # ---------------------------------------------------------------------------------------------- words and JSON
 
@@ -78,7 +79,7 @@ class Output:
     @contextmanager
     def watching(self) -> Iterator[Callable[[Event], None]]:
         """A watcher for `pipelines.run` that shows how far the job is."""
-        progress = Progress()
+        progress = self._progress
         with caught(lambda line: console.print(line, soft_wrap=True)) as stderr:
             console = _console(file=stderr)
             if self.as_json:
@@ -91,13 +92,12 @@ class Output:
 
     def finished(self, manifest: Manifest, path: str) -> None:
         """How a job ended; `path` is the output as the person wrote it."""
-        self.pairs(
-            {
-                "Result": wording.outcome(manifest.totals, manifest.errors_by_kind),
-                **Figures.of(manifest).words(),
-                "Output": path,
-            }
-        )
+        found = self._progress.num_units_found
+        if found == self._progress.num_units:
+            figures = {"Units": f"all {found:,} were done already; nothing was computed"}
+        else:
+            figures = Figures.of(manifest).words()
+        self.pairs({"Result": wording.outcome(manifest.totals, manifest.errors_by_kind), **figures, "Output": path})
 
     def verified(self, found: Verification) -> None:
         """What a recount came to."""

@@ -21,7 +21,7 @@ class Progress:
         self.stage = "Looking at the model and the shards"
         self.is_running = False
         """A first unit of this run is done: rates mean something."""
-        self.num_units = self.num_units_done = 0
+        self.num_units = self.num_units_done = self.num_units_found = 0
         self.num_rows = self.num_rows_done = 0
         self.num_tokens = self.num_errors = 0
         """Of the units of this run."""
@@ -29,7 +29,8 @@ class Progress:
     def __call__(self, event: Event) -> None:
         match event:
             case Planned():
-                self.num_units, self.num_units_done = event.num_units, event.num_units_done
+                self.num_units = event.num_units
+                self.num_units_done = self.num_units_found = event.num_units_done
                 self.num_rows, self.num_rows_done = event.num_rows, event.num_rows_done
                 self.stage = "Opening the output"
             case ReplicasStarting():

@@ -42,7 +42,7 @@ svg rect { fill: var(--fill) }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px }
 th { text-align: left; font-weight: 600; color: var(--soft); white-space: nowrap }
 th, td { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top }
-td { max-width: 420px; overflow-wrap: anywhere }
+td { min-width: 110px; max-width: 420px; overflow-wrap: anywhere }
 tr:last-child td { border-bottom: 0 }
 details { margin-top: 8px } summary { cursor: pointer; color: var(--soft); font-size: 13px }
 pre { overflow-x: auto; font: 12.5px/1.5 ui-monospace, monospace; margin: 12px 0 0 }

@@ -48,7 +48,8 @@ def test_a_run_of_a_finished_job_says_so_and_computes_nothing(batchloom: Run, fi
     assert said.code == 0
     assert said.err == "30 rows of 1 shard in 3 units; 30 rows in 3 units are done already\n"
     assert "30 rows, 27 answered, 3 errors (1 empty_text, 1 null_text, 1 too_long)" in said.out
-    assert f"Output   {finished.output}" in said.out
+    assert "all 3 were done already; nothing was computed" in said.out
+    assert f"Output  {finished.output}" in said.out
 
 
 def test_verify_says_that_all_rows_are_there(batchloom: Run, finished: Any) -> None:

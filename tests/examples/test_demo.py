@@ -1,0 +1,91 @@
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import pipelines
+
+ROOT = Path(__file__).resolve().parents[2]
+NUM_ROWS = 24
+
+
+def run_demo(folder: Path, num_rows: int = NUM_ROWS) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "examples/demo.py", "--rows", str(num_rows), "--folder", str(folder)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, run_demo(folder)
+
+
+Demo = tuple[Path, "subprocess.CompletedProcess[str]"]
+
+
+def test_the_demo_summarizes_docstrings_and_says_where_they_are(demo: Demo) -> None:
+    folder, said = demo
+    assert said.returncode == 0, said.stderr
+    assert "24 rows in " in said.stdout
+    assert "Every input row is there once, and every part is as it was written." in said.stdout
+    assert f"The summaries: {folder}/summaries/*.parquet. The report: {folder}/report.html" in said.stdout
+    table = pq.read_table(folder / "summaries")
+    assert table.column_names[:4] == ["id", "reference", "module", "summary_text"]
+    assert table.num_rows == NUM_ROWS
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+    assert pipelines.verify(str(folder / "summaries")).ok
+
+
+def test_the_demo_says_what_its_model_is_worth(demo: Demo) -> None:
+    _, said = demo
+    assert "random weights" in said.stdout or "trained on docstrings" in said.stdout
+
+
+def test_the_corpus_has_several_shards_of_several_row_groups(demo: Demo) -> None:
+    folder, _ = demo
+    shards = sorted((folder / "corpus").glob("*.parquet"))
+    assert len(shards) == 4
+    assert all(pq.read_metadata(shard).num_row_groups > 1 for shard in shards)
+    assert pq.read_schema(shards[0]).names == ["id", "text", "reference", "module"]
+
+
+def test_a_second_demo_finds_everything_done(demo: Demo) -> None:
+    folder, _ = demo
+    again = run_demo(folder)
+    assert again.returncode == 0, again.stderr
+    assert "were done already; nothing was computed" in again.stdout
+
+
+def test_another_corpus_takes_the_old_summaries_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    from demo import prepare
+
+    prepare(tmp_path, 8)
+    (tmp_path / "summaries").mkdir()
+    prepare(tmp_path, 8)
+    assert (tmp_path / "summaries").exists()
+    prepare(tmp_path, 9)
+    assert not (tmp_path / "summaries").exists()
+
+
+@pytest.fixture
+def docstrings(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[bytes]]:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    from docstrings import corpus
+
+    return corpus
+
+
+def test_the_corpus_is_the_same_on_every_call(docstrings: Callable[[int], list[bytes]]) -> None:
+    assert docstrings(40) == docstrings(40)
+
+
+def test_every_docstring_comes_once_and_has_a_body(docstrings: Callable[[int], list[bytes]]) -> None:
+    rows = [row for shard in docstrings(200) for row in pq.read_table(io.BytesIO(shard)).to_pylist()]
+    assert len(rows) == len({row["id"] for row in rows}) == len({row["text"] for row in rows}) == 200
+    assert all(row["id"].startswith(row["module"] + ":") for row in rows)
+    assert all(row["text"] and row["reference"] and "\n" not in row["reference"] for row in rows)
