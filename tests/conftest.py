@@ -13,9 +13,32 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 WORDS = [
-    "archive", "batch", "column", "data", "engine", "folder", "garden", "harbour", "index", "journal", "kernel", "ledger",
-    "model", "number", "output", "part", "query", "river", "shard", "table", "unit", "vector", "window", "yield", "zone",
-]  # fmt: skip
+    "archive",
+    "batch",
+    "column",
+    "data",
+    "engine",
+    "folder",
+    "garden",
+    "harbour",
+    "index",
+    "journal",
+    "kernel",
+    "ledger",
+    "model",
+    "number",
+    "output",
+    "part",
+    "query",
+    "river",
+    "shard",
+    "table",
+    "unit",
+    "vector",
+    "window",
+    "yield",
+    "zone",
+]
 
 
 def sentences(num: int, seed: int = 0, longest: int = 40) -> list[str]:
@@ -63,10 +86,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def write_corpus(folder: Path) -> Path:
     """Three shards of 40, 25 and 10 rows with unlike row groups; columns id, text, note."""
-    folder = tmp_path / "corpus"
     folder.mkdir()
     start = 0
     for name, num_rows, row_group_size in (("a", 40, 16), ("b", 25, 25), ("c", 10, 3)):
@@ -76,3 +97,13 @@ def corpus(tmp_path: Path) -> Path:
         pq.write_table(table, folder / f"{name}.parquet", row_group_size=row_group_size)
         start += num_rows
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_corpus() -> Callable[[Path], Path]:
+    return write_corpus
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "corpus")

@@ -1,5 +1,6 @@
 """What verify must find: a part deleted, cut short, altered or added, and an input that is not what it was."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,17 +8,32 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipelines
+from pipelines.config import InputConfig, JobConfig, OutputConfig
 from pipelines.errors import OutputError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-@pytest.fixture
-def output(make_job) -> Path:
-    job = make_job()
+@pytest.fixture(scope="module")
+def finished(checkpoint: str, make_corpus, tmp_path_factory) -> Path:
+    """A folder with corpus/ and the output of one job over it, out/."""
+    folder = tmp_path_factory.mktemp("finished")
+    job = JobConfig(
+        task="summarization",
+        model=checkpoint,
+        input=InputConfig(paths=(str(make_corpus(folder / "corpus")),), rows_per_unit=10),
+        output=OutputConfig(path=str(folder / "out")),
+        generation={"num_beams": 1, "max_length": 8},
+    )
     pipelines.run(job)
     assert pipelines.verify(job.output.path).ok
-    return Path(job.output.path)
+    return folder
+
+
+@pytest.fixture
+def output(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the output, to be harmed."""
+    return shutil.copytree(finished / "out", tmp_path / "out")
 
 
 def only_problem(output: Path) -> str:
@@ -58,9 +74,13 @@ def test_an_added_part_is_named(output: Path) -> None:
     assert "copy.parquet" in only_problem(output)
 
 
-def test_an_input_that_has_changed_is_named(output: Path, corpus: Path) -> None:
-    pq.write_table(pa.table({"id": [75], "text": ["new"], "note": ["x"]}), corpus / "d.parquet")
-    assert "rows 0 to 1 of d.parquet have no part" in only_problem(output)
+def test_an_input_that_has_changed_is_named(output: Path, finished: Path) -> None:
+    added = finished / "corpus" / "d.parquet"
+    pq.write_table(pa.table({"id": [75], "text": ["new"], "note": ["x"]}), added)
+    try:
+        assert "rows 0 to 1 of d.parquet have no part" in only_problem(output)
+    finally:
+        added.unlink()
 
 
 def test_an_unfinished_output_is_no_success(output: Path) -> None:
