@@ -7,6 +7,7 @@ done and says so.
 """
 
 import argparse
+import hashlib
 import io
 import os
 import shutil
@@ -23,6 +24,7 @@ from docstrings import corpus
 ROOT = Path(__file__).resolve().parent.parent
 
 JOB = """\
+# model: {identity}
 task: summarization
 model: {model}
 input:
@@ -71,12 +73,13 @@ def prepare(folder: Path, num_rows: int) -> None:
     trained = trained_model()
     if trained is None:
         print("Model: a small BART with random weights, made here. What it writes means nothing; the rest is real.")
-        model = folder / "model"
+        model, identity = folder / "model", "random weights"
         files |= {f"model/{name}": content for name, content in random_model(texts(shards)).items()}
     else:
-        model = trained.relative_to(ROOT)
+        model, identity = trained.relative_to(ROOT), digest(trained)
         print(f"Model: {model}, trained on docstrings")
-    job = JOB.format(folder=folder, model=model, rows_per_unit=min(250, max(1, num_rows // 12)))
+    rows_per_unit = min(250, max(1, num_rows // 12))
+    job = JOB.format(identity=identity, folder=folder, model=model, rows_per_unit=rows_per_unit)
     if write(folder, files | {"job.yaml": job.encode()}):
         shutil.rmtree(folder / "summaries", ignore_errors=True)
 
@@ -84,6 +87,12 @@ def prepare(folder: Path, num_rows: int) -> None:
 def texts(shards: Iterable[bytes]) -> Iterable[str]:
     for shard in shards:
         yield from pq.read_table(io.BytesIO(shard), columns=["text"])["text"].to_pylist()
+
+
+def digest(folder: Path) -> str:
+    """Stands in the job file, so that another model with the same name makes another job."""
+    contents = (path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file())
+    return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()[:12]
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> bool:
