@@ -63,7 +63,7 @@ class Figures:
             computed, resumed = int(self.timing["units_computed"]), int(self.timing["units_resumed"])
             said["Units"] = f"{computed:,} computed by this run, {resumed:,} found done"
         if self.padding is not None:
-            said["Padding"] = f"{self.padding:.3f} padded tokens for each real one"
+            said["Padding"] = f"{self.padding:.3f} padded over real tokens"
         if self.totals["truncated_tokens"]:
             said["Truncated"] = wording.plural(self.totals["truncated_tokens"], "token")
         return said
