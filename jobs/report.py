@@ -1,6 +1,5 @@
 """A report is an output in figures: rows, speed, padding, errors, lengths, samples. jobs/report_page.py draws it."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pipelines.metrics import UnitRecord
 from pipelines.write import LEDGER_FIELDS
 
 MAX_PARTS = 64  # that lengths are read from: enough for a shape, and no report reads a whole archive
-NUM_BINS = 24
+MAX_BINS = 30
 NUM_SAMPLE_ROWS = 12
 
 
@@ -40,7 +39,7 @@ class Histogram:
         if not lengths:
             return None
         largest = max(lengths)
-        width = math.ceil((largest + 1) / NUM_BINS)
+        width = _round_width((largest + 1) / MAX_BINS)
         counts = Counter(length // width for length in lengths)
         num_bins = largest // width + 1
         return Histogram(
@@ -129,6 +128,16 @@ def _read(view: View, records: Sequence[UnitRecord]) -> pa.Table:
         with view.store.filesystem.open(view.store.path(record.part), "rb") as file:
             tables.append(pq.read_table(file, columns=schema.names))
     return pa.concat_tables(tables)
+
+
+def _round_width(least: float) -> int:
+    """The smallest of 1, 2, 5, 10, 20, 50, ... that is at least `least`: edges that people count in."""
+    power = 1
+    while True:
+        for width in (power, 2 * power, 5 * power):
+            if width >= least:
+                return width
+        power *= 10
 
 
 def _words(lengths: Histogram) -> str:

@@ -55,7 +55,7 @@ def page(report: Report) -> str:
     job = report.view.job
     state = "finished" if report.view.manifest else "not finished yet"
     title = f"{job['task']} with {job['model'].rstrip('/').rsplit('/', 1)[-1]}"
-    histograms = [_section(name, _histogram(lengths)) for name, lengths in report.histograms().items()]
+    histograms = [_section(name, _histogram(name, lengths)) for name, lengths in report.histograms().items()]
     return "\n".join(
         [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -101,16 +101,19 @@ def _figure(value: str, meaning: str, is_bad: bool = False) -> str:
     return f"<div><b{' class=bad' if is_bad else ''}>{escape(value)}</b><span>{escape(meaning)}</span></div>"
 
 
-def _histogram(lengths: Histogram) -> str:
+def _histogram(name: str, lengths: Histogram) -> str:
     tallest = max(lengths.counts)
     bars = []
     for index, count in enumerate(lengths.counts):
         height = 100 * count / tallest
-        meaning = f"{count:,} rows of {lengths.edges[index]:,} to {lengths.edges[index + 1] - 1:,} tokens"
+        first, last = lengths.edges[index], lengths.edges[index + 1] - 1
+        tokens = f"{first:,}" if first == last else f"{first:,} to {last:,}"
+        meaning = f"{wording.plural(count, 'row')} of {tokens} tokens"
         rectangle = f'<rect x="{index + 0.06:.2f}" y="{100 - height:.2f}" width="0.88" height="{height:.2f}">'
         bars.append(f"{rectangle}<title>{meaning}</title></rect>")
     return (
-        f'<svg viewBox="0 0 {len(lengths.counts)} 100" preserveAspectRatio="none" role="img">{"".join(bars)}</svg>'
+        f'<svg role="img" aria-label="{escape(name)}" viewBox="0 0 {len(bars)} 100" preserveAspectRatio="none">'
+        f"{''.join(bars)}</svg>"
         f'<div class="axis"><span>0</span><span>{lengths.edges[-1]:,} tokens</span></div>'
         f'<p class="note">Median {lengths.median:,.0f}, longest {lengths.largest:,}.</p>'
     )
@@ -149,5 +152,5 @@ def _job(report: Report) -> str:
     facts = {} if manifest is None else {"fingerprint": manifest.fingerprint, "batchloom": manifest.batchloom}
     facts |= {} if manifest is None else dict(manifest.versions)
     rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts.items())
-    resolved = escape(spec.to_yaml(spec.from_record(report.view.job, report.view.store.url)))
+    resolved = escape(spec.to_yaml(report.view.job))
     return f"<table>{rows}</table><details><summary>The job file as resolved</summary><pre>{resolved}</pre></details>"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -40,10 +40,10 @@ def from_record(job: Mapping[str, Any], source: str) -> JobConfig:
     return _resolve(source, dict(job), [], {})
 
 
-def to_yaml(config: JobConfig) -> str:
-    """A job file that says everything `config` says, defaults included."""
+def to_yaml(job: Mapping[str, Any]) -> str:
+    """A job file that says everything `job` says; a JobConfig becomes one by `dataclasses.asdict`."""
     # ASCII with escapes: as it stands, PyYAML writes U+0085 in a way that it reads back as a space.
-    return yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False, allow_unicode=False)
+    return yaml.safe_dump(json.loads(json.dumps(job)), sort_keys=False, allow_unicode=False)
 
 
 def _resolve(

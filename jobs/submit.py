@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Submission:
                 logging.getLogger(name).setLevel(logging.WARNING)
             client = JobSubmissionClient(address)
             with tempfile.TemporaryDirectory(prefix="batchloom-") as folder:
-                Path(folder, "job.yaml").write_text(spec.to_yaml(config), encoding="utf-8")
+                Path(folder, "job.yaml").write_text(spec.to_yaml(asdict(config)), encoding="utf-8")
                 started = client.submit_job(entrypoint=ENTRY_POINT, runtime_env={"working_dir": folder})
         return Submission(started, address, client)
 

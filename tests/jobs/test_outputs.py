@@ -224,3 +224,11 @@ def test_a_histogram_counts_every_length_once() -> None:
     assert (histogram.median, histogram.largest) == (4, 100)
     assert histogram.edges[-2] <= 100 < histogram.edges[-1]
     assert Histogram.of([]) is None
+
+
+def test_a_histogram_has_edges_that_people_count_in() -> None:
+    for largest, width in ((5, 1), (31, 2), (128, 5), (1024, 50), (200_000, 10_000)):
+        histogram = Histogram.of([largest])
+        assert histogram is not None
+        assert histogram.edges[1] == width
+        assert len(histogram.counts) <= 30

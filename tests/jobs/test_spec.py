@@ -145,6 +145,6 @@ def test_a_resolved_job_written_out_is_the_same_job(
         seed=seed,
     )
     path = tmp_path_factory.mktemp("job") / "job.yaml"
-    path.write_text(spec.to_yaml(config), encoding="utf-8")
+    path.write_text(spec.to_yaml(asdict(config)), encoding="utf-8")
     assert spec.load(str(path)) == config
     assert spec.from_record(asdict(config), "record") == config
