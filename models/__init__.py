@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from models.generation.engine import Engine, EngineStats, RequestOutput, SequenceOutput
     from models.generation.params import GenerationParams
     from models.loading import load_model
+    from models.single_pass import SinglePass
     from models.tokenizers import Encoded, Tokenizer, load_tokenizer
 
 _HOME = {
@@ -18,6 +19,7 @@ _HOME = {
     "GenerationParams": "models.generation.params",
     "RequestOutput": "models.generation.engine",
     "SequenceOutput": "models.generation.engine",
+    "SinglePass": "models.single_pass",
     "Tokenizer": "models.tokenizers",
     "describe": "models.checkpoint_info",
     "load_model": "models.loading",
@@ -32,6 +34,7 @@ __all__ = [
     "GenerationParams",
     "RequestOutput",
     "SequenceOutput",
+    "SinglePass",
     "Tokenizer",
     "describe",
     "load_model",

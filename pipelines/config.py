@@ -12,7 +12,11 @@ class InputConfig:
     paths: tuple[str, ...]
     """Files, folders or globs: local paths or fsspec URLs."""
     text_column: str = "text"
-    """The column a task reads; strings."""
+    """The column a task reads; strings. Conversations may be lists of strings."""
+    question_column: str = "question"
+    """question-answering: the column with the questions."""
+    context_column: str = "context"
+    """question-answering: the column with the texts that hold the answers."""
     keep_columns: tuple[str, ...] | None = None
     """Columns copied to the output. None keeps all but the ones the task reads."""
     rows_per_unit: int = 1024
@@ -58,6 +62,8 @@ class EngineConfig:
     """Prompt tokens, padding included, that one bucket may hold."""
     units_in_flight: int = 2
     """Units that feed one replica at the same time."""
+    compute_once: bool = True
+    """Rows of a unit that say the same are computed once. Sampled answers are drawn for each row all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)

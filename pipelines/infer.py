@@ -5,9 +5,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.metrics import READY_AT
-from pipelines.replica import start_replica
+from pipelines.read import ERROR_TYPE
+from pipelines.replica import Replica, in_order, result_table, start_replica
+from pipelines.tasks.base import Prepared, Task
+from pipelines.tokenize import tokenizer_of
+from pipelines.units import Unit
 from pipelines.work import Work
 
 
@@ -15,12 +20,30 @@ class Infer:
     """Callable class for `map_batches`: units with requests in, units with results out."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._task, self._model = settings["task"], settings["model"]
         self._replica = start_replica(**settings)
         self._ready_at = time.time()
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         work = Work.from_batch(batch)
         assert work.requests is not None
-        results = self._replica.answer(work.unit, work.requests)
+        results = answer(self._replica, self._task, work.unit, work.requests, tokenizer_of(self._model))
         measures = {**self._replica.measures(), READY_AT: self._ready_at}
         yield work.with_results(results, measures).to_batch()
+
+
+def answer(replica: Replica, task: Task, unit: Unit, requests: pa.Table, tokenizer: Any) -> pa.Table:
+    """The final answers to a unit's requests: asked again for as long as the task makes new requests of them."""
+    results = replica.answer(unit, requests)
+    while (more := task.follow_up(results.filter(pc.is_null(results["error"])), tokenizer)) is not None:
+        again = pa.concat_arrays([more.requests["row"].combine_chunks(), pa.array(more.errors, pa.int32())])
+        kept = results.filter(pc.invert(pc.is_in(results["row"], again)))
+        results = in_order(pa.concat_tables([kept, replica.answer(unit, more.requests), _error_results(more)]))
+    return results
+
+
+def _error_results(prepared: Prepared) -> pa.Table:
+    """Rows that a later round cannot ask about, as failed requests."""
+    rows = pa.array(prepared.errors, pa.int32())
+    errors = pa.array([vars(error) for error in prepared.errors.values()], ERROR_TYPE)
+    return result_table(row=rows, piece=pa.array([0] * len(rows), pa.int32()), error=errors)

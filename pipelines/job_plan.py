@@ -14,7 +14,8 @@ from pipelines.errors import ConfigError, InputError
 from pipelines.fingerprint import as_json, fingerprint
 from pipelines.read import ERROR_FIELD
 from pipelines.storage import Store, absolute, is_glob, open_filesystem, without_secrets
-from pipelines.tasks import Checkpoint, Task, create_task
+from pipelines.tasks import Task, TaskSpec, create_task
+from pipelines.tasks.base import ColumnKind
 from pipelines.units import Shard, Unit, cut, find_shards
 from pipelines.write import LEDGER_FIELDS, part_name
 
@@ -30,8 +31,6 @@ class JobPlan:
     schema: pa.Schema
     """Columns to read, with the types that all shards share."""
     keep_columns: tuple[str, ...]
-    generation: Mapping[str, Any]
-    """Resolved generation parameters."""
     fingerprint_of: Mapping[str, Any]
 
     @cached_property
@@ -42,6 +41,11 @@ class JobPlan:
     def parts(self) -> dict[str, Unit]:
         """Every part the finished job has, by name."""
         return {part_name(unit, self.fingerprint): unit for unit in self.units}
+
+    @property
+    def generation(self) -> Mapping[str, Any]:
+        """Resolved generation parameters; empty where the task generates nothing."""
+        return self.task.generation
 
     @property
     def output(self) -> Store:
@@ -70,12 +74,14 @@ def plan(config: JobConfig) -> JobPlan:
     _check_numbers(config)
     checkpoint = models.describe(config.model, task=config.task)
     task = create_task(
-        config.task,
-        config.input,
-        config.task_options,
-        Checkpoint(max_positions=checkpoint.max_positions, prefix=checkpoint.prefix),
+        TaskSpec(
+            task=config.task,
+            input=config.input,
+            options=config.task_options,
+            generation=config.generation,
+            checkpoint=checkpoint,
+        )
     )
-    generation = models.GenerationParams.from_dict(dict(config.generation)).resolve(checkpoint.generation_defaults)
     shards, shared = find_shards(config.input)
     _check_apart(config, shards)
     keep_columns = _kept(config, task, shared)
@@ -87,15 +93,14 @@ def plan(config: JobConfig) -> JobPlan:
         units=[unit for shard in shards for unit in cut(shard, config.input.rows_per_unit)],
         schema=pa.schema([_typed(shared.field(name), task) for name in wanted]),
         keep_columns=keep_columns,
-        generation=generation.to_dict(),
         fingerprint_of=as_json(
             {
                 "weights": checkpoint.weights_hash,
                 "tokenizer": checkpoint.tokenizer_hash,
-                "architecture": checkpoint.architecture,
+                "architecture": task.architecture,
                 "task": config.task,
                 "task_options": task.settings(),
-                "generation": generation.to_dict(),
+                "generation": dict(task.generation),
                 "engine": {"dtype": config.engine.dtype},
                 "input": {
                     "columns": list(task.input_columns()),
@@ -165,7 +170,7 @@ def _kept(config: JobConfig, task: Task, shared: pa.Schema) -> tuple[str, ...]:
     if missing:
         raise InputError(
             f"Columns {', '.join(map(repr, missing))} are not in the input. It has: {', '.join(shared.names)}. "
-            "Set input.text_column and input.keep_columns to some of these."
+            "Set input.text_column (or the task's own columns) and input.keep_columns to some of these."
         )
     kept = asked if asked is not None else tuple(name for name in shared.names if name not in read)
     reserved = {field.name for field in [*task.output_fields(), *LEDGER_FIELDS]}
@@ -179,13 +184,28 @@ def _kept(config: JobConfig, task: Task, shared: pa.Schema) -> tuple[str, ...]:
 
 
 def _typed(field: pa.Field, task: Task) -> pa.Field:
-    """The field as it is read; InputError where a text column does not hold text."""
-    if field.name not in task.input_columns():
-        return field
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    if not (is_text or pa.types.is_null(kind)):
+    """The field as it is read; InputError where a column does not hold what the task reads from it."""
+    kind = task.input_columns().get(field.name)
+    if kind is not None and not _holds(field.type, kind):
         raise InputError(
-            f"Column {field.name!r} holds {field.type}, not text. Choose a column of strings as input.text_column."
+            f"Column {field.name!r} holds {field.type}, not {kind.value}. "
+            "Choose another column as input.text_column, or as the task's own."
         )
     return field
+
+
+def _holds(found: pa.DataType, kind: ColumnKind) -> bool:
+    if pa.types.is_dictionary(found):
+        found = found.value_type
+    if pa.types.is_null(found):
+        return True
+    if kind is ColumnKind.TEXTS:
+        return _is_list(found) and _holds(found.value_type, ColumnKind.TEXT)
+    if kind is ColumnKind.TEXT_OR_TEXTS and _is_list(found):
+        return _holds(found.value_type, ColumnKind.TEXT)
+    is_text = pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)
+    return is_text or (kind is ColumnKind.VALUE and pa.types.is_primitive(found))
+
+
+def _is_list(found: pa.DataType) -> bool:
+    return pa.types.is_list(found) or pa.types.is_large_list(found)

@@ -1,21 +1,24 @@
-"""A replica is one model behind one engine, fed by several units at once. It knows neither Ray nor Parquet.
+"""A replica is one model that answers several units at once. It knows neither Ray nor Parquet.
 
-The engine has a thread of its own. A unit's requests go into the inbox together; the unit waits until the last of them
-is answered, while requests of the other units keep the batch full.
+Where text is generated, an engine stands before the model, with a thread of its own. A unit's requests go into its
+inbox together; the unit waits until the last of them is answered, while requests of other units keep the batch full.
 """
 
 import hashlib
 import logging
 import queue
 import threading
-from collections.abc import Mapping
+import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.errors import RowError
-from pipelines.read import ERROR_FIELD
+from pipelines.read import ERROR_FIELD, ERROR_TYPE
+from pipelines.tasks.base import Task
+from pipelines.tokenize import tokenizer_of
 from pipelines.units import Unit
 
 log = logging.getLogger(__name__)
@@ -23,10 +26,13 @@ log = logging.getLogger(__name__)
 RESULT_SCHEMA = pa.schema(
     [
         pa.field("row", pa.int32()),
+        pa.field("piece", pa.int32()),
         pa.field("sample", pa.int32()),
         pa.field("token_ids", pa.list_(pa.int32())),
         pa.field("score", pa.float64()),
         pa.field("finish_reason", pa.string()),
+        pa.field("values", pa.list_(pa.float32())),  # of a single pass: logits, probabilities, an embedding
+        pa.field("indices", pa.list_(pa.int32())),  # of a single pass: what the values belong to
         ERROR_FIELD,
     ]
 )
@@ -37,6 +43,7 @@ class Answer:
     """One output of one request, or why there is none: a line of RESULT_SCHEMA."""
 
     row: int
+    piece: int
     sample: int = 0
     token_ids: list[int] | None = None
     score: float | None = None
@@ -46,16 +53,16 @@ class Answer:
 
 @dataclass
 class Ticket:
-    """What a waiting unit holds: its open requests and the answers so far, keyed by request."""
+    """What a waiting unit holds: its requests as (row, piece), and the answers so far, keyed by request."""
 
-    rows: list[int]
+    requests: list[tuple[int, int]]
     answers: dict[int, list[Answer]] = field(default_factory=dict)
     done: threading.Event = field(default_factory=threading.Event)
     failure: BaseException | None = None
 
     def answer(self, index: int, answers: list[Answer]) -> None:
         self.answers[index] = answers
-        if len(self.answers) == len(self.rows):
+        if len(self.answers) == len(self.requests):
             self.done.set()
 
 
@@ -69,7 +76,17 @@ class Asked:
     seed: int
 
 
-class Replica:
+class Replica(Protocol):
+    """One model."""
+
+    def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:
+        """The answers to a unit's requests in RESULT_SCHEMA, sorted by row, piece and sample; from any thread."""
+
+    def measures(self) -> dict[str, float]:
+        """What the model did since this was last asked: seconds busy, tokens. Each second is told once."""
+
+
+class EngineReplica:
     """Answers units from any number of threads with one engine."""
 
     def __init__(self, engine: Any, params: Any, seed: int) -> None:
@@ -81,28 +98,27 @@ class Replica:
         threading.Thread(target=self._serve, name="engine", daemon=True).start()
 
     def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:
-        """The answers to a unit's requests in RESULT_SCHEMA, sorted by row; blocks until all are there.
+        """Blocks until all requests are answered.
 
         Raises: whatever broke the engine; the other units that wait get the same error.
         """
-        rows, token_ids = requests["row"].to_pylist(), requests["token_ids"].to_pylist()
-        ticket = Ticket(rows)
-        if rows:
+        asked = list(zip(requests["row"].to_pylist(), requests["piece"].to_pylist(), strict=True))
+        ticket = Ticket(asked)
+        if asked:
             self._inbox.put(
                 [
-                    Asked(ticket, index, ids, row_seed(self._seed, unit, row))
-                    for index, (row, ids) in enumerate(zip(rows, token_ids, strict=True))
+                    Asked(ticket, index, ids, row_seed(self._seed, unit, *asked[index]))
+                    for index, ids in enumerate(requests["token_ids"].to_pylist())
                 ]
             )
             ticket.done.wait()
         if ticket.failure is not None:
             raise ticket.failure
-        answers = [answer for index in sorted(ticket.answers) for answer in ticket.answers[index]]
-        answers.sort(key=lambda answer: answer.row)
+        answers = [answer for each in ticket.answers.values() for answer in each]
+        answers.sort(key=lambda answer: (answer.row, answer.piece, answer.sample))
         return pa.Table.from_pylist([vars(answer) for answer in answers], RESULT_SCHEMA)
 
     def measures(self) -> dict[str, float]:
-        """What the engine did since this was last asked: seconds busy, tokens. Each second is told once."""
         with self._measuring:
             stats = self._engine.stats
             now = {
@@ -143,16 +159,15 @@ class Replica:
         except RequestError as error:
             del self._open[key]
             refused = RowError("infer", "refused_request", str(error))
-            row = asked.ticket.rows[asked.index]
-            asked.ticket.answer(asked.index, [Answer(row, error=vars(refused))])
+            asked.ticket.answer(asked.index, [Answer(*asked.ticket.requests[asked.index], error=vars(refused))])
 
     def _deliver(self, output: Any) -> None:
         asked = self._open.pop(output.request_id)
-        row = asked.ticket.rows[asked.index]
+        row, piece = asked.ticket.requests[asked.index]
         asked.ticket.answer(
             asked.index,
             [
-                Answer(row, sample, list(one.token_ids), float(one.score), one.finish_reason)
+                Answer(row, piece, sample, list(one.token_ids), float(one.score), one.finish_reason)
                 for sample, one in enumerate(output.outputs)
             ],
         )
@@ -168,29 +183,95 @@ class Replica:
                 asked.ticket.done.set()
 
 
-def row_seed(seed: int, unit: Unit, row: int) -> int:
-    """A seed that belongs to the input row, wherever and however often it is computed: 63 bits."""
-    identity = f"{seed}\n{unit.shard}\n{unit.start + row}".encode()
+class SinglePassReplica:
+    """Answers units with forwards alone, one unit after the other."""
+
+    def __init__(self, single_pass: Any, task: Task) -> None:
+        self._pass, self._task = single_pass, task
+        self._busy = threading.Lock()
+        self._seconds, self._num_tokens, self._num_calls = 0.0, 0, 0
+
+    def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:  # noqa: ARG002
+        with self._busy:
+            began = time.perf_counter()
+            token_ids = requests["token_ids"].to_pylist()
+            errors = [self._refusal(ids) for ids in token_ids]
+            is_asked = pa.array([error is None for error in errors], pa.bool_())
+            asked = [ids for ids, error in zip(token_ids, errors, strict=True) if error is None]
+            columns = {name: requests[name].filter(is_asked) for name in ("row", "piece")}
+            columns |= self._task.ask(self._pass, asked) if asked else {}
+            self._seconds += time.perf_counter() - began
+            self._num_tokens += sum(map(len, asked))
+            self._num_calls += 1
+        refused = requests.filter(pc.invert(is_asked))
+        failures = result_table(
+            row=refused["row"], piece=refused["piece"], error=pa.array([e for e in errors if e], ERROR_TYPE)
+        )
+        return in_order(pa.concat_tables([result_table(**columns), failures]))
+
+    def _refusal(self, token_ids: list[int]) -> dict[str, str] | None:
+        from models.errors import RequestError
+
+        try:
+            self._pass.check(token_ids)
+        except RequestError as error:
+            return vars(RowError("infer", "refused_request", str(error)))
+        return None
+
+    def measures(self) -> dict[str, float]:
+        with self._busy:
+            since = {
+                "engine_busy_seconds": self._seconds,
+                "engine_prompt_tokens": self._num_tokens,
+                "engine_padded_tokens": self._num_tokens,  # packed: there is no padding
+                "engine_output_tokens": 0,
+                "engine_steps": self._num_calls,
+            }
+            self._seconds, self._num_tokens, self._num_calls = 0.0, 0, 0
+            return since
+
+
+def result_table(row: pa.ChunkedArray, piece: pa.ChunkedArray, **columns: Any) -> pa.Table:
+    """RESULT_SCHEMA with nulls where nothing is given; one sample each."""
+    given = {"row": row, "piece": piece, "sample": pa.array([0] * len(row), pa.int32()), **columns}
+    values = [given.get(field.name, pa.nulls(len(row), field.type)) for field in RESULT_SCHEMA]
+    return pa.table(values, schema=RESULT_SCHEMA)
+
+
+def in_order(results: pa.Table) -> pa.Table:
+    return results.sort_by([(name, "ascending") for name in ("row", "piece", "sample")])
+
+
+def row_seed(seed: int, unit: Unit, row: int, piece: int = 0) -> int:
+    """A seed that belongs to a request of the input row, wherever and however often it is computed: 63 bits."""
+    identity = f"{seed}\n{unit.shard}\n{unit.start + row}\n{piece}".encode()
     return int.from_bytes(hashlib.sha256(identity).digest()[:8], "big") >> 1
 
 
 def start_replica(
     *,
+    task: Task,
     model: str,
     dtype: str,
     device: str,
     num_threads: int,
     max_batch_tokens: int,
-    params: Mapping[str, Any],
     seed: int,
 ) -> Replica:
-    """Load the model and start its engine; raises ModelError where either is not possible."""
+    """Load the model as the task needs it; raises ModelError where that is not possible."""
     import torch
 
     import models
 
     if num_threads:
         torch.set_num_threads(num_threads)
-    loaded = models.load_model(model, dtype=dtype, device=device)
-    engine = models.Engine(loaded, max_batch_tokens=max_batch_tokens)
-    return Replica(engine, models.GenerationParams.from_dict(dict(params)), seed)
+    loaded = models.load_model(model, architecture=task.architecture, dtype=dtype, device=device)
+    if not task.generation:
+        return SinglePassReplica(models.SinglePass(loaded), task)
+    tokenizer = tokenizer_of(model)
+    engine = models.Engine(
+        loaded,
+        max_batch_tokens=max_batch_tokens,
+        stop_text=lambda ids: tokenizer.decode_batch([ids])[0],
+    )
+    return EngineReplica(engine, models.GenerationParams.from_dict(dict(task.generation)), seed)

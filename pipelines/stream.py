@@ -51,14 +51,15 @@ def _dataset(job: JobPlan, pending: Sequence[Unit]) -> Dataset:
     device, num_replicas = _device(engine), _num_replicas(engine)
     rows = [{"units": json.dumps([asdict(unit) for unit in stretch])} for stretch in stretches(job.shards, pending)]
     read = Read(job.schema, dict(config.input.storage_options), config.input.paths[0])
-    tokenize = Tokenize(job.task, config.model, job.keep_columns, engine.max_batch_tokens)
+    compute_once = engine.compute_once and not job.generation.get("do_sample")  # a sample belongs to its own row
+    tokenize = Tokenize(job.task, config.model, job.keep_columns, engine.max_batch_tokens, compute_once)
     infer: dict[str, Any] = {
+        "task": job.task,
         "model": config.model,
         "dtype": engine.dtype,
         "device": device,
         "num_threads": _threads_per_replica(num_replicas),
         "max_batch_tokens": engine.max_batch_tokens,
-        "params": dict(job.generation),
         "seed": config.seed,
     }
     write = Write(job.task, config.model, job.output, job.fingerprint, job.job_record()["batchloom"])
@@ -92,6 +93,9 @@ def _cluster() -> Iterator[None]:
     ours = not ray.is_initialized()
     if ours:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an exception
+        if "RAY_ADDRESS" not in os.environ:
+            # How long a local Ray's agents look for it after a SIGKILL of its driver; Ray's own is a minute.
+            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

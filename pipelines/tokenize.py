@@ -1,7 +1,7 @@
 """Tokenize asks the task for requests and lays them into buckets. It runs on CPU workers, before any model."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -14,6 +14,7 @@ from pipelines.read import ERROR_FIELD, ERROR_TYPE
 from pipelines.tasks.base import Prepared, Task
 from pipelines.work import Work
 
+ANSWER_OF = "batchloom:answer_of"  # the row of the task's answers that is this row's; no column of an input bears it
 LEDGER_INPUT = ("num_input_tokens", "num_truncated_tokens")
 
 
@@ -31,20 +32,29 @@ class Tokenize:
     model: str
     keep_columns: Sequence[str]
     max_batch_tokens: int
+    compute_once: bool
+    """Rows that say the same are asked once; each of them gets the answer."""
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         work = Work.from_batch(batch)
-        return Work(work.unit, *self.split(work.rows, tokenizer_of(self.model))).to_batch()
+        return self.prepare(work, tokenizer_of(self.model)).to_batch()
 
-    def split(self, rows: pa.Table, tokenizer: Any) -> tuple[pa.Table, pa.Table]:
-        """(rows, requests): kept columns with the row ledger, and requests in bucket order."""
-        texts = [rows[name].cast(pa.string()) for name in self.task.input_columns()]
-        prepared = self.task.prepare(texts, tokenizer)
-        kept = rows.select(self.keep_columns)
+    def prepare(self, work: Work, tokenizer: Any) -> Work:
+        """Rows become kept columns with the row ledger; the requests are in bucket order."""
+        rows = work.rows
+        columns = [as_text(rows[name]) for name in self.task.input_columns()]
+        distinct, answer_of = _distinct(columns) if self.compute_once else (np.arange(rows.num_rows),) * 2
+        prepared = self.task.prepare([column.take(pa.array(distinct)) for column in columns], tokenizer)
+        kept = rows.select(self.keep_columns).append_column(ANSWER_OF, pa.array(answer_of, pa.int32()))
         for name in LEDGER_INPUT:
-            kept = kept.append_column(name, pa.array(getattr(prepared, name), pa.int32()))
-        errors = _first_error(rows["error"].to_pylist(), prepared)
-        return kept.append_column(ERROR_FIELD, pa.array(errors, ERROR_TYPE)), self._in_buckets(prepared.requests)
+            kept = kept.append_column(name, pa.array(getattr(prepared, name)[answer_of], pa.int32()))
+        errors = _first_error(rows["error"].to_pylist(), answer_of.tolist(), prepared)
+        return replace(
+            work,
+            rows=kept.append_column(ERROR_FIELD, pa.array(errors, ERROR_TYPE)),
+            notes=prepared.notes,
+            requests=self._in_buckets(prepared.requests),
+        )
 
     def _in_buckets(self, requests: pa.Table) -> pa.Table:
         lengths = np.diff(requests["token_ids"].combine_chunks().offsets.to_numpy())
@@ -56,6 +66,29 @@ class Tokenize:
         return requests.take(pa.array(order, pa.int64())).append_column("bucket", pa.array(buckets, pa.int32()))
 
 
-def _first_error(read: list[dict[str, str] | None], prepared: Prepared) -> list[dict[str, str] | None]:
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column as plain strings, or lists of them, whatever the file stores them as."""
+    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    return column.cast(pa.list_(pa.string()) if is_list else pa.string())
+
+
+def _distinct(columns: Sequence[pa.ChunkedArray]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """(rows that say something new [D], for each row the one of them that says the same [rows])."""
+    number_of: dict[Hashable, int] = {}
+    distinct: list[int] = []
+    answer_of: list[int] = []
+    for row, texts in enumerate(zip(*(column.to_pylist() for column in columns), strict=True)):
+        key = tuple(tuple(text) if isinstance(text, list) else text for text in texts)
+        if key not in number_of:
+            number_of[key] = len(distinct)
+            distinct.append(row)
+        answer_of.append(number_of[key])
+    return np.array(distinct, dtype=np.int64), np.array(answer_of, dtype=np.int64)
+
+
+def _first_error(
+    read: list[dict[str, str] | None], answer_of: list[int], prepared: Prepared
+) -> list[dict[str, str] | None]:
     """An error from reading stands: the text it left null is its consequence."""
-    return [error or (vars(prepared.errors[row]) if row in prepared.errors else None) for row, error in enumerate(read)]
+    prepare = {row: vars(error) for row, error in prepared.errors.items()}
+    return [error or prepare.get(answer) for error, answer in zip(read, answer_of, strict=True)]

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipelines.units import Unit
 
-TABLES = ("rows", "requests", "results")
+TABLES = ("rows", "notes", "requests", "results")
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,13 @@ class Work:
 
     unit: Unit
     rows: pa.Table
-    """One row per input row: the kept columns, then what the task carries along, then the row ledger."""
+    """One row per input row: the kept columns, then the row ledger."""
+    notes: pa.Table | None = None
+    """What the task wants to find again when it finishes the rows."""
     requests: pa.Table | None = None
-    """What the engine is asked: row (int32), token_ids (list<int32>), bucket (int32), and columns of the task."""
+    """What the model is asked: REQUEST_SCHEMA of pipelines/tasks/base.py, and bucket (int32)."""
     results: pa.Table | None = None
-    """What the engine answered; see pipelines/replica.py RESULT_SCHEMA."""
+    """What the model answered; see pipelines/replica.py RESULT_SCHEMA."""
     measures: dict[str, float] = field(default_factory=dict)
     """Figures of this run (seconds, padded tokens) that are summed up by the driver and decide no answer."""
 
@@ -52,6 +54,7 @@ class Work:
             unit=Unit.from_json(batch["unit"][0].as_py()),
             measures=json.loads(batch["measures"][0].as_py()),
             rows=tables["rows"],
+            notes=tables["notes"],
             requests=tables["requests"],
             results=tables["results"],
         )

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from pipelines.metrics import UnitRecord
 from pipelines.read import ERROR_FIELD, ERROR_TYPE
 from pipelines.storage import Store
-from pipelines.tasks.base import Task
-from pipelines.tokenize import LEDGER_INPUT, tokenizer_of
+from pipelines.tasks.base import Answered, Task
+from pipelines.tokenize import ANSWER_OF, LEDGER_INPUT, tokenizer_of
 from pipelines.units import Unit
 from pipelines.work import Work
 
@@ -58,20 +58,22 @@ class Write:
         """The part's table: kept columns, the task's columns, the ledger."""
         results, rows = work.results, work.rows
         assert results is not None
-        num_rows = rows.num_rows
-        errors = _merged_errors(rows["error"], results)
-        answered = results.filter(pc.is_null(results["error"]))
-        columns = dict(zip(self.task.output_fields(), self.task.finish(answered, num_rows, tokenizer), strict=True))
+        answer_of = rows[ANSWER_OF].combine_chunks()
+        num_answers = (pc.max(answer_of).as_py() if rows.num_rows else -1) + 1
+        failed = _failures(results)
+        good = results.filter(pc.invert(pc.is_in(results["row"], pa.array(failed, pa.int32()))))
+        answers = self.task.finish(Answered(good, num_answers, work.notes), tokenizer)
+        columns = [answer.take(answer_of) for answer in answers]
         ledger = [
             rows["num_input_tokens"],
-            _num_output_tokens(answered, num_rows),
+            _num_output_tokens(good, num_answers).take(answer_of),
             rows["num_truncated_tokens"],
-            _finish_reasons(answered, num_rows),
-            errors,
+            _finish_reasons(good, num_answers).take(answer_of),
+            _merged_errors(rows["error"], answer_of, failed),
         ]
-        kept = rows.drop_columns([*LEDGER_INPUT, "error"])
-        fields = [*kept.schema, *columns, *LEDGER_FIELDS]
-        return pa.table([*kept.columns, *columns.values(), *ledger], schema=pa.schema(fields))
+        kept = rows.drop_columns([ANSWER_OF, *LEDGER_INPUT, "error"])
+        fields = [*kept.schema, *self.task.output_fields(), *LEDGER_FIELDS]
+        return pa.table([*kept.columns, *columns, *ledger], schema=pa.schema(fields))
 
     def put(self, unit: Unit, part: pa.Table) -> UnitRecord:
         kinds = Counter(error["kind"] for error in part["error"].to_pylist() if error)
@@ -117,12 +119,18 @@ def read_record(name: str, content: bytes) -> tuple[UnitRecord, str]:
     return UnitRecord(part=name, bytes=len(content), sha256=digest, **footer["account"]), footer["fingerprint"]
 
 
-def _merged_errors(before: pa.ChunkedArray, results: pa.Table) -> pa.Array:
-    """Errors from before the model stand; the first of a row's requests that failed speaks for the row."""
-    errors = before.to_pylist()
+def _failures(results: pa.Table) -> dict[int, dict[str, str]]:
+    """Rows of which a request failed, and why the first of them did: a row is answered whole or not at all."""
     failed = results.filter(pc.is_valid(results["error"]))
+    reasons: dict[int, dict[str, str]] = {}
     for row, error in zip(failed["row"].to_pylist(), failed["error"].to_pylist(), strict=True):
-        errors[row] = errors[row] or error
+        reasons.setdefault(row, error)
+    return reasons
+
+
+def _merged_errors(before: pa.ChunkedArray, answer_of: pa.Array, failed: dict[int, dict[str, str]]) -> pa.Array:
+    """Errors from before the model stand."""
+    errors = [error or failed.get(row) for error, row in zip(before.to_pylist(), answer_of.to_pylist(), strict=True)]
     return pa.array(errors, ERROR_TYPE)
 
 

@@ -1,22 +1,40 @@
 """The tasks by name. Each lives in a file of its own; neither ray nor torch is imported here."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-from pipelines.config import InputConfig
 from pipelines.errors import ConfigError
-from pipelines.tasks.base import Checkpoint, Task
+from pipelines.tasks.base import Task, TaskSpec
+from pipelines.tasks.conversational import Conversational
+from pipelines.tasks.feature_extraction import FeatureExtraction
+from pipelines.tasks.fill_mask import FillMask
+from pipelines.tasks.perplexity import Perplexity
+from pipelines.tasks.question_answering import QuestionAnswering
 from pipelines.tasks.summarization import Summarization
+from pipelines.tasks.text2text_generation import Text2TextGeneration
+from pipelines.tasks.text_classification import TextClassification
+from pipelines.tasks.text_generation import TextGeneration
+from pipelines.tasks.token_classification import TokenClassification
+from pipelines.tasks.zero_shot_classification import ZeroShotClassification
 
-TASKS: Mapping[str, Callable[[InputConfig, Mapping[str, Any], Checkpoint], Task]] = {
-    "summarization": Summarization.create,
+TASKS: Mapping[str, type[Task]] = {
+    "summarization": Summarization,
+    "text-generation": TextGeneration,
+    "text2text-generation": Text2TextGeneration,
+    "conversational": Conversational,
+    "zero-shot-classification": ZeroShotClassification,
+    "text-classification": TextClassification,
+    "token-classification": TokenClassification,
+    "question-answering": QuestionAnswering,
+    "fill-mask": FillMask,
+    "feature-extraction": FeatureExtraction,
+    "perplexity": Perplexity,
 }
 
-__all__ = ["TASKS", "Checkpoint", "Task", "create_task"]
+__all__ = ["TASKS", "Task", "TaskSpec", "create_task"]
 
 
-def create_task(name: str, columns: InputConfig, options: Mapping[str, Any], checkpoint: Checkpoint) -> Task:
+def create_task(spec: TaskSpec) -> Task:
     """The task of that name with its options checked; ConfigError names what is unknown and lists what exists."""
-    if name not in TASKS:
-        raise ConfigError(f"task: {name!r} is not a task. Use one of: {', '.join(TASKS)}.")
-    return TASKS[name](columns, options, checkpoint)
+    if spec.task not in TASKS:
+        raise ConfigError(f"task: {spec.task!r} is not a task. Use one of: {', '.join(TASKS)}.")
+    return TASKS[spec.task].create(spec)

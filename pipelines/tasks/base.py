@@ -1,30 +1,50 @@
-"""What every task offers to the pipeline, and what tasks share. It knows Arrow; no ray, no torch, no storage."""
+"""What every task offers to the pipeline. It knows Arrow; no ray, no torch, no storage."""
 
-import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from pipelines.config import InputConfig
 from pipelines.errors import ConfigError, RowError
 
-Options = TypeVar("Options")
-Ints = np.ndarray[Any, np.dtype[np.int32]]
+if TYPE_CHECKING:
+    from models import CheckpointInfo
 
-REQUEST_SCHEMA = pa.schema([pa.field("row", pa.int32()), pa.field("token_ids", pa.list_(pa.int32()))])
+Values = np.ndarray[Any, np.dtype[np.float32]]
+Ints = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
+
+# row: index into the texts that `prepare` was given; piece: counts a row's requests from 0 (labels, chunks, windows).
+REQUEST_SCHEMA = pa.schema(
+    [pa.field("row", pa.int32()), pa.field("piece", pa.int32()), pa.field("token_ids", pa.list_(pa.int32()))]
+)
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a task may know of the model."""
+class ColumnKind(Enum):
+    """What a column that a task reads may hold."""
 
-    max_positions: int | None
-    """Tokens a prompt may have; None where there is no limit."""
-    prefix: str = ""
-    """Text that the checkpoint's configuration puts before every input."""
+    TEXT = "text"
+    TEXTS = "lists of texts"
+    TEXT_OR_TEXTS = "text or lists of texts"
+    VALUE = "text, numbers, dates or truth values"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """What a job says about its task, and what is known of the checkpoint."""
+
+    task: str
+    input: InputConfig
+    options: Mapping[str, Any]
+    """`task_options` as asked."""
+    generation: Mapping[str, Any]
+    """`generation` as asked."""
+    checkpoint: "CheckpointInfo"
 
 
 @dataclass(frozen=True)
@@ -32,112 +52,135 @@ class Prepared:
     """What a task made of a unit's texts."""
 
     requests: pa.Table
-    """REQUEST_SCHEMA: `row` is an index into the unit; a row may have several requests, or none if it has an error."""
+    """REQUEST_SCHEMA; a row may have several requests, or none if it has an error."""
     num_input_tokens: Ints
     """[rows]: tokens the model will see of each row."""
     num_truncated_tokens: Ints
     """[rows]: tokens that were cut off."""
     errors: Mapping[int, RowError]
     """Rows without requests, and why."""
+    notes: pa.Table | None = None
+    """What `finish` needs beside the answers, in any shape; it comes back to it as it is."""
 
 
-class Task(Protocol):
+@dataclass(frozen=True)
+class Answered:
+    """What came back for a unit's requests."""
+
+    results: pa.Table
+    """RESULT_SCHEMA of pipelines/replica.py, in the order of rows, pieces and samples; no row of it has an error."""
+    num_rows: int
+    notes: pa.Table | None
+    """What `prepare` noted."""
+
+    def pieces(self) -> Iterator[tuple[int, list[tuple[Values, dict[str, Any]]]]]:
+        """Each answered row with its pieces in order: a piece's values, and the note of the same row and piece."""
+        assert self.notes is not None
+        notes = {(note["row"], note["piece"]): note for note in self.notes.to_pylist()}
+        names = ("row", "piece", "values")
+        answers = zip(*(self.results[name] for name in names), strict=True)
+        read = ((row.as_py(), piece.as_py(), values.values.to_numpy()) for row, piece, values in answers)
+        for row, own in groupby(read, key=lambda answer: answer[0]):
+            yield row, [(values, notes[row, piece]) for _, piece, values in own]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
     """Text in, columns out. A task is picklable: it travels to the workers."""
 
-    def input_columns(self) -> tuple[str, ...]:
-        """Columns of text the task reads, in the order that `prepare` takes them."""
+    architecture: str
+    """The class that the checkpoint is loaded as."""
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    """Resolved generation parameters; empty where nothing is generated."""
 
+    @classmethod
+    @abstractmethod
+    def create(cls, spec: TaskSpec) -> "Task":
+        """The task that a job asks for. Raises ConfigError for options or a checkpoint that cannot be meant."""
+
+    @abstractmethod
+    def input_columns(self) -> Mapping[str, ColumnKind]:
+        """Columns the task reads, in the order that `prepare` takes them."""
+
+    @abstractmethod
     def output_fields(self) -> list[pa.Field]:
         """The task's columns, whatever the rows hold; fixed, so that parts of nulls do not differ."""
 
+    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Everything in the task that decides an answer, JSON-ready: part of the fingerprint."""
 
+    @abstractmethod
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: Any) -> Prepared:
         """Requests for a unit's rows; a row that cannot be asked gets an error instead."""
 
-    def finish(self, results: pa.Table, num_rows: int, tokenizer: Any) -> list[pa.Array]:
-        """The values of `output_fields`, null for rows without results; `results` has RESULT_SCHEMA, no errors."""
+    def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
+        """Where nothing is generated: what each request gets of a models.SinglePass, as columns of RESULT_SCHEMA."""
+        raise NotImplementedError(f"{type(self).__name__} generates")
+
+    def follow_up(self, results: pa.Table, tokenizer: Any) -> Prepared | None:  # noqa: ARG002
+        """Requests that take the place of the rows' answers so far, or None where the answers are final."""
+        return None
+
+    @abstractmethod
+    def finish(self, answered: Answered, tokenizer: Any) -> list[pa.Array]:
+        """The values of `output_fields`, null for rows without results."""
 
 
-def read_options(task: str, options: Mapping[str, Any], kind: type[Options]) -> Options:
-    """`kind(**options)`, a frozen dataclass; ConfigError lists every unknown name with the nearest known one."""
-    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        hints = {name: difflib.get_close_matches(name, known, 1) for name in unknown}
-        asked = ", ".join(f"{name} (did you mean {hint[0]}?)" if hint else name for name, hint in hints.items())
-        raise ConfigError(f"task_options: {task} does not know {asked}. It knows: {', '.join(known)}.")
-    return kind(**options)
+def with_head(spec: TaskSpec, head: str) -> str:
+    """The architecture to load, which ends in `head`; ConfigError where the checkpoint has another head.
 
-
-def prepare_texts(
-    texts: pa.ChunkedArray,
-    column: str,
-    tokenizer: Any,
-    *,
-    prefix: str,
-    max_tokens: int | None,
-    truncate: bool,
-) -> Prepared:
-    """One request per text: special tokens included, at most `max_tokens` long, else cut or refused."""
-    errors = unanswerable(texts, column)
-    rows = np.setdiff1d(np.arange(len(texts)), list(errors)).astype(np.int32)
-    asked = texts.take(pa.array(rows)).to_pylist()
-    ids, offsets = tokenizer.encode_flat([prefix + text for text in asked])
-    lengths = np.diff(offsets)
-    limit = max_tokens or int(lengths.max(initial=0))
-    num_cut = np.maximum(lengths - limit, 0)
-    if num_cut.any() and not truncate:
-        errors |= {int(rows[i]): too_long(int(lengths[i]), limit) for i in np.flatnonzero(num_cut)}
-        kept = num_cut == 0
-    else:
-        kept = np.ones(len(rows), dtype=bool)
-    token_ids = cut_tokens(ids, offsets, np.minimum(lengths, limit) * kept)
-    num_input, num_truncated = np.zeros((2, len(texts)), dtype=np.int32)
-    num_input[rows] = np.minimum(lengths, limit) * kept
-    num_truncated[rows] = num_cut * kept
-    requests = pa.table([pa.array(rows), token_ids], schema=REQUEST_SCHEMA).filter(pa.array(kept))
-    return Prepared(requests, num_input, num_truncated, errors)
-
-
-def unanswerable(texts: pa.ChunkedArray, column: str) -> dict[int, RowError]:
-    """Rows whose text is null or has nothing but white space, and why they get no answer."""
-    null = pc.is_null(texts)
-    blank = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0), False)
-    errors = {
-        int(row): RowError("prepare", "null_text", f"column {column!r} is null in this row")
-        for row in np.flatnonzero(null.to_numpy())
-    }
-    return errors | {
-        int(row): RowError("prepare", "empty_text", f"column {column!r} holds only white space in this row")
-        for row in np.flatnonzero(blank.to_numpy())
-    }
-
-
-def too_long(num_tokens: int, limit: int) -> RowError:
-    return RowError(
-        "prepare",
-        "too_long",
-        f"{num_tokens} tokens, and the model takes {limit}. "
-        "Set task_options.long_documents to truncate, or split the text.",
-    )
-
-
-def cut_tokens(ids: Ints, offsets: Ints, num_kept: Ints) -> pa.ListArray:
-    """Lists shortened to `num_kept` tokens each; the closing special token is kept in place of the last.
-
-    [<s> a b c d </s>] at 4 is [<s> a b </s>], as transformers truncates.
+    A bare model counts as its family's language model, whose head is the embedding: BartModel ->
+    BartForConditionalGeneration, BloomModel -> BloomForCausalLM.
     """
-    starts, lengths = offsets[:-1], np.diff(offsets)
-    ends = np.concatenate([[0], np.cumsum(num_kept)]).astype(np.int32)
-    positions = np.arange(ends[-1]) - np.repeat(ends[:-1] - starts, num_kept)
-    values = ids[positions]
-    cut = (num_kept < lengths) & (num_kept > 0)
-    values[ends[1:][cut] - 1] = ids[offsets[1:][cut] - 1]
-    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values, pa.int32()))
+    family, own = _family_and_head(spec.checkpoint.architecture)
+    if own == "Model":
+        own = "ForCausalLM" if family == "Bloom" else "ForConditionalGeneration"
+    if own != head:
+        raise ConfigError(
+            f"model: {spec.task} needs a checkpoint {family}{head} or of another family with this head; found "
+            f"{spec.checkpoint.architecture}. Use another checkpoint, or a task that this one can do: "
+            f"{', '.join(TASKS_OF_HEADS[own])}."
+        )
+    return family + own
 
 
-def first_answers(results: pa.Table) -> pa.Table:
-    """The best answer of each request."""
-    return results.filter(pc.equal(results["sample"], 0))
+def without_head(spec: TaskSpec) -> str:
+    """The architecture of the bare model inside any checkpoint."""
+    return _family_and_head(spec.checkpoint.architecture)[0] + "Model"
+
+
+def _family_and_head(architecture: str) -> tuple[str, str]:
+    """BartForCausalLM -> Bart, ForCausalLM; BartModel -> Bart, Model."""
+    family, found, rest = architecture.partition("For")
+    return (family, found + rest) if found else (architecture.removesuffix("Model"), "Model")
+
+
+TASKS_OF_HEADS = {
+    "ForConditionalGeneration": (
+        "summarization", "text2text-generation", "conversational (Blenderbot)", "fill-mask (BART)", "perplexity",
+        "feature-extraction",
+    ),
+    "ForCausalLM": ("text-generation", "perplexity", "feature-extraction"),
+    "ForSequenceClassification": ("text-classification", "zero-shot-classification", "feature-extraction"),
+    "ForTokenClassification": ("token-classification", "feature-extraction"),
+    "ForQuestionAnswering": ("question-answering", "feature-extraction"),
+}  # fmt: skip
+
+
+def refuse_generation(spec: TaskSpec) -> None:
+    """ConfigError where a task that generates nothing is given generation parameters."""
+    if spec.generation:
+        raise ConfigError(
+            f"generation: {spec.task} generates no text, so {', '.join(spec.generation)} would do nothing. "
+            "Remove the section."
+        )
+
+
+def request_table(asked: Sequence[tuple[int, int, Sequence[int]]]) -> pa.Table:
+    """REQUEST_SCHEMA from (row, piece, token ids)."""
+    columns = list(zip(*asked, strict=True)) or [(), (), ()]
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, REQUEST_SCHEMA, strict=True)],
+        schema=REQUEST_SCHEMA,
+    )

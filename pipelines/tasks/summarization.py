@@ -2,70 +2,136 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipelines.config import InputConfig
-from pipelines.errors import ConfigError
-from pipelines.tasks.base import Checkpoint, Prepared, first_answers, prepare_texts, read_options
+from pipelines.errors import RowError
+from pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, request_table, with_head
+from pipelines.tasks.chunks import chunks, joined
+from pipelines.tasks.generating import first_answers, one_answer, resolved_generation, texts_of
+from pipelines.tasks.options import read_options
+from pipelines.tasks.texts import prepare_texts
 
-LONG_DOCUMENTS = ("error", "truncate")
+if TYPE_CHECKING:
+    from models import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class SummarizationOptions:
     """`task_options` of a summarization job."""
 
-    long_documents: str = "error"
-    """What becomes of a text longer than the model: error (an error row) or truncate (cut, and the cut counted)."""
+    long_documents: Literal["error", "truncate", "chunk"] = "error"
+    """What becomes of a text longer than the model: an error row; cut, and the cut counted; summarized in chunks."""
+    merge: Literal["join", "summarize"] = "join"
+    """What becomes of the chunks' summaries: joined by a space, or joined and summarized until one is left."""
     prefix: str | None = None
     """Text put before every input. None: the checkpoint's own (bart-large-cnn's is one space)."""
 
 
-@dataclass(frozen=True)
-class Summarization:
+@dataclass(frozen=True, kw_only=True)
+class Summarization(Task):
     """See pipelines/tasks/base.py Task for what each method promises."""
 
     text_column: str
     options: SummarizationOptions
-    checkpoint: Checkpoint
+    prefix: str
+    max_positions: int | None
 
-    @staticmethod
-    def create(columns: InputConfig, options: Mapping[str, Any], checkpoint: Checkpoint) -> "Summarization":
-        read = read_options("summarization", options, SummarizationOptions)
-        if read.long_documents not in LONG_DOCUMENTS:
-            raise ConfigError(
-                f"task_options.long_documents: {read.long_documents!r} is not one of {', '.join(LONG_DOCUMENTS)}."
-            )
-        if read.prefix is not None and not isinstance(read.prefix, str):
-            raise ConfigError(f"task_options.prefix: must be a text, not {type(read.prefix).__name__}.")
-        prefix = checkpoint.prefix if read.prefix is None else read.prefix
-        return Summarization(columns.text_column, replace(read, prefix=prefix), checkpoint)
+    @classmethod
+    def create(cls, spec: TaskSpec) -> "Summarization":
+        options = read_options(spec.task, spec.options, SummarizationOptions)
+        return cls(
+            architecture=with_head(spec, "ForConditionalGeneration"),
+            generation=one_answer(spec, resolved_generation(spec)),
+            text_column=spec.input.text_column,
+            options=options,
+            prefix=spec.checkpoint.prefix if options.prefix is None else options.prefix,
+            max_positions=spec.checkpoint.max_positions,
+        )
 
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.text_column,)
+    def input_columns(self) -> Mapping[str, ColumnKind]:
+        return {self.text_column: ColumnKind.TEXT}
 
     def output_fields(self) -> list[pa.Field]:
         return [pa.field("summary_text", pa.string())]
 
     def settings(self) -> dict[str, Any]:
-        return asdict(self.options)
+        return {**asdict(self.options), "prefix": self.prefix}
 
-    def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: Any) -> Prepared:
-        return prepare_texts(
+    def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
+        prepared = prepare_texts(
             columns[0],
             self.text_column,
             tokenizer,
-            prefix=self.options.prefix or "",
-            max_tokens=self.checkpoint.max_positions,
+            prefix=self.prefix,
+            max_tokens=self.max_positions,
             truncate=self.options.long_documents == "truncate",
+            advice="Set task_options.long_documents to chunk or truncate.",
+        )
+        return self._in_chunks(prepared, columns[0], tokenizer) if self.options.long_documents == "chunk" else prepared
+
+    def _in_chunks(self, prepared: Prepared, texts: pa.ChunkedArray, tokenizer: "Tokenizer") -> Prepared:
+        """`prepared` with requests for the rows that were too long."""
+        long = [row for row, error in prepared.errors.items() if error.kind == "too_long"]
+        if not long:
+            return prepared
+        assert self.max_positions is not None
+        asked: list[tuple[int, int, list[int]]] = []
+        for row in long:
+            in_chunks = chunks(texts[row].as_py(), tokenizer, self.prefix, self.max_positions)
+            encoded = tokenizer.encode_batch([self.prefix + chunk for chunk in in_chunks])
+            asked += [(row, piece, ids) for piece, ids in enumerate(encoded)]
+        num_input = prepared.num_input_tokens.copy()
+        for row, _, ids in asked:
+            num_input[row] += len(ids)
+        return replace(
+            prepared,
+            requests=pa.concat_tables([prepared.requests, request_table(asked)]),
+            num_input_tokens=num_input,
+            errors={row: error for row, error in prepared.errors.items() if row not in long},
         )
 
-    def finish(self, results: pa.Table, num_rows: int, tokenizer: Any) -> list[pa.Array]:
+    def follow_up(self, results: pa.Table, tokenizer: "Tokenizer") -> Prepared | None:
+        """Summaries of chunks become texts to summarize, in as many rounds as it takes."""
+        if self.options.merge == "join":
+            return None
+        counts = np.bincount(first_answers(results)["row"].to_numpy(), minlength=1)
+        again = np.flatnonzero(counts > 1).astype(np.int32)
+        if not len(again):
+            return None
         answers = first_answers(results)
-        summaries: list[str | None] = [None] * num_rows
-        texts = tokenizer.decode_batch(answers["token_ids"].to_pylist())
-        for row, text in zip(answers["row"].to_pylist(), texts, strict=True):
-            summaries[row] = text
-        return [pa.array(summaries, pa.string())]
+        texts = self._joined(answers.filter(pc.is_in(answers["row"], pa.array(again))), tokenizer)
+        prepared = self.prepare([pa.chunked_array([[texts[row] for row in again.tolist()]], pa.string())], tokenizer)
+        before = counts[again]
+        now = np.bincount(prepared.requests["row"].to_numpy(), minlength=len(again))
+        stuck = {int(row): _not_shrinking(int(before[row])) for row in np.flatnonzero(now >= before)}
+        moving = prepared.requests.filter(pc.invert(pc.is_in(prepared.requests["row"], pa.array(stuck, pa.int32()))))
+        errors = {**prepared.errors, **stuck}
+        return replace(
+            prepared,
+            requests=moving.set_column(0, "row", pa.array(again).take(moving["row"])),
+            errors={int(again[row]): error for row, error in errors.items()},
+        )
+
+    def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:
+        texts = self._joined(first_answers(answered.results), tokenizer)
+        return [pa.array([texts.get(row) for row in range(answered.num_rows)], pa.string())]
+
+    def _joined(self, answers: pa.Table, tokenizer: "Tokenizer") -> dict[int, str]:
+        """Each row's summary; several are joined by a space, one is left as it is."""
+        rows = groupby(texts_of(answers, tokenizer), key=lambda answer: answer[0])
+        texts = {row: [text for _, text in answers] for row, answers in rows}
+        return {row: joined(own) if len(own) > 1 else own[0] for row, own in texts.items()}
+
+
+def _not_shrinking(num_summaries: int) -> RowError:
+    return RowError(
+        "infer",
+        "not_shrinking",
+        f"{num_summaries} summaries together are as long as the text they came from. Lower generation.max_new_tokens, "
+        "or set task_options.merge to join.",
+    )

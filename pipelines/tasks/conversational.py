@@ -1,0 +1,179 @@
+"""Conversation: a dialogue in, `reply` out, by a Blenderbot; the newest turns are kept where not all have room."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.errors import ConfigError, RowError
+from pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, request_table, with_head
+from pipelines.tasks.generating import first_answers, one_answer, resolved_generation, texts_of
+from pipelines.tasks.options import read_options
+from pipelines.tasks.texts import no_tokens
+
+if TYPE_CHECKING:
+    from models import Tokenizer
+
+PERSONA = "your persona: "  # how the Blenderbots' training data began a line about the speaker
+# What stood between turns when each family was trained. BlenderbotSmall's tokenizer drops spaces, so two of them
+# would run the turns together; a line end becomes its own token, __newln__.
+DELIMITERS = {"blenderbot": "  ", "blenderbot-small": "\n"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationalOptions:
+    """`task_options` of a conversational job."""
+
+    persona_column: str | None = None
+    """A column with what the speaker is told of itself, a text of lines or a list of them; never dropped."""
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """What one row says, with white space around each turn taken off."""
+
+    persona: list[str]
+    turns: list[str]
+    """Oldest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversational(Task):
+    """See pipelines/tasks/base.py Task for what each method promises."""
+
+    text_column: str
+    options: ConversationalOptions
+    delimiter: str
+    max_positions: int
+
+    @classmethod
+    def create(cls, spec: TaskSpec) -> "Conversational":
+        options = read_options(spec.task, spec.options, ConversationalOptions)
+        family = spec.checkpoint.config.model_type
+        if family not in DELIMITERS:
+            raise ConfigError(
+                f"model: conversational needs a Blenderbot or a BlenderbotSmall; found {spec.checkpoint.architecture}. "
+                "For dialogues with another checkpoint use text2text-generation or text-generation."
+            )
+        assert spec.checkpoint.max_positions is not None, "the Blenderbots have learned positions"
+        return cls(
+            architecture=with_head(spec, "ForConditionalGeneration"),
+            generation=one_answer(spec, resolved_generation(spec)),
+            text_column=spec.input.text_column,
+            options=options,
+            delimiter=DELIMITERS[family],
+            max_positions=spec.checkpoint.max_positions,
+        )
+
+    def input_columns(self) -> Mapping[str, ColumnKind]:
+        columns = {self.text_column: ColumnKind.TEXT_OR_TEXTS}
+        if self.options.persona_column is not None:
+            columns[self.options.persona_column] = ColumnKind.TEXT_OR_TEXTS
+        return columns
+
+    def output_fields(self) -> list[pa.Field]:
+        return [pa.field("reply", pa.string()), pa.field("num_dropped_turns", pa.int32())]
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self.options)
+
+    def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
+        texts = columns[0].to_pylist()
+        personas = columns[1].to_pylist() if len(columns) > 1 else [None] * len(texts)
+        errors: dict[int, RowError] = {}
+        dialogues: dict[int, Dialogue] = {}
+        for row, (text, persona) in enumerate(zip(texts, personas, strict=True)):
+            turns = lines(text)
+            if text is None:
+                errors[row] = RowError("prepare", "null_text", f"column {self.text_column!r} is null in this row")
+            elif not turns:
+                errors[row] = RowError("prepare", "empty_text", f"column {self.text_column!r} has no turn in this row")
+            else:
+                dialogues[row] = Dialogue([_as_persona(line) for line in lines(persona)], turns)
+        fitted = dict(zip(dialogues, self._fit(list(dialogues.values()), tokenizer), strict=True))
+        num_input, num_truncated, num_dropped = np.zeros((3, len(texts)), dtype=np.int32)
+        ids = {}
+        for row, fit in fitted.items():
+            if isinstance(fit, RowError):
+                errors[row] = fit
+            else:
+                ids[row], num_truncated[row], num_dropped[row] = fit
+                num_input[row] = len(ids[row])
+        requests = request_table([(row, 0, own) for row, own in ids.items()])
+        return Prepared(requests, num_input, num_truncated, errors, pa.table({"num_dropped_turns": num_dropped}))
+
+    def _fit(
+        self, dialogues: Sequence[Dialogue], tokenizer: "Tokenizer"
+    ) -> list[tuple[list[int], int, int] | RowError]:
+        """For each dialogue (token ids, tokens cut off, turns dropped), or why it has none."""
+        firsts = self._first_turns(dialogues, tokenizer)
+        kept = [
+            [*dialogue.persona, *dialogue.turns[first:]] for dialogue, (first, _) in zip(dialogues, firsts, strict=True)
+        ]
+        encoded = tokenizer.encode_batch([self.delimiter.join(lines) for lines in kept])
+        return [
+            self._trimmed(ids, dialogue.persona, first, num_cut, tokenizer)
+            for ids, dialogue, (first, num_cut) in zip(encoded, dialogues, firsts, strict=True)
+        ]
+
+    def _first_turns(self, dialogues: Sequence[Dialogue], tokenizer: "Tokenizer") -> list[tuple[int, int]]:
+        """For each dialogue the first turn such that it and all after it have room, and the tokens of those before."""
+        apart, together = tokenizer.encode_batch(["a", f"a{self.delimiter}a"], add_special_tokens=False)
+        delimiter = len(together) - 2 * len(apart)
+        lines = [line for dialogue in dialogues for line in (*dialogue.persona, *dialogue.turns)]
+        _, offsets = tokenizer.encode_flat(lines, add_special_tokens=False)
+        lengths, position, firsts = np.diff(offsets).tolist(), 0, []
+        for dialogue in dialogues:
+            middle = position + len(dialogue.persona)
+            end = middle + len(dialogue.turns)
+            room = self.max_positions - tokenizer.num_special_tokens()
+            room -= sum(lengths[position:middle]) + len(dialogue.persona) * delimiter
+            first = end
+            while first > middle and (room := room - lengths[first - 1] - delimiter) >= -delimiter:
+                first -= 1
+            first = min(first, end - 1)  # the newest turn stays, cut if it must be
+            firsts.append((first - middle, sum(lengths[middle:first])))
+            position = end
+        return firsts
+
+    def _trimmed(
+        self, ids: list[int], persona: Sequence[str], first: int, num_cut: int, tokenizer: "Tokenizer"
+    ) -> tuple[list[int], int, int] | RowError:
+        """The newest turn's beginning goes where it is too long, its end stays: it is what the reply is to."""
+        if not ids:
+            return no_tokens(self.text_column)
+        too_many = max(len(ids) - self.max_positions, 0)
+        head = 0
+        if too_many and persona:
+            (before,) = tokenizer.encode_batch([self.delimiter.join([*persona, ""])], add_special_tokens=False)
+            head = len(before)
+        if too_many and len(ids) - too_many - head <= tokenizer.num_special_tokens():
+            return RowError(
+                "prepare",
+                "too_long",
+                f"the persona has {head} tokens and leaves no room for a turn: the model takes {self.max_positions}. "
+                "Shorten it.",
+            )
+        return [*ids[:head], *ids[head + too_many :]], num_cut + too_many, first
+
+    def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:
+        assert answered.notes is not None
+        replies = dict(texts_of(first_answers(answered.results), tokenizer))
+        dropped = answered.notes["num_dropped_turns"].to_pylist()
+        rows = range(answered.num_rows)
+        return [
+            pa.array([replies.get(row) for row in rows], pa.string()),
+            pa.array([dropped[row] if row in replies else None for row in rows], pa.int32()),
+        ]
+
+
+def lines(text: str | Sequence[str | None] | None) -> list[str]:
+    """The turns of a dialogue: a list's items, or a text's lines; blank ones are none."""
+    items = text.splitlines() if isinstance(text, str) else (text or ())
+    return [stripped for item in items if item and (stripped := item.strip())]
+
+
+def _as_persona(line: str) -> str:
+    return line if line.lower().startswith(PERSONA.strip()) else PERSONA + line

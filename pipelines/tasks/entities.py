@@ -1,0 +1,113 @@
+"""Entities from the scores of tokens: labels put together, words made whole. It knows no model and no rows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+NO_ENTITY = "O"
+Scores = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class Token:
+    """Characters [start, end) of the text, and a score for each label."""
+
+    start: int
+    end: int
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class Entity:
+    """One found thing, as the output column has it."""
+
+    entity_group: str
+    score: float
+    word: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Characters [start, end), their label with its B- or I-, and its score."""
+
+    start: int
+    end: int
+    label: str
+    score: float
+
+    @property
+    def tag(self) -> str:
+        return self.label[2:] if self.label[:2] in ("B-", "I-") else self.label
+
+
+def entities_of(text: str, tokens: Sequence[Token], labels: Sequence[str], strategy: str) -> Iterator[Entity]:
+    """The entities of a text, in its order; see TokenClassificationOptions for the strategies."""
+    groups = [tokens[i : i + 1] for i in range(len(tokens))] if strategy in ("none", "simple") else words(text, tokens)
+    labelled = [_label(group, labels, strategy) for group in groups]
+    runs = [[one] for one in labelled] if strategy == "none" else list(_runs(labelled))
+    for run in runs:
+        name = run[0].label if strategy == "none" else run[0].label.split("-", 1)[-1]
+        start, end = _without_spaces(text, run[0].start, run[-1].end)
+        if name != NO_ENTITY:
+            yield Entity(name, float(np.mean([one.score for one in run])), text[start:end], start, end)
+
+
+def words(text: str, tokens: Sequence[Token]) -> Iterator[Sequence[Token]]:
+    """Tokens that make a word together: one continues the last where no space is at its beginning or before it."""
+    first = 0
+    for index, token in enumerate(tokens):
+        continues = token.start > 0 and " " not in text[token.start - 1 : token.start + 1]
+        if index > first and not continues:
+            yield tokens[first:index]
+            first = index
+    if tokens:
+        yield tokens[first:]
+
+
+def _label(tokens: Sequence[Token], labels: Sequence[str], strategy: str) -> Labelled:
+    """The label of a word."""
+    if strategy == "average":
+        scores = np.mean([token.scores for token in tokens], axis=0)
+    elif strategy == "max":
+        scores = max(tokens, key=lambda token: token.scores.max()).scores
+    else:
+        scores = tokens[0].scores
+    best = int(scores.argmax())
+    return Labelled(tokens[0].start, tokens[-1].end, labels[best], float(scores[best]))
+
+
+def _runs(labelled: Sequence[Labelled]) -> Iterator[list[Labelled]]:
+    """Neighbours with the same tag; a B- begins a new one."""
+    run: list[Labelled] = []
+    for one in labelled:
+        if run and (one.tag != run[-1].tag or one.label.startswith("B-")):
+            yield run
+            run = []
+        run.append(one)
+    if run:
+        yield run
+
+
+def _without_spaces(text: str, start: int, end: int) -> tuple[int, int]:
+    """BLOOM's tokens take the space before a word along; an entity begins at the word."""
+    word = text[start:end]
+    stripped = word.strip()
+    if not stripped:
+        return start, end
+    start += len(word) - len(word.lstrip())
+    return start, start + len(stripped)
+
+
+def without_overlaps(entities: Sequence[Entity]) -> list[Entity]:
+    """What windows found together: of entities that overlap, the longest, and of equals the surest."""
+    kept: list[Entity] = []
+    for entity in sorted(entities, key=lambda entity: entity.start):
+        if not kept or not kept[-1].start <= entity.start < kept[-1].end:
+            kept.append(entity)
+        elif (entity.end - entity.start, entity.score) > (kept[-1].end - kept[-1].start, kept[-1].score):
+            kept[-1] = entity
+    return kept

@@ -1,0 +1,68 @@
+"""Feature extraction: a text in, `embedding` out, one vector out of the last hidden states of any checkpoint."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+from pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, refuse_generation, without_head
+from pipelines.tasks.options import read_options
+from pipelines.tasks.texts import prepare_texts
+
+if TYPE_CHECKING:
+    from models import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureExtractionOptions:
+    """`task_options` of a feature-extraction job."""
+
+    pooling: Literal["mean", "cls", "last"] = "mean"
+    """One vector out of many: their mean, the first token's, or the last token's."""
+    normalize: bool = False
+    """Scale each vector to length 1, so that dot products are cosines."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Of the column; the model computes in engine.dtype."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureExtraction(Task):
+    """See pipelines/tasks/base.py Task for what each method promises."""
+
+    text_column: str
+    options: FeatureExtractionOptions
+    max_positions: int | None
+
+    @classmethod
+    def create(cls, spec: TaskSpec) -> "FeatureExtraction":
+        refuse_generation(spec)
+        return cls(
+            architecture=without_head(spec),
+            text_column=spec.input.text_column,
+            options=read_options(spec.task, spec.options, FeatureExtractionOptions),
+            max_positions=spec.checkpoint.max_positions,
+        )
+
+    def input_columns(self) -> Mapping[str, ColumnKind]:
+        return {self.text_column: ColumnKind.TEXT}
+
+    def output_fields(self) -> list[pa.Field]:
+        return [pa.field("embedding", pa.list_(pa.float16() if self.options.dtype == "float16" else pa.float32()))]
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self.options)
+
+    def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
+        """Texts are cut where the model's positions end, and the cut counted."""
+        return prepare_texts(columns[0], self.text_column, tokenizer, max_tokens=self.max_positions, truncate=True)
+
+    def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
+        vectors = model.embed(token_ids, self.options.pooling, self.options.normalize)
+        return {"values": pa.array(list(vectors.numpy()), pa.list_(pa.float32()))}
+
+    def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:  # noqa: ARG002
+        number_of = {row: number for number, row in enumerate(answered.results["row"].to_pylist())}
+        numbers = pa.array([number_of.get(row) for row in range(answered.num_rows)], pa.int64())
+        vectors = answered.results["values"].combine_chunks().take(numbers)
+        return [vectors.cast(self.output_fields()[0].type)]

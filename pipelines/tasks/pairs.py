@@ -1,0 +1,32 @@
+"""Pairs of texts from their tokens: each text is encoded once, however many pairs it is part of. It knows no task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from models import Tokenizer
+
+
+@dataclass(frozen=True)
+class PairTemplate:
+    """The special tokens around two texts: BART's are <s> first </s></s> second </s>."""
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+
+    @staticmethod
+    def of(tokenizer: "Tokenizer") -> "PairTemplate":
+        """Read off a pair that the tokenizer itself makes."""
+        pair = tokenizer.encode_offsets(["a"], ["a"])[0]
+        first = [i for i, sequence in enumerate(pair.sequence_ids) if sequence == 0]
+        second = [i for i, sequence in enumerate(pair.sequence_ids) if sequence == 1]
+        return PairTemplate(pair.ids[: first[0]], pair.ids[first[-1] + 1 : second[0]], pair.ids[second[-1] + 1 :])
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+    def fill(self, first: Sequence[int], second: Sequence[int]) -> list[int]:
+        return [*self.before, *first, *self.between, *second, *self.after]

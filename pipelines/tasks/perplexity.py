@@ -1,0 +1,130 @@
+"""Perplexity: a text in, its log-likelihood out, in nats, by a language model.
+
+A decoder-only model scores every token but the first, given those before it. An encoder-decoder reads the whole text
+and scores every token of it as its own reconstruction, which is what transformers calls the loss of labels=input_ids.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.errors import ConfigError, RowError
+from pipelines.tasks.base import (
+    Answered,
+    ColumnKind,
+    Prepared,
+    Task,
+    TaskSpec,
+    refuse_generation,
+    request_table,
+    with_head,
+)
+from pipelines.tasks.options import read_options
+from pipelines.tasks.texts import unanswerable
+from pipelines.tasks.windows import window_size, windows
+
+if TYPE_CHECKING:
+    from models import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerplexityOptions:
+    """`task_options` of a perplexity job."""
+
+    stride: int | None = None
+    """How far a window moves over a text longer than the model. None: half a window. Small is exact, and slow."""
+    per_token: bool = False
+    """Adds the column `token_log_likelihoods`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity(Task):
+    """See pipelines/tasks/base.py Task for what each method promises."""
+
+    text_column: str
+    options: PerplexityOptions
+    is_encoder_decoder: bool
+    window: int
+
+    @classmethod
+    def create(cls, spec: TaskSpec) -> "Perplexity":
+        refuse_generation(spec)
+        options = read_options(spec.task, spec.options, PerplexityOptions)
+        is_decoder = spec.checkpoint.config.model_type == "bloom" or "CausalLM" in spec.checkpoint.architecture
+        window = window_size(spec.checkpoint.max_positions)
+        if options.stride is not None and not 1 <= options.stride <= window:
+            raise ConfigError(f"task_options.stride: is {options.stride}, must be from 1 to {window}, the window.")
+        return cls(
+            architecture=with_head(spec, "ForCausalLM" if is_decoder else "ForConditionalGeneration"),
+            text_column=spec.input.text_column,
+            options=options,
+            is_encoder_decoder=not is_decoder,
+            window=window,
+        )
+
+    @property
+    def stride(self) -> int:
+        return self.window // 2 if self.options.stride is None else self.options.stride
+
+    def input_columns(self) -> Mapping[str, ColumnKind]:
+        return {self.text_column: ColumnKind.TEXT}
+
+    def output_fields(self) -> list[pa.Field]:
+        fields = [
+            pa.field("log_likelihood", pa.float64()),
+            pa.field("num_scored_tokens", pa.int32()),
+            pa.field("perplexity", pa.float64()),
+        ]
+        per_token = pa.field("token_log_likelihoods", pa.list_(pa.float32()))
+        return [*fields, per_token] if self.options.per_token else fields
+
+    def settings(self) -> dict[str, Any]:
+        return {**asdict(self.options), "stride": self.stride, "window": self.window}
+
+    def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
+        texts = columns[0]
+        errors = unanswerable(texts, self.text_column)
+        rows = [row for row in range(len(texts)) if row not in errors]
+        num_input = np.zeros(len(texts), dtype=np.int32)
+        asked: list[tuple[int, int, list[int]]] = []
+        noted: list[dict[str, int]] = []
+        for row, ids in zip(rows, tokenizer.encode_batch([texts[row].as_py() for row in rows]), strict=True):
+            if len(ids) < 2:
+                errors[row] = RowError("prepare", "too_short", f"{len(ids)} tokens; 2 are needed to score one of them")
+                continue
+            before = 0  # tokens that the windows so far have scored, or given
+            for piece, (start, stop) in enumerate(windows(len(ids), self.window, self.window - self.stride)):
+                asked.append((row, piece, ids[start:stop]))
+                noted.append({"row": row, "piece": piece, "num_new": stop - before})
+                num_input[row] += stop - start
+                before = stop
+        notes = pa.Table.from_pylist(noted, pa.schema([(name, pa.int32()) for name in ("row", "piece", "num_new")]))
+        return Prepared(request_table(asked), num_input, np.zeros_like(num_input), errors, notes)
+
+    def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
+        scores = model.score(token_ids, token_ids) if self.is_encoder_decoder else model.score(token_ids)
+        return {"values": pa.array([score.log_probs.numpy() for score in scores], pa.list_(pa.float32()))}
+
+    def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:  # noqa: ARG002
+        """Each window speaks for the tokens that no window before it has scored: its last ones."""
+        tokens: list[np.ndarray[Any, np.dtype[np.float32]] | None] = [None] * answered.num_rows
+        for row, in_windows in answered.pieces():
+            tokens[row] = np.concatenate([values[-note["num_new"] :] for values, note in in_windows])
+        sums = [None if own is None else float(own.astype(np.float64).sum()) for own in tokens]
+        counts = [None if own is None else len(own) for own in tokens]
+        perplexities = [
+            None if own is None or num is None else _exp(-own / num) for own, num in zip(sums, counts, strict=True)
+        ]
+        columns = [pa.array(sums, pa.float64()), pa.array(counts, pa.int32()), pa.array(perplexities, pa.float64())]
+        return [*columns, pa.array(tokens, pa.list_(pa.float32()))] if self.options.per_token else columns
+
+
+def _exp(exponent: float) -> float:
+    try:
+        return math.exp(exponent)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,102 @@
+"""Text classification: a text in, `label` and `scores` out, by a checkpoint with a sequence classifier."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.errors import ConfigError
+from pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, refuse_generation, with_head
+from pipelines.tasks.options import read_options
+from pipelines.tasks.texts import prepare_texts
+
+if TYPE_CHECKING:
+    from models import Tokenizer
+
+Applied = Literal["softmax", "sigmoid", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextClassificationOptions:
+    """`task_options` of a text-classification job."""
+
+    top_k: int | None = None
+    """How many of the best labels `scores` lists. None: all of them."""
+    function_to_apply: Applied | None = None
+    """From logits to scores. None: by the checkpoint's problem_type; softmax for one label of several, sigmoid for
+    labels that exclude nothing or stand alone, none for regression."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextClassification(Task):
+    """See pipelines/tasks/base.py Task for what each method promises."""
+
+    text_column: str
+    options: TextClassificationOptions
+    labels: tuple[str, ...]
+    applied: Applied
+    max_positions: int | None
+
+    @classmethod
+    def create(cls, spec: TaskSpec) -> "TextClassification":
+        refuse_generation(spec)
+        options = read_options(spec.task, spec.options, TextClassificationOptions)
+        if options.top_k is not None and options.top_k < 1:
+            raise ConfigError(f"task_options.top_k: is {options.top_k}, must be at least 1, or null for all labels.")
+        config = spec.checkpoint.config
+        return cls(
+            architecture=with_head(spec, "ForSequenceClassification"),
+            text_column=spec.input.text_column,
+            options=options,
+            labels=tuple(config.id2label[column] for column in range(config.num_labels)),
+            applied=options.function_to_apply or _function_of(config.problem_type, config.num_labels),
+            max_positions=spec.checkpoint.max_positions,
+        )
+
+    def input_columns(self) -> Mapping[str, ColumnKind]:
+        return {self.text_column: ColumnKind.TEXT}
+
+    def output_fields(self) -> list[pa.Field]:
+        score = pa.struct([("label", pa.string()), ("score", pa.float32())])
+        return [pa.field("label", pa.string()), pa.field("scores", pa.list_(score))]
+
+    def settings(self) -> dict[str, Any]:
+        return {**asdict(self.options), "function_to_apply": self.applied}
+
+    def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
+        """Texts are cut where the model's positions end, and the cut counted."""
+        return prepare_texts(columns[0], self.text_column, tokenizer, max_tokens=self.max_positions, truncate=True)
+
+    def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
+        return {"values": pa.array(list(model.classify(token_ids).numpy()), pa.list_(pa.float32()))}
+
+    def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:  # noqa: ARG002
+        best: list[str | None] = [None] * answered.num_rows
+        scores: list[list[dict[str, Any]] | None] = [None] * answered.num_rows
+        logits = answered.results["values"].combine_chunks().flatten().to_numpy().reshape(-1, len(self.labels))
+        for row, row_scores in zip(answered.results["row"].to_pylist(), apply(self.applied, logits), strict=True):
+            order = np.argsort(-row_scores, kind="stable")[: self.options.top_k]
+            scores[row] = [{"label": self.labels[i], "score": row_scores[i]} for i in order]
+            best[row] = self.labels[order[0]]
+        return [pa.array(best, pa.string()), pa.array(scores, self.output_fields()[1].type)]
+
+
+def apply(function: Applied, logits: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Scores [rows, labels] of logits [rows, labels]."""
+    if function == "none":
+        return logits
+    if function == "sigmoid":
+        with np.errstate(over="ignore"):  # exp of a large number is inf, and 1 / inf the right answer
+            return 1 / (1 + np.exp(-logits))
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def _function_of(problem_type: str | None, num_labels: int) -> Applied:
+    if problem_type == "regression":
+        return "none"
+    if problem_type == "multi_label_classification" or num_labels == 1:
+        return "sigmoid"
+    return "softmax"

@@ -1,0 +1,89 @@
+"""Text generation: a prompt in, `generated_text` out (the new text alone), by a decoder-only checkpoint."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
+
+from pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, with_head
+from pipelines.tasks.generating import resolved_generation, texts_of
+from pipelines.tasks.options import read_options
+from pipelines.tasks.prompts import PromptTemplate
+from pipelines.tasks.texts import prepare_texts
+
+if TYPE_CHECKING:
+    from models import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """`task_options` of text-generation and text2text-generation."""
+
+    prompt_template: str | None = None
+    """The prompt, with columns in braces: "{title}: {body}". None: input.text_column as it stands."""
+    stop_strings: str | tuple[str, ...] | None = None
+    """An answer ends with the token that completes one of these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextGeneration(Task):
+    """See pipelines/tasks/base.py Task for what each method promises."""
+
+    text_column: str
+    options: GenerationOptions
+    prefix: str
+    max_positions: int | None
+
+    @classmethod
+    def create(cls, spec: TaskSpec) -> "TextGeneration":
+        return cls.on(spec, with_head(spec, "ForCausalLM"))
+
+    @classmethod
+    def on(cls, spec: TaskSpec, architecture: str) -> Self:
+        options = read_options(spec.task, spec.options, GenerationOptions)
+        if options.prompt_template is not None:
+            PromptTemplate(options.prompt_template)
+        stop = {} if options.stop_strings is None else {"stop_strings": options.stop_strings}
+        return cls(
+            architecture=architecture,
+            generation=resolved_generation(spec, **stop),
+            text_column=spec.input.text_column,
+            options=options,
+            prefix=spec.checkpoint.prefix,
+            max_positions=spec.checkpoint.max_positions,
+        )
+
+    @property
+    def template(self) -> PromptTemplate | None:
+        return None if self.options.prompt_template is None else PromptTemplate(self.options.prompt_template)
+
+    def input_columns(self) -> Mapping[str, ColumnKind]:
+        return {self.text_column: ColumnKind.TEXT} if self.template is None else self.template.columns
+
+    def output_fields(self) -> list[pa.Field]:
+        several = self.generation["num_return_sequences"] > 1
+        return [pa.field("generated_text", pa.list_(pa.string()) if several else pa.string())]
+
+    def settings(self) -> dict[str, Any]:
+        return {**asdict(self.options), "prefix": self.prefix}
+
+    def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
+        template = self.template
+        prompts = columns[0] if template is None else template.fill(columns)
+        return prepare_texts(
+            prompts,
+            ", ".join(self.input_columns()),
+            tokenizer,
+            prefix=self.prefix,
+            max_tokens=self.max_positions,
+        )
+
+    def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:
+        answers: list[list[str] | None] = [None] * answered.num_rows
+        for row, text in texts_of(answered.results, tokenizer):
+            answers[row] = [*(answers[row] or ()), text]
+        field = self.output_fields()[0]
+        if pa.types.is_list(field.type):
+            return [pa.array(answers, field.type)]
+        return [pa.array([texts and texts[0] for texts in answers], field.type)]

@@ -1,0 +1,83 @@
+"""From columns of text to token ids: what tasks share. It knows no task and no model."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.errors import RowError
+from pipelines.tasks.base import REQUEST_SCHEMA, Ints, Prepared
+
+if TYPE_CHECKING:
+    from models import Tokenizer
+
+
+def prepare_texts(
+    texts: pa.ChunkedArray,
+    column: str,
+    tokenizer: "Tokenizer",
+    *,
+    prefix: str = "",
+    max_tokens: int | None,
+    truncate: bool = False,
+    advice: str = "Shorten or split it.",
+) -> Prepared:
+    """One request per text: special tokens included, at most `max_tokens` long, else cut or refused."""
+    errors = unanswerable(texts, column)
+    rows = np.setdiff1d(np.arange(len(texts)), list(errors)).astype(np.int32)
+    asked = texts.take(pa.array(rows)).to_pylist()
+    ids, offsets = tokenizer.encode_flat([prefix + text for text in asked])
+    lengths = np.diff(offsets)
+    limit = max_tokens or int(lengths.max(initial=0))
+    num_cut = np.maximum(lengths - limit, 0)
+    is_kept = np.ones(len(rows), dtype=bool)
+    if not truncate:
+        errors |= {int(rows[i]): too_long(int(lengths[i]), limit, advice) for i in np.flatnonzero(num_cut)}
+        is_kept = num_cut == 0
+    for i in np.flatnonzero(lengths == 0):
+        errors[int(rows[i])] = no_tokens(column)
+        is_kept[i] = False
+    token_ids = cut_tokens(ids, offsets, np.minimum(lengths, limit) * is_kept, tokenizer.num_special_tokens() > 0)
+    num_input, num_truncated = np.zeros((2, len(texts)), dtype=np.int32)
+    num_input[rows] = np.minimum(lengths, limit) * is_kept
+    num_truncated[rows] = num_cut * is_kept
+    columns = [pa.array(rows, pa.int32()), pa.array(np.zeros_like(rows), pa.int32()), token_ids]
+    requests = pa.table(columns, schema=REQUEST_SCHEMA).filter(pa.array(is_kept))
+    return Prepared(requests, num_input, num_truncated, errors)
+
+
+def unanswerable(texts: pa.ChunkedArray, column: str) -> dict[int, RowError]:
+    """Rows whose text is null or has nothing but white space, and why they get no answer."""
+    null = pc.is_null(texts)
+    blank = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0), False)
+    errors = {
+        int(row): RowError("prepare", "null_text", f"column {column!r} is null in this row")
+        for row in np.flatnonzero(null.to_numpy())
+    }
+    return errors | {
+        int(row): RowError("prepare", "empty_text", f"column {column!r} holds only white space in this row")
+        for row in np.flatnonzero(blank.to_numpy())
+    }
+
+
+def too_long(num_tokens: int, limit: int, advice: str) -> RowError:
+    return RowError("prepare", "too_long", f"{num_tokens} tokens, and the model takes {limit}. {advice}")
+
+
+def no_tokens(column: str) -> RowError:
+    return RowError("prepare", "no_tokens", f"the tokenizer makes no token of column {column!r} in this row")
+
+
+def cut_tokens(ids: Ints, offsets: Ints, num_kept: Ints, keeps_last: bool) -> pa.ListArray:
+    """Lists shortened to `num_kept` tokens each; where there is a closing special token, it is kept.
+
+    [<s> a b c d </s>] at 4 is [<s> a b </s>], as transformers truncates.
+    """
+    starts, lengths = offsets[:-1], np.diff(offsets)
+    ends = np.concatenate([[0], np.cumsum(num_kept)]).astype(np.int32)
+    positions = np.arange(ends[-1]) - np.repeat(ends[:-1] - starts, num_kept)
+    values = ids[positions]
+    cut = (num_kept < lengths) & (num_kept > 0) & keeps_last
+    values[ends[1:][cut] - 1] = ids[offsets[1:][cut] - 1]
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values, pa.int32()))

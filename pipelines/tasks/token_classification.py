@@ -1,0 +1,152 @@
+"""Token classification: a text in, `entities` out, with offsets into the text, by a BLOOM with a token classifier."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.errors import ConfigError
+from pipelines.tasks.base import (
+    Answered,
+    ColumnKind,
+    Prepared,
+    Task,
+    TaskSpec,
+    refuse_generation,
+    request_table,
+    with_head,
+)
+from pipelines.tasks.entities import Entity, Token, entities_of, without_overlaps
+from pipelines.tasks.options import read_options
+from pipelines.tasks.texts import no_tokens, unanswerable
+from pipelines.tasks.windows import window_size, windows
+
+if TYPE_CHECKING:
+    from models import Tokenizer
+
+ENTITY_TYPE = pa.struct(
+    [
+        ("entity_group", pa.string()),
+        ("score", pa.float32()),
+        ("word", pa.string()),
+        ("start", pa.int32()),
+        ("end", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassificationOptions:
+    """`task_options` of a token-classification job."""
+
+    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "none"
+    """none: every token. simple: neighbours of one label together. The others first give each word one label: that of
+    its first token, of its tokens' mean scores, or of its surest token."""
+    stride: int = 128
+    """Tokens that neighbouring windows share, where a text is longer than one window."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassification(Task):
+    """See pipelines/tasks/base.py Task for what each method promises."""
+
+    text_column: str
+    options: TokenClassificationOptions
+    labels: tuple[str, ...]
+    window: int
+
+    @classmethod
+    def create(cls, spec: TaskSpec) -> "TokenClassification":
+        refuse_generation(spec)
+        options = read_options(spec.task, spec.options, TokenClassificationOptions)
+        window = window_size(spec.checkpoint.max_positions)
+        if not 0 <= options.stride < window // 2:
+            raise ConfigError(f"task_options.stride: is {options.stride}, must be from 0 to {window // 2 - 1}.")
+        config = spec.checkpoint.config
+        return cls(
+            architecture=with_head(spec, "ForTokenClassification"),
+            text_column=spec.input.text_column,
+            options=options,
+            labels=tuple(config.id2label[column] for column in range(config.num_labels)),
+            window=window,
+        )
+
+    def input_columns(self) -> Mapping[str, ColumnKind]:
+        return {self.text_column: ColumnKind.TEXT}
+
+    def output_fields(self) -> list[pa.Field]:
+        return [pa.field("entities", pa.list_(ENTITY_TYPE))]
+
+    def settings(self) -> dict[str, Any]:
+        return {**asdict(self.options), "window": self.window}
+
+    def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
+        texts = columns[0]
+        errors = unanswerable(texts, self.text_column)
+        rows = [row for row in range(len(texts)) if row not in errors]
+        num_input = np.zeros(len(texts), dtype=np.int32)
+        asked: list[tuple[int, int, list[int]]] = []
+        noted: list[dict[str, Any]] = []
+        asked_texts = [texts[row].as_py() for row in rows]
+        for row, text, encoded in zip(rows, asked_texts, tokenizer.encode_offsets(asked_texts), strict=True):
+            if not encoded.ids:
+                errors[row] = no_tokens(self.text_column)
+                continue
+            for piece, (start, stop) in enumerate(windows(len(encoded.ids), self.window, self.options.stride)):
+                spans = encoded.offsets[start:stop]
+                asked.append((row, piece, encoded.ids[start:stop]))
+                noted.append(
+                    {
+                        "row": row,
+                        "piece": piece,
+                        "text": text if piece == 0 else None,
+                        "starts": [span[0] for span in spans],
+                        "ends": [span[1] for span in spans],
+                        "is_text": [sequence is not None for sequence in encoded.sequence_ids[start:stop]],
+                    }
+                )
+                num_input[row] += stop - start
+        return Prepared(
+            request_table(asked), num_input, np.zeros_like(num_input), errors, pa.Table.from_pylist(noted, _NOTES)
+        )
+
+    def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
+        logits = [logits_TL.flatten().numpy() for logits_TL in model.token_logits(token_ids)]
+        return {"values": pa.array(logits, pa.list_(pa.float32()))}
+
+    def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:  # noqa: ARG002
+        found: list[list[dict[str, Any]] | None] = [None] * answered.num_rows
+        for row, in_windows in answered.pieces():
+            text = in_windows[0][1]["text"]
+            entities = [entity for values, note in in_windows for entity in self._entities(text, values, note)]
+            if len(in_windows) > 1:
+                entities = without_overlaps(entities)
+            found[row] = [vars(entity) for entity in entities]
+        return [pa.array(found, pa.list_(ENTITY_TYPE))]
+
+    def _entities(self, text: str, values: np.ndarray[Any, Any], note: Mapping[str, Any]) -> list[Entity]:
+        logits_TL = values.reshape(-1, len(self.labels))
+        exponentials_TL = np.exp(logits_TL - logits_TL.max(-1, keepdims=True))
+        scores_TL = exponentials_TL / exponentials_TL.sum(-1, keepdims=True)
+        tokens = [
+            Token(start, end, scores)
+            for start, end, scores, is_text in zip(
+                note["starts"], note["ends"], scores_TL, note["is_text"], strict=True
+            )
+            if is_text
+        ]
+        return list(entities_of(text, tokens, self.labels, self.options.aggregation_strategy))
+
+
+_NOTES = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("piece", pa.int32()),
+        ("text", pa.string()),
+        ("starts", pa.list_(pa.int32())),
+        ("ends", pa.list_(pa.int32())),
+        ("is_text", pa.list_(pa.bool_())),
+    ]
+)

@@ -1,0 +1,196 @@
+"""Zero-shot classification: a text and labels in, `labels` and `scores` out, best first, by an NLI checkpoint.
+
+The text is the premise, each label makes a hypothesis; the score is how far the hypothesis follows.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.errors import ConfigError, RowError
+from pipelines.tasks.base import (
+    Answered,
+    ColumnKind,
+    Prepared,
+    Task,
+    TaskSpec,
+    refuse_generation,
+    request_table,
+    with_head,
+)
+from pipelines.tasks.options import read_options
+from pipelines.tasks.pairs import PairTemplate
+from pipelines.tasks.texts import unanswerable
+
+if TYPE_CHECKING:
+    from models import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotOptions:
+    """`task_options` of a zero-shot-classification job."""
+
+    candidate_labels: tuple[str, ...] | None = None
+    """The labels of every row."""
+    labels_column: str | None = None
+    """A column with each row's own labels, lists of texts."""
+    hypothesis_template: str = "This example is {}."
+    """What is said of the text; the label stands in place of {}."""
+    multi_label: bool = False
+    """False: the scores of a row add up to 1. True: each label is right or wrong by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotClassification(Task):
+    """See pipelines/tasks/base.py Task for what each method promises."""
+
+    text_column: str
+    options: ZeroShotOptions
+    entailment: int
+    """Column of the logits."""
+    contradiction: int
+    num_classes: int
+    max_positions: int | None
+
+    @classmethod
+    def create(cls, spec: TaskSpec) -> "ZeroShotClassification":
+        refuse_generation(spec)
+        options = read_options(spec.task, spec.options, ZeroShotOptions)
+        _check(options)
+        entailment, contradiction = _nli_columns(spec)
+        return cls(
+            architecture=with_head(spec, "ForSequenceClassification"),
+            text_column=spec.input.text_column,
+            options=options,
+            entailment=entailment,
+            contradiction=contradiction,
+            num_classes=spec.checkpoint.config.num_labels,
+            max_positions=spec.checkpoint.max_positions,
+        )
+
+    def input_columns(self) -> Mapping[str, ColumnKind]:
+        columns = {self.text_column: ColumnKind.TEXT}
+        return columns | ({self.options.labels_column: ColumnKind.TEXTS} if self.options.labels_column else {})
+
+    def output_fields(self) -> list[pa.Field]:
+        return [pa.field("labels", pa.list_(pa.string())), pa.field("scores", pa.list_(pa.float32()))]
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self.options)
+
+    def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
+        texts = columns[0]
+        errors = unanswerable(texts, self.text_column)
+        own = columns[1].to_pylist() if self.options.labels_column else None
+        labels: list[Any] = own or [self.options.candidate_labels] * len(texts)
+        errors |= {
+            row: RowError("prepare", "no_labels", f"column {self.options.labels_column!r} has no label in this row")
+            for row, own in enumerate(labels)
+            if row not in errors and not (own and all(label and label.strip() for label in own))
+        }
+        rows = [row for row in range(len(texts)) if row not in errors]
+        premises = tokenizer.encode_batch([texts[row].as_py() for row in rows], add_special_tokens=False)
+        hypothesis_ids = self._hypotheses({label for row in rows for label in labels[row]}, tokenizer)
+        template = PairTemplate.of(tokenizer)
+        num_input, num_truncated = np.zeros((2, len(texts)), dtype=np.int32)
+        asked: list[tuple[int, int, list[int]]] = []
+        for row, premise in zip(rows, premises, strict=True):
+            hypotheses = [hypothesis_ids[label] for label in labels[row]]
+            room = self._room(hypotheses, template, premise)
+            if room < 1:
+                errors[row] = RowError(
+                    "prepare", "too_long", "a label leaves no room for the text. Shorten the labels."
+                )
+                continue
+            num_truncated[row] = len(premise) - room
+            pairs = [template.fill(premise[:room], hypothesis) for hypothesis in hypotheses]
+            num_input[row] = sum(map(len, pairs))
+            asked += [(row, piece, pair) for piece, pair in enumerate(pairs)]
+        notes = pa.table({"labels": pa.array(labels, pa.list_(pa.string()))}) if self.options.labels_column else None
+        return Prepared(request_table(asked), num_input, num_truncated, errors, notes)
+
+    def _hypotheses(self, labels: set[str], tokenizer: "Tokenizer") -> dict[str, list[int]]:
+        in_order = sorted(labels)
+        texts = [self.options.hypothesis_template.format(label) for label in in_order]
+        return dict(zip(in_order, tokenizer.encode_batch(texts, add_special_tokens=False), strict=True))
+
+    def _room(self, hypotheses: Sequence[list[int]], template: PairTemplate, premise: list[int]) -> int:
+        """Tokens of the premise that are read: as many beside the longest label as beside the others."""
+        if self.max_positions is None:
+            return len(premise)
+        return min(len(premise), self.max_positions - template.num_tokens - max(map(len, hypotheses)))
+
+    def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
+        return {"values": pa.array(list(model.classify(token_ids).numpy()), pa.list_(pa.float32()))}
+
+    def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:  # noqa: ARG002
+        labels: list[list[str] | None] = [None] * answered.num_rows
+        scores: list[list[float] | None] = [None] * answered.num_rows
+        logits = answered.results["values"].combine_chunks().flatten().to_numpy().reshape(-1, self.num_classes)
+        pieces = enumerate(answered.results["row"].to_pylist())
+        for row, group in groupby(pieces, key=lambda piece: piece[1]):
+            own = self._labels_of(row, answered.notes)
+            row_scores = self.scores(logits[[number for number, _ in group]])
+            order = np.argsort(-row_scores, kind="stable")
+            labels[row], scores[row] = [own[i] for i in order], row_scores[order].tolist()
+        fields = self.output_fields()
+        return [pa.array(labels, fields[0].type), pa.array(scores, fields[1].type)]
+
+    def _labels_of(self, row: int, notes: pa.Table | None) -> Sequence[str]:
+        if notes is None:
+            assert self.options.candidate_labels is not None
+            return self.options.candidate_labels
+        return notes["labels"][row].as_py()
+
+    def scores(self, logits: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """One score for each label of a row, from logits [labels, classes]."""
+        if self.options.multi_label or len(logits) == 1:
+            return _softmax(logits[:, [self.contradiction, self.entailment]])[:, 1]
+        return _softmax(logits[:, self.entailment])
+
+
+def _softmax(logits: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def _check(options: ZeroShotOptions) -> None:
+    problems = []
+    if (options.candidate_labels is None) == (options.labels_column is None):
+        problems.append(
+            "task_options: set one of candidate_labels (labels of every row) and labels_column (each row's)."
+        )
+    if options.candidate_labels is not None and not all(label.strip() for label in options.candidate_labels or [""]):
+        problems.append("task_options.candidate_labels: needs at least one label, and none of white space alone.")
+    try:
+        says_label = options.hypothesis_template.format("x") != options.hypothesis_template.format("y")
+    except (IndexError, KeyError, ValueError):
+        says_label = False
+    if not says_label:
+        problems.append(
+            f"task_options.hypothesis_template: {options.hypothesis_template!r} has no {{}} where the label goes."
+        )
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _nli_columns(spec: TaskSpec) -> tuple[int, int]:
+    """The logits' columns of entailment and contradiction, by name; ConfigError where there is no entailment."""
+    columns = {label.lower(): column for label, column in spec.checkpoint.config.label2id.items()}
+    entailment = next((column for label, column in columns.items() if label.startswith("entail")), None)
+    if entailment is None:
+        raise ConfigError(
+            f"model: zero-shot-classification needs a checkpoint trained on NLI, with a label entailment; this one has "
+            f"{', '.join(spec.checkpoint.config.label2id)}. Use one such as bart-large-mnli, or mend id2label in its "
+            "config.json."
+        )
+    opposite = -1 if entailment == 0 else 0  # where no label says so: where NLI checkpoints have it
+    contradiction = next((column for label, column in columns.items() if label.startswith("contradict")), opposite)
+    return entailment, contradiction

@@ -1,0 +1,175 @@
+"""Tasks without Ray: the same stages, called one after the other; tiny random checkpoints of every architecture."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import models
+from pipelines.config import InputConfig
+from pipelines.infer import answer
+from pipelines.replica import start_replica
+from pipelines.tasks import TaskSpec, create_task
+from pipelines.tokenize import Tokenize
+from pipelines.units import Unit
+from pipelines.work import Work
+from pipelines.write import Write
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+BART = {
+    "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 128, "init_std": 0.4,
+    "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": 2,
+}  # fmt: skip
+BLOOM = {
+    "hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.4,
+    "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
+@pytest.fixture(scope="session")
+def byte_bpe(tmp_path_factory: pytest.TempPathFactory, make_sentences: Callable[..., list[str]]) -> Path:
+    """vocab.json and merges.txt, learnt from the corpus of the tests."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    folder = tmp_path_factory.mktemp("byte_bpe")
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(make_sentences(500), vocab_size=400, special_tokens=SPECIAL_TOKENS, show_progress=False)
+    bpe.save_model(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory, byte_bpe: Path) -> Callable[..., str]:
+    """make_checkpoint("BartForQuestionAnswering", **config) -> folder in hub format, made once for each wish."""
+    made: dict[str, str] = {}
+
+    def make(architecture: str, **config: Any) -> str:
+        wish = json.dumps([architecture, config], sort_keys=True)
+        if wish not in made:
+            made[wish] = _save(tmp_path_factory.mktemp("checkpoint"), architecture, config, byte_bpe)
+        return made[wish]
+
+    return make
+
+
+def _save(folder: Path, architecture: str, config: Mapping[str, Any], byte_bpe: Path) -> str:
+    import torch
+    import transformers
+
+    vocabulary = json.loads((byte_bpe / "vocab.json").read_text())
+    family = architecture.partition("For")[0].removesuffix("Model")
+    settings = {**(BLOOM if family == "Bloom" else BART), "vocab_size": len(vocabulary), **config}
+    if family == "BlenderbotSmall":
+        settings["vocab_size"] = _save_small_tokenizer(folder)
+    elif family == "Bloom":
+        _save_bloom_tokenizer(folder, byte_bpe)
+    else:
+        for name in ("vocab.json", "merges.txt"):
+            (folder / name).write_bytes((byte_bpe / name).read_bytes())
+    torch.manual_seed(0)
+    model = getattr(transformers, architecture)(getattr(transformers, f"{family}Config")(**settings)).eval()
+    with torch.no_grad():  # the library's small or zero biases and heads would make all answers alike
+        for name, parameter in model.named_parameters():
+            if any(head in name for head in ("score", "classifier", "qa_outputs", "classification_head")):
+                parameter.normal_(0.0, 0.5)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def _save_bloom_tokenizer(folder: Path, byte_bpe: Path) -> None:
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
+    from tokenizers import models as tokenizer_models
+
+    backend = Tokenizer(tokenizer_models.BPE.from_file(str(byte_bpe / "vocab.json"), str(byte_bpe / "merges.txt")))
+    backend.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    backend.save(str(folder / "tokenizer.json"))
+    roles = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    roles["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps(roles))
+
+
+def _save_small_tokenizer(folder: Path) -> int:
+    """Letters alone: every word is its letters."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    special = ["__start__", "__null__", "__end__", "__unk__", "__newln__"]  # in the order of BART's ids
+    tokens = [*special, *".,!?'", *letters, *(letter + "@@" for letter in letters)]
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n_ _\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BlenderbotSmallTokenizer"}))
+    return len(tokens)
+
+
+Ask = Callable[..., pa.Table]
+
+
+@pytest.fixture(scope="session")
+def ask() -> Ask:
+    """ask(task, model, columns, options=..., generation=..., input=...) -> the part that the job would write."""
+
+    def ask_task(
+        task: str,
+        model: str,
+        columns: Mapping[str, Any],
+        *,
+        options: Mapping[str, Any] | None = None,
+        generation: Mapping[str, Any] | None = None,
+        compute_once: bool = True,
+        **input_columns: str,
+    ) -> pa.Table:
+        made = create_task(
+            TaskSpec(
+                task=task,
+                input=InputConfig(paths=(), **input_columns),
+                options=options or {},
+                generation=generation or {},
+                checkpoint=models.describe(model, task=task),
+            )
+        )
+        rows = pa.table(columns)
+        unit = Unit("shard", "shard", 0, rows.num_rows, "unit")
+        errors = pa.nulls(rows.num_rows, pa.struct([(name, pa.string()) for name in ("stage", "kind", "message")]))
+        work = Work(unit, rows.append_column("error", errors))
+        tokenizer = models.load_tokenizer(model)
+        work = Tokenize(made, model, [], 4096, compute_once).prepare(work, tokenizer)
+        work = Work.from_batch(work.to_batch())  # as Ray would carry it
+        settings = {"dtype": "float32", "device": "cpu", "num_threads": 1, "max_batch_tokens": 4096, "seed": 0}
+        replica = start_replica(task=made, model=model, **settings)
+        assert work.requests is not None
+        work = work.with_results(answer(replica, made, unit, work.requests, tokenizer), replica.measures())
+        work = Work.from_batch(work.to_batch())
+        part = Write(made, model, None, "", "").finish(work, tokenizer)
+        assert part.num_rows == rows.num_rows
+        part.validate(full=True)
+        return part
+
+    return ask_task
+
+
+def kinds(part: pa.Table) -> list[str | None]:
+    """The kind of each row's error."""
+    return [error and error["kind"] for error in part["error"].to_pylist()]
+
+
+@pytest.fixture(scope="session")
+def error_kinds() -> Callable[[pa.Table], list[str | None]]:
+    return kinds
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Public tokenizers and corpora beside the checkout."""
+    default = Path(__file__).parents[3].parent / "shared" / "data"
+    folder = Path(os.environ.get("BATCHLOOM_REAL_DATA", default))
+    if not folder.is_dir():
+        pytest.skip("real data: set BATCHLOOM_REAL_DATA, or put it into ../shared/data beside the checkout")
+    return folder
