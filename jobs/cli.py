@@ -144,8 +144,10 @@ def show(
 
         view = _look(folder)
         sample = view.sample(rows)
-        output.result({"totals": view.totals, "errors_by_kind": view.errors_by_kind, "rows": sample})
-        output.rows(sample, chosen_columns(sample, _names(columns)))
+        chosen = chosen_columns(sample, _names(columns))
+        told = [{name: row[name] for name in chosen} for row in sample] if columns is not None else sample
+        output.result({"totals": view.totals, "errors_by_kind": view.errors_by_kind, "rows": told})
+        output.rows(sample, chosen)
         output.view(view)
 
 

@@ -97,6 +97,8 @@ def test_show_takes_its_rows_from_all_parts(batchloom: Run, finished: Any) -> No
 
 
 def test_show_works_while_the_job_is_running(batchloom: Run, unfinished: Path) -> None:
+    (shown,) = batchloom("show", unfinished, "--columns", "id", "--json").json
+    assert shown["rows"][0] == {"id": "<b>10</b>"}
     said = batchloom("show", unfinished, "--columns", "id")
     assert (
         said.out.splitlines()[-1] == "Not finished. So far: 20 rows, 18 answered, 2 errors (1 empty_text, 1 too_long)"

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.errors import JobError
+
 Run = Callable[..., Any]
 
 
@@ -49,7 +51,7 @@ def test_a_column_that_is_missing(batchloom: Run, make_job: Run) -> None:
 def test_a_column_that_is_not_text(batchloom: Run, make_job: Run) -> None:
     said = batchloom("run", make_job(), "--text-column", "id")
     assert said.code == 2
-    assert "Column 'id' holds int64, not text. Choose a column of strings as input.text_column." in said.err
+    assert "Column 'id' holds int64, not text." in said.err
 
 
 def test_a_folder_that_is_no_checkpoint(batchloom: Run, make_job: Run, tmp_path: Path) -> None:
@@ -171,6 +173,25 @@ def test_the_error_limit_has_an_exit_code_of_its_own(process: Run, finished: Any
     assert said.code == 3
     assert "limits.max_error_rate is 0.01. Finished parts are kept." in said.err
     assert "Traceback" not in said.err
+
+
+def test_a_job_that_fails_on_its_way_has_exit_code_1(batchloom: Run, make_job: Run, monkeypatch: Any) -> None:
+    def failing(*_: Any) -> None:
+        raise JobError("The last replica died.")
+
+    monkeypatch.setattr("pipelines.run", failing, raising=False)
+    said = batchloom("run", make_job())
+    assert (said.code, said.err) == (1, "Error: The last replica died.\n")
+
+
+def test_an_interrupt_says_that_the_job_can_go_on(batchloom: Run, make_job: Run, monkeypatch: Any) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.run", interrupted, raising=False)
+    said = batchloom("run", make_job())
+    assert said.code == 130
+    assert "finished parts are kept and the same command goes on from there" in said.err
 
 
 def test_what_nobody_expected_keeps_its_traceback(batchloom: Run, make_job: Run, monkeypatch: Any) -> None:
