@@ -118,4 +118,7 @@ def batchloom(*arguments: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # the command that ran has said what that means
+        sys.exit(130)

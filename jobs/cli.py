@@ -99,7 +99,7 @@ def submit(
     wait: Annotated[bool, typer.Option(help="Stay, show the job's log and end with its exit code.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Run a job on a Ray cluster."""
+    """Run a job on a Ray cluster, whose nodes have batchloom installed."""
     with _command(as_json) as output:
         from jobs.submit import Submission, absolute
 

@@ -50,16 +50,16 @@ class DryRun:
 
     def words(self) -> dict[str, str]:
         values = self.values()
-        work = f"{wording.plural(values['num_rows'], 'row')}, {wording.size(values['num_bytes'])}"
-        pieces = f"{wording.plural(values['num_shards'], 'shard')}, {wording.plural(values['num_units'], 'unit')}"
+        rows, units = wording.plural(values["num_rows"], "row"), wording.plural(values["num_units"], "unit")
+        shards, size = wording.plural(values["num_shards"], "shard"), wording.size(values["num_bytes"])
         return {
             "Task": values["task"],
             "Model": values["model"],
-            "Input": f"{work} in {pieces}",
+            "Input": f"{rows}, {size} in {shards}, {units}",
             "Reads": ", ".join(self.plan.task.input_columns()),
             "Writes": ", ".join(values["columns"]),
             "Output": values["output"],
-            "Done": f"{values['num_rows_done']:,} rows in {wording.plural(values['num_units_done'], 'unit')}",
+            "Done": f"{values['num_units_done']:,} of {units}, {values['num_rows_done']:,} of {rows}",
             "Generation": _lines(values["generation"]),
             "Task options": _lines(values["task_options"]),
             "Fingerprint": values["fingerprint"],

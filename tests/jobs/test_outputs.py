@@ -130,7 +130,7 @@ def test_plan_says_what_a_run_would_do(batchloom: Run, finished: Any, tmp_path: 
     said = batchloom("plan", finished.job, "--set", f"output.path={tmp_path / 'new'}")
     assert said.code == 0
     assert re.search(r"Input +30 rows, .* in 1 shard, 3 units", said.out)
-    assert re.search(r"Done +0 rows in 0 units", said.out)
+    assert re.search(r"Done +0 of 3 units, 0 of 30 rows", said.out)
     assert re.search(r"Writes +id, summary_text, num_input_tokens", said.out)
     assert re.search(r"  num_beams: 1", said.out)
     assert not (tmp_path / "new").exists()
