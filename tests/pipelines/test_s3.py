@@ -24,7 +24,7 @@ def s3() -> Iterator[dict[str, Any]]:
     options = {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
     import s3fs
 
-    s3fs.S3FileSystem(**options).mkdir("archive")
+    s3fs.S3FileSystem(**options).makedirs("archive", exist_ok=True)  # moto's servers share one memory
     yield options
     server.stop()
 
