@@ -1,0 +1,145 @@
+"""Zero-shot classification as entailment pairs: single passes beside transformers, in turns, in one process.
+
+bart-base sizes with random weights in bfloat16; texts of log-normal length (mean 200 tokens) times labels, each pair a
+sequence that ends in the end token. The rival sorts by length and tries several batch sizes, of which its best counts.
+
+    python -m benchmarks.single_pass [--texts 64] [--labels 8] [--rounds 3] [--threads 2] [--device cpu]
+
+On a CPU that others use too, wall time says little: --threads 1 and processor time are then the measure.
+"""
+
+import argparse
+import math
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import transformers
+from torch import Tensor
+
+from models import load_model
+from models.single_pass import SinglePass
+
+BATCH_SIZES = (2, 4, 8, 16, 32, 64)
+SIZES = {
+    "vocab_size": 50265,
+    "d_model": 768,
+    "encoder_layers": 6,
+    "decoder_layers": 6,
+    "encoder_attention_heads": 12,
+    "decoder_attention_heads": 12,
+    "encoder_ffn_dim": 3072,
+    "decoder_ffn_dim": 3072,
+}
+
+
+def make_pairs(num_texts: int, num_labels: int) -> list[list[int]]:
+    """Every text with every label's hypothesis: <s> text </s> hypothesis </s>."""
+    chance = random.Random(0)
+    spread = 0.6
+    middle = math.log(200) - spread**2 / 2
+    hypotheses = [[chance.randrange(4, 50000) for _ in range(chance.randint(5, 9))] for _ in range(num_labels)]
+    pairs = []
+    for _ in range(num_texts):
+        length = min(900, max(4, round(chance.lognormvariate(middle, spread))))
+        text = [chance.randrange(4, 50000) for _ in range(length)]
+        pairs += [[0, *text, 2, 2, *hypothesis, 2] for hypothesis in hypotheses]
+    return pairs
+
+
+@torch.inference_mode()
+def reference_logits(model: torch.nn.Module, pairs: list[list[int]], batch_size: int, device: str) -> Tensor:
+    """transformers over length-sorted, padded batches; logits in the order of the pairs."""
+    order = sorted(range(len(pairs)), key=lambda row: -len(pairs[row]))
+    logits = [torch.empty(0)] * len(pairs)
+    for first in range(0, len(order), batch_size):
+        rows = order[first : first + batch_size]
+        longest = max(len(pairs[row]) for row in rows)
+        ids = torch.tensor([pairs[row] + [1] * (longest - len(pairs[row])) for row in rows], device=device)
+        found = model(input_ids=ids, attention_mask=(ids != 1).long(), use_cache=False).logits.float().cpu()
+        for row, logit in zip(rows, found, strict=True):
+            logits[row] = logit
+    return torch.stack(logits)
+
+
+@dataclass(frozen=True)
+class Measured:
+    result: Tensor
+    wall_seconds: float
+    processor_seconds: float  # of all threads of this process
+
+
+def timed(function: Callable[[], Tensor], device: str) -> Measured:
+    wall, processor = time.perf_counter(), time.process_time()
+    result = function()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return Measured(result, time.perf_counter() - wall, time.process_time() - processor)
+
+
+def middle_of(pairs: list[list[int]]) -> list[list[int]]:
+    """The half of the pairs whose lengths are neither short nor long."""
+    return sorted(pairs, key=len)[len(pairs) // 4 : 3 * len(pairs) // 4]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=64)
+    parser.add_argument("--labels", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    device = arguments.device
+    torch.set_num_threads(arguments.threads)
+    pairs = make_pairs(arguments.texts, arguments.labels)
+    num_tokens = sum(map(len, pairs))
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, device {device}")
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads")
+    print(f"{len(pairs)} pairs, {num_tokens} tokens, lengths {min(map(len, pairs))} to {max(map(len, pairs))}")
+
+    torch.manual_seed(0)
+    reference = transformers.BartForSequenceClassification(transformers.BartConfig(**SIZES)).to(torch.bfloat16).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        reference.save_pretrained(folder)
+        single_pass = SinglePass(load_model(folder, dtype="bfloat16", device=device))
+    reference.to(device)
+
+    seconds = {}
+    for batch_size in BATCH_SIZES:
+        sample = middle_of(pairs)[: max(32, batch_size)]
+        reference_logits(reference, sample[:batch_size], batch_size, device)  # warm up
+        measured = timed(partial(reference_logits, reference, sample, batch_size, device), device)
+        seconds[batch_size] = (measured.processor_seconds if device == "cpu" else measured.wall_seconds) / len(sample)
+        rate = sum(map(len, sample)) / measured.wall_seconds
+        print(f"transformers, batches of {batch_size:3d}: {rate:7.0f} tokens/s", flush=True)
+    best = min(seconds, key=lambda size: seconds[size])
+
+    single_pass.classify(middle_of(pairs)[:8])  # warm up
+    ratios, processor_ratios = [], []
+    for _ in range(arguments.rounds):
+        theirs = timed(partial(reference_logits, reference, pairs, best, device), device)
+        ours = timed(partial(single_pass.classify, pairs), device)
+        ratios.append(theirs.wall_seconds / ours.wall_seconds)
+        processor_ratios.append(theirs.processor_seconds / ours.processor_seconds)
+        print(
+            f"transformers (batches of {best}) {num_tokens / theirs.wall_seconds:7.0f} tokens/s, "
+            f"single pass {num_tokens / ours.wall_seconds:7.0f} tokens/s: {ratios[-1]:.2f} times by the clock, "
+            f"{processor_ratios[-1]:.2f} by processor time",
+            flush=True,
+        )
+    by_clock, by_processor = statistics.median(ratios), statistics.median(processor_ratios)
+    agree = (ours.result.argmax(-1) == theirs.result.argmax(-1)).float().mean()
+    print(f"median: {by_clock:.2f} times by the clock, {by_processor:.2f} times by processor time")
+    print(f"logits differ by {(ours.result - theirs.result).abs().max():.3f} at most; best class equal in {agree:.1%}")
+
+
+if __name__ == "__main__":
+    main()
