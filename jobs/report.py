@@ -103,8 +103,9 @@ class Report:
         }
 
     def histograms(self) -> dict[str, Histogram]:
+        """By title; a task that writes no tokens has no output lengths."""
         named = {"Input lengths": self.input_lengths, "Output lengths": self.output_lengths}
-        return {name: lengths for name, lengths in named.items() if lengths is not None}
+        return {name: lengths for name, lengths in named.items() if lengths is not None and lengths.largest > 0}
 
     def write_html(self, path: str) -> None:
         """One page that needs no other file.

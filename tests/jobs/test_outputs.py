@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from jobs import view
-from jobs.report import Histogram
+from jobs.report import Histogram, Report
 
 Run = Callable[..., Any]
 KINDS = {"empty_text": 1, "null_text": 1, "too_long": 1}
@@ -215,6 +216,12 @@ def test_a_report_says_its_figures_in_json(batchloom: Run, finished: Any) -> Non
     assert said["totals"]["rows"] == 30
     assert sum(said["lengths"]["Input lengths"]["counts"]) == 27
     assert json.dumps(said)
+
+
+def test_a_task_that_writes_no_tokens_has_no_output_lengths(finished: Any) -> None:
+    report = Report.of(view.look(str(finished.output)))
+    assert list(report.histograms()) == ["Input lengths", "Output lengths"]
+    assert list(replace(report, output_lengths=Histogram.of([0, 0])).histograms()) == ["Input lengths"]
 
 
 def test_a_histogram_counts_every_length_once() -> None:
