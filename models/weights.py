@@ -1,0 +1,139 @@
+"""Puts a checkpoint's tensors into a model's parameters: names, ties, shapes and slices. It knows no file format.
+
+All that does not fit is found before the first byte of a tensor is read.
+"""
+
+import logging
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from torch import Tensor, nn
+
+from models.checkpoint import Checkpoint
+from models.config import BartConfig, BloomConfig
+from models.errors import CheckpointError
+from models.families.base import LoadedModel
+from models.parallel import Part
+from models.registry import model_class
+
+logger = logging.getLogger(__name__)
+
+# What stands before a tensor's name, depending on who saved it and around which head.
+PREFIXES = ("module.", "model.", "transformer.")
+# Requests to an object store at a time: one alone gets a fraction of the bandwidth.
+NUM_READERS = 8
+
+
+def fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
+    """Reads the model's parameters. Raises CheckpointError that lists every tensor missing or of another shape."""
+    stored_by_name = {_canonical(name): name for name in checkpoint.tensors}
+    stored_names = {name: _find(name, model, stored_by_name) for name, _ in model.named_parameters()}
+    if problems := _problems(model, checkpoint, stored_names):
+        raise CheckpointError(_report(problems, model, checkpoint))
+
+    def read(name: str, parameter: nn.Parameter) -> None:
+        stored_name = stored_names[name]
+        if stored_name is None:
+            parameter.zero_()
+        else:
+            _read(parameter, checkpoint, stored_name, _part(model, name, parameter))
+
+    with ThreadPoolExecutor(max_workers=1 if checkpoint.source.is_local else NUM_READERS) as readers:
+        for reading in [readers.submit(read, name, parameter) for name, parameter in model.named_parameters()]:
+            reading.result()
+    strays = sorted(set(checkpoint.tensors) - set(stored_names.values()))
+    if strays and model.group.rank == 0:
+        logger.info("%d tensors of %s are not used: %s", len(strays), checkpoint.source.uri, ", ".join(strays[:8]))
+
+
+def tie(model: LoadedModel, apart: Collection[str]) -> None:
+    """Makes the names of TIED one parameter, where the configuration says that they are."""
+    if not model.config.tie_word_embeddings:
+        return
+    tied = set(model.TIED) - set(apart)
+    names = [name for name, _ in model.named_parameters() if _canonical(name) in tied]
+    for name in names[1:]:
+        _set_parameter(model, name, model.get_parameter(names[0]))
+
+
+def differing_copies(architecture: str, config: BartConfig | BloomConfig, checkpoint: Checkpoint) -> set[str]:
+    """Names that the configuration ties, but of which the file holds another matrix: the file wins.
+
+    Old .bin files hold every name of a tied matrix, so copies are compared and not just counted.
+    """
+    if not config.tie_word_embeddings:
+        return set()
+    stored_by_name = {_canonical(name): name for name in checkpoint.tensors}
+    present = [name for name in model_class(architecture).TIED if name in stored_by_name]
+    differing = {name for name in present[1:] if not checkpoint.equal(stored_by_name[present[0]], stored_by_name[name])}
+    if differing:
+        logger.warning(
+            "%s says that word embeddings are tied, but holds another matrix under %s; each is loaded as it stands.",
+            checkpoint.source.uri,
+            ", ".join(sorted(differing)),
+        )
+    return differing
+
+
+def _set_parameter(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, parameter)
+
+
+def _problems(model: LoadedModel, checkpoint: Checkpoint, stored_names: dict[str, str | None]) -> list[str]:
+    """A line for each tensor that is missing or has another shape than the model's whole, uncut parameter."""
+    problems = []
+    for name, parameter in model.named_parameters():
+        expected = list(_part(model, name, parameter).whole_shape)
+        stored_name = stored_names[name]
+        if stored_name is not None:
+            found = list(checkpoint.tensors[stored_name].shape)
+            if found != expected:
+                problems.append(f"{name} should be {expected}; the file has {found}")
+        elif _canonical(name) not in model.ZERO_IF_ABSENT:
+            problems.append(f"{name} {expected} is missing")
+    return problems
+
+
+def _read(parameter: Tensor, checkpoint: Checkpoint, stored_name: str, part: Part) -> None:
+    target = parameter
+    if part.where:
+        num_rows = len(range(*part.where[0].indices(part.whole_shape[0])))
+        target = parameter[:num_rows]
+        parameter[num_rows:].zero_()  # the last rank's padding of an uneven vocabulary
+    checkpoint.read_into(target, stored_name, part.where)
+
+
+def _part(model: LoadedModel, name: str, parameter: Tensor) -> Part:
+    """What this rank holds of a parameter's tensor: all of it, unless its module says otherwise."""
+    owner, _, leaf = name.rpartition(".")
+    module: Any = model.get_submodule(owner)
+    return module.parts()[leaf] if hasattr(module, "parts") else Part((), tuple(parameter.shape))
+
+
+def _find(name: str, model: LoadedModel, stored_by_name: dict[str, str]) -> str | None:
+    """The tensor for a parameter: its own name, or another name of the same matrix."""
+    canonical = _canonical(name)
+    if canonical in stored_by_name:
+        return stored_by_name[canonical]
+    # An output head that is not tied must be there under its own name; embeddings are one matrix under several.
+    if canonical in model.TIED and (model.config.tie_word_embeddings or canonical != "lm_head.weight"):
+        return next((stored_by_name[other] for other in model.TIED if other in stored_by_name), None)
+    return None
+
+
+def _canonical(name: str) -> str:
+    """A tensor's name without what stands before it: model.encoder.layers.0... -> encoder.layers.0..."""
+    while (prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)) is not None:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _report(problems: list[str], model: LoadedModel, checkpoint: Checkpoint) -> str:
+    lines = "\n".join(f"  - {problem}" for problem in problems)
+    return (
+        f"The weights of {checkpoint.source.uri!r} do not fit {type(model).__name__} as config.json describes it "
+        f"({len(problems)} of {len(list(model.parameters()))} tensors):\n{lines}\n"
+        "Check config.json's sizes, or pass the architecture that the weights were saved from."
+    )
