@@ -62,7 +62,17 @@ class BeamCohort(Cohort):
         is_done_G = ~self.can_improve_G | is_end_GC.all(1)
         if self.params.early_stopping is True:
             is_done_G |= self.is_finished_GB.all(1)
-        return Step(parents=list(parent_GB), done=self._take(is_done_G.nonzero()[:, 0].tolist()))
+        done = set(is_done_G.nonzero()[:, 0].tolist())
+        if not done:
+            return Step([], parent_GB)
+        finished = [Done(self.requests[index], self._outputs(index)) for index in sorted(done)]
+        kept = [index for index in range(len(self.requests)) if index not in done]
+        self._close_ranks(kept)
+        return Step(finished, parent_GB, kept)
+
+    @property
+    def width(self) -> int:
+        return self.num_beams
 
     def _candidates(self, logits_RV: Tensor) -> "Candidates":
         """The best continuations over all beams of each request, best first."""
@@ -155,13 +165,8 @@ class BeamCohort(Cohort):
         """What is equal in all beams of a request, once a request: [G]."""
         return value_R[:: self.num_beams]
 
-    def _take(self, done: list[int]) -> list[Done]:
-        """The answers of requests that are done; the others close ranks."""
-        if not done:
-            return []
-        finished = [Done(self.requests[index], self._outputs(index)) for index in done]
-        gone = set(done)
-        kept = [index for index in range(len(self.requests)) if index not in gone]
+    def _close_ranks(self, kept: list[int]) -> None:
+        """Forgets all requests but these."""
         self.keep(kept, [index * self.num_beams + beam for index in kept for beam in range(self.num_beams)])
         index_M = torch.tensor(kept, dtype=torch.long, device=self.score_GB.device)
         for name in ("score_GB", "finished_score_GB", "is_finished_GB", "finished_length_GB", "can_improve_G"):
@@ -169,7 +174,6 @@ class BeamCohort(Cohort):
         width = self.history.tokens_RT.shape[1]
         self.finished_tokens_GBT = self.finished_tokens_GBT[index_M, :, :width]
         self.finished_log_prob_GBT = self.finished_log_prob_GBT[index_M, :, :width]
-        return finished
 
     def _outputs(self, index: int) -> list[SequenceOutput]:
         outputs = []

@@ -8,10 +8,22 @@ from torch import Tensor
 
 BLOCK = 128  # tokens a block: a maximum a block costs one streaming pass, and the best few of 400 maxima cost nothing
 
+# Float32 copies of so many logits stay in a core's cache. Rows are taken by the handful, or 128 rows of 50 000 would be
+# copied to memory and back: 29 ms against 5, measured on one core.
+CACHED_LOGITS = 200_000
+
 
 def log_normalizer(logits_RV: Tensor) -> Tensor:
     """The logarithm of each row's sum of exponentials, float32 [R]: logit minus this is a log-probability."""
-    return torch.logsumexp(logits_RV.float(), dim=-1)
+    num_rows, vocab_size = logits_RV.shape
+    rows_at_once = max(1, CACHED_LOGITS // vocab_size)
+    normalizer_R = logits_RV.new_empty(num_rows, dtype=torch.float32)
+    for first in range(0, num_rows, rows_at_once):
+        part_MV = logits_RV[first : first + rows_at_once]
+        # The fused kernel reads and writes once; the best token's logit less its log-probability is the normalizer.
+        log_prob_M = part_MV.log_softmax(-1, dtype=torch.float32).amax(-1)
+        normalizer_R[first : first + rows_at_once] = part_MV.amax(-1).float() - log_prob_M
+    return normalizer_R
 
 
 def top_candidates(logits_RV: Tensor, num: int) -> tuple[Tensor, Tensor]:

@@ -30,9 +30,11 @@ class Done:
 class Step:
     """What one step of a search did, for those who keep caches in the same order."""
 
-    parents: list[Tensor | None]
-    """For each request that ran: which of its sequences each goes on from, or None if each from itself."""
     done: list[Done]
+    parents_GB: Tensor | None = None
+    """For each unit that ran: which of its sequences each goes on from, or None if each from itself."""
+    kept: list[int] | None = None
+    """The units that go on, or None if all do. A unit: a request's beams, or one sequence where each chooses alone."""
 
 
 class Cohort:
@@ -44,6 +46,11 @@ class Cohort:
         self.history = History(device, needs_source(params))
         self.processors = processors_of(params)
         self._stop_text = stop_text
+
+    @property
+    def width(self) -> int:
+        """Sequences in a unit."""
+        return 1
 
     def extend(self, requests: Sequence[Request]) -> None:
         """Requests that start with this step."""

@@ -19,7 +19,7 @@ import torch
 
 from models.errors import ParamsError
 from models.generation.cohort import StopText
-from models.generation.memory import is_out_of_memory, max_cached_tokens
+from models.generation.device_memory import is_out_of_memory, keep_freed_memory, max_cached_tokens
 from models.generation.params import GenerationParams
 from models.generation.randomness import sample_key
 from models.generation.runner import Runner
@@ -62,6 +62,8 @@ class Engine:
         self.model = model
         self.stats = EngineStats()
         self._stop_text = stop_text
+        if model.device.type == "cpu":
+            keep_freed_memory()
         self._runner = Runner(model, stop_text)
         self._scheduler = Scheduler(
             max_sequences=max_slots or DEFAULT_SLOTS[model.device.type == "cuda"],

@@ -1,9 +1,8 @@
-"""Keys and values of running requests, and attention through them. It knows no tokens, no weights and no policy.
+"""Keys and values of running sequences: prompts once a request, new tokens in a pool. It knows no tokens and no policy.
 
-One request's sequences share everything that they have in common. `memory` is an encoder's keys and values: written
-once, read by all sequences as the query rows of one product. `entries` are the decoder's own: each step appends one
-entry a sequence, and a bias says which sequence descends from which entry. Reordering beams permutes the bias's rows;
-no key moves.
+A request's sequences share what they have in common. A prompt (an encoder's output, or what a decoder-only model read)
+is written once and never moves. New tokens are entries of a pool: each step appends one entry a sequence, and `descent`
+says which sequence descends from which entry. Reordering beams permutes descent; no key moves.
 
     after three steps of two beams, where beam 1 took over beam 0's history at step 2:
 
@@ -13,136 +12,215 @@ no key moves.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-CHUNK = (
-    16  # steps between two packings: long enough that copying is a few percent of reading, short enough to waste little
-)
+CHUNK = 16  # steps between two packings: copying is then a few percent of reading, and little room is reserved in vain
 
 
-class RequestCache:
-    """One request's keys and values in all decoder layers, for `num_sequences` sequences.
+@dataclass(frozen=True, eq=False)
+class PromptMemory:
+    """Keys and values [H, S, K] of S prompt tokens in each decoder layer; read by any number of sequences at once.
 
-    `memory`: per layer an encoder's keys and values [H, S, K]; empty for decoder-only models. `alibi_slopes` (float32
-    [H]) adds slope * (key position - query position) to the scores. Entries lie in [2, layers, H, capacity, K].
+    `alibi_H1S`: slope * (position - first position after the memory), where the model wants ALiBi.
+    """
+
+    layers: Sequence[tuple[Tensor, Tensor]]
+    num_tokens: int
+    alibi_H1S: Tensor | None = None
+    end: int = 0
+    """The first position after the memory."""
+
+    def attend(self, layer: int, q_HNK: Tensor) -> Tensor:
+        """Scaled queries of N sequences over the memory: [H, N, K]."""
+        k_HSK, v_HSK = self.layers[layer]
+        return torch.bmm(self._scores(q_HNK, k_HSK).softmax(-1), v_HSK)
+
+    def attend_in_part(self, layer: int, q_HNK: Tensor) -> tuple[Tensor, Tensor]:
+        """As attend, with the logarithm of the sum of exponentials [H, N], by which parts are merged."""
+        k_HSK, v_HSK = self.layers[layer]
+        return attend_in_part(self._scores(q_HNK, k_HSK), v_HSK)
+
+    def _scores(self, q_HNK: Tensor, k_HSK: Tensor) -> Tensor:
+        k_HKS = k_HSK.transpose(1, 2)
+        return torch.bmm(q_HNK, k_HKS) if self.alibi_H1S is None else torch.baddbmm(self.alibi_H1S, q_HNK, k_HKS)
+
+
+def attend_in_part(scores_HTS: Tensor, v_HSK: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention over some of the keys, and the logarithm of the sum of exponentials, [H, T] in float32."""
+    weight_HTS = scores_HTS.softmax(-1)
+    # exp(largest score) / sum is the largest weight: the logarithm of the sum without another pass of exponentials.
+    log_sum_HT = scores_HTS.amax(-1).float() - weight_HTS.amax(-1).float().log()
+    return torch.bmm(weight_HTS, v_HSK), log_sum_HT
+
+
+class EntryPool:
+    """New tokens' keys and values for G units of `width` sequences each: beams of one search, or single sequences.
+
+    Units are known by their order, in which they are added and kept. In memory each has a place, [layer, G, H, E, K]; a
+    unit that comes takes the place of one that left, so that the pool stays dense and little is moved.
     """
 
     def __init__(
-        self,
-        num_sequences: int,
-        memory: Sequence[tuple[Tensor, Tensor]],
-        prompt_2LHEK: Tensor,
-        alibi_slopes: Tensor | None = None,
+        self, num_layers: int, num_heads: int, head_dim: int, width: int, like: Tensor, alibi_slopes: Tensor | None
     ) -> None:
-        self.num_sequences = num_sequences
-        self.num_tokens = self.num_entries = prompt_2LHEK.shape[3]
-        self.memory = memory
+        self.width = width
+        self._num_heads = num_heads
         self._alibi_slopes = alibi_slopes
-        self._entries_2LHEK = prompt_2LHEK
-        self._layers: list[tuple[Tensor, Tensor]] = []
-        # 0 where a sequence descends from an entry, -inf elsewhere; a prompt's entries are everybody's.
-        self._descent_BE = prompt_2LHEK.new_zeros(num_sequences, self.num_entries)
-        self._position_E = torch.arange(self.num_entries, device=prompt_2LHEK.device)
-        self._bias: Tensor | None = None
+        self._keys_values = like.new_zeros(2, num_layers, 0, num_heads, 0, head_dim)
+        self._places: list[int] = []  # of each unit
+        self._num_entries: list[int] = []  # of each place
+        self._descent_GBE = like.new_zeros(0, width, 0, dtype=torch.bool)
+        self._position_GE = torch.zeros(0, 0, dtype=torch.long, device=like.device)
+        self._free: list[int] = []
+
+    @property
+    def num_units(self) -> int:
+        return len(self._places)
 
     @property
     def capacity(self) -> int:
-        return self._entries_2LHEK.shape[3]
+        """Entries that each place has room for."""
+        return self._keys_values.shape[4]
 
     @property
     def num_bytes(self) -> int:
-        """All memory that this cache holds."""
-        return self._entries_2LHEK.nbytes + sum(k_HSK.nbytes + v_HSK.nbytes for k_HSK, v_HSK in self.memory)
+        return self._keys_values.nbytes
 
-    def begin_step(self) -> None:
-        """Makes room for one entry a sequence, and lets each sequence see its own."""
-        if self.num_entries + self.num_sequences > self.capacity or not self._layers:
+    def extend(self, num_new: int) -> None:
+        """Units that start, without entries."""
+        num_missing = num_new - len(self._free)
+        if num_missing > 0:
+            first = len(self._num_entries)
+            self._free += range(first, first + num_missing)
+            self._num_entries += [0] * num_missing
+            self._resize(first + num_missing, self.capacity)
+        for _ in range(num_new):
+            place = self._free.pop()
+            self._num_entries[place] = 0
+            self._descent_GBE[place] = False
+            self._places.append(place)
+
+    def keep(self, units: Sequence[int]) -> None:
+        """Forgets all units but these."""
+        kept = [self._places[unit] for unit in units]
+        self._free += sorted(set(self._places) - set(kept))
+        self._places = kept
+
+    def reorder(self, parents_GB: Tensor) -> None:
+        """In each unit, sequence b goes on where sequence parents_GB[unit, b] was."""
+        parents_GB = parents_GB[self._unit_of_place()]
+        self._descent_GBE = self._descent_GBE.gather(1, parents_GB[:, :, None].expand_as(self._descent_GBE))
+
+    def begin_step(self, position_G: Tensor) -> None:
+        """Makes room for one entry a sequence; `position_G`: the position of each unit's new token."""
+        self._fill_holes()
+        if max(self._num_entries) + self.width > self.capacity:
             self._pack()
-        new = slice(self.num_entries, self.num_entries + self.num_sequences)
-        if self.num_sequences > 1:
-            self._descent_BE[:, new] = -torch.inf
-            self._descent_BE[:, new].fill_diagonal_(0)
-        self.num_entries = new.stop
+        device = self._position_GE.device
+        entry_G1 = torch.tensor(self._num_entries, device=device)[:, None]
+        self._entry_GB = entry_G1 + torch.arange(self.width, device=device)
+        self._place_G1 = torch.arange(self.num_units, device=device)[:, None]
+        self._descent_GBE.scatter_(2, self._entry_GB[:, None].expand(-1, self.width, -1), False)
+        self._descent_GBE.scatter_(2, self._entry_GB[:, :, None], True)
+        self._num_entries = [number + self.width for number in self._num_entries]
+        unit_G = self._unit_of_place()
+        in_order = list(range(self.num_units)) == self._places
+        self._order = None if in_order else (unit_G, torch.tensor(self._places, device=device))
+        self._position_GE[self._place_G1, self._entry_GB] = position_G[unit_G][:, None]
+        self._bias = self._make_bias(position_G[unit_G])
+
+    def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
+        """Writes this step's keys and values; scaled queries over each sequence's own history: [N, H, K]."""
+        scores, values = self._write(layer, q_NHK, k_NHK, v_NHK)
+        return self._in_units(torch.bmm(scores.softmax(-1), values))
+
+    def attend_in_part(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> tuple[Tensor, Tensor]:
+        """As attend, with the logarithm of the sum of exponentials [N, H]."""
+        attended, log_sum = attend_in_part(*self._write(layer, q_NHK, k_NHK, v_NHK))
+        return self._in_units(attended), self._in_units(log_sum[:, :, None])[:, :, 0]
+
+    def _write(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [G * H, B, E] and values [G * H, E, K], in order of places."""
+        q_GBHK, k_GBHK, v_GBHK = (self._in_places(x_NHK) for x_NHK in (q_NHK, k_NHK, v_NHK))
+        k_GHEK, v_GHEK = self._keys_values[:, layer]
+        k_GHEK[self._place_G1, :, self._entry_GB] = k_GBHK
+        v_GHEK[self._place_G1, :, self._entry_GB] = v_GBHK
+        q_XBK = q_GBHK.transpose(1, 2).reshape(-1, self.width, q_NHK.shape[2])
+        return torch.baddbmm(self._bias, q_XBK, k_GHEK.flatten(0, 1).transpose(1, 2)), v_GHEK.flatten(0, 1)
+
+    def _in_places(self, x_NHK: Tensor) -> Tensor:
+        x_GBHK = x_NHK.unflatten(0, (-1, self.width))
+        return x_GBHK if self._order is None else x_GBHK.index_select(0, self._order[0])
+
+    def _in_units(self, x_XBK: Tensor) -> Tensor:
+        x_GBHK = x_XBK.unflatten(0, (-1, self._num_heads)).transpose(1, 2)
+        return (x_GBHK if self._order is None else x_GBHK.index_select(0, self._order[1])).flatten(0, 1)
+
+    def _unit_of_place(self) -> Tensor:
+        units = sorted(range(self.num_units), key=self._places.__getitem__)
+        return torch.tensor(units, dtype=torch.long, device=self._position_GE.device)
+
+    def _make_bias(self, position_G: Tensor) -> Tensor:
+        """What all layers add to their scores, [G * H, B, E]: -inf where a sequence does not descend from an entry."""
+        bias_GBE = torch.where(self._descent_GBE, 0.0, -torch.inf)
+        bias_GHBE = bias_GBE[:, None].expand(-1, self._num_heads, -1, -1)
         if self._alibi_slopes is not None:
-            self._position_E[new] = self.num_tokens
-        self._bias = self._make_bias()
-        self.num_tokens += 1
+            # Distances, not positions: small where weights are large, and bfloat16 holds small numbers well.
+            distance_GE = (self._position_GE - position_G[:, None]).float()
+            bias_GHBE = bias_GHBE + self._alibi_slopes[:, None, None] * distance_GE[:, None, None]
+        return bias_GHBE.to(self._keys_values.dtype).flatten(0, 1)
 
-    def attend(self, layer: int, q_HBK: Tensor, k_HBK: Tensor, v_HBK: Tensor) -> Tensor:
-        """Writes this step's keys and values, and attends each sequence's scaled query to its history: [H, B, K]."""
-        num_entries = self.num_entries
-        k_HEK, v_HEK = self._layers[layer]
-        k_HEK[:, num_entries - self.num_sequences : num_entries] = k_HBK
-        v_HEK[:, num_entries - self.num_sequences : num_entries] = v_HBK
-        k_HKE = k_HEK[:, :num_entries].transpose(1, 2)
-        scores_HBE = torch.bmm(q_HBK, k_HKE) if self._bias is None else torch.baddbmm(self._bias, q_HBK, k_HKE)
-        return torch.bmm(scores_HBE.softmax(-1), v_HEK[:, :num_entries])
-
-    def cross_attend(self, layer: int, q_HBK: Tensor) -> Tensor:
-        """Attends each sequence's scaled query to the encoder: [H, B, K]."""
-        k_HSK, v_HSK = self.memory[layer]
-        return torch.bmm(torch.bmm(q_HBK, k_HSK.transpose(1, 2)).softmax(-1), v_HSK)
-
-    def reorder(self, parents_B: Tensor) -> None:
-        """Sequence b goes on where sequence parents_B[b] was. Fewer parents than sequences: the others are gone."""
-        self.num_sequences = parents_B.shape[0]
-        self._descent_BE = self._descent_BE[parents_B]
-
-    def _make_bias(self) -> Tensor | None:
-        """What this step adds to the scores of all layers, [B, E] or [H, B, E]; None if that is nothing."""
-        descent_BE = self._descent_BE[:, : self.num_entries] if self.num_sequences > 1 else None
-        if self._alibi_slopes is None:
-            return descent_BE
-        # Distances, not positions: they are small where the weights are large, and bfloat16 holds small numbers well.
-        distance_E = (self._position_E[: self.num_entries] - self.num_tokens).float()
-        alibi_H1E = (self._alibi_slopes[:, None, None] * distance_E).to(self._descent_BE.dtype)
-        return alibi_H1E if descent_BE is None else alibi_H1E + descent_BE
+    def _fill_holes(self) -> None:
+        """Moves the last places into those that are free, and drops what is left at the end."""
+        if not self._free:
+            return
+        num_units = self.num_units
+        holes = [place for place in self._free if place < num_units]
+        for unit, place in enumerate(self._places):
+            if place >= num_units:
+                hole = holes.pop()
+                self._keys_values[:, :, hole] = self._keys_values[:, :, place]
+                self._descent_GBE[hole] = self._descent_GBE[place]
+                self._position_GE[hole] = self._position_GE[place]
+                self._num_entries[hole] = self._num_entries[place]
+                self._places[unit] = hole
+        self._free = []
+        self._num_entries = self._num_entries[:num_units]
+        self._keys_values = self._keys_values[:, :, :num_units]
+        self._descent_GBE, self._position_GE = self._descent_GBE[:num_units], self._position_GE[:num_units]
 
     def _pack(self) -> None:
         """Drops entries that no sequence descends from, and makes room for the next steps."""
-        entries = self._entries_2LHEK[:, :, :, : self.num_entries]
-        descent_BE, position_E = self._descent_BE[:, : self.num_entries], self._position_E[: self.num_entries]
-        if self.num_sequences > 1 and self._layers:
-            alive_E = (descent_BE == 0).any(0).nonzero()[:, 0]
-            entries, descent_BE, position_E = entries[:, :, :, alive_E], descent_BE[:, alive_E], position_E[alive_E]
-        self.num_entries = entries.shape[3]
-        room = CHUNK * self.num_sequences
-        self._entries_2LHEK = entries.new_empty((*entries.shape[:3], self.num_entries + room, entries.shape[4]))
-        self._entries_2LHEK[:, :, :, : self.num_entries] = entries
-        self._layers = list(zip(*(half.unbind(0) for half in self._entries_2LHEK.unbind(0)), strict=True))
-        self._descent_BE = torch.cat((descent_BE, descent_BE.new_zeros(self.num_sequences, room)), dim=1)
-        self._position_E = torch.cat((position_E, position_E.new_zeros(room)))
+        alive_GE = self._descent_GBE.any(1)
+        num_alive = alive_GE.sum(1).tolist()
+        room = max(num_alive, default=0)
+        if self.width > 1:
+            # The living come first, in their order.
+            order_GE = (~alive_GE).byte().argsort(dim=1, stable=True)[:, :room]
+            places_G1 = torch.arange(len(num_alive), device=order_GE.device)[:, None]
+            packed = [half[:, places_G1, :, order_GE].permute(2, 0, 3, 1, 4) for half in self._keys_values]
+            self._keys_values = torch.stack(packed)
+            self._descent_GBE = self._descent_GBE.gather(2, order_GE[:, None].expand(-1, self.width, -1))
+            self._position_GE = self._position_GE.gather(1, order_GE)
+        self._num_entries = num_alive
+        self._resize(len(num_alive), room + CHUNK * self.width)
+
+    def _resize(self, num_places: int, capacity: int) -> None:
+        """The same entries among zeros: what no sequence sees must still be a number."""
+        self._keys_values = _enlarged(self._keys_values, (2, 4), (num_places, capacity))
+        self._descent_GBE = _enlarged(self._descent_GBE, (0, 2), (num_places, capacity))
+        self._position_GE = _enlarged(self._position_GE, (0, 1), (num_places, capacity))
 
 
-class CachedAttention:
-    """The decoder's attention context of one step: packed rows, the sequences of each cache one after the other."""
-
-    def __init__(self, caches: Sequence[RequestCache]) -> None:
-        self._caches = caches
-        self._rows: list[slice] = []
-        first = 0
-        for cache in caches:
-            cache.begin_step()
-            self._rows.append(slice(first, first + cache.num_sequences))
-            first += cache.num_sequences
-
-    def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
-        q_HNK, k_HNK, v_HNK = _scaled(q_NHK), k_NHK.transpose(0, 1), v_NHK.transpose(0, 1)
-        attended = [
-            cache.attend(layer, q_HNK[:, rows], k_HNK[:, rows], v_HNK[:, rows])
-            for cache, rows in zip(self._caches, self._rows, strict=True)
-        ]
-        return torch.cat(attended, dim=1).transpose(0, 1)
-
-    def cross_attend(self, layer: int, q_NHK: Tensor) -> Tensor:
-        q_HNK = _scaled(q_NHK)
-        attended = [
-            cache.cross_attend(layer, q_HNK[:, rows]) for cache, rows in zip(self._caches, self._rows, strict=True)
-        ]
-        return torch.cat(attended, dim=1).transpose(0, 1)
-
-
-def _scaled(q_NHK: Tensor) -> Tensor:
-    return q_NHK.transpose(0, 1) * q_NHK.shape[-1] ** -0.5
+def _enlarged(old: Tensor, dims: tuple[int, int], sizes: tuple[int, int]) -> Tensor:
+    """The same values in a tensor of zeros that has other sizes in two dimensions; what does not fit is dropped."""
+    shape = list(old.shape)
+    for dim, size in zip(dims, sizes, strict=True):
+        shape[dim] = size
+    new = old.new_zeros(shape)
+    common = tuple(slice(min(a, b)) for a, b in zip(old.shape, shape, strict=True))
+    new[common] = old[common]
+    return new

@@ -1,64 +1,86 @@
-"""The runner computes what the scheduler decided: prompts into caches, then one token a step. It knows no queue."""
+"""The runner computes what the scheduler decided: prompts into memories, then one token a step. It knows no queue."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from models.generation.beam import BeamCohort
 from models.generation.cohort import Cohort, Done, StopText
-from models.generation.kv_cache import CachedAttention, RequestCache
+from models.generation.kv_cache import EntryPool, PromptMemory
 from models.generation.params import GenerationParams
 from models.generation.prompts import prefill
 from models.generation.sampling import SamplingCohort
 from models.generation.sequence import Request
+from models.generation.step_attention import Part, StepAttention
+
+
+@dataclass(frozen=True)
+class Running:
+    """A cohort and the keys and values of what its sequences said; the pool's units are the cohort's, in its order."""
+
+    cohort: Cohort
+    pool: EntryPool
 
 
 class Runner:
-    """A model and the requests that run on it, in cohorts of equal params, each request with its cache."""
+    """A model and the requests that run on it, in cohorts of equal params."""
 
     def __init__(self, model: Any, stop_text: StopText | None = None) -> None:
         self.model = model
         self._stop_text = stop_text
-        self._cohorts: dict[GenerationParams, Cohort] = {}
-        self._caches: dict[Request, RequestCache] = {}
+        self._running: dict[GenerationParams, Running] = {}
+        self._memories: dict[Request, tuple[PromptMemory, ...]] = {}
 
     def prefill(self, requests: Sequence[Request]) -> int:
         """Computes the prompts of requests that start; returns the positions that attention saw, padding included."""
         prefilled = prefill(self.model, requests)
-        self._caches |= dict(zip(requests, prefilled.caches, strict=True))
+        self._memories |= dict(zip(requests, prefilled.memories, strict=True))
         by_params: dict[GenerationParams, list[Request]] = {}
         for request in requests:
             by_params.setdefault(request.params, []).append(request)
         for params, members in by_params.items():
-            if params not in self._cohorts:
-                search = BeamCohort if (params.num_beams or 1) > 1 else SamplingCohort
-                self._cohorts[params] = search(params, self.model.device, self._stop_text)
-            self._cohorts[params].extend(members)
+            if params not in self._running:
+                self._running[params] = self._start(params)
+            running = self._running[params]
+            running.cohort.extend(members)
+            running.pool.extend(sum(request.num_sequences for request in members) // running.cohort.width)
         return prefilled.num_positions
-
-    def clear(self) -> None:
-        """Forgets everything that runs."""
-        self._cohorts.clear()
-        self._caches.clear()
 
     def decode(self) -> list[Done]:
         """One token for every running sequence; returns the requests that are done with it."""
-        cohorts = list(self._cohorts.values())
-        rows = [cohort.requests for cohort in cohorts]
-        input_ids_N = torch.cat([cohort.history.last_tokens() for cohort in cohorts])
-        positions_N = torch.cat([cohort.history.length_R for cohort in cohorts]) - 1
-        context = CachedAttention([self._caches[request] for requests in rows for request in requests])
-        logits_NV = self.model.logits(self.model.decode(input_ids_N, positions_N, context))
+        running = list(self._running.values())
+        histories = [one.cohort.history for one in running]
+        input_ids_N = torch.cat([history.last_tokens() for history in histories])
+        position_N = torch.cat([history.length_R for history in histories]) - 1
+        parts = [
+            Part(one.pool, [self._memories[request] for request in one.cohort.history.requests]) for one in running
+        ]
+        context = StepAttention(parts, position_N, self.model.is_encoder_decoder, self.model.alibi_slopes)
+        logits_NV = self.model.logits(self.model.decode(input_ids_N, position_N, context))
         done: list[Done] = []
-        parts = logits_NV.split([cohort.history.num_rows for cohort in cohorts])
-        for cohort, requests, logits_RV in zip(cohorts, rows, parts, strict=True):
-            step = cohort.step(logits_RV)
-            for request, parents in zip(requests, step.parents, strict=True):
-                if parents is not None:
-                    self._caches[request].reorder(parents)
+        for one, logits_RV in zip(running, logits_NV.split([history.num_rows for history in histories]), strict=True):
+            step = one.cohort.step(logits_RV)
+            if step.parents_GB is not None:
+                one.pool.reorder(step.parents_GB)
+            if step.kept is not None:
+                one.pool.keep(step.kept)
             done += step.done
         for finished in done:
-            del self._caches[finished.request]
-        self._cohorts = {params: cohort for params, cohort in self._cohorts.items() if cohort.requests}
+            del self._memories[finished.request]
+        self._running = {params: one for params, one in self._running.items() if one.cohort.requests}
         return done
+
+    def clear(self) -> None:
+        """Forgets everything that runs."""
+        self._running.clear()
+        self._memories.clear()
+
+    def _start(self, params: GenerationParams) -> Running:
+        model = self.model
+        search = BeamCohort if (params.num_beams or 1) > 1 else SamplingCohort
+        cohort = search(params, model.device, self._stop_text)
+        like = torch.empty(0, dtype=model.dtype, device=model.device)
+        pool = EntryPool(model.num_layers, model.num_heads, model.head_dim, cohort.width, like, model.alibi_slopes)
+        return Running(cohort, pool)

@@ -52,30 +52,19 @@ class SamplingCohort(Cohort):
 
     def _leave(self, done: set[int]) -> Step:
         """Takes the rows that are done; a request is, when its last row is."""
-        requests, history = self.requests, self.history
         if not done:
-            return Step([None] * len(requests), [])
-        staying: dict[Request, list[int]] = {request: [] for request in requests}  # places among the request's own rows
-        num_seen = dict.fromkeys(requests, 0)
-        for row, request in enumerate(history.requests):
-            if row in done:
-                self._answers[request][self._samples[row]] = self.answer(*history.answer(row))
-            else:
-                staying[request].append(num_seen[request])
-            num_seen[request] += 1
-        parents = [
-            None
-            if len(places) == num_seen[request]
-            else torch.tensor(places, dtype=torch.long, device=self._key_R.device)
-            for request, places in staying.items()
-        ]
+            return Step([])
+        history = self.history
+        for row in sorted(done):
+            self._answers[history.requests[row]][self._samples[row]] = self.answer(*history.answer(row))
+        kept = [row for row in range(history.num_rows) if row not in done]
+        staying = {history.requests[row] for row in kept}
         finished = [
             Done(request, [output for _, output in sorted(self._answers.pop(request).items())])
-            for request, places in staying.items()
-            if not places
+            for request in self.requests
+            if request not in staying
         ]
-        rows = [row for row in range(history.num_rows) if row not in done]
-        self._samples = [self._samples[row] for row in rows]
-        self._key_R = self._key_R[torch.tensor(rows, dtype=torch.long, device=self._key_R.device)]
-        self.keep([index for index, request in enumerate(requests) if staying[request]], rows)
-        return Step(parents, finished)
+        self._samples = [self._samples[row] for row in kept]
+        self._key_R = self._key_R[torch.tensor(kept, dtype=torch.long, device=self._key_R.device)]
+        self.keep([index for index, request in enumerate(self.requests) if request in staying], kept)
+        return Step(finished, kept=kept)

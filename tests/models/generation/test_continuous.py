@@ -79,13 +79,14 @@ def test_invariants_hold_after_every_step_of_a_long_random_run():
                 assert output.outputs[0].token_ids == scripted_answer(max_new_tokens)
             answered.append(output.request_id[0])
         steps += 1
-        searched = [request for cohort in runner._cohorts.values() for request in cohort.requests]
+        searched = [request for one in runner._running.values() for request in one.cohort.requests]
         assert len(searched) == len(set(searched)), "a request is searched twice"
-        assert set(searched) == set(runner._caches) == scheduler.running
-        for cohort in runner._cohorts.values():
-            assert cohort.requests, "an empty cohort was kept"
-            rows = [runner._caches[request].num_sequences for request in cohort.requests]
-            assert cohort.history.num_rows == sum(rows)
+        assert set(searched) == set(runner._memories) == scheduler.running
+        for one in runner._running.values():
+            assert one.cohort.requests, "an empty cohort was kept"
+            assert one.cohort.history.num_rows == one.pool.num_units * one.pool.width
+            slots = one.pool._places + one.pool._free
+            assert sorted(slots) == list(range(len(one.pool._num_entries))), "a slot is owned twice, or leaked"
         assert scheduler.num_reserved_tokens == sum(request.max_cached_tokens for request in searched)
         if len(searched) > 1:
             assert scheduler.num_running_sequences <= 12
@@ -93,8 +94,8 @@ def test_invariants_hold_after_every_step_of_a_long_random_run():
     while engine.num_unfinished:
         answered += [output.request_id[0] for output in engine.step()]
     assert sorted(answered) == list(range(added)), "a request was lost or answered twice"
-    assert not runner._caches
-    assert not runner._cohorts
+    assert not runner._memories
+    assert not runner._running
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,5 +1,6 @@
 """How much memory there is for keys and values, and whether an error says there was not. It knows no request."""
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,22 @@ def free_bytes(device: torch.device) -> int:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed; a CPU's allocator says so only in words."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def keep_freed_memory() -> None:
+    """Tells the C allocator to keep what is freed. Large blocks otherwise go back to the system, which clears them anew.
+
+    A step frees and takes the same tens of megabytes; page faults were a tenth of its time. Only glibc understands.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc accepts
+        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+    except (OSError, AttributeError):
+        return
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of malloc.h
 
 
 def _machine_bytes() -> int:
