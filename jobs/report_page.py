@@ -142,7 +142,7 @@ def _cell(row: Row, name: str) -> str:
     value, error = row[name], row.get("error")
     if value is None and error:
         return f'<td class="bad">{escape(error["kind"])}: {escape(error["message"])}</td>'
-    text = "" if value is None else str(value)
+    text = wording.value(value)
     shown = text if len(text) <= MAX_CELL_CHARACTERS else text[: MAX_CELL_CHARACTERS - 1] + "…"
     return f"<td>{escape(shown)}</td>"
 

@@ -6,6 +6,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from jobs import wording
 from jobs.view import Row
 
 MIN_WIDTH = 20  # of a shortened column; where less is left for each, records are easier to read
@@ -65,4 +66,4 @@ def _cell(row: Row, name: str) -> Text:
     value = row[name]
     if value is None and row.get("error"):
         return Text(f"{row['error']['kind']}: {row['error']['message']}", "red")
-    return Text("" if value is None else " ".join(str(value).split()))
+    return Text(wording.value(value))

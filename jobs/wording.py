@@ -1,6 +1,7 @@
 """Numbers, durations and job figures as people read them. Nothing is printed here."""
 
 from collections.abc import Mapping
+from typing import Any
 
 
 def plural(count: int, noun: str) -> str:
@@ -49,3 +50,17 @@ def outcome(totals: Mapping[str, int], errors_by_kind: Mapping[str, int]) -> str
     if not totals["errors"]:
         return f"{rows}, all answered"
     return f"{rows}, {totals['ok']:,} answered, {plural(totals['errors'], 'error')} ({kinds(errors_by_kind)})"
+
+
+def value(held: Any) -> str:
+    """A cell's value on one line: numbers short, lists and structs as their items."""
+    match held:
+        case None:
+            return ""
+        case float():
+            return f"{held:.4g}"
+        case list():
+            return ", ".join(value(item) for item in held)
+        case dict():
+            return ", ".join(f"{name}: {value(item)}" for name, item in held.items())
+    return " ".join(str(held).split())
