@@ -35,7 +35,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Tells the C allocator to keep what is freed. Large blocks otherwise go back to the system, which clears them anew.
+    """Tells the C allocator to keep what is freed; the system would take large blocks back, and clear them anew.
 
     A step frees and takes the same tens of megabytes; page faults were a tenth of its time. Only glibc understands.
     """

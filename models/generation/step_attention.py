@@ -1,6 +1,6 @@
 """The decoder's attention context of one step: every running sequence asks its prompt and its own history.
 
-It knows which packed rows belong to which memory and pool, no tokens and no weights. Encoder-decoder models ask a prompt
+It knows which packed rows belong to which memory and pool, no tokens and no weights. Encoder-decoder models ask prompts
 by cross-attention. A decoder-only model's prompt is part of self-attention, which is then computed in parts and merged:
 softmax over two sets of keys is the mean of the two softmaxes, weighted by their sums of exponentials.
 """
