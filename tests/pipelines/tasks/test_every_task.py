@@ -1,0 +1,119 @@
+"""What holds for all tasks: odd texts keep their rows, equal rows are computed once, columns are the declared ones."""
+
+import pyarrow as pa
+import pytest
+
+from pipelines.tasks import TASKS
+
+NLI = {"id2label": {0: "contradiction", 1: "entailment"}, "label2id": {"contradiction": 0, "entailment": 1}}
+CASES = {
+    "summarization": ("BartForConditionalGeneration", {}, {"long_documents": "chunk"}),
+    "text-generation": ("BloomForCausalLM", {}, {}),
+    "text2text-generation": ("BartForConditionalGeneration", {}, {}),
+    "conversational": ("BlenderbotSmallForConditionalGeneration", {}, {}),
+    "zero-shot-classification": ("BartForSequenceClassification", NLI, {"candidate_labels": ["a", "b"]}),
+    "text-classification": ("BartForSequenceClassification", {"num_labels": 3}, {}),
+    "token-classification": ("BloomForTokenClassification", {"num_labels": 3}, {}),
+    "question-answering": ("BartForQuestionAnswering", {}, {"doc_stride": 16}),
+    "fill-mask": ("BartForConditionalGeneration", {}, {}),
+    "feature-extraction": ("BartModel", {}, {}),
+    "perplexity": ("BartForCausalLM", {}, {}),
+}
+COLUMNS = {
+    "summarization": ["summary_text"],
+    "text-generation": ["generated_text"],
+    "text2text-generation": ["generated_text"],
+    "conversational": ["reply", "num_dropped_turns"],
+    "zero-shot-classification": ["labels", "scores"],
+    "text-classification": ["label", "scores"],
+    "token-classification": ["entities"],
+    "question-answering": ["answer", "score", "start", "end"],
+    "fill-mask": ["fills"],
+    "feature-extraction": ["embedding"],
+    "perplexity": ["log_likelihood", "num_scored_tokens", "perplexity"],
+}
+LEDGER = ["num_input_tokens", "num_output_tokens", "num_truncated_tokens", "finish_reason", "error"]
+ODD = [
+    "The river.",
+    None,
+    "",
+    " \n\t\u3000",
+    "\x00",
+    "a\x00b",
+    "😀👩‍👩‍👧",
+    "שלום עולם",
+    "\u200f\u202e",
+    "\ufeff",
+    "ﬁ\u0301",
+    "\r\n.\r\n",
+]
+GENERATES = {"summarization", "text-generation", "text2text-generation", "conversational"}
+
+
+def asked(task, texts):
+    if task == "fill-mask":
+        texts = [text and f"{text} <mask>" if text and text.strip() else text for text in texts]
+    if task == "question-answering":
+        return {"question": ["Where is it?"] * len(texts), "context": pa.array(texts, pa.string())}
+    return {"text": pa.array(texts, pa.string())}
+
+
+@pytest.fixture
+def ask_case(ask, make_checkpoint):
+    def run(task, texts, **more):
+        architecture, config, options = CASES[task]
+        generation = {"max_new_tokens": 4, "num_beams": 1} if task in GENERATES else {}
+        model = make_checkpoint(architecture, **config)
+        return ask(task, model, asked(task, texts), options=options, generation=generation, **more)
+
+    return run
+
+
+def test_every_task_is_tried_here():
+    assert set(CASES) == set(COLUMNS) == set(TASKS)
+
+
+@pytest.mark.parametrize("task", CASES)
+def test_odd_texts_have_an_answer_or_an_error_row(ask_case, error_kinds, task):
+    part = ask_case(task, ODD)
+    assert part.column_names == [*COLUMNS[task], *LEDGER]
+    assert error_kinds(part)[:4] == [None, "null_text", "empty_text", "empty_text"]
+    for row in part.to_pylist():
+        is_answered = row[COLUMNS[task][0]] is not None
+        assert is_answered == (row["error"] is None)
+        assert (row["num_input_tokens"] > 0) == is_answered
+
+
+@pytest.mark.parametrize("task", CASES)
+def test_a_unit_of_nulls_has_the_columns_of_the_others(ask_case, task):
+    some, none, empty = ask_case(task, ["The river."]), ask_case(task, [None, None]), ask_case(task, [])
+    assert some.schema == none.schema == empty.schema
+    assert none["error"].null_count == 0
+
+
+def rounded(value):
+    """To 4 digits: the last ones of a float depend on the shape of the batch that it was computed in."""
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    if isinstance(value, dict):
+        return {name: rounded(one) for name, one in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+@pytest.mark.parametrize("task", CASES)
+def test_equal_rows_are_answered_as_if_each_were_alone(ask_case, task):
+    texts = ["The river.", "A zone, a unit.", "The river.", None, "A zone, a unit.", "The river.", None]
+    once, each = ask_case(task, texts), ask_case(task, texts, compute_once=False)
+    assert rounded(once.to_pylist()) == rounded(each.to_pylist())
+
+
+WHOLE_TEXT = {"summarization", "text-generation", "perplexity", "question-answering", "token-classification"}
+
+
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=pytest.mark.slow if task in WHOLE_TEXT else ()) for task in CASES]
+)
+def test_a_million_characters_have_an_answer_or_an_error_row(ask_case, task):
+    part = ask_case(task, ["The river.", "The river of the harbour. " * 40_000])
+    assert part["error"][0].as_py() is None
+    assert (part[COLUMNS[task][0]][1].as_py() is None) == (part["error"][1].as_py() is not None)

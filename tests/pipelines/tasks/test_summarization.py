@@ -1,0 +1,73 @@
+"""Summarization: the checkpoint's prefix, long documents in chunks, summaries of summaries."""
+
+import pytest
+import torch
+import transformers
+
+from models import load_tokenizer
+from pipelines.errors import ConfigError
+from pipelines.tasks.chunks import chunks
+
+GENERATION = {"num_beams": 2, "max_new_tokens": 10}
+
+
+def reference(folder, texts):
+    tokenizer = transformers.BartTokenizerFast.from_pretrained(folder)
+    model = transformers.BartForConditionalGeneration.from_pretrained(folder).eval()
+    answers = []
+    for text in texts:
+        with torch.no_grad():
+            tokens = model.generate(**tokenizer(text, return_tensors="pt"), **GENERATION, max_length=None)
+        answers.append(tokenizer.decode(tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    return answers
+
+
+def joined(texts):
+    return " ".join(text.strip() for text in texts if text.strip())
+
+
+@pytest.fixture
+def long_text(make_sentences):
+    return " ".join(make_sentences(20, seed=21))
+
+
+def test_the_prefix_stands_before_every_text_and_every_chunk(ask, checkpoint, long_text):
+    options = {"prefix": "Summarize: ", "long_documents": "chunk"}
+    part = ask("summarization", checkpoint, {"text": ["A river.", long_text]}, options=options, generation=GENERATION)
+    in_chunks = chunks(long_text, load_tokenizer(checkpoint), "Summarize: ", 128)
+    assert len(in_chunks) > 3
+    summaries = reference(checkpoint, ["Summarize: " + text for text in ["A river.", *in_chunks]])
+    assert part["summary_text"].to_pylist() == [summaries[0], joined(summaries[1:])]
+
+
+def test_summaries_of_chunks_are_summarized_until_one_is_left(ask, checkpoint, long_text):
+    texts = ["A river.", long_text, "A zone."]
+    options = {"long_documents": "chunk", "merge": "summarize"}
+    part = ask("summarization", checkpoint, {"text": texts}, options=options, generation=GENERATION)
+    tokenizer, text = load_tokenizer(checkpoint), long_text
+    while len(tokenizer.encode_batch([text])[0]) > 128:
+        text = joined(reference(checkpoint, chunks(text, tokenizer, "", 128)))
+    assert part["summary_text"].to_pylist() == reference(checkpoint, ["A river.", text, "A zone."])
+    assert part["num_truncated_tokens"].to_pylist() == [0, 0, 0]
+
+
+def test_summaries_that_do_not_shrink_are_an_error_row(ask, checkpoint, long_text, error_kinds):
+    part = ask(
+        "summarization",
+        checkpoint,
+        {"text": [long_text, "A zone."]},
+        options={"long_documents": "chunk", "merge": "summarize"},
+        generation={"num_beams": 1, "min_new_tokens": 126, "max_new_tokens": 126, "no_repeat_ngram_size": 0},
+    )
+    assert error_kinds(part) == ["not_shrinking", None]
+    assert part["summary_text"][0].as_py() is None
+    assert part["num_output_tokens"].to_pylist()[0] == 0
+
+
+def test_what_cannot_be_meant_is_refused(ask, checkpoint):
+    with pytest.raises(
+        ConfigError, match=r"long_documents: must be one of error, truncate, chunk; found 'drop'\.\n.*me"
+    ):
+        ask("summarization", checkpoint, {"text": ["a"]}, options={"long_documents": "drop", "merge": 1})
+    with pytest.raises(ConfigError, match="num_return_sequences"):
+        ask("summarization", checkpoint, {"text": ["a"]}, generation={"num_return_sequences": 2})

@@ -1,0 +1,95 @@
+"""Zero-shot classification against the reference's pipeline."""
+
+import numpy as np
+import pytest
+import transformers
+
+from pipelines.errors import ConfigError
+
+NLI = {
+    "id2label": {0: "contradiction", 1: "neutral", 2: "entailment"},
+    "label2id": {"contradiction": 0, "neutral": 1, "entailment": 2},
+}
+LABELS = ["river", "journal of the harbour", "engine", "data"]
+
+
+@pytest.fixture(scope="module")
+def nli(make_checkpoint):
+    return make_checkpoint("BartForSequenceClassification", **NLI)
+
+
+def reference(folder, **options):
+    tokenizer = transformers.BartTokenizerFast.from_pretrained(folder)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    pipeline = transformers.pipeline("zero-shot-classification", model=model, tokenizer=tokenizer)
+    return lambda texts, labels: [pipeline(text, labels, **options) for text in texts]
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("labels", [LABELS, LABELS[:1]])
+def test_scores_are_those_of_the_pipeline(ask, nli, make_sentences, multi_label, labels):
+    texts = make_sentences(10, seed=7)
+    options = {"multi_label": multi_label, "hypothesis_template": "It tells of a {}."}
+    part = ask("zero-shot-classification", nli, {"text": texts}, options={"candidate_labels": labels, **options})
+    expected = reference(nli, **options)(texts, labels)
+    assert part["labels"].to_pylist() == [one["labels"] for one in expected]
+    np.testing.assert_allclose(part["scores"].to_pylist(), [one["scores"] for one in expected], atol=1e-5)
+
+
+def test_each_row_can_have_its_own_labels(ask, nli, make_sentences, error_kinds):
+    texts = make_sentences(5, seed=8)
+    own = [["river"], LABELS, [], None, ["zone", "unit"]]
+    part = ask("zero-shot-classification", nli, {"text": texts, "topics": own}, options={"labels_column": "topics"})
+    assert error_kinds(part) == [None, None, "no_labels", "no_labels", None]
+    for row in (0, 1, 4):
+        (expected,) = reference(nli)([texts[row]], own[row])
+        assert part["labels"][row].as_py() == expected["labels"]
+        np.testing.assert_allclose(part["scores"][row].as_py(), expected["scores"], atol=1e-5)
+
+
+def test_a_long_text_is_cut_beside_its_label_and_the_cut_counted(ask, nli, make_sentences):
+    text = " ".join(make_sentences(30, seed=9))
+    part = ask("zero-shot-classification", nli, {"text": [text]}, options={"candidate_labels": LABELS})
+    tokenizer = transformers.BartTokenizerFast.from_pretrained(nli)
+    hypothesis = max(len(tokenizer(f"This example is {label}.")["input_ids"]) for label in LABELS)
+    kept = 128 - hypothesis - 2
+    assert part["num_truncated_tokens"].to_pylist() == [len(tokenizer(text)["input_ids"]) - 2 - kept]
+    assert max(part["scores"][0].as_py()) > 0
+
+
+def test_the_logits_of_entailment_are_found_by_name(ask, make_checkpoint, make_sentences):
+    texts, labels = make_sentences(4, seed=10), {"ENTAILMENT": 0, "Neutral": 1, "Contradiction": 2}
+    model = make_checkpoint(
+        "BartForSequenceClassification", label2id=labels, id2label={column: label for label, column in labels.items()}
+    )
+    options = {"candidate_labels": LABELS, "multi_label": True}
+    part = ask("zero-shot-classification", model, {"text": texts}, options=options)
+    expected = reference(model, multi_label=True)(texts, LABELS)
+    assert part["labels"].to_pylist() == [one["labels"] for one in expected]
+    np.testing.assert_allclose(part["scores"].to_pylist(), [one["scores"] for one in expected], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "set one of candidate_labels"),
+        ({"candidate_labels": ["a"], "labels_column": "b"}, "set one of candidate_labels"),
+        ({"candidate_labels": []}, "at least one label"),
+        ({"candidate_labels": ["a", " "]}, "none of white space alone"),
+        ({"candidate_labels": "a, b"}, "a list of texts or null; found 'a, b'"),
+        ({"candidate_labels": ["a"], "hypothesis_template": "This is it."}, "where the label goes"),
+        ({"candidate_labels": ["a"], "hypothesis_template": "{label}"}, "where the label goes"),
+        ({"candidate_labels": ["a"], "multi_label": "yes"}, "must be true or false"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(ask, nli, options, message):
+    with pytest.raises(ConfigError, match=message):
+        ask("zero-shot-classification", nli, {"text": ["a"]}, options=options)
+
+
+def test_a_checkpoint_without_entailment_is_refused(ask, make_checkpoint):
+    model = make_checkpoint("BartForSequenceClassification", num_labels=2)
+    with pytest.raises(ConfigError, match=r"trained on NLI.*LABEL_0, LABEL_1"):
+        ask("zero-shot-classification", model, {"text": ["a"]}, options={"candidate_labels": ["a"]})
+    with pytest.raises(ConfigError, match="generates no text, so num_beams would do nothing"):
+        ask("zero-shot-classification", model, {"text": ["a"]}, generation={"num_beams": 2})
