@@ -14,7 +14,7 @@ from models.checkpoint_info import generation_defaults
 from models.config import BartConfig, BloomConfig, read_config
 from models.errors import CheckpointError, DeviceError
 from models.families.base import LoadedModel
-from models.families.encoder_decoder import CrossAttention, SelfAttention
+from models.families.projections import CrossAttention, SelfAttention
 from models.hub import open_source
 from models.layers.embedding import VocabularyHead
 from models.layers.linear import ColumnLinear, RowLinear

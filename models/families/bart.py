@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from models.config import BartConfig
 from models.families.encoder_decoder import (
     ConditionalGeneration,
-    CrossAttention,
     EncoderDecoderModel,
-    SelfAttention,
     clamp_half,
 )
 from models.families.heads import DecoderAlone, QuestionAnswering, SequenceClassification
+from models.families.projections import CrossAttention, SelfAttention
 from models.layers.attention import AttentionContext, PackedAttention
 from models.layers.embedding import VocabularyEmbedding
 from models.layers.feedforward import activation

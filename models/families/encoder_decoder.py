@@ -1,4 +1,4 @@
-"""What BART and the two Blenderbots share: projections of attention, and the models around their stacks.
+"""What BART and the two Blenderbots share: the models around their stacks.
 
 It knows no layer: each family's file writes its own, so that the place of the norms is read there and not looked up.
 """
@@ -6,112 +6,17 @@ It knows no layer: each family's file writes its own, so that the place of the n
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.config import BartConfig
 from models.errors import RequestError
 from models.families.base import LoadedModel
 from models.layers.attention import AttentionContext, EncoderMemory, PackedAttention
 from models.layers.embedding import VocabularyHead
-from models.layers.layout import lay_out, product
-from models.layers.linear import ColumnLinear, RowLinear, frozen, without_memory
+from models.layers.linear import frozen
 from models.layers.packing import Packing, packing_of
 from models.layers.positions import positions_of
 from models.parallel import TensorParallel
-
-
-class SelfAttention(nn.Module):
-    """Queries, keys and values from one product: the three weights are views of one matrix."""
-
-    def __init__(self, width: int, num_heads: int, group: TensorParallel) -> None:
-        super().__init__()
-        self.num_heads, self.head_dim = group.share(num_heads, "attention heads"), width // num_heads
-        self.q_proj = ColumnLinear(width, width, group)
-        self.k_proj = ColumnLinear(width, width, group)
-        self.v_proj = ColumnLinear(width, width, group)
-        self.out_proj = RowLinear(width, width, group)
-
-    def allocate(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Called once, before the weights are read."""
-        self._qkv = fuse((self.q_proj, self.k_proj, self.v_proj), device, dtype)
-
-    def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
-        q_NHK, k_NHK, v_NHK = self.project(hidden_ND)
-        return self.out_proj(context.attend(layer, q_NHK, k_NHK, v_NHK).flatten(1))
-
-    def ask(self, layer: int, hidden_ND: Tensor, rows_M: Tensor, context: AttentionContext) -> Tensor:
-        """Queries from some rows only, keys and values from all: [M, D]."""
-        q_NHK, k_NHK, v_NHK = self.project(hidden_ND)
-        return self.out_proj(context.attend(layer, q_NHK[rows_M], k_NHK, v_NHK).flatten(1))
-
-    def project(self, hidden_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        qkv_NHK = product(hidden_ND, *self._qkv).view(-1, 3, self.num_heads, self.head_dim)
-        q_NHK, k_NHK, v_NHK = qkv_NHK.unbind(1)
-        return q_NHK, k_NHK, v_NHK
-
-    def lay_out(self) -> None:
-        """Called once the weights are read: gives them the processor's order, in place of the plain one."""
-        self._qkv = lay_out_fused((self.q_proj, self.k_proj, self.v_proj), *self._qkv)
-
-
-class CrossAttention(nn.Module):
-    """Queries from the decoder; the context holds the encoder's keys and values, made by `keys_values`."""
-
-    def __init__(self, width: int, num_heads: int, group: TensorParallel) -> None:
-        super().__init__()
-        self.num_heads, self.head_dim = group.share(num_heads, "attention heads"), width // num_heads
-        self.q_proj = ColumnLinear(width, width, group)
-        self.k_proj = ColumnLinear(width, width, group)
-        self.v_proj = ColumnLinear(width, width, group)
-        self.out_proj = RowLinear(width, width, group)
-
-    def allocate(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Called once, before the weights are read."""
-        self._kv = fuse((self.k_proj, self.v_proj), device, dtype)
-
-    def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
-        q_NHK = self.q_proj(hidden_ND).view(-1, self.num_heads, self.head_dim)
-        return self.out_proj(context.cross_attend(layer, q_NHK).flatten(1))
-
-    def keys_values(self, encoded_ND: Tensor) -> tuple[Tensor, Tensor]:
-        k_NHK, v_NHK = product(encoded_ND, *self._kv).view(-1, 2, self.num_heads, self.head_dim).unbind(1)
-        return k_NHK, v_NHK
-
-    def lay_out(self) -> None:
-        """Called once the weights are read: gives them the processor's order, in place of the plain one."""
-        self._kv = lay_out_fused((self.k_proj, self.v_proj), *self._kv)
-
-
-def fuse(linears: tuple[ColumnLinear, ...], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """One weight and one bias for several layers of equal input; the layers' own parameters become views of them."""
-    rows = [linear.rows for linear in linears]
-    weight = torch.empty(sum(rows), linears[0].weight.shape[1], device=device, dtype=dtype)
-    bias = torch.empty(sum(rows), device=device, dtype=dtype)
-    for linear, weight_part, bias_part in zip(linears, weight.split(rows), bias.split(rows), strict=True):
-        linear.weight = nn.Parameter(weight_part, requires_grad=False)
-        linear.bias = nn.Parameter(bias_part, requires_grad=False)
-    return weight, bias
-
-
-def lay_out_fused(linears: tuple[ColumnLinear, ...], weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    laid_out = lay_out(weight)
-    if laid_out is None:
-        return weight, bias
-    for linear in linears:
-        linear.weight = without_memory(linear.weight)
-    return laid_out, bias
-
-
-def clamp_half(hidden_ND: Tensor) -> Tensor:
-    """Keeps float16 hidden states finite, as the encoders were trained to expect; other dtypes pass.
-
-    The reference clamps BART only where some value of the whole batch is infinite, which lets a row's answer depend on
-    its neighbours, and costs a wait for the device. Clamping always differs from it above 64504 alone.
-    """
-    if hidden_ND.dtype != torch.float16:
-        return hidden_ND
-    limit = torch.finfo(torch.float16).max - 1000
-    return hidden_ND.clamp(-limit, limit)
 
 
 class Encoder(Protocol):
@@ -274,3 +179,15 @@ class ConditionalGeneration(EncoderDecoderModel):
     ) -> Tensor:
         hidden_ND, packing = self.hidden_states(input_ids, attention_mask, decoder_input_ids)
         return packing.unpack(self.logits(hidden_ND))
+
+
+def clamp_half(hidden_ND: Tensor) -> Tensor:
+    """Keeps float16 hidden states finite, as the encoders were trained to expect; other dtypes pass.
+
+    The reference clamps BART only where some value of the whole batch is infinite, which lets a row's answer depend on
+    its neighbours, and costs a wait for the device. Clamping always differs from it above 64512 alone.
+    """
+    if hidden_ND.dtype != torch.float16:
+        return hidden_ND
+    limit = torch.finfo(torch.float16).max - 1000
+    return hidden_ND.clamp(-limit, limit)
