@@ -25,6 +25,7 @@ from models.weights import differing_copies, fill, tie
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+@torch.inference_mode(False)  # a caller's inference mode would make weights that reader threads may not fill
 def load_model(
     uri: str,
     architecture: str | None = None,

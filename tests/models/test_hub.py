@@ -184,6 +184,12 @@ def test_weights_are_streamed_from_a_store_and_small_files_cached(memory_model, 
     assert describe(memory_model).weights_hash == describe(str(checkpoint)).weights_hash
 
 
+def test_a_model_may_be_loaded_inside_inference_mode(memory_model):
+    """Guards a bug: reader threads are outside of the caller's inference mode and could not fill its tensors."""
+    with torch.inference_mode():
+        assert load_model(memory_model)(some_ids()).shape == (2, 7, 61)
+
+
 def test_a_changed_file_is_fetched_anew(memory_model):
     before = local_folder(memory_model)
     filesystem = fsspec.filesystem("memory")
