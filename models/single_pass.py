@@ -51,18 +51,7 @@ class SinglePass:
 
     def check(self, token_ids: Sequence[int]) -> None:
         """Raises RequestError where the model cannot read a token list; the others can go on without it."""
-        limit, vocab_size = self.model.max_positions, self.model.config.vocab_size
-        if not token_ids:
-            raise RequestError("The token list is empty; one token at least is needed.")
-        if limit is not None and len(token_ids) > limit:
-            raise RequestError(
-                f"{len(token_ids)} tokens are more than the model's {limit} positions. Shorten or split."
-            )
-        if min(token_ids) < 0 or max(token_ids) >= vocab_size:
-            raise RequestError(
-                f"Ids from {min(token_ids)} to {max(token_ids)} found; the model's embedding has rows 0 to "
-                f"{vocab_size - 1}. Use the tokenizer that belongs to this checkpoint."
-            )
+        self.model.check_tokens(token_ids)
 
     def classify(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Logits [sequences, L] of a sequence classifier."""

@@ -1,11 +1,12 @@
 """What every loaded model offers, whatever its family. It knows no layer."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from models.config import BartConfig, BloomConfig, ModelConfig
+from models.config import BartConfig, BloomConfig
 from models.errors import RequestError
 from models.parallel import TensorParallel
 
@@ -57,22 +58,34 @@ class LoadedModel(nn.Module):
         """The width of hidden states."""
         return self.config.d_model if isinstance(self.config, BartConfig) else self.config.hidden_size
 
+    def check_tokens(self, token_ids: Sequence[int]) -> None:
+        """Raises RequestError where the model cannot read one sequence."""
+        if not token_ids:
+            raise RequestError("The token list is empty; one token at least is needed.")
+        if self.max_positions is not None and len(token_ids) > self.max_positions:
+            raise RequestError(
+                f"{len(token_ids)} tokens are more than the model's {self.max_positions} positions. Shorten the text."
+            )
+        if min(token_ids) < 0 or max(token_ids) >= self.config.vocab_size:
+            raise RequestError(
+                f"Ids from {min(token_ids)} to {max(token_ids)} found; the model's embedding has rows 0 to "
+                f"{self.config.vocab_size - 1}. Use the tokenizer that belongs to this checkpoint."
+            )
+
     def check_ids(self, input_ids_BT: Tensor, what: str = "input_ids") -> None:
-        """Raises RequestError for ids outside the vocabulary and rows longer than the positions."""
-        check_ids(input_ids_BT, self.config, self.max_positions, what)
-
-
-def check_ids(input_ids_BT: Tensor, config: ModelConfig, max_positions: int | None, what: str) -> None:
-    num_tokens = input_ids_BT.shape[-1]
-    if max_positions is not None and num_tokens > max_positions:
-        raise RequestError(
-            f"{what} holds {num_tokens} tokens a row; the model has {max_positions} positions. Shorten the text."
-        )
-    if num_tokens == 0:
-        raise RequestError(f"{what} holds no tokens; a row needs one at least.")
-    low, high = int(input_ids_BT.min()), int(input_ids_BT.max())
-    if low < 0 or high >= config.vocab_size:
-        raise RequestError(
-            f"{what} holds ids from {low} to {high}; the model's embedding has rows 0 to {config.vocab_size - 1}. "
-            "Use the tokenizer that belongs to this checkpoint."
-        )
+        """Raises RequestError for a padded batch with ids outside the vocabulary or rows longer than the positions."""
+        if input_ids_BT.dim() != 2 or input_ids_BT.numel() == 0:
+            raise RequestError(
+                f"{what} must be [rows, tokens], one at least of each; found {list(input_ids_BT.shape)}."
+            )
+        num_tokens = input_ids_BT.shape[1]
+        if self.max_positions is not None and num_tokens > self.max_positions:
+            raise RequestError(
+                f"{what} holds {num_tokens} tokens a row; the model has {self.max_positions} positions. Shorten it."
+            )
+        low, high, vocab_size = int(input_ids_BT.min()), int(input_ids_BT.max()), self.config.vocab_size
+        if low < 0 or high >= vocab_size:
+            raise RequestError(
+                f"{what} holds ids from {low} to {high}; the model's embedding has rows 0 to {vocab_size - 1}. "
+                "Use the tokenizer that belongs to this checkpoint."
+            )

@@ -3,6 +3,8 @@
 They know their backbone's hidden states and no layer. BLOOM's heads are in its own file.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -60,6 +62,12 @@ class SequenceClassification(EncoderDecoderModel):
         logits_BL: Tensor = self.classification_head(self.decode_last(decoder_ids_N, positions_N, context))
         return logits_BL
 
+    def check_tokens(self, token_ids: Sequence[int]) -> None:
+        """Raises RequestError where the model cannot read one sequence; here also for want of an end token."""
+        super().check_tokens(token_ids)
+        if self.config.eos_token_id not in token_ids:
+            raise RequestError(self._no_end("The token list"))
+
     def _end_positions(self, input_ids_N: Tensor, lengths: list[int]) -> list[int]:
         """Where each sequence's last end token is, counting from 0 in the sequence."""
         ids = input_ids_N.tolist()
@@ -67,13 +75,16 @@ class SequenceClassification(EncoderDecoderModel):
         for row, length in enumerate(lengths):
             end = next((i for i in reversed(range(length)) if ids[first + i] == self.config.eos_token_id), None)
             if end is None:
-                raise RequestError(
-                    f"Row {row} has no end token (id {self.config.eos_token_id}), where the classes are read. "
-                    "Encode with special tokens, and truncate before they are added."
-                )
+                raise RequestError(self._no_end(f"Row {row}"))
             ends.append(end)
             first += length
         return ends
+
+    def _no_end(self, what: str) -> str:
+        return (
+            f"{what} has no end token (id {self.config.eos_token_id}), where the classes are read. "
+            "Encode with special tokens, and truncate before they are added."
+        )
 
     @torch.inference_mode()
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:  # type: ignore[override]

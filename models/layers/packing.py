@@ -39,8 +39,6 @@ def lengths_to(lengths: Sequence[int], shorter: Sequence[int]) -> Tensor:
 
 def packing_of(input_ids_BT: Tensor, attention_mask_BT: Tensor | None) -> Packing:
     """The packing of a batch; without a mask every token is real. Raises RequestError for a row without tokens."""
-    if input_ids_BT.dim() != 2:
-        raise RequestError(f"input_ids must be [rows, tokens]; found a tensor of shape {list(input_ids_BT.shape)}.")
     if attention_mask_BT is None:
         return Packing(torch.ones_like(input_ids_BT, dtype=torch.bool))
     if attention_mask_BT.shape != input_ids_BT.shape:

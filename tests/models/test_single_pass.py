@@ -138,6 +138,8 @@ def test_a_bad_sequence_is_named_and_can_be_found_beforehand(load):
         single_pass.check([5] * 40 + [2])
     with pytest.raises(RequestError, match="empty"):
         single_pass.check([])
+    with pytest.raises(RequestError, match="no end token"):
+        single_pass.check([5, 6])
 
 
 def test_a_model_without_the_head_is_refused(load):
