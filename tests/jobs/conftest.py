@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,16 +42,11 @@ def batchloom() -> Callable[..., Said]:
     return run
 
 
-def run_command(*arguments: object, **settings: Any) -> Said:
-    command = [sys.executable, "-m", "jobs", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False, **settings)
-    return Said(done.returncode, done.stdout, done.stderr)
-
-
-@pytest.fixture(scope="session")
-def process() -> Callable[..., Said]:
+def run_command(*arguments: object) -> Said:
     """The command line as a process of its own."""
-    return run_command
+    command = [sys.executable, "-m", "jobs", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    return Said(done.returncode, done.stdout, done.stderr)
 
 
 def write_job(folder: Path, checkpoint: str, **changes: Any) -> Path:
@@ -97,3 +93,14 @@ def finished(
     pq.write_table(pa.table({"id": ids, "text": texts}), folder / "corpus" / "a.parquet", row_group_size=10)
     job = write_job(folder, checkpoint)
     return Finished(job, folder / "out", run_command("run", job, "--json"))
+
+
+@pytest.fixture
+def unfinished(finished: Finished, tmp_path: Path) -> Path:
+    """The finished output as it was one unit earlier."""
+    folder = tmp_path / "unfinished"
+    shutil.copytree(finished.output, folder)
+    (folder / "_SUCCESS").unlink()
+    (folder / "_batchloom" / "manifest.json").unlink()
+    sorted(folder.glob("*.parquet"))[0].unlink()
+    return folder

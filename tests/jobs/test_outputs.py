@@ -9,24 +9,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from jobs import view
 from jobs.report import Histogram, Report
 
 Run = Callable[..., Any]
 KINDS = {"empty_text": 1, "null_text": 1, "too_long": 1}
-
-
-@pytest.fixture
-def unfinished(finished: Any, tmp_path: Path) -> Path:
-    """The finished output as it was one unit earlier."""
-    folder = tmp_path / "unfinished"
-    shutil.copytree(finished.output, folder)
-    (folder / "_SUCCESS").unlink()
-    (folder / "_batchloom" / "manifest.json").unlink()
-    sorted(folder.glob("*.parquet"))[0].unlink()
-    return folder
 
 
 def test_a_run_under_json_tells_every_event(finished: Any) -> None:
