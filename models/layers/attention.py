@@ -20,6 +20,8 @@ from models.layers.positions import positions_of
 
 # ALiBi rides along as extra columns of q and k. Eight, because kernels want head widths that are multiples of eight.
 ALIBI_COLUMNS = 8
+# What stands in q's columns: a power of two, so exact, and large, so that float16 holds k's to position 50 thousand.
+ALIBI_QUERY = 8.0
 
 
 class AttentionContext(Protocol):
@@ -50,6 +52,7 @@ class PackedAttention:
 
     `lengths` are the sequences' tokens in packed order. With `causal`, a token sees itself and those before it.
     `alibi_slopes` (float32 [H]) adds slope * key position to the scores. `cross` is for decoders that cross-attend.
+    `query_lengths` says how many of each sequence's tokens ask; all, if it is left out.
     """
 
     def __init__(
@@ -58,10 +61,12 @@ class PackedAttention:
         causal: bool,
         alibi_slopes: Tensor | None = None,
         cross: EncoderMemory | None = None,
+        query_lengths: Sequence[int] | None = None,
     ) -> None:
         self.lengths, self.alibi_slopes, self.cross = list(lengths), alibi_slopes, cross
-        self._self_plan = GroupedAttention(self.lengths, self.lengths, causal)
-        self._cross_plan = GroupedAttention(self.lengths, cross.lengths, causal=False) if cross else None
+        asking = self.lengths if query_lengths is None else query_lengths
+        self._self_plan = GroupedAttention(asking, self.lengths, causal)
+        self._cross_plan = GroupedAttention(asking, cross.lengths, causal=False) if cross else None
         self._alibi_columns: Tensor | None = None
 
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:  # noqa: ARG002
@@ -86,31 +91,25 @@ class PackedAttention:
 
     def last(self) -> "PackedAttention":
         """The same sequences asked by their last token only: q is [B, H, K], keys stay whole."""
-        context = PackedAttention.__new__(PackedAttention)
-        context.lengths, context.alibi_slopes, context.cross = self.lengths, self.alibi_slopes, self.cross
-        ones = [1] * len(self.lengths)
         # The last token sees everything, so nothing is causal about it.
-        context._self_plan = GroupedAttention(ones, self.lengths, causal=False)
-        context._cross_plan = GroupedAttention(ones, self.cross.lengths, causal=False) if self.cross else None
-        context._alibi_columns = self._alibi_columns
-        return context
+        return PackedAttention(self.lengths, False, self.alibi_slopes, self.cross, [1] * len(self.lengths))
 
     def _attend_with_alibi(self, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
         """ALiBi inside the dot product, so that no bias tensor exists and the causal kernels serve:
 
-            [q, 1, 1, 1] . [k, hi, mid, lo] * scale = q . k * scale + slope * position
+            [q, 8, 8, 8] . [k, hi, mid, lo] * scale = q . k * scale + slope * position
 
-        hi + mid + lo is slope * position / scale in pieces that the dtype can hold, 24 bits also in bfloat16. A query
-        sees slope * key position, not slope * distance: the same to the softmax (arXiv 2108.12409, section 3).
+        hi + mid + lo is slope * position / (8 scale) in pieces that the dtype can hold, 24 bits also in bfloat16. A
+        query sees slope * key position, not slope * distance: the same to the softmax (arXiv 2108.12409, section 3).
         """
         head_dim = q_NHK.shape[-1]
         if self._alibi_columns is None:
             self._alibi_columns = self._make_alibi_columns(k_NHK, scale=head_dim**-0.5)
-        ones_NHA = q_NHK.new_zeros(*q_NHK.shape[:2], ALIBI_COLUMNS)
-        ones_NHA[..., :3] = 1.0
+        asking_NHA = q_NHK.new_zeros(*q_NHK.shape[:2], ALIBI_COLUMNS)
+        asking_NHA[..., :3] = ALIBI_QUERY
         wide_v_NHK = F.pad(v_NHK, (0, ALIBI_COLUMNS))  # the fast kernels want one width for all three
         attended_NHK = self._self_plan(
-            torch.cat((q_NHK, ones_NHA), dim=-1),
+            torch.cat((q_NHK, asking_NHA), dim=-1),
             torch.cat((k_NHK, self._alibi_columns), dim=-1),
             wide_v_NHK,
             scale=head_dim**-0.5,
@@ -120,7 +119,7 @@ class PackedAttention:
     def _make_alibi_columns(self, k_NHK: Tensor, scale: float) -> Tensor:
         assert self.alibi_slopes is not None
         positions_N = positions_of(self.lengths).to(k_NHK.device, torch.float32)
-        rest_NH = positions_N[:, None] * self.alibi_slopes.to(k_NHK.device) / scale
+        rest_NH = positions_N[:, None] * self.alibi_slopes.to(k_NHK.device) / (scale * ALIBI_QUERY)
         columns_NHA = k_NHK.new_zeros(*k_NHK.shape[:2], ALIBI_COLUMNS)
         for column in range(3):
             columns_NHA[..., column] = rest_NH.to(k_NHK.dtype)

@@ -78,6 +78,15 @@ def test_alibi_keeps_its_precision_in_bfloat16():
     assert (found.float() - expected).abs().max() < 0.02
 
 
+def test_alibi_does_not_overflow_float16_at_late_positions():
+    lengths, slopes = [9000], alibi_slopes(8)[:HEADS]
+    q, k, v = (random_heads(9000, seed).half() for seed in (1, 2, 3))
+    context = PackedAttention(lengths, causal=True, alibi_slopes=slopes)
+    last = context.last_tokens(q.device)
+    expected = plain_attention(q[last].float(), k.float(), v.float(), causal=False, slopes=slopes)
+    assert (context.last().attend(0, q[last], k, v).float() - expected).abs().max() < 0.01
+
+
 def test_equal_lengths_make_one_call_and_no_padding():
     attention = GroupedAttention([7, 7, 7], [7, 7, 7], causal=False)
     assert [(group.size, group.num_keys, group.key_lengths) for group in attention.groups] == [(3, 7, None)]
