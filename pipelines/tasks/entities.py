@@ -57,10 +57,15 @@ def entities_of(text: str, tokens: Sequence[Token], labels: Sequence[str], strat
 
 
 def words(text: str, tokens: Sequence[Token]) -> Iterator[Sequence[Token]]:
-    """Tokens that make a word together: one continues the last where no space is at its beginning or before it."""
+    """Tokens that make a word together: one continues the last where no space is at its beginning or before it.
+
+    Tokens that share a character belong together too, which the reference does not look at: its words can begin with
+    the second byte of a letter.
+    """
     first = 0
     for index, token in enumerate(tokens):
-        continues = token.start > 0 and " " not in text[token.start - 1 : token.start + 1]
+        in_word = token.start > 0 and " " not in text[token.start - 1 : token.start + 1]
+        continues = in_word or (index > 0 and token.start < tokens[index - 1].end)
         if index > first and not continues:
             yield tokens[first:index]
             first = index

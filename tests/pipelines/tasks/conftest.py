@@ -50,29 +50,30 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory, byte_bpe: Path) ->
     """make_checkpoint("BartForQuestionAnswering", **config) -> folder in hub format, made once for each wish."""
     made: dict[str, str] = {}
 
-    def make(architecture: str, **config: Any) -> str:
-        wish = json.dumps([architecture, config], sort_keys=True)
+    def make(architecture: str, tokenizer: Path | None = None, **config: Any) -> str:
+        wish = json.dumps([architecture, str(tokenizer), config], sort_keys=True)
         if wish not in made:
-            made[wish] = _save(tmp_path_factory.mktemp("checkpoint"), architecture, config, byte_bpe)
+            folder = tmp_path_factory.mktemp("checkpoint")
+            made[wish] = _save(folder, architecture, config, tokenizer or byte_bpe, tokenizer is not None)
         return made[wish]
 
     return make
 
 
-def _save(folder: Path, architecture: str, config: Mapping[str, Any], byte_bpe: Path) -> str:
+def _save(folder: Path, architecture: str, config: Mapping[str, Any], tokenizer: Path, is_real: bool) -> str:
     import torch
     import transformers
 
-    vocabulary = json.loads((byte_bpe / "vocab.json").read_text())
+    vocabulary = json.loads((tokenizer / "vocab.json").read_text())
     family = architecture.partition("For")[0].removesuffix("Model")
     settings = {**(BLOOM if family == "Bloom" else BART), "vocab_size": len(vocabulary), **config}
-    if family == "BlenderbotSmall":
+    if family == "BlenderbotSmall" and not is_real:
         settings["vocab_size"] = _save_small_tokenizer(folder)
     elif family == "Bloom":
-        _save_bloom_tokenizer(folder, byte_bpe)
+        _save_bloom_tokenizer(folder, tokenizer)
     else:
-        for name in ("vocab.json", "merges.txt"):
-            (folder / name).write_bytes((byte_bpe / name).read_bytes())
+        for file in tokenizer.iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
     torch.manual_seed(0)
     model = getattr(transformers, architecture)(getattr(transformers, f"{family}Config")(**settings)).eval()
     with torch.no_grad():  # the library's small or zero biases and heads would make all answers alike
@@ -107,6 +108,36 @@ def _save_small_tokenizer(folder: Path) -> int:
     (folder / "merges.txt").write_text("#version: 0.2\n_ _\n")
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BlenderbotSmallTokenizer"}))
     return len(tokens)
+
+
+NLI = {
+    "id2label": {0: "contradiction", 1: "neutral", 2: "entailment"},
+    "label2id": {"contradiction": 0, "neutral": 1, "entailment": 2},
+}
+MODELS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "summarization": ("BartForConditionalGeneration", {}),
+    "text-generation": ("BloomForCausalLM", {}),
+    "text2text-generation": ("BartForConditionalGeneration", {}),
+    "conversational": ("BlenderbotForConditionalGeneration", {}),
+    "zero-shot-classification": ("BartForSequenceClassification", NLI),
+    "text-classification": ("BloomForSequenceClassification", {"num_labels": 4}),
+    "token-classification": ("BloomForTokenClassification", {"num_labels": 3}),
+    "question-answering": ("BartForQuestionAnswering", {"max_position_embeddings": 512}),
+    "fill-mask": ("BartForConditionalGeneration", {}),
+    "feature-extraction": ("BloomModel", {}),
+    "perplexity": ("BloomForCausalLM", {}),
+}
+
+
+@pytest.fixture(scope="session")
+def model_of(make_checkpoint: Callable[..., str]) -> Callable[[str], str]:
+    """A checkpoint that a task can be done with."""
+
+    def make(task: str) -> str:
+        architecture, config = MODELS[task]
+        return make_checkpoint(architecture, **config)
+
+    return make
 
 
 Ask = Callable[..., pa.Table]

@@ -14,23 +14,6 @@ from pipelines.tasks import TASKS
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
-NLI = {
-    "id2label": {0: "contradiction", 1: "neutral", 2: "entailment"},
-    "label2id": {"contradiction": 0, "neutral": 1, "entailment": 2},
-}
-MODELS = {
-    "summarization": ("BartForConditionalGeneration", {}),
-    "text-generation": ("BloomForCausalLM", {}),
-    "text2text-generation": ("BartForConditionalGeneration", {}),
-    "conversational": ("BlenderbotForConditionalGeneration", {}),
-    "zero-shot-classification": ("BartForSequenceClassification", NLI),
-    "text-classification": ("BloomForSequenceClassification", {"num_labels": 4}),
-    "token-classification": ("BloomForTokenClassification", {"num_labels": 3}),
-    "question-answering": ("BartForQuestionAnswering", {"max_position_embeddings": 512}),
-    "fill-mask": ("BartForConditionalGeneration", {}),
-    "feature-extraction": ("BloomModel", {}),
-    "perplexity": ("BloomForCausalLM", {}),
-}
 SHORT = {"max_new_tokens": 6}
 
 
@@ -50,7 +33,7 @@ def rows(make_sentences, task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_example_of_a_task_runs_and_answers_as_without_ray(
-    ask, make_checkpoint, make_sentences, output_table, tmp_path, task
+    ask, model_of, make_sentences, output_table, tmp_path, task
 ):
     config = spec.load(str(EXAMPLES / f"{task.replace('-', '_')}.yaml"))
     assert config.task == task
@@ -58,8 +41,7 @@ def test_the_example_of_a_task_runs_and_answers_as_without_ray(
     columns = {name: pa.array(values) for name, values in columns.items()}
     (tmp_path / "in").mkdir()
     pq.write_table(pa.table(columns), tmp_path / "in" / "shard.parquet", row_group_size=6)
-    architecture, own = MODELS[task]
-    model = make_checkpoint(architecture, **own)
+    model = model_of(task)
     generation = (
         {**config.generation, **SHORT} if config.generation or task in ("summarization", "conversational") else {}
     )
