@@ -5,8 +5,9 @@ line of JSON on stdout, and words go to stderr only. NO_COLOR, COLUMNS and narro
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from typing import Any
 
@@ -31,6 +32,7 @@ class Output:
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
+        self._stdout = sys.stdout
         self._out = _console()
         self._err = _console(stderr=True)
         self._progress = Progress()
@@ -58,7 +60,7 @@ class Output:
     def result(self, value: Mapping[str, Any]) -> None:
         """A result under --json; nothing in words."""
         if self.as_json:
-            print(json.dumps(value, default=str, ensure_ascii=False), flush=True)
+            print(json.dumps(value, default=str, ensure_ascii=False), file=self._stdout, flush=True)
 
     def note(self, text: str) -> None:
         """Something to know on the way."""
@@ -78,9 +80,9 @@ class Output:
 
     @contextmanager
     def watching(self) -> Iterator[Callable[[Event], None]]:
-        """A watcher for `pipelines.run` that shows how far the job is."""
+        """A watcher for `pipelines.run` that shows how far the job is. What Ray prints to stdout becomes stderr."""
         progress = self._progress
-        with caught(lambda line: console.print(line, soft_wrap=True)) as stderr:
+        with caught(lambda line: console.print(line, soft_wrap=True)) as stderr, redirect_stdout(sys.stderr):
             console = _console(file=stderr)
             if self.as_json:
                 yield lambda event: self.result(event_values(event))
