@@ -200,6 +200,14 @@ def test_a_changed_file_is_fetched_anew(memory_model):
     assert json.loads((after / "config.json").read_text())["decoder_start_token_id"] == 0
 
 
+def test_links_are_followed(checkpoint, tmp_path):
+    """Guards a bug: the hub's own cache holds links, which were listed as no files."""
+    for path in checkpoint.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    assert describe(str(tmp_path)).weights_hash == describe(str(checkpoint)).weights_hash
+    assert torch.equal(load_model(str(tmp_path))(some_ids()), load_model(str(checkpoint))(some_ids()))
+
+
 def test_an_unknown_scheme_and_a_file_are_refused(checkpoint):
     with pytest.raises(CheckpointError, match="Cannot open model"):
         open_source("nosuch://bucket/model")
