@@ -115,7 +115,9 @@ def _list(filesystem: fsspec.AbstractFileSystem, root: str, uri: str) -> Listing
     except Exception as error:  # each store has errors of its own: no network, no credentials, no permission
         raise CheckpointError(f"Model {uri!r} cannot be listed: {type(error).__name__}: {error}") from error
     # Links are listed as such; the hub's own cache consists of them.
-    entries = [entry for entry in entries if entry["type"] == "file" or filesystem.isfile(entry["name"])]
+    kinds = {entry["name"]: entry["type"] for entry in entries}
+    links = {name for name, kind in kinds.items() if kind not in ("file", "directory") and filesystem.isfile(name)}
+    entries = [entry for entry in entries if entry["type"] == "file" or entry["name"] in links]
     files = {PurePosixPath(entry["name"]).name: entry for entry in entries}
     if not files or (len(files) == 1 and entries[0]["name"].rstrip("/") == root.rstrip("/")):
         found = "that is a file" if files else "no such folder, or it is empty"
