@@ -53,7 +53,7 @@ def test_the_local_job_runs(checkpoint: str, tmp_path: Path, make_sentences: Cal
     pq.write_table(table, tmp_path / "corpus.parquet")
     output = tmp_path / "out"
     options = ["--model", checkpoint, "--input", str(tmp_path / "corpus.parquet"), "--output", str(output)]
-    said = run_job("summarize.yaml", *options)
+    said = run_job("demo_by_hand.yaml", *options)
     assert said.returncode == 0, said.stderr
     assert pq.read_table(output).column_names[:4] == ["id", "reference", "module", "summary_text"]
     assert pipelines.verify(str(output)).ok
@@ -97,11 +97,11 @@ def s3(tmp_path: Path, checkpoint: str, make_sentences: Callable[..., list[str]]
 def test_the_s3_job_runs_with_nothing_but_the_environment(s3: dict[str, str], monkeypatch: Any) -> None:
     for name, value in s3.items():
         monkeypatch.setenv(name, value)
-    said = run_job("summarize_s3.yaml")
+    said = run_job("summarization_s3.yaml")
     assert said.returncode == 0, said.stderr
     assert "24 rows, all answered" in said.stdout
     shown = subprocess.run(
-        [sys.executable, "-m", "jobs", "show", str(EXAMPLES / "summarize_s3.yaml"), "--json"],
+        [sys.executable, "-m", "jobs", "show", str(EXAMPLES / "summarization_s3.yaml"), "--json"],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert list(json.loads(shown.stdout)["rows"][0])[:3] == ["id", "url", "summary_text"]
