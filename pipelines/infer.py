@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.metrics import READY_AT
-from pipelines.read import ERROR_TYPE
 from pipelines.replica import Replica, in_order, result_table, start_replica
 from pipelines.tasks.base import Prepared, Task
 from pipelines.tokenize import tokenizer_of
@@ -44,6 +43,5 @@ def answer(replica: Replica, task: Task, unit: Unit, requests: pa.Table, tokeniz
 
 def _error_results(prepared: Prepared) -> pa.Table:
     """Rows that a later round cannot ask about, as failed requests."""
-    rows = pa.array(prepared.errors, pa.int32())
-    errors = pa.array([vars(error) for error in prepared.errors.values()], ERROR_TYPE)
-    return result_table(row=rows, piece=pa.array([0] * len(rows), pa.int32()), error=errors)
+    errors = [vars(error) for error in prepared.errors.values()]
+    return result_table(row=list(prepared.errors), piece=[0] * len(errors), error=errors)

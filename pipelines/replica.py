@@ -9,14 +9,14 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.errors import RowError
-from pipelines.read import ERROR_FIELD, ERROR_TYPE
+from pipelines.read import ERROR_FIELD
 from pipelines.tasks.base import Task
 from pipelines.tokenize import tokenizer_of
 from pipelines.units import Unit
@@ -89,8 +89,9 @@ class Replica(Protocol):
 class EngineReplica:
     """Answers units from any number of threads with one engine."""
 
-    def __init__(self, engine: Any, params: Any, seed: int) -> None:
+    def __init__(self, engine: Any, params: Any, seed: int, max_request_tokens: int | None = None) -> None:
         self._engine, self._params, self._seed = engine, params, seed
+        self._max_request_tokens = max_request_tokens
         self._inbox: queue.SimpleQueue[list[Asked]] = queue.SimpleQueue()
         self._open: dict[tuple[int, int], Asked] = {}
         self._measured: dict[str, float] = {}
@@ -154,11 +155,14 @@ class EngineReplica:
 
         key = (id(asked.ticket), asked.index)
         self._open[key] = asked
+        refused = _too_long(asked.token_ids, self._max_request_tokens)
         try:
-            self._engine.add(key, asked.token_ids, self._params, seed=asked.seed)
+            if refused is None:
+                self._engine.add(key, asked.token_ids, self._params, seed=asked.seed)
         except RequestError as error:
-            del self._open[key]
             refused = RowError("infer", "refused_request", str(error))
+        if refused is not None:
+            del self._open[key]
             asked.ticket.answer(asked.index, [Answer(*asked.ticket.requests[asked.index], error=vars(refused))])
 
     def _deliver(self, output: Any) -> None:
@@ -186,8 +190,8 @@ class EngineReplica:
 class SinglePassReplica:
     """Answers units with forwards alone, one unit after the other."""
 
-    def __init__(self, single_pass: Any, task: Task) -> None:
-        self._pass, self._task = single_pass, task
+    def __init__(self, single_pass: Any, task: Task, max_request_tokens: int | None = None) -> None:
+        self._pass, self._task, self._max_request_tokens = single_pass, task, max_request_tokens
         self._busy = threading.Lock()
         self._seconds, self._num_tokens, self._num_calls = 0.0, 0, 0
 
@@ -196,27 +200,46 @@ class SinglePassReplica:
             began = time.perf_counter()
             token_ids = requests["token_ids"].to_pylist()
             errors = [self._refusal(ids) for ids in token_ids]
-            is_asked = pa.array([error is None for error in errors], pa.bool_())
-            asked = [ids for ids, error in zip(token_ids, errors, strict=True) if error is None]
-            columns = {name: requests[name].filter(is_asked) for name in ("row", "piece")}
-            columns |= self._task.ask(self._pass, asked) if asked else {}
+            asked = [number for number, error in enumerate(errors) if error is None]
+            answers = self._ask(asked, token_ids) if asked else []
             self._seconds += time.perf_counter() - began
-            self._num_tokens += sum(map(len, asked))
+            self._num_tokens += sum(len(token_ids[number]) for number in asked)
             self._num_calls += 1
-        refused = requests.filter(pc.invert(is_asked))
-        failures = result_table(
-            row=refused["row"], piece=refused["piece"], error=pa.array([e for e in errors if e], ERROR_TYPE)
+        tables = [_results_of(requests, [n for n, error in enumerate(errors) if error], error=[e for e in errors if e])]
+        return in_order(
+            pa.concat_tables([*tables, *(_results_of(requests, own, **columns) for own, columns in answers)])
         )
-        return in_order(pa.concat_tables([result_table(**columns), failures]))
+
+    def _ask(
+        self, numbers: Sequence[int], token_ids: Sequence[Sequence[int]]
+    ) -> list[tuple[Sequence[int], Mapping[str, Any]]]:
+        """Requests and the columns of their answers, of all at once; where memory ran out on one of them, by halves.
+
+        The single pass halves its batches itself; what comes here is one request that alone is too large.
+        """
+        from models.single_pass import is_out_of_memory
+
+        try:
+            return [(numbers, self._task.ask(self._pass, [token_ids[number] for number in numbers]))]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if len(numbers) == 1:
+            message = f"{len(token_ids[numbers[0]])} tokens do not fit into memory. Shorten the text."
+            return [(numbers, {"error": [vars(RowError("infer", "out_of_memory", message))]})]
+        half = len(numbers) // 2
+        return [*self._ask(numbers[:half], token_ids), *self._ask(numbers[half:], token_ids)]
 
     def _refusal(self, token_ids: list[int]) -> dict[str, str] | None:
         from models.errors import RequestError
 
+        refused = _too_long(token_ids, self._max_request_tokens)
         try:
-            self._pass.check(token_ids)
+            if refused is None:
+                self._pass.check(token_ids)
         except RequestError as error:
-            return vars(RowError("infer", "refused_request", str(error)))
-        return None
+            refused = RowError("infer", "refused_request", str(error))
+        return None if refused is None else vars(refused)
 
     def measures(self) -> dict[str, float]:
         with self._busy:
@@ -231,9 +254,26 @@ class SinglePassReplica:
             return since
 
 
-def result_table(row: pa.ChunkedArray, piece: pa.ChunkedArray, **columns: Any) -> pa.Table:
+def _too_long(token_ids: list[int], limit: int | None) -> RowError | None:
+    """Attention's cost grows with the square: a book given to a model without positions would stall its replica."""
+    if limit is None or len(token_ids) <= limit:
+        return None
+    return RowError(
+        "infer",
+        "too_long",
+        f"{len(token_ids)} tokens in one request; engine.max_batch_tokens is {limit}. Raise it, or shorten the text.",
+    )
+
+
+def _results_of(requests: pa.Table, numbers: Sequence[int], **columns: Any) -> pa.Table:
+    """RESULT_SCHEMA for some of the requests."""
+    own = requests.take(pa.array(numbers, pa.int64()))
+    return result_table(row=own["row"], piece=own["piece"], **columns)
+
+
+def result_table(row: Any, piece: Any, **columns: Any) -> pa.Table:
     """RESULT_SCHEMA with nulls where nothing is given; one sample each."""
-    given = {"row": row, "piece": piece, "sample": pa.array([0] * len(row), pa.int32()), **columns}
+    given = {"row": row, "piece": piece, "sample": [0] * len(row), **columns}
     values = [given.get(field.name, pa.nulls(len(row), field.type)) for field in RESULT_SCHEMA]
     return pa.table(values, schema=RESULT_SCHEMA)
 
@@ -266,12 +306,13 @@ def start_replica(
     if num_threads:
         torch.set_num_threads(num_threads)
     loaded = models.load_model(model, architecture=task.architecture, dtype=dtype, device=device)
+    limit = max_batch_tokens if loaded.max_positions is None else None
     if not task.generation:
-        return SinglePassReplica(models.SinglePass(loaded), task)
+        return SinglePassReplica(models.SinglePass(loaded), task, limit)
     tokenizer = tokenizer_of(model)
     engine = models.Engine(
         loaded,
         max_batch_tokens=max_batch_tokens,
         stop_text=lambda ids: tokenizer.decode_batch([ids])[0],
     )
-    return EngineReplica(engine, models.GenerationParams.from_dict(dict(task.generation)), seed)
+    return EngineReplica(engine, models.GenerationParams.from_dict(dict(task.generation)), seed, limit)

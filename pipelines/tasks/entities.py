@@ -52,7 +52,7 @@ def entities_of(text: str, tokens: Sequence[Token], labels: Sequence[str], strat
     for run in runs:
         name = run[0].label if strategy == "none" else run[0].label.split("-", 1)[-1]
         start, end = _without_spaces(text, run[0].start, run[-1].end)
-        if name != NO_ENTITY:
+        if name != NO_ENTITY and text[start:end].strip():  # nothing is called by a space
             yield Entity(name, float(np.mean([one.score for one in run])), text[start:end], start, end)
 
 
