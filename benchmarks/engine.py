@@ -1,0 +1,243 @@
+"""The engine against transformers and CTranslate2, pairwise in one run: random weights at real sizes, equal token ids.
+
+    python -m benchmarks.engine --workload beam --documents 64 --threads 2
+
+Every system gets the same prompts. transformers runs in bfloat16 with prompts sorted by length, in the static batch
+that was best of those tried; CTranslate2 (left out where it is not installed: pip install ctranslate2) in int8, batches
+by tokens. Rounds alternate between the systems, and the best of each is taken. Two speeds are given: rows a second by the
+clock, and rows a second of processor time, which a busy machine disturbs less. The floor is what products alone would
+take at the speed that this machine reaches for large ones.
+"""
+
+import argparse
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One kind of work; lengths are log-normal with this mean and a deviation of half an e-fold."""
+
+    checkpoint: str
+    mean_prompt: int
+    num_new: int
+    num_beams: int = 1
+    no_repeat_ngram_size: int = 0
+    varying: bool = False  # new tokens from 8 to 128, geometric, in place of num_new
+
+
+WORKLOADS = {
+    "beam": Workload("bart-base", 215, 64, num_beams=4, no_repeat_ngram_size=3),
+    "greedy": Workload("bart-base", 301, 64),
+    "greedy-varying": Workload("bart-base", 301, 64, varying=True),
+    "bloom": Workload("bloom-560m", 120, 48),
+}
+BATCHES = {"beam": 8, "greedy": 32, "greedy-varying": 32, "bloom": 16}  # transformers' best of 4, 8, 16, 32, 64
+Run = Callable[[], None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", choices=WORKLOADS, default="beam")
+    parser.add_argument("--documents", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--systems", nargs="+", default=["batchloom", "transformers", "ctranslate2"])
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "batchloom-benchmark")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    work = WORKLOADS[options.workload]
+    folder = checkpoint(work.checkpoint, options.folder)
+    prompts, lengths = corpus(work, options.documents)
+    makers = {
+        "batchloom": lambda: batchloom(folder, work, prompts, lengths),
+        "transformers": lambda: transformers_static(folder, work, prompts, lengths, BATCHES[options.workload]),
+        "ctranslate2": lambda: ctranslate2(folder, work, prompts, lengths, options.threads),
+    }
+    runs: dict[str, Run] = {}
+    for name in options.systems:
+        try:
+            runs[name] = makers[name]()
+        except ImportError as error:
+            print(f"{name}: left out, {error}", file=sys.stderr)
+    timed = {name: [(math.inf, math.inf)] for name in runs}
+    for _ in range(options.rounds):
+        for name, run in runs.items():
+            timed[name].append(clocked(run))
+    mean = sum(map(len, prompts)) / len(prompts)
+    print(f"{options.workload}: {len(prompts)} documents of {mean:.0f} tokens, {sum(lengths)} new tokens, ", end="")
+    print(f"{options.threads} threads, torch {torch.__version__}")
+    for name, times in timed.items():
+        wall, cpu = (min(one) for one in zip(*times, strict=True))
+        print(f"{name:14s} {len(prompts) / wall:7.2f} rows/s  {len(prompts) / cpu:7.2f} rows per processor second")
+    floor = floor_seconds(work, prompts, lengths)
+    print(f"{'floor':14s} {len(prompts) / floor:7.2f} rows/s, products alone at this machine's best speed")
+
+
+def clocked(run: Run) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def corpus(work: Workload, num_documents: int) -> tuple[list[list[int]], list[int]]:
+    """Prompts, and how many new tokens each must get."""
+    generator = torch.Generator().manual_seed(0)
+    sigma = 0.5
+    length_B = (
+        torch.randn(num_documents, generator=generator) * sigma + math.log(work.mean_prompt) - sigma**2 / 2
+    ).exp()
+    prompts = [
+        torch.randint(5, 40_000, (int(length),), generator=generator).tolist() for length in length_B.clamp(16, 1000)
+    ]
+    if not work.varying:
+        return prompts, [work.num_new] * num_documents
+    uniform_B = torch.rand(num_documents, generator=generator)
+    return prompts, (8 + (uniform_B.log() / math.log(1 - 1 / 32)).int()).clamp(8, 128).tolist()
+
+
+def checkpoint(name: str, root: Path) -> Path:
+    """A checkpoint of real size with random weights and a vocabulary without words, made once."""
+    import transformers
+    from tokenizers import Tokenizer, models
+
+    folder = root / name
+    if (folder / "tokenizer.json").exists():
+        return folder
+    torch.manual_seed(0)
+    if name == "bart-base":
+        config: Any = transformers.BartConfig(
+            d_model=768,
+            encoder_layers=6,
+            decoder_layers=6,
+            encoder_attention_heads=12,
+            decoder_attention_heads=12,
+            encoder_ffn_dim=3072,
+            decoder_ffn_dim=3072,
+            forced_eos_token_id=None,
+            normalize_before=False,  # and below: spellings of old files, which CTranslate2's converter asks for
+            normalize_embedding=True,
+            static_position_embeddings=False,
+        )
+        model: Any = transformers.BartForConditionalGeneration(config)
+    else:
+        config = transformers.BloomConfig(vocab_size=250_880, hidden_size=1024, n_layer=24, n_head=16, pad_token_id=3)
+        model = transformers.BloomForCausalLM(config)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
+    vocabulary |= {f"t{token}": token for token in range(4, config.vocab_size)}
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>")),
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def batchloom(folder: Path, work: Workload, prompts: list[list[int]], lengths: list[int]) -> Run:
+    from models import Engine, GenerationParams, load_model
+
+    model = load_model(str(folder), dtype="bfloat16", device="cpu")
+    params = [
+        GenerationParams(
+            max_new_tokens=length,
+            min_new_tokens=length,
+            num_beams=work.num_beams,
+            no_repeat_ngram_size=work.no_repeat_ngram_size,
+        )
+        for length in lengths
+    ]
+
+    def run() -> None:
+        answers = Engine(model).generate(prompts, params)
+        assert [len(answer.outputs[0].token_ids) for answer in answers] == lengths
+
+    return run
+
+
+def transformers_static(
+    folder: Path, work: Workload, prompts: list[list[int]], lengths: list[int], batch_size: int
+) -> Run:
+    import transformers
+
+    is_bloom = "bloom" in work.checkpoint
+    kind = transformers.AutoModelForCausalLM if is_bloom else transformers.AutoModelForSeq2SeqLM
+    model = kind.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+
+    def run() -> None:
+        for first in range(0, len(order), batch_size):
+            rows = order[first : first + batch_size]
+            width = max(len(prompts[row]) for row in rows)
+            ids, mask = torch.full((len(rows), width), 1), torch.zeros(len(rows), width, dtype=torch.long)
+            for place, row in enumerate(rows):
+                where = slice(width - len(prompts[row]), width) if is_bloom else slice(0, len(prompts[row]))
+                ids[place, where], mask[place, where] = torch.tensor(prompts[row]), 1
+            longest = max(lengths[row] for row in rows)
+            with torch.inference_mode():
+                model.generate(
+                    ids,
+                    attention_mask=mask,
+                    max_new_tokens=longest,
+                    min_new_tokens=longest,
+                    num_beams=work.num_beams,
+                    no_repeat_ngram_size=work.no_repeat_ngram_size,
+                    do_sample=False,
+                )
+
+    return run
+
+
+def ctranslate2(folder: Path, work: Workload, prompts: list[list[int]], lengths: list[int], num_threads: int) -> Run:
+    import ctranslate2 as library
+
+    converted = folder / "ctranslate2"
+    if not converted.exists():
+        library.converters.TransformersConverter(str(folder)).convert(str(converted), quantization="int8")
+    words = [[f"t{token}" for token in prompt] for prompt in prompts]
+    longest = max(lengths)
+    shared = {"max_batch_size": 8192, "batch_type": "tokens", "beam_size": work.num_beams}
+    if "bloom" in work.checkpoint:
+        generator = library.Generator(str(converted), compute_type="int8", intra_threads=num_threads)
+
+        def generate() -> None:
+            generator.generate_batch(
+                words, max_length=longest, min_length=longest, include_prompt_in_result=False, **shared
+            )
+
+        return generate
+    translator = library.Translator(str(converted), compute_type="int8", intra_threads=num_threads)
+    limits = {"max_decoding_length": longest, "min_decoding_length": longest, "max_input_length": 0}
+
+    def translate() -> None:
+        translator.translate_batch(words, no_repeat_ngram_size=work.no_repeat_ngram_size, **limits, **shared)
+
+    return translate
+
+
+def floor_seconds(work: Workload, prompts: list[list[int]], lengths: list[int]) -> float:
+    """Operations of all products, without attention, at the speed of a large product on this machine."""
+    left, right = torch.randn(2048, 1024, dtype=torch.bfloat16), torch.randn(1024, 4096, dtype=torch.bfloat16)
+    speed = max(2 * 2048 * 1024 * 4096 / clocked(lambda: torch.mm(left, right))[0] for _ in range(8))
+    num_prompt, num_steps = sum(map(len, prompts)), sum(lengths) * work.num_beams
+    if "bloom" in work.checkpoint:
+        layers, head = 24 * 12 * 1024**2, 250_880 * 1024
+        return 2 * (layers * (num_prompt + num_steps) + head * num_steps) / speed
+    encoder, decoder, head = 6 * 12 * 768**2, 6 * 14 * 768**2, 50_265 * 768
+    cross = 6 * 2 * 768**2
+    return 2 * ((encoder + cross) * num_prompt + (decoder + head) * num_steps) / speed
+
+
+if __name__ == "__main__":
+    main()
