@@ -186,6 +186,44 @@ def ask() -> Ask:
     return ask_task
 
 
+HELD: dict[str, list[float]] = {}  # by task: rows held to the reference, largest difference
+
+
+@pytest.fixture(scope="session")
+def equal() -> Callable[..., None]:
+    """equal(task, ours, theirs, tolerance): row by row, floats within the tolerance, all else the same; noted."""
+
+    def compare(task: str, ours: list[Any], theirs: list[Any], tolerance: float = 0.0) -> None:
+        assert len(ours) == len(theirs)
+        differences = [difference(mine, other) for mine, other in zip(ours, theirs, strict=True)]
+        held = HELD.setdefault(task, [0, 0.0])
+        held[0], held[1] = held[0] + len(ours), max(held[1], *differences)
+        assert max(differences) <= tolerance
+
+    return compare
+
+
+def difference(mine: Any, other: Any) -> float:
+    """The largest difference of two floats in two values that are the same in all else."""
+    if isinstance(mine, dict):
+        assert set(mine) == set(other)
+        return max(difference(mine[name], other[name]) for name in mine)
+    if isinstance(mine, list | tuple):
+        assert len(mine) == len(other)
+        return max((difference(*pair) for pair in zip(mine, other, strict=True)), default=0.0)
+    if isinstance(mine, float):
+        return abs(mine - float(other))
+    assert mine == other
+    return 0.0
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if HELD:
+        terminalreporter.section("tasks held to the reference: rows, largest difference of a number")
+    for task, (rows, largest) in sorted(HELD.items()):
+        terminalreporter.line(f"{task:26} {rows:5} {largest:9.1e}")
+
+
 def kinds(part: pa.Table) -> list[str | None]:
     """The kind of each row's error."""
     return [error and error["kind"] for error in part["error"].to_pylist()]

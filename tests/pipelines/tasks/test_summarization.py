@@ -31,23 +31,23 @@ def long_text(make_sentences):
     return " ".join(make_sentences(20, seed=21))
 
 
-def test_the_prefix_stands_before_every_text_and_every_chunk(ask, checkpoint, long_text):
+def test_the_prefix_stands_before_every_text_and_every_chunk(ask, equal, checkpoint, long_text):
     options = {"prefix": "Summarize: ", "long_documents": "chunk"}
     part = ask("summarization", checkpoint, {"text": ["A river.", long_text]}, options=options, generation=GENERATION)
     in_chunks = chunks(long_text, load_tokenizer(checkpoint), "Summarize: ", 128)
     assert len(in_chunks) > 3
     summaries = reference(checkpoint, ["Summarize: " + text for text in ["A river.", *in_chunks]])
-    assert part["summary_text"].to_pylist() == [summaries[0], joined(summaries[1:])]
+    equal("summarization", part["summary_text"].to_pylist(), [summaries[0], joined(summaries[1:])])
 
 
-def test_summaries_of_chunks_are_summarized_until_one_is_left(ask, checkpoint, long_text):
+def test_summaries_of_chunks_are_summarized_until_one_is_left(ask, equal, checkpoint, long_text):
     texts = ["A river.", long_text, "A zone."]
     options = {"long_documents": "chunk", "merge": "summarize"}
     part = ask("summarization", checkpoint, {"text": texts}, options=options, generation=GENERATION)
     tokenizer, text = load_tokenizer(checkpoint), long_text
     while len(tokenizer.encode_batch([text])[0]) > 128:
         text = joined(reference(checkpoint, chunks(text, tokenizer, "", 128)))
-    assert part["summary_text"].to_pylist() == reference(checkpoint, ["A river.", text, "A zone."])
+    equal("summarization", part["summary_text"].to_pylist(), reference(checkpoint, ["A river.", text, "A zone."]))
     assert part["num_truncated_tokens"].to_pylist() == [0, 0, 0]
 
 

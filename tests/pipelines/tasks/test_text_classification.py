@@ -27,14 +27,11 @@ def reference(folder, architecture, texts, **options):
 
 @pytest.mark.parametrize("architecture", ["BartForSequenceClassification", "BloomForSequenceClassification"])
 @pytest.mark.parametrize("case", CASES)
-def test_scores_are_those_of_the_pipeline(ask, make_checkpoint, make_sentences, architecture, case):
+def test_scores_are_those_of_the_pipeline(ask, equal, make_checkpoint, make_sentences, architecture, case):
     model, texts = make_checkpoint(architecture, **CASES[case]), make_sentences(8, seed=11, longest=20)
     part = ask("text-classification", model, {"text": texts})
     expected = reference(model, architecture, texts)
-    scores = part["scores"].to_pylist()
-    assert [[one["label"] for one in row] for row in scores] == [[one["label"] for one in row] for row in expected]
-    ours, theirs = ([[one["score"] for one in row] for row in rows] for rows in (scores, expected))
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    equal("text-classification", part["scores"].to_pylist(), expected, 1e-5)
     assert part["label"].to_pylist() == [row[0]["label"] for row in expected]
 
 

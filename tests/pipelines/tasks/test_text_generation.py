@@ -29,25 +29,26 @@ def reference(folder, architecture, prompts, **generation):
 
 
 @pytest.mark.parametrize("architecture", ["BloomForCausalLM", "BartForCausalLM"])
-def test_new_text_alone_is_what_the_reference_generates(ask, make_checkpoint, make_sentences, architecture):
+def test_new_text_alone_is_what_the_reference_generates(ask, equal, make_checkpoint, make_sentences, architecture):
     model, prompts = make_checkpoint(architecture), make_sentences(12, seed=3, longest=12)
     part = ask("text-generation", model, {"text": prompts}, generation=GREEDY)
-    assert part["generated_text"].to_pylist() == [one[0] for one in reference(model, architecture, prompts, **GREEDY)]
+    expected = reference(model, architecture, prompts, **GREEDY)
+    equal("text-generation", part["generated_text"].to_pylist(), [one[0] for one in expected])
     assert part["error"].null_count == 12
 
 
-def test_text2text_is_what_the_reference_generates(ask, checkpoint, make_sentences):
+def test_text2text_is_what_the_reference_generates(ask, equal, checkpoint, make_sentences):
     texts = make_sentences(12, seed=4)
     part = ask("text2text-generation", checkpoint, {"text": texts})
     expected = reference(checkpoint, "BartForConditionalGeneration", texts)
-    assert part["generated_text"].to_pylist() == [one[0] for one in expected]
+    equal("text2text-generation", part["generated_text"].to_pylist(), [one[0] for one in expected])
 
 
-def test_several_answers_are_a_list_best_first(ask, checkpoint, make_sentences):
+def test_several_answers_are_a_list_best_first(ask, equal, checkpoint, make_sentences):
     texts, wanted = make_sentences(6, seed=5), {"num_beams": 4, "num_return_sequences": 3}
     part = ask("text2text-generation", checkpoint, {"text": [*texts, None]}, generation=wanted)
     expected = reference(checkpoint, "BartForConditionalGeneration", texts, **wanted)
-    assert part["generated_text"].to_pylist() == [*expected, None]
+    equal("text2text-generation", part["generated_text"].to_pylist(), [*expected, None])
 
 
 def test_a_template_puts_columns_into_the_prompt(ask, make_checkpoint):
