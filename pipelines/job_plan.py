@@ -9,15 +9,14 @@ from typing import Any
 import pyarrow as pa
 
 import models
+from pipelines.columns import choose_columns
 from pipelines.config import JobConfig
-from pipelines.errors import ConfigError, InputError
+from pipelines.errors import ConfigError
 from pipelines.fingerprint import as_json, fingerprint
-from pipelines.read import ERROR_FIELD
 from pipelines.storage import Store, absolute, is_glob, open_filesystem, without_secrets
 from pipelines.tasks import Task, TaskSpec, create_task
-from pipelines.tasks.base import ColumnKind
 from pipelines.units import Shard, Unit, cut, find_shards
-from pipelines.write import LEDGER_FIELDS, part_name
+from pipelines.write import part_name
 
 
 @dataclass(frozen=True)
@@ -82,16 +81,15 @@ def plan(config: JobConfig) -> JobPlan:
             checkpoint=checkpoint,
         )
     )
-    shards, shared = find_shards(config.input)
+    shards, schemas = find_shards(config.input)
     _check_apart(config, shards)
-    keep_columns = _kept(config, task, shared)
-    wanted = dict.fromkeys([*task.input_columns(), *keep_columns])
+    schema, keep_columns = choose_columns(config.input, task, shards, schemas)
     return JobPlan(
         config=config,
         task=task,
         shards=shards,
         units=[unit for shard in shards for unit in cut(shard, config.input.rows_per_unit)],
-        schema=pa.schema([_typed(shared.field(name), task) for name in wanted]),
+        schema=schema,
         keep_columns=keep_columns,
         fingerprint_of=as_json(
             {
@@ -160,52 +158,3 @@ def _check_apart(config: JobConfig, shards: Sequence[Shard]) -> None:
             f"output.path: {config.output.path} and the input ({below[0]}) lie in each other, so "
             "parts would be read as input. Choose an output folder beside the input."
         )
-
-
-def _kept(config: JobConfig, task: Task, shared: pa.Schema) -> tuple[str, ...]:
-    """The columns to keep; InputError where one is missing, ConfigError where one would stand twice in the output."""
-    read = task.input_columns()
-    asked = config.input.keep_columns
-    missing = [name for name in dict.fromkeys([*read, *(asked or ())]) if name not in shared.names]
-    if missing:
-        raise InputError(
-            f"Columns {', '.join(map(repr, missing))} are not in the input. It has: {', '.join(shared.names)}. "
-            "Set input.text_column (or the task's own columns) and input.keep_columns to some of these."
-        )
-    kept = asked if asked is not None else tuple(name for name in shared.names if name not in read)
-    reserved = {field.name for field in [*task.output_fields(), *LEDGER_FIELDS]}
-    clashes = [name for name in dict.fromkeys([*kept, *(n for n in read if n == ERROR_FIELD.name)]) if name in reserved]
-    if clashes:
-        raise ConfigError(
-            f"Columns {', '.join(map(repr, clashes))} of the input have names that the output gives to its own. "
-            "List the others in input.keep_columns, or rename them."
-        )
-    return tuple(dict.fromkeys(kept))
-
-
-def _typed(field: pa.Field, task: Task) -> pa.Field:
-    """The field as it is read; InputError where a column does not hold what the task reads from it."""
-    kind = task.input_columns().get(field.name)
-    if kind is not None and not _holds(field.type, kind):
-        raise InputError(
-            f"Column {field.name!r} holds {field.type}, not {kind.value}. "
-            "Choose another column as input.text_column, or as the task's own."
-        )
-    return field
-
-
-def _holds(found: pa.DataType, kind: ColumnKind) -> bool:
-    if pa.types.is_dictionary(found):
-        found = found.value_type
-    if pa.types.is_null(found):
-        return True
-    if kind is ColumnKind.TEXTS:
-        return _is_list(found) and _holds(found.value_type, ColumnKind.TEXT)
-    if kind is ColumnKind.TEXT_OR_TEXTS and _is_list(found):
-        return _holds(found.value_type, ColumnKind.TEXT)
-    is_text = pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)
-    return is_text or (kind is ColumnKind.VALUE and pa.types.is_primitive(found))
-
-
-def _is_list(found: pa.DataType) -> bool:
-    return pa.types.is_list(found) or pa.types.is_large_list(found)

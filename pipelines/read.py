@@ -85,7 +85,8 @@ class Read:
         with filesystem.open(units[0].path, "rb") as raw:
             file = pq.ParquetFile(raw, pre_buffer=True)
             groups, first_row = _row_groups_of(file.metadata, units)
-            batches = file.iter_batches(BATCH_ROWS, row_groups=groups, columns=self.schema.names)
+            present = [name for name in self.schema.names if name in file.schema_arrow.names]
+            batches = file.iter_batches(BATCH_ROWS, row_groups=groups, columns=present)
             held: list[pa.RecordBatch] = []
             held_start = held_stop = first_row  # rows of the shard that `held` covers
             for unit in units:
@@ -93,9 +94,17 @@ class Read:
                     held.append(next(batches))
                     held_stop += held[-1].num_rows
                 table = pa.Table.from_batches(held).slice(unit.start - held_start, unit.num_rows)
-                yield table.select(self.schema.names).cast(self.schema)
+                yield self._with_all_columns(table)
                 while held and held_start + held[0].num_rows <= unit.stop:
                     held_start += held.pop(0).num_rows
+
+    def _with_all_columns(self, table: pa.Table) -> pa.Table:
+        """The table with the types that all shards share; a column that this shard does not have is null."""
+        nulls = pa.nulls(table.num_rows)
+        columns = [table[field.name] if field.name in table.column_names else nulls for field in self.schema]
+        return pa.table(
+            [column.cast(field.type) for column, field in zip(columns, self.schema, strict=True)], self.schema
+        )
 
     def _lost(self, unit: Unit, error: Exception) -> pa.Table:
         columns = {field.name: pa.nulls(unit.num_rows, field.type) for field in self.schema}

@@ -69,8 +69,8 @@ class Unit:
         return Unit(**json.loads(text))
 
 
-def find_shards(config: InputConfig) -> tuple[list[Shard], pa.Schema]:
-    """All shards in a fixed order, and the schema they share. Every file that cannot be read is named in one error."""
+def find_shards(config: InputConfig) -> tuple[list[Shard], list[pa.Schema]]:
+    """All shards in a fixed order, and the schema of each. Every file that cannot be read is named in one error."""
     files = list(_find_files(config))
     root = _common_folder([folder for folder, _, _ in files])
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
@@ -95,7 +95,7 @@ def find_shards(config: InputConfig) -> tuple[list[Shard], pa.Schema]:
         )
         for (_, path, info), footer in zip(files, metadata, strict=True)
     ]
-    return shards, _shared_schema(shards, [footer.schema.to_arrow_schema() for footer in metadata])
+    return shards, [footer.schema.to_arrow_schema() for footer in metadata]
 
 
 def cut(shard: Shard, rows_per_unit: int) -> Iterator[Unit]:
@@ -134,7 +134,7 @@ def _find_files(config: InputConfig) -> Iterator[tuple[str, str, dict[str, Any]]
         filesystem.invalidate_cache()
         path = path.rstrip("/")
         try:
-            if is_glob(path):
+            if is_glob(path) and not filesystem.exists(path):  # a folder may be called "2024[1]"
                 folder = posixpath.dirname(path[: min(path.index(c) for c in GLOB_CHARACTERS if c in path)])
                 found = filesystem.glob(path, detail=True)
             elif filesystem.isdir(path):
@@ -178,17 +178,3 @@ def _read_footer(config: InputConfig, path: str) -> pq.FileMetaData | str:
             return pq.read_metadata(file)
     except Exception as error:  # whatever is wrong with one file is reported together with the others
         return f"{type(error).__name__}: {error}"
-
-
-def _shared_schema(shards: Sequence[Shard], schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """One schema all shards can be cast to: null columns take the others' type, numbers widen."""
-    shared = schemas[0].remove_metadata()
-    for shard, schema in zip(shards, schemas, strict=True):
-        try:
-            shared = pa.unify_schemas([shared, schema.remove_metadata()], promote_options="permissive")
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise InputError(
-                f"The column types of {shard.name} do not go together with those of the shards before it: {error}. "
-                "Give all shards the same types, or run them as separate jobs."
-            ) from error
-    return shared

@@ -11,7 +11,13 @@ from pipelines.work import Work
 def corpus(tmp_path, num_rows: int = 100, row_group_size: int = 30):
     table = pa.table({"t": [f"text {i}" for i in range(num_rows)], "n": list(range(num_rows))})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=row_group_size)
-    return find_shards(InputConfig(paths=(str(tmp_path),)))
+    return the_shards_of(tmp_path)
+
+
+def the_shards_of(folder):
+    """Shards, and the columns of the first of them."""
+    shards, schemas = find_shards(InputConfig(paths=(str(folder),)))
+    return shards, schemas[0].remove_metadata()
 
 
 @pytest.mark.parametrize("rows_per_unit", [1, 7, 30, 64, 1000])
@@ -47,7 +53,7 @@ def test_damaged_pages_become_error_rows_and_no_row_is_lost(tmp_path) -> None:
     for i in range(200, 700):  # inside the first row group's first column
         content[i] ^= 0xFF
     path.write_bytes(content)
-    shards, schema = find_shards(InputConfig(paths=(str(tmp_path),)))
+    shards, schema = the_shards_of(tmp_path)
     units = list(cut(shards[0], 100))
     got = [pair for stretch in stretches(shards, units) for pair in Read(schema, {}, str(tmp_path)).tables(stretch)]
     assert [table.num_rows for _, table in got] == [100, 100]
@@ -69,3 +75,11 @@ def test_a_unit_travels_through_a_batch_unchanged(tmp_path) -> None:
     (unit, rows), *_ = Read(schema, {}, str(tmp_path)).tables(list(cut(shards[0], 30)))
     work = Work(unit=unit, rows=rows, measures={"seconds": 1.5})
     assert Work.from_batch(work.to_batch()) == work
+
+
+def test_a_column_that_a_shard_does_not_have_is_null(tmp_path) -> None:
+    shards, schema = corpus(tmp_path, num_rows=5)
+    wider = schema.append(pa.field("late", pa.int64()))
+    ((_, table),) = Read(wider, {}, str(tmp_path)).tables(list(cut(shards[0], 50)))
+    assert table["late"].null_count == 5
+    assert table["late"].type == pa.int64()

@@ -70,20 +70,6 @@ def test_hidden_folders_of_a_dataset_are_not_input(tmp_path) -> None:
     assert len(find_shards(InputConfig(paths=(str(tmp_path),)))[0]) == 1
 
 
-def test_null_columns_take_the_type_of_the_other_shards(tmp_path) -> None:
-    write(tmp_path / "a.parquet", pa.table({"t": pa.nulls(2), "n": pa.array([1, 2], pa.int32())}))
-    write(tmp_path / "b.parquet", pa.table({"t": ["x"], "n": pa.array([1], pa.int64())}))
-    _, schema = find_shards(InputConfig(paths=(str(tmp_path),)))
-    assert schema == pa.schema([("t", pa.string()), ("n", pa.int64())])
-
-
-def test_columns_that_do_not_go_together_are_refused_with_the_file(tmp_path) -> None:
-    write(tmp_path / "a.parquet", pa.table({"t": ["x"]}))
-    write(tmp_path / "b.parquet", pa.table({"t": [1]}))
-    with pytest.raises(InputError, match=r"column types of b\.parquet"):
-        find_shards(InputConfig(paths=(str(tmp_path),)))
-
-
 def test_all_unreadable_files_are_named_at_once(tmp_path) -> None:
     write(tmp_path / "a.parquet", pa.table({"t": ["x"]}))
     (tmp_path / "b.parquet").write_bytes(b"no parquet")
