@@ -1,4 +1,4 @@
-"""Prompts into caches: an encoder's memory, or a decoder-only model's first entries. It knows no search and no queue.
+"""Prompts into memories: an encoder's output, or what a decoder-only model read. It knows no search and no queue.
 
 Prompts are packed, not padded. Nobody reads the logits of a prompt's inner tokens, so none are computed: a decoder-only
 prompt leaves its last token to the first step, which is a step like any other.
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.generation.kv_cache import PromptMemory
+from models.generation.prefixes import Prefix, Prefixes
 from models.generation.sequence import Request
 from models.layers.attention import PackedAttention
 from models.layers.positions import positions_of
@@ -25,34 +26,58 @@ class Prefilled:
     num_positions: int
 
 
-def prefill(model: Any, requests: Sequence[Request]) -> Prefilled:
-    """Reads the prompts of requests that start together."""
-    return _encode(model, requests) if model.is_encoder_decoder else _read(model, requests)
-
-
-def _encode(model: Any, requests: Sequence[Request]) -> Prefilled:
+def encode(model: Any, requests: Sequence[Request]) -> Prefilled:
     """Encoder-decoder: keys and values of the encoder, once a request, per decoder layer."""
-    lengths = [len(request.prompt_ids) for request in requests]
+    prompts = [request.prompt_ids for request in requests]
+    lengths = [len(prompt) for prompt in prompts]
     context = PackedAttention(lengths, causal=False)
-    encoded_ND = model.encode(_packed(model, requests, lengths), positions_of(lengths).to(model.device), context)
-    memories = _memories(model.cross_keys_values(encoded_ND), lengths, None)
+    encoded_ND = model.encode(_packed(prompts, model.device), positions_of(lengths).to(model.device), context)
+    memories = _memories(model.cross_keys_values(encoded_ND), lengths, lengths, None)
     return Prefilled([(memory,) for memory in memories], context.num_padded_tokens)
 
 
-def _read(model: Any, requests: Sequence[Request]) -> Prefilled:
-    """Decoder-only: keys and values of all of a prompt's tokens but the last."""
-    lengths = [len(request.prompt_ids) - 1 for request in requests]
-    read = [length for length in lengths if length]
-    context = _KeepingAttention(read, causal=True, alibi_slopes=model.alibi_slopes)
-    if read:
-        model.decode(_packed(model, requests, lengths), positions_of(read).to(model.device), context)
-    made = iter(_memories(context.seen, read, model.alibi_slopes))
-    # The last token is attended to in the first step; it counts, so that all of a prompt's tokens are counted.
-    return Prefilled([(next(made),) if length else () for length in lengths], context.num_padded_tokens + len(requests))
+def read(model: Any, requests: Sequence[Request], prefixes: Prefixes) -> Prefilled:
+    """Decoder-only: keys and values of all of a prompt's tokens but the last; a beginning that others share, once."""
+    num_positions = 0
+    for token_ids in prefixes.missing([request.prompt_ids for request in requests]):
+        own, num = _read(model, [token_ids], None)
+        prefixes.hold(Prefix(token_ids, own[0]))
+        num_positions += num
+    memories: dict[Request, tuple[PromptMemory, ...]] = {}
+    by_prefix: dict[Prefix | None, list[Request]] = {}
+    for request in requests:
+        by_prefix.setdefault(prefixes.find(request.prompt_ids), []).append(request)
+    for prefix, members in by_prefix.items():
+        shared = () if prefix is None else (prefix.memory,)
+        start = 0 if prefix is None else len(prefix.token_ids)
+        memories |= dict.fromkeys(members, shared)
+        members = [request for request in members if len(request.prompt_ids) - 1 > start]
+        own, num = _read(model, [request.prompt_ids[start:-1] for request in members], prefix)
+        memories |= {request: (*shared, memory) for request, memory in zip(members, own, strict=True)}
+        num_positions += num
+    # A last token is attended to in the first step; it counts, so that all of a prompt's tokens are counted.
+    return Prefilled([memories[request] for request in requests], num_positions + len(requests))
+
+
+def _read(model: Any, texts: Sequence[Sequence[int]], prefix: Prefix | None) -> tuple[list[PromptMemory], int]:
+    """The memories of texts that all stand after `prefix`, and the positions computed."""
+    if not texts:
+        return [], 0
+    lengths = [len(text) for text in texts]
+    start = 0 if prefix is None else len(prefix.token_ids)
+    context: _Reading | _ReadingAfter
+    if prefix is None:
+        context = _Reading(lengths, model.alibi_slopes)
+    else:
+        context = _ReadingAfter(prefix.memory, lengths, model.alibi_slopes)
+    position_N = positions_of(lengths).to(model.device) + start
+    model.decode(_packed(texts, model.device), position_N, context)
+    ends = [start + length for length in lengths]
+    return _memories(context.seen, lengths, ends, model.alibi_slopes), context.num_padded_tokens
 
 
 def _memories(
-    layers: Sequence[tuple[Tensor, Tensor]], lengths: Sequence[int], alibi_slopes: Tensor | None
+    layers: Sequence[tuple[Tensor, Tensor]], lengths: Sequence[int], ends: Sequence[int], alibi_slopes: Tensor | None
 ) -> list[PromptMemory]:
     """Packed keys and values of several prompts, each prompt's apart.
 
@@ -63,28 +88,59 @@ def _memories(
         for k_NHK, v_NHK in layers
     ]
     memories = []
-    for index, length in enumerate(lengths):
+    for index, (length, end) in enumerate(zip(lengths, ends, strict=True)):
         alibi_H1S = None
         if alibi_slopes is not None:
             distance_S = torch.arange(-length, 0, device=alibi_slopes.device)
             alibi_H1S = (alibi_slopes[:, None, None] * distance_S).to(split[0][0][index].dtype)
         own = [(k_HSK[index].contiguous(), v_HSK[index].contiguous()) for k_HSK, v_HSK in split]
-        memories.append(PromptMemory(own, length, alibi_H1S, end=length))
+        memories.append(PromptMemory(own, length, alibi_H1S, end))
     return memories
 
 
-def _packed(model: Any, requests: Sequence[Request], lengths: Sequence[int]) -> Tensor:
-    token_ids = [ids for one, length in zip(requests, lengths, strict=True) for ids in one.prompt_ids[:length]]
-    return torch.tensor(token_ids, dtype=torch.long, device=model.device)
+def _packed(texts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    return torch.tensor([token for text in texts for token in text], dtype=torch.long, device=device)
 
 
-class _KeepingAttention(PackedAttention):
-    """Causal attention over whole prompts that keeps the keys and values it sees."""
+class _Reading(PackedAttention):
+    """Causal attention over whole texts that keeps the keys and values it sees."""
 
-    def __init__(self, lengths: Sequence[int], causal: bool, alibi_slopes: Tensor | None) -> None:
-        super().__init__(lengths, causal, alibi_slopes)
+    def __init__(self, lengths: Sequence[int], alibi_slopes: Tensor | None) -> None:
+        super().__init__(lengths, causal=True, alibi_slopes=alibi_slopes)
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
         self.seen.append((k_NHK, v_NHK))
         return super().attend(layer, q_NHK, k_NHK, v_NHK)
+
+
+class _ReadingAfter:
+    """The same for texts that stand after a memory, which all of their tokens see."""
+
+    def __init__(self, memory: PromptMemory, lengths: Sequence[int], alibi_slopes: Tensor | None) -> None:
+        self.seen: list[tuple[Tensor, Tensor]] = []
+        self.num_padded_tokens = sum(lengths)
+        self._memory, self._lengths = memory, list(lengths)
+        self._bias: list[Tensor] = []  # of each text: [H or 1, T, memory + T]
+        for length in lengths:
+            key_S = torch.arange(memory.num_tokens + length)
+            is_ahead_TS = key_S > memory.num_tokens + torch.arange(length)[:, None]
+            bias_HTS = torch.zeros(1, *is_ahead_TS.shape).masked_fill(is_ahead_TS, -torch.inf)
+            bias_HTS = bias_HTS.to(memory.layers[0][0].device)
+            if alibi_slopes is not None:
+                bias_HTS = bias_HTS + alibi_slopes[:, None, None] * (key_S - key_S[-1]).to(alibi_slopes.device)
+            self._bias.append(bias_HTS.to(memory.layers[0][0].dtype))
+
+    def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
+        self.seen.append((k_NHK, v_NHK))
+        k_HSK, v_HSK = self._memory.layers[layer]
+        attended = []
+        texts = (x_NHK.transpose(0, 1).split(self._lengths, dim=1) for x_NHK in (q_NHK, k_NHK, v_NHK))
+        for bias_HTS, q_HTK, k_HTK, v_HTK in zip(self._bias, *texts, strict=True):
+            keys, values = torch.cat((k_HSK, k_HTK), dim=1), torch.cat((v_HSK, v_HTK), dim=1)
+            scores_HTS = torch.baddbmm(bias_HTS, q_HTK * q_HTK.shape[-1] ** -0.5, keys.transpose(1, 2))
+            attended.append(torch.bmm(scores_HTS.softmax(-1), values))
+        return torch.cat(attended, dim=1).transpose(0, 1)
+
+    def cross_attend(self, layer: int, q_NHK: Tensor) -> Tensor:  # noqa: ARG002
+        raise AssertionError("a decoder-only model does not cross-attend")

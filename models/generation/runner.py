@@ -10,7 +10,8 @@ from models.generation.beam import BeamCohort
 from models.generation.cohort import Cohort, Done, StopText
 from models.generation.kv_cache import EntryPool, PromptMemory
 from models.generation.params import GenerationParams
-from models.generation.prompts import prefill
+from models.generation.prefixes import Prefixes
+from models.generation.prompts import encode, read
 from models.generation.sampling import SamplingCohort
 from models.generation.sequence import Request
 from models.generation.step_attention import Part, StepAttention
@@ -32,10 +33,14 @@ class Runner:
         self._stop_text = stop_text
         self._running: dict[GenerationParams, Running] = {}
         self._memories: dict[Request, tuple[PromptMemory, ...]] = {}
+        self._prefixes = Prefixes()
 
     def prefill(self, requests: Sequence[Request]) -> int:
         """Computes the prompts of requests that start; returns the positions that attention saw, padding included."""
-        prefilled = prefill(self.model, requests)
+        if self.model.is_encoder_decoder:
+            prefilled = encode(self.model, requests)
+        else:
+            prefilled = read(self.model, requests, self._prefixes)
         self._memories |= dict(zip(requests, prefilled.memories, strict=True))
         by_params: dict[GenerationParams, list[Request]] = {}
         for request in requests:
@@ -76,6 +81,7 @@ class Runner:
         """Forgets everything that runs."""
         self._running.clear()
         self._memories.clear()
+        self._prefixes.clear()
 
     def _start(self, params: GenerationParams) -> Running:
         model = self.model

@@ -70,7 +70,7 @@ def _eligible(logits_RV: Tensor, temperature: float, top_k: int, top_p: float) -
 
 def _top_p(log_prob_RC: Tensor, top_p: float) -> Tensor:
     """Keeps the likeliest tokens until their probability reaches top_p; the one that reaches it stays."""
-    probability_RC = log_prob_RC.exp()
+    probability_RC = log_prob_RC.double().exp()
     return _without(log_prob_RC, probability_RC.cumsum(-1) - probability_RC >= top_p)
 
 

@@ -28,7 +28,7 @@ PROMPTS = [[5, 9, 17, 30, 2], [44], list(range(10, 60)), [7, 7, 7], [100, 101, 1
         {"top_k": 7},
         {"temperature": 0.5, "top_k": 50},
         {"top_k": 0, "top_p": 0.6},
-        {"top_k": 0, "top_p": 0.999},
+        {"top_k": 0, "top_p": 0.99},
         {"temperature": 2.0, "top_k": 40, "top_p": 0.9},
         {"top_k": 0, "min_p": 0.1},
         {"top_k": 0, "typical_p": 0.4},
