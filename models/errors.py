@@ -7,6 +7,7 @@ ModelError
 ├── ParamsError          a generation option is unknown, out of range or contradicts another
 ├── RequestError         one request cannot be served (too long, ids outside the vocabulary); the others can
 └── DeviceError          the device, dtype or number of ranks asked for is not there
+    └── RankLostError    a process that held a part of the model ended from outside; a new start may work
 """
 
 
@@ -36,3 +37,7 @@ class RequestError(ModelError, ValueError):
 
 class DeviceError(ModelError):
     """The device, dtype or number of ranks asked for is not available."""
+
+
+class RankLostError(DeviceError):
+    """A process that held a part of the model was ended from outside; the model is gone, a new one may work."""

@@ -4,7 +4,9 @@ The model is built without memory, every parameter gets its place on the device 
 filled from its slice of the file; a processor's own order comes last. So the peak is the model and one tensor.
 """
 
+import weakref
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,10 +17,11 @@ from models.config import BartConfig, BloomConfig, read_config
 from models.errors import CheckpointError, DeviceError
 from models.families.base import LoadedModel
 from models.families.projections import CrossAttention, SelfAttention
-from models.hub import open_source
+from models.followers import FollowerProcesses
+from models.hub import ModelSource, open_source
 from models.layers.embedding import VocabularyHead
 from models.layers.linear import ColumnLinear, RowLinear
-from models.parallel import TensorParallel, tensor_parallel_group
+from models.parallel import SINGLE, Collectives, TensorParallel
 from models.registry import architecture_of, model_class
 from models.weights import differing_copies, fill, tie
 
@@ -38,19 +41,50 @@ def load_model(
     `uri`: a folder, an fsspec URL or hf://org/name@revision. `architecture`: by default the first of config.json's.
     `dtype`: "float32", "float16", "bfloat16", or "auto", the checkpoint's own on an accelerator and float32 on a CPU.
     `device`: "auto" (an accelerator where there is one), "cpu", "cuda", "cuda:1". `tensor_parallel`: the number of
-    ranks, joined by torch.distributed, that hold the model together; each reads its slices only.
+    ranks that hold the model together, each on a device of its own. The caller is the first; the others are processes
+    that are started here, read their slices only, and end with the caller.
     Raises CheckpointError with all that does not fit, UnsupportedModelError, DeviceError.
     """
+    if tensor_parallel == 1:
+        return load_part(uri, architecture, dtype, resolve_device(device, SINGLE), SINGLE)
+    place = resolve_device(device, TensorParallel(size=tensor_parallel))
+    refuse_sizes(uri, architecture, tensor_parallel)
+    followers = FollowerProcesses(
+        tensor_parallel,
+        {
+            "uri": str(uri),
+            "architecture": architecture,
+            "dtype": dtype,
+            "device": device,
+            "num_threads": torch.get_num_threads(),
+        },
+    )
+    try:
+        followers.collectives = Collectives(followers.folder, 0, tensor_parallel, place)
+        group = TensorParallel(rank=0, size=tensor_parallel, collectives=followers.collectives, followers=followers)
+        model = load_part(uri, architecture, dtype, place, group)
+        followers.wait_for("ready")
+    except BaseException:
+        followers.close()
+        raise
+    weakref.finalize(model, followers.close)
+    return model
+
+
+def refuse_sizes(uri: str, architecture: str | None, tensor_parallel: int) -> None:
+    """Raises DeviceError where a checkpoint cannot be cut into so many parts."""
+    config, _ = _configuration(open_source(str(uri)))
+    with torch.device("meta"):
+        model_class(architecture_of(config, architecture))(config, TensorParallel(size=tensor_parallel))
+
+
+def load_part(
+    uri: str, architecture: str | None, dtype: str, place: torch.device, group: TensorParallel
+) -> LoadedModel:
+    """What one rank holds of a checkpoint's model."""
     source = open_source(str(uri))
-    raw_config = source.read_json("config.json")
-    if raw_config is None:
-        raise CheckpointError(
-            f"Model {uri!r} has no config.json, so it is no checkpoint. Found: {', '.join(source.file_names)}."
-        )
-    config = read_config(raw_config, where=f"config.json of {uri!r}")
+    config, raw_config = _configuration(source)
     name = architecture_of(config, architecture)
-    group = tensor_parallel_group(tensor_parallel)
-    place = resolve_device(device, group)
     checkpoint = Checkpoint(source)
     model = empty_model(
         name,
@@ -66,6 +100,16 @@ def load_model(
     return model
 
 
+def _configuration(source: ModelSource) -> tuple[BartConfig | BloomConfig, dict[str, Any]]:
+    """config.json, understood and as it stands."""
+    raw_config = source.read_json("config.json")
+    if raw_config is None:
+        raise CheckpointError(
+            f"Model {source.uri!r} has no config.json, so it is no checkpoint. Found: {', '.join(source.file_names)}."
+        )
+    return read_config(raw_config, where=f"config.json of {source.uri!r}"), raw_config
+
+
 def resolve_device(device: str, group: TensorParallel) -> torch.device:
     """The device of a name. Raises DeviceError where it is not there."""
     num_devices = torch.cuda.device_count()
@@ -76,6 +120,11 @@ def resolve_device(device: str, group: TensorParallel) -> torch.device:
     except RuntimeError as error:
         raise DeviceError(f"device = {device!r} is not a device. Use 'auto', 'cpu', 'cuda' or 'cuda:1'.") from error
     if place.type == "cuda":
+        if group.size > 1 and (place.index is not None or group.size > num_devices):
+            raise DeviceError(
+                f"tensor_parallel = {group.size} with device = {device!r}: each rank needs a device of its own; this "
+                f"process sees {num_devices}. Use device = 'cuda' and at most so many ranks, or device = 'cpu'."
+            )
         index = place.index if place.index is not None else group.rank % max(1, num_devices)
         if index >= num_devices:
             raise DeviceError(f"device = {device!r} asked for; this process sees {num_devices} CUDA devices.")

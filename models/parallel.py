@@ -1,4 +1,4 @@
-"""The tensor-parallel group: which rank this is, how many there are, and the two sums they need. It knows no model.
+"""The tensor-parallel group: which rank this is, how many there are, and the sums they need. It knows no model.
 
 With one rank every operation is the identity and torch.distributed is never touched, so layers call it unconditionally.
 Column-parallel weights are cut along their output rows, row-parallel weights along their input columns:
@@ -6,13 +6,21 @@ Column-parallel weights are cut along their output rows, row-parallel weights al
     x_ND --ColumnLinear--> [N, F / size] --activation--> --RowLinear--> all_reduce --> + bias (once, after the sum)
 """
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+import torch.distributed.distributed_c10d as c10d
 from torch import Tensor
 
 from models.errors import DeviceError
+
+# Ranks wait for each other inside a call only, never for work: what takes longer than this is stuck.
+TIMEOUT = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -23,47 +31,108 @@ class Part:
     whole_shape: tuple[int, ...]  # the tensor's shape in the file
 
 
+class Followers(Protocol):
+    """The processes of the other ranks, as the first rank sees them."""
+
+    def together(self, call: str, *arguments: Any) -> AbstractContextManager[None]: ...
+
+    def send(self, message: Any) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class TensorParallel:
     """The ranks that hold one model together."""
 
     rank: int = 0
     size: int = 1
-    process_group: dist.ProcessGroup | None = None  # None: the default group of torch.distributed
+    collectives: "Collectives | None" = None
+    """None: one rank, or a model that is looked at and not run."""
+    followers: Followers | None = field(default=None, repr=False)
+    """On the first rank: the others, who have to be told what to do. None elsewhere."""
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over the ranks, in place."""
-        if self.size > 1:
-            dist.all_reduce(tensor, group=self.process_group)
+        if self.collectives is not None:
+            self.collectives.reduce(tensor, dist.ReduceOp.SUM)
         return tensor
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """The ranks' tensors side by side along the last dimension: [..., V] -> [..., V * size]."""
-        if self.size == 1:
-            return tensor
-        parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(parts, tensor.contiguous(), group=self.process_group)
-        return torch.cat(parts, dim=-1)
+        return tensor if self.collectives is None else torch.cat(self.collectives.gather(tensor, self.size), dim=-1)
+
+    def least(self, number: int) -> int:
+        """The smallest of the ranks' numbers."""
+        if self.collectives is None:
+            return number
+        lowest = torch.tensor([number], device=self.collectives.device)
+        self.collectives.reduce(lowest, dist.ReduceOp.MIN)
+        return int(lowest)
+
+    def together(self, call: str, *arguments: Any) -> AbstractContextManager[None]:
+        """For this rank's part of a call that all ranks do at once; the first rank tells the others here.
+
+        A call is a name of models/follower.py with picklable arguments. Calls from several threads wait for each other.
+        """
+        return nullcontext() if self.followers is None else self.followers.together(call, *arguments)
 
     def share(self, count: int, what: str) -> int:
         """How many of `count` each rank holds. Raises DeviceError, naming fitting sizes, where it cannot be divided."""
         if count % self.size:
-            fitting = ", ".join(str(size) for size in range(1, count + 1) if count % size == 0)
-            raise DeviceError(f"tensor_parallel = {self.size} does not divide {count} {what}. Use one of: {fitting}.")
+            *most, last = (str(size) for size in range(1, count + 1) if count % size == 0)
+            fitting = f"{', '.join(most)} or {last}" if most else last
+            raise DeviceError(f"tensor_parallel = {self.size} does not divide {count} {what}. Use {fitting}.")
         return count // self.size
 
 
 SINGLE = TensorParallel()
 
 
-def tensor_parallel_group(size: int) -> TensorParallel:
-    """The group of `size` ranks that this process belongs to. Raises DeviceError where the processes are not there."""
-    if size == 1:
-        return SINGLE
-    found = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 0
-    if found != size:
-        raise DeviceError(
-            f"tensor_parallel = {size} needs {size} processes joined by torch.distributed; "
-            f"{found or 'none'} found. Start the ranks first (a pipeline's replica does it) or use tensor_parallel = 1."
-        )
-    return TensorParallel(rank=dist.get_rank(), size=size)
+class Collectives:
+    """Sums and gathers among the ranks of one model: NCCL on accelerators, gloo on CPUs.
+
+    A group of its own and not torch.distributed's default, of which a process has one: it may hold several models.
+    """
+
+    def __init__(self, folder: str, rank: int, size: int, device: torch.device) -> None:
+        """Meets the other ranks through a file in `folder`; returns when all are there."""
+        self.device = device
+        store = dist.FileStore(str(Path(folder) / "store"), size)  # type: ignore[attr-defined]  # it is there
+        self._group = _nccl(store, rank, size) if device.type == "cuda" else _gloo(store, rank, size)
+        with torch.device(device):
+            self.reduce(torch.zeros(1), dist.ReduceOp.SUM)  # connections are made by the first use
+
+    def reduce(self, tensor: Tensor, operation: Any) -> None:
+        """Reduces over the ranks, in place; all get the same bits."""
+        options = dist.AllreduceOptions()
+        options.reduceOp = operation
+        self._group.allreduce([tensor], options).wait()
+
+    def gather(self, tensor: Tensor, size: int) -> list[Tensor]:
+        """The tensors of all ranks, equal in shape, by rank."""
+        parts = [torch.empty_like(tensor) for _ in range(size)]
+        self._group.allgather([parts], [tensor.contiguous()]).wait()
+        return parts
+
+    def abort(self) -> None:
+        """Ends what waits for a rank that is gone. Gloo sees that itself, by the closed connection."""
+        if self._group is not None and self.device.type == "cuda":
+            self._group.abort()
+
+    def close(self) -> None:
+        """Leaves the group. Its threads must be gone before the interpreter is, or the process ends with an abort."""
+        self._group = None
+
+
+def _gloo(store: Any, rank: int, size: int) -> Any:
+    backend: Any = dist.ProcessGroupGloo
+    options = backend._Options()
+    options._devices = [backend.create_device(hostname="127.0.0.1")]  # ranks share a machine
+    options._timeout = TIMEOUT
+    return backend(store, rank, size, options)
+
+
+def _nccl(store: Any, rank: int, size: int) -> Any:
+    backend: Any = c10d.ProcessGroupNCCL
+    options = backend.Options()
+    options._timeout = TIMEOUT
+    return backend(store, rank, size, options)

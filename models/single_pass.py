@@ -8,7 +8,8 @@ is halved and tried again, and the budget with it.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from models.families.base import LoadedModel
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
 Pooling = Literal["mean", "cls", "last"]
 
 # Logits over the vocabulary are made for so many positions at a time: [1024, 50265] in float32 is 206 MB.
@@ -40,6 +42,18 @@ class TokenScores:
         return float(self.log_probs.double().sum())
 
 
+def on_all_ranks(method: Callable[Concatenate["SinglePass", Arguments], Result]) -> Callable[..., Result]:
+    """A method of SinglePass that every rank of its model runs; the first one's result counts."""
+
+    @wraps(method)
+    def call(self: "SinglePass", *arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
+        told = (method.__name__, self.max_batch_tokens, arguments, keywords)
+        with self.model.group.together("single_pass", *told):
+            return method(self, *arguments, **keywords)
+
+    return call
+
+
 class SinglePass:
     """One model's forwards over many token lists. Results come in the order of the input, on the CPU, in float32."""
 
@@ -53,6 +67,7 @@ class SinglePass:
         """Raises RequestError where the model cannot read a token list; the others can go on without it."""
         self.model.check_tokens(token_ids)
 
+    @on_all_ranks
     def classify(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Logits [sequences, L] of a sequence classifier."""
         self._needs("class_logits", "a sequence classifier")
@@ -62,6 +77,7 @@ class SinglePass:
 
         return _stack(self._run(sequences, compute), self.model.config.num_labels)
 
+    @on_all_ranks
     def token_logits(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """Logits [T, L] for each sequence: classes of tokens, or columns start and end of an answer."""
         self._needs("token_logits", "a token classifier or a question answerer")
@@ -76,6 +92,7 @@ class SinglePass:
         """Start and end logits [T] for each sequence of a question answerer."""
         return [(logits_T2[:, 0], logits_T2[:, 1]) for logits_T2 in self.token_logits(sequences)]
 
+    @on_all_ranks
     def embed(self, sequences: Sequence[Sequence[int]], pooling: Pooling = "mean", normalize: bool = False) -> Tensor:
         """One vector [D] for each sequence, out of the last hidden states: [sequences, D].
 
@@ -94,6 +111,7 @@ class SinglePass:
 
         return _stack(self._run(sequences, compute), self.model.hidden_size)
 
+    @on_all_ranks
     def score(
         self, sequences: Sequence[Sequence[int]], targets: Sequence[Sequence[int]] | None = None
     ) -> list[TokenScores]:
@@ -120,6 +138,7 @@ class SinglePass:
 
         return self._run(sequences, compute)
 
+    @on_all_ranks
     def top_tokens(
         self, sequences: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], top_k: int
     ) -> list[tuple[Tensor, Tensor]]:
@@ -199,7 +218,7 @@ class SinglePass:
             try:
                 answers = compute(ids_N, [lengths[row] for row in rows], *extra)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or len(rows) == 1:
+                if not is_out_of_memory(error) or len(rows) == 1 or self.model.group.size > 1:
                     raise
                 answers = None  # try again outside of the handler, which keeps the failed batch's tensors alive
             if answers is None:

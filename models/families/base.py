@@ -34,6 +34,10 @@ class LoadedModel(nn.Module):
         self.config, self.group = config, group
         self.generation_defaults = {}
 
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        with self.group.together("forward", arguments, keywords):
+            return super().__call__(*arguments, **keywords)
+
     @property
     def alibi_slopes(self) -> Tensor | None:
         """ALiBi's slopes of this rank's heads, float32 [H]; None where positions are learned."""

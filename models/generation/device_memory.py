@@ -17,8 +17,12 @@ def bytes_per_token(model: Any) -> int:
 
 def max_cached_tokens(model: Any) -> int:
     """Tokens whose keys and values fit in the memory that is free now."""
-    free = free_bytes(model.device) * SHARE.get(model.device.type, 0.5)
-    return max(1, int(free / bytes_per_token(model)))
+    with model.group.together("max_cached_tokens"):
+        free = free_bytes(model.device) * SHARE.get(model.device.type, 0.5)
+        if model.device.type == "cpu":
+            free /= model.group.size  # ranks share the machine's memory
+        # All ranks hold the same requests: the one with the least room decides.
+        return model.group.least(max(1, int(free / bytes_per_token(model))))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -22,9 +22,9 @@ from models.generation.cohort import StopText
 from models.generation.device_memory import is_out_of_memory, keep_freed_memory, max_cached_tokens
 from models.generation.params import GenerationParams
 from models.generation.randomness import sample_key
-from models.generation.runner import Runner
 from models.generation.scheduler import Scheduler
 from models.generation.sequence import Request, RequestOutput, SequenceOutput
+from models.generation.shared_runner import runner_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Engine:
         self._stop_text = stop_text
         if model.device.type == "cpu":
             keep_freed_memory()
-        self._runner = Runner(model, stop_text)
+        self._runner = runner_of(model, stop_text)
         self._scheduler = Scheduler(
             max_sequences=max_slots or DEFAULT_SLOTS[model.device.type == "cuda"],
             max_prompt_tokens=max_batch_tokens,

@@ -91,8 +91,3 @@ def test_dtypes_are_taken_by_name_and_auto_is_float32_on_a_cpu(bart_folder):
     assert load_model(str(bart_folder), dtype="float16", device="cpu").dtype == torch.float16
     with pytest.raises(DeviceError, match="float8"):
         load_model(str(bart_folder), dtype="float8")
-
-
-def test_ranks_that_are_not_there_are_said_so(bart_folder):
-    with pytest.raises(DeviceError, match="tensor_parallel = 2"):
-        load_model(str(bart_folder), tensor_parallel=2)

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models import Engine, GenerationParams
+from models.parallel import SINGLE
 
 END = 2
 
@@ -25,6 +26,7 @@ class ScriptedModel:
     num_layers, num_heads, head_dim = 1, 1, 2
     device, dtype = torch.device("cpu"), torch.float32
     config = SimpleNamespace(vocab_size=50)
+    group = SINGLE
     generation_defaults: ClassVar = {"decoder_start_token_id": 5, "eos_token_id": END}
 
     def encode(self, input_ids_N, *_):

@@ -1,0 +1,186 @@
+"""Followers are the processes of a model's other ranks, as the first rank sees them. It knows no model.
+
+    first rank, in the caller's process                      a follower, in a process of its own (models/follower.py)
+    together("prefill", requests) ---- a small message ----> prefill(requests)
+            its part of the call  <---- collectives ------>  its part of the call
+
+Each follower has one end of a socket pair. When the first rank's process ends, whatever ended it, the system closes the
+other end, and the follower goes. When a follower ends, the first rank reads the end of its messages, and says so.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from models.errors import DeviceError, ModelError, RankLostError
+from models.generation.device_memory import is_out_of_memory
+
+log = logging.getLogger(__name__)
+
+# How long after an error of the first rank's a dead follower, which may be the reason, is waited for.
+GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a follower says when it has its part of the model."""
+
+    process_id: int
+
+
+class FollowerProcesses:
+    """Starts the ranks from the second on, tells them what to do, and notices when one is gone."""
+
+    def __init__(self, size: int, load: dict[str, Any]) -> None:
+        """`load`: what models/follower.py needs to load its part; returns when all are about to join the group."""
+        self.folder = tempfile.mkdtemp(prefix="batchloom-ranks-")  # where the ranks meet; readable by this user alone
+        self.failure: ModelError | None = None
+        self.collectives: Any = None  # set when joined; a dead follower ends what waits for it there
+        self._turn = threading.RLock()
+        self._changed = threading.Condition()
+        self._arrived: dict[str, int] = {}
+        self._connections: list[Connection] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+        for rank in range(1, size):
+            self._start(rank, {**load, "rank": rank, "size": size, "folder": self.folder})
+        atexit.register(self.close)
+        self.wait_for("awake")
+
+    @contextlib.contextmanager
+    def together(self, call: str, *arguments: Any) -> Iterator[None]:
+        """Tells the followers to do `call`, lets the first rank do its part, and makes sense of what goes wrong.
+
+        Raises: RankLostError where a follower was killed, DeviceError where one failed. Errors that all ranks raise
+        alike, for a request that cannot be served, pass; after any other one the ranks are out of step and end.
+        """
+        with self._turn:
+            self._raise_failure()
+            self.send((call, arguments))
+            try:
+                yield
+            except ModelError:
+                raise
+            except BaseException as error:
+                is_memory = isinstance(error, Exception) and is_out_of_memory(error)
+                if isinstance(error, RuntimeError) and not is_memory:
+                    self._wait_for_failure()
+                    self._raise_failure(error)
+                self.close()
+                if is_memory:
+                    raise DeviceError(
+                        f"Rank 0 ran out of memory ({error}). Ranks cannot go back one alone: use less at a time "
+                        "(max_batch_tokens), or more ranks."
+                    ) from error
+                raise
+            self._raise_failure()
+
+    def send(self, message: Any) -> None:
+        """A message to all followers."""
+        content = pickle.dumps(message)
+        for connection in self._connections:
+            try:
+                connection.send_bytes(content)
+            except OSError as error:
+                self._wait_for_failure()
+                self._raise_failure(error)
+                raise
+
+    def wait_for(self, word: str) -> None:
+        """Blocks until every follower has said `word`. Raises what ended one before."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.failure is not None or self._arrived.get(word, 0) == len(self._processes)
+            )
+        if self.failure is not None:
+            self.close()
+            self._raise_failure()
+
+    def close(self) -> None:
+        """Ends the followers. The model cannot be used afterwards."""
+        with self._changed:
+            self.failure = self.failure or DeviceError("The ranks of this model were ended. Load it anew.")
+        for process in self._processes:
+            process.kill()
+        if self.collectives is not None:
+            self.collectives.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        atexit.unregister(self.close)
+
+    @property
+    def process_ids(self) -> list[int]:
+        return [process.pid for process in self._processes]
+
+    def _start(self, rank: int, settings: dict[str, Any]) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "models.follower", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            )
+        connection = Connection(ours.detach())
+        self._processes.append(process)
+        self._connections.append(connection)
+        connection.send(settings)
+        threading.Thread(
+            target=self._listen, args=(rank, process, connection), name=f"rank {rank}", daemon=True
+        ).start()
+
+    def _listen(self, rank: int, process: subprocess.Popen[bytes], connection: Connection) -> None:
+        """A follower's thread here: reads what it says until it ends."""
+        failure: ModelError | None = None
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                word = connection.recv()
+                if isinstance(word, ModelError):
+                    failure = word
+                else:
+                    self._note(word)
+        code = process.wait()
+        self._fail(
+            failure
+            or RankLostError(
+                f"Rank {rank} of the model (process {process.pid}) ended with {_in_words(code)}. Its part of the model "
+                "is gone, and with it this replica. Look for its last words above, or for an out-of-memory kill."
+            )
+        )
+
+    def _note(self, word: str) -> None:
+        with self._changed:
+            self._arrived[word] = self._arrived.get(word, 0) + 1
+            self._changed.notify_all()
+
+    def _fail(self, failure: ModelError) -> None:
+        with self._changed:
+            if self.failure is None:
+                self.failure = failure
+                log.error("%s", failure)
+            self._changed.notify_all()
+        if self.collectives is not None:
+            self.collectives.abort()
+
+    def _wait_for_failure(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self.failure is not None, GRACE_SECONDS)
+
+    def _raise_failure(self, cause: BaseException | None = None) -> None:
+        if self.failure is not None:
+            # A new object: one that is raised twice collects tracebacks, and in them tensors.
+            raise type(self.failure)(*self.failure.args) from cause
+
+
+def _in_words(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
