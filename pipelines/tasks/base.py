@@ -138,9 +138,8 @@ def with_head(spec: TaskSpec, head: str) -> str:
         own = "ForCausalLM" if family == "Bloom" else "ForConditionalGeneration"
     if own != head:
         raise ConfigError(
-            f"model: {spec.task} needs a checkpoint {family}{head} or of another family with this head; found "
-            f"{spec.checkpoint.architecture}. Use another checkpoint, or a task that this one can do: "
-            f"{', '.join(TASKS_OF_HEADS[own])}."
+            f"model: {spec.task} needs a {ARCHITECTURES_OF_HEADS[head]}; found {spec.checkpoint.architecture}. "
+            f"Use another checkpoint, or a task that this one can do: {', '.join(TASKS_OF_HEADS[own])}."
         )
     return family + own
 
@@ -156,6 +155,13 @@ def _family_and_head(architecture: str) -> tuple[str, str]:
     return (family, found + rest) if found else (architecture.removesuffix("Model"), "Model")
 
 
+ARCHITECTURES_OF_HEADS = {
+    "ForConditionalGeneration": "BartForConditionalGeneration, or one of the Blenderbots",
+    "ForCausalLM": "BloomForCausalLM, or the decoder of another family saved as ForCausalLM",
+    "ForSequenceClassification": "BartForSequenceClassification or BloomForSequenceClassification",
+    "ForTokenClassification": "BloomForTokenClassification",
+    "ForQuestionAnswering": "BartForQuestionAnswering or BloomForQuestionAnswering",
+}
 TASKS_OF_HEADS = {
     "ForConditionalGeneration": (
         "summarization", "text2text-generation", "conversational (Blenderbot)", "fill-mask (BART)", "perplexity",

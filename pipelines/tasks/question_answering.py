@@ -24,7 +24,7 @@ from pipelines.tasks.base import (
 from pipelines.tasks.options import read_options
 from pipelines.tasks.pairs import PairTemplate
 from pipelines.tasks.spans import Span, best_span
-from pipelines.tasks.texts import unanswerable
+from pipelines.tasks.texts import no_tokens, unanswerable
 from pipelines.tasks.windows import window_size, windows
 
 if TYPE_CHECKING:
@@ -106,6 +106,9 @@ class QuestionAnswering(Task):
             rows, question_ids, contexts, tokenizer.encode_offsets(contexts), strict=True
         ):
             tokens = _Context.of(encoded)
+            if not tokens.ids:
+                errors[row] = no_tokens(self.context_column)
+                continue
             room = self.window - template.num_tokens - min(len(question), QUESTION_TOKENS)
             if room <= self.options.doc_stride and len(tokens.ids) > room:
                 errors[row] = _no_room(len(question), self.window, self.options.doc_stride)

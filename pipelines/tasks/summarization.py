@@ -99,13 +99,14 @@ class Summarization(Task):
         """Summaries of chunks become texts to summarize, in as many rounds as it takes."""
         if self.options.merge == "join":
             return None
-        counts = np.bincount(first_answers(results)["row"].to_numpy(), minlength=1)
-        again = np.flatnonzero(counts > 1).astype(np.int32)
-        if not len(again):
-            return None
         answers = first_answers(results)
-        texts = self._joined(answers.filter(pc.is_in(answers["row"], pa.array(again))), tokenizer)
-        prepared = self.prepare([pa.chunked_array([[texts[row] for row in again.tolist()]], pa.string())], tokenizer)
+        counts = np.bincount(answers["row"].to_numpy(), minlength=1)
+        several = pc.is_in(answers["row"], pa.array(np.flatnonzero(counts > 1), pa.int32()))
+        texts = {row: text for row, text in self._joined(answers.filter(several), tokenizer).items() if text}
+        again = np.array(list(texts), dtype=np.int32)
+        if not texts:
+            return None
+        prepared = self.prepare([pa.chunked_array([list(texts.values())], pa.string())], tokenizer)
         before = counts[again]
         now = np.bincount(prepared.requests["row"].to_numpy(), minlength=len(again))
         stuck = {int(row): _not_shrinking(int(before[row])) for row in np.flatnonzero(now >= before)}

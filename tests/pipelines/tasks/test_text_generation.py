@@ -86,7 +86,7 @@ def test_an_answer_ends_with_a_stop_string(ask, make_checkpoint, make_sentences)
             "BartForConditionalGeneration",
             {},
             {},
-            "a checkpoint BartForCausalLM.*summarization",
+            "needs a BloomForCausalLM.*: summarization",
         ),
         ("text2text-generation", "BloomForCausalLM", {}, {}, "Use another checkpoint, or a task .* text-generation"),
         ("text-generation", "BloomForCausalLM", {"prompt_template": "{a.b}"}, {}, r"found \{a\.b\}"),
