@@ -1,4 +1,4 @@
-"""A cohort: the running requests that have equal params, so that one vectorized search serves them all.
+"""A cohort: the running requests whose params differ in lengths at most, so that one vectorized search serves them all.
 
 Requests with other params run in other cohorts; all cohorts share each forward pass of the model. This file knows what
 any search needs; beam.py and sampling.py are the searches.

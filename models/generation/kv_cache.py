@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHUNK = 16  # steps between two packings: copying is then a few percent of reading, and little room is reserved in vain
+CHUNK = 8  # steps between two packings: copying is then a few percent of reading, and little room is reserved in vain
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ A field left at None is unset: the checkpoint's own value stands in for it, and 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from models.errors import ParamsError
@@ -116,6 +117,11 @@ class GenerationParams:
         if chosen["num_beams"] == 1:
             chosen |= _BEAMS_ONLY
         return replace(GenerationParams(), **chosen)
+
+    @cached_property
+    def search(self) -> "GenerationParams":
+        """These params without lengths: requests that differ in nothing else are searched together."""
+        return replace(self, max_length=None, max_new_tokens=None, min_length=None, min_new_tokens=None)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

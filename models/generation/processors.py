@@ -36,7 +36,7 @@ def processors_of(params: GenerationParams) -> list[Processor]:
         ends = {(end,) for end in params.eos_token_ids}
         words = [tuple(word) for word in params.bad_words_ids if tuple(word) not in ends]
         chain.extend(_bad_word(word) for word in words)
-    if params.eos_token_ids and (params.min_length or params.min_new_tokens):
+    if params.eos_token_ids:
         chain.append(_min_length(params.eos_token_ids))
     if params.forced_bos_token_id is not None:
         chain.append(_forced((params.forced_bos_token_id,), lambda history, row: history.lengths[row] == 1))

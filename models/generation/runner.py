@@ -26,7 +26,7 @@ class Running:
 
 
 class Runner:
-    """A model and the requests that run on it, in cohorts of equal params."""
+    """A model and the requests that run on it, in cohorts of equal params, lengths apart."""
 
     def __init__(self, model: Any, stop_text: StopText | None = None) -> None:
         self.model = model
@@ -42,10 +42,10 @@ class Runner:
         else:
             prefilled = read(self.model, requests, self._prefixes)
         self._memories |= dict(zip(requests, prefilled.memories, strict=True))
-        by_params: dict[GenerationParams, list[Request]] = {}
+        by_search: dict[GenerationParams, list[Request]] = {}
         for request in requests:
-            by_params.setdefault(request.params, []).append(request)
-        for params, members in by_params.items():
+            by_search.setdefault(request.params.search, []).append(request)
+        for params, members in by_search.items():
             if params not in self._running:
                 self._running[params] = self._start(params)
             running = self._running[params]

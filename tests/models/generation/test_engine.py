@@ -39,6 +39,22 @@ def test_requests_with_different_params_share_a_batch(pair):
         assert [one.token_ids for one in answer.outputs] == [one.token_ids for one in alone.outputs]
 
 
+def test_requests_that_differ_in_lengths_alone_are_searched_together(pair):
+    _, model = pair("bart")
+    each = [GenerationParams(max_new_tokens=3 + n, min_new_tokens=n) for n in range(5)]
+    engine = Engine(model)
+    for n, (prompt, params) in enumerate(zip(PROMPTS, each, strict=True)):
+        engine.add(n, prompt, params)
+    engine.step()
+    assert len(engine._runner._running) == 1
+    answers = {}
+    while engine.num_unfinished:
+        answers |= {output.request_id: output for output in engine.step()}
+    for n, (prompt, params) in enumerate(zip(PROMPTS, each, strict=True)):
+        if n in answers:
+            assert answers[n].outputs == Engine(model).generate([prompt], params)[0].outputs
+
+
 def test_requests_may_come_while_others_run(pair):
     _, model = pair("bart")
     params = GenerationParams(max_new_tokens=8, min_new_tokens=8)
