@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.metrics import READY_AT
-from pipelines.replica import Replica, in_order, result_table, start_replica
+from pipelines.replica import Replica, start_replica
+from pipelines.results import in_order, result_table
 from pipelines.tasks.base import Prepared, Task
 from pipelines.tokenize import tokenizer_of
 from pipelines.units import Unit

@@ -99,7 +99,11 @@ def plan(config: JobConfig) -> JobPlan:
                 "task": config.task,
                 "task_options": task.settings(),
                 "generation": dict(task.generation),
-                "engine": {"dtype": config.engine.dtype},
+                "engine": {
+                    "dtype": config.engine.dtype,
+                    # Without positions, this is what makes a request too long.
+                    "max_batch_tokens": config.engine.max_batch_tokens if checkpoint.max_positions is None else None,
+                },
                 "input": {
                     "columns": list(task.input_columns()),
                     "keep_columns": list(keep_columns),

@@ -27,7 +27,7 @@ class Work:
     requests: pa.Table | None = None
     """What the model is asked: REQUEST_SCHEMA of pipelines/tasks/base.py, and bucket (int32)."""
     results: pa.Table | None = None
-    """What the model answered; see pipelines/replica.py RESULT_SCHEMA."""
+    """What the model answered; see pipelines/results.py RESULT_SCHEMA."""
     measures: dict[str, float] = field(default_factory=dict)
     """Figures of this run (seconds, padded tokens) that are summed up by the driver and decide no answer."""
 

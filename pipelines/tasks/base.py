@@ -68,7 +68,7 @@ class Answered:
     """What came back for a unit's requests."""
 
     results: pa.Table
-    """RESULT_SCHEMA of pipelines/replica.py, in the order of rows, pieces and samples; no row of it has an error."""
+    """RESULT_SCHEMA of pipelines/results.py, in the order of rows, pieces and samples; no row of it has an error."""
     num_rows: int
     notes: pa.Table | None
     """What `prepare` noted."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from pipelines.tasks.base import Values
+
 NO_ENTITY = "O"
-Scores = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Token:
 
     start: int
     end: int
-    scores: Scores
+    scores: Values
 
 
 @dataclass(frozen=True)

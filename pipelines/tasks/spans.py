@@ -1,11 +1,11 @@
 """The best span of a window from start and end logits. It knows no text and no model."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-Logits = np.ndarray[Any, np.dtype[np.float32]]
+from pipelines.tasks.base import Values
+from pipelines.tasks.scores import softmax
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Span:
 
 
 def best_span(
-    start_T: Logits, end_T: Logits, context: range, max_length: int, with_nothing: bool
+    start_T: Values, end_T: Values, context: range, max_length: int, with_nothing: bool
 ) -> tuple[Span, float]:
     """(the likeliest span within the context, the likelihood of no answer, which the first token stands for).
 
@@ -26,15 +26,10 @@ def best_span(
     and special tokens cannot be answers.
     """
     asked = np.array([*((0,) if with_nothing and 0 not in context else ()), *context])
-    start_P, end_P = _softmax(start_T[asked]), _softmax(end_T[asked])
+    start_P, end_P = softmax(start_T[asked]), softmax(end_T[asked])
     nothing = float(start_P[0] * end_P[0]) if with_nothing else 0.0
     if with_nothing:
         start_P[0] = end_P[0] = 0.0
     scores_PP = np.tril(np.triu(np.outer(start_P, end_P)), max_length - 1)
     first, last = divmod(int(scores_PP.argmax()), len(asked))
     return Span(float(scores_PP[first, last]), int(asked[first]), int(asked[last]) + 1), nothing
-
-
-def _softmax(logits: Logits) -> Logits:
-    exponentials = np.exp(logits - logits.max())
-    return exponentials / exponentials.sum()

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.errors import ConfigError
-from pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, refuse_generation, with_head
+from pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, Values, refuse_generation, with_head
 from pipelines.tasks.options import read_options
+from pipelines.tasks.scores import sigmoid, softmax
 from pipelines.tasks.texts import prepare_texts
 
 if TYPE_CHECKING:
@@ -83,15 +84,11 @@ class TextClassification(Task):
         return [pa.array(best, pa.string()), pa.array(scores, self.output_fields()[1].type)]
 
 
-def apply(function: Applied, logits: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def apply(function: Applied, logits: Values) -> Values:
     """Scores [rows, labels] of logits [rows, labels]."""
     if function == "none":
         return logits
-    if function == "sigmoid":
-        with np.errstate(over="ignore"):  # exp of a large number is inf, and 1 / inf the right answer
-            return 1 / (1 + np.exp(-logits))
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)
+    return sigmoid(logits) if function == "sigmoid" else softmax(logits)
 
 
 def _function_of(problem_type: str | None, num_labels: int) -> Applied:

@@ -20,6 +20,7 @@ from pipelines.tasks.base import (
 )
 from pipelines.tasks.entities import Entity, Token, entities_of, without_overlaps
 from pipelines.tasks.options import read_options
+from pipelines.tasks.scores import softmax
 from pipelines.tasks.texts import no_tokens, unanswerable
 from pipelines.tasks.windows import window_size, windows
 
@@ -128,12 +129,10 @@ class TokenClassification(Task):
 
     def _entities(self, text: str, values: np.ndarray[Any, Any], note: Mapping[str, Any]) -> list[Entity]:
         logits_TL = values.reshape(-1, len(self.labels))
-        exponentials_TL = np.exp(logits_TL - logits_TL.max(-1, keepdims=True))
-        scores_TL = exponentials_TL / exponentials_TL.sum(-1, keepdims=True)
         tokens = [
             Token(start, end, scores)
             for start, end, scores, is_text in zip(
-                note["starts"], note["ends"], scores_TL, note["is_text"], strict=True
+                note["starts"], note["ends"], softmax(logits_TL), note["is_text"], strict=True
             )
             if is_text
         ]

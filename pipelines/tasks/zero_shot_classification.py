@@ -19,12 +19,14 @@ from pipelines.tasks.base import (
     Prepared,
     Task,
     TaskSpec,
+    Values,
     refuse_generation,
     request_table,
     with_head,
 )
 from pipelines.tasks.options import read_options
 from pipelines.tasks.pairs import PairTemplate
+from pipelines.tasks.scores import softmax
 from pipelines.tasks.texts import unanswerable
 
 if TYPE_CHECKING:
@@ -149,16 +151,11 @@ class ZeroShotClassification(Task):
             return self.options.candidate_labels
         return notes["labels"][row].as_py()
 
-    def scores(self, logits: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def scores(self, logits: Values) -> Values:
         """One score for each label of a row, from logits [labels, classes]."""
         if self.options.multi_label or len(logits) == 1:
-            return _softmax(logits[:, [self.contradiction, self.entailment]])[:, 1]
-        return _softmax(logits[:, self.entailment])
-
-
-def _softmax(logits: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)
+            return softmax(logits[:, [self.contradiction, self.entailment]])[:, 1]
+        return softmax(logits[:, self.entailment])
 
 
 def _check(options: ZeroShotOptions) -> None:

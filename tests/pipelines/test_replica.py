@@ -4,7 +4,9 @@ import pyarrow as pa
 import pytest
 
 from models.errors import RequestError
-from pipelines.replica import RESULT_SCHEMA, SinglePassReplica, row_seed
+from pipelines.engine_replica import row_seed
+from pipelines.results import RESULT_SCHEMA
+from pipelines.single_pass_replica import SinglePassReplica
 from pipelines.tasks.base import request_table
 from pipelines.units import Unit
 
