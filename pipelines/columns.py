@@ -75,8 +75,8 @@ def _shared_field(name: str, shards: Sequence[Shard], schemas: Sequence[pa.Schem
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
                 raise InputError(
                     f"Column {name!r} holds {own.field(name).type} in {shard.name} and "
-                    f"{shared.field(name).type} in the shards before it. Give all shards one type, leave the column out "
-                    "of input.keep_columns, or run them as separate jobs."
+                    f"{shared.field(name).type} in the shards before it. Give all shards one type, leave the column "
+                    "out of input.keep_columns, or run them as separate jobs."
                 ) from error
     return shared.field(name)
 
