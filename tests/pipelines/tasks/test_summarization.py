@@ -1,11 +1,17 @@
 """Summarization: the checkpoint's prefix, long documents in chunks, summaries of summaries."""
 
+import pyarrow as pa
 import pytest
 import torch
 import transformers
 
+import models
 from models import load_tokenizer
+from pipelines.config import InputConfig
 from pipelines.errors import ConfigError
+from pipelines.results import result_table
+from pipelines.tasks import TaskSpec, create_task
+from pipelines.tasks.base import Answered
 from pipelines.tasks.chunks import chunks
 
 GENERATION = {"num_beams": 2, "max_new_tokens": 10}
@@ -71,3 +77,21 @@ def test_what_cannot_be_meant_is_refused(ask, checkpoint):
         ask("summarization", checkpoint, {"text": ["a"]}, options={"long_documents": "drop", "merge": 1})
     with pytest.raises(ConfigError, match="num_return_sequences"):
         ask("summarization", checkpoint, {"text": ["a"]}, generation={"num_return_sequences": 2})
+
+
+def test_summaries_of_nothing_but_special_tokens_stay_as_they_are(checkpoint):
+    """They used to come back as an error about the input: an empty text cannot be summarized again."""
+    task = create_task(
+        TaskSpec(
+            task="summarization",
+            input=InputConfig(paths=()),
+            options={"long_documents": "chunk", "merge": "summarize"},
+            generation={},
+            checkpoint=models.describe(checkpoint),
+        )
+    )
+    tokenizer = models.load_tokenizer(checkpoint)
+    ends = pa.array([[2]] * 3, pa.list_(pa.int32()))
+    results = result_table(row=[0, 0, 1], piece=[0, 1, 0], token_ids=ends)
+    assert task.follow_up(results, tokenizer) is None
+    assert task.finish(Answered(results, 3, None), tokenizer)[0].to_pylist() == ["", "", None]
