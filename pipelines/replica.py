@@ -41,7 +41,8 @@ def start_replica(
     loaded = models.load_model(model, architecture=task.architecture, dtype=dtype, device=device)
     limit = max_batch_tokens if loaded.max_positions is None else None
     if not task.generation:
-        return SinglePassReplica(models.SinglePass(loaded), task, limit)
+        best = models.SinglePass(loaded).max_batch_tokens  # by device; the job may ask for less
+        return SinglePassReplica(models.SinglePass(loaded, min(best, max_batch_tokens)), task, limit)
     tokenizer = tokenizer_of(model)
     engine = models.Engine(
         loaded,
