@@ -19,8 +19,10 @@ def nli(make_checkpoint):
 
 
 def reference(folder, **options):
-    tokenizer = transformers.BartTokenizerFast.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    is_bloom = model.config.model_type == "bloom"
+    kind = transformers.PreTrainedTokenizerFast if is_bloom else transformers.BartTokenizerFast
+    tokenizer = kind.from_pretrained(folder)
     pipeline = transformers.pipeline("zero-shot-classification", model=model, tokenizer=tokenizer)
     return lambda texts, labels: [pipeline(text, labels, **options) for text in texts]
 
@@ -33,6 +35,13 @@ def test_scores_are_those_of_the_pipeline(ask, equal, nli, make_sentences, multi
     part = ask("zero-shot-classification", nli, {"text": texts}, options={"candidate_labels": labels, **options})
     expected = reference(nli, **options)(texts, labels)
     theirs = [(one["labels"], one["scores"]) for one in expected]
+    equal("zero-shot-classification", [(row["labels"], row["scores"]) for row in part.to_pylist()], theirs, 1e-5)
+
+
+def test_a_bloom_can_be_asked_too(ask, equal, make_checkpoint, make_sentences):
+    model, texts = make_checkpoint("BloomForSequenceClassification", **NLI), make_sentences(4, seed=24, longest=10)
+    part = ask("zero-shot-classification", model, {"text": texts}, options={"candidate_labels": LABELS})
+    theirs = [(one["labels"], one["scores"]) for one in reference(model)(texts, LABELS)]
     equal("zero-shot-classification", [(row["labels"], row["scores"]) for row in part.to_pylist()], theirs, 1e-5)
 
 
