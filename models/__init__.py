@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from models.checkpoint_info import CheckpointInfo, describe
+    from models.division import check_ranks
     from models.generation.engine import Engine, EngineStats, RequestOutput, SequenceOutput
     from models.generation.params import GenerationParams
     from models.loading import load_model
@@ -21,6 +22,7 @@ _HOME = {
     "SequenceOutput": "models.generation.engine",
     "SinglePass": "models.single_pass",
     "Tokenizer": "models.tokenizers",
+    "check_ranks": "models.division",
     "describe": "models.checkpoint_info",
     "load_model": "models.loading",
     "load_tokenizer": "models.tokenizers",
@@ -36,6 +38,7 @@ __all__ = [
     "SequenceOutput",
     "SinglePass",
     "Tokenizer",
+    "check_ranks",
     "describe",
     "load_model",
     "load_tokenizer",

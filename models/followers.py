@@ -76,8 +76,10 @@ class FollowerProcesses:
                 is_memory = isinstance(error, Exception) and is_out_of_memory(error)
                 if isinstance(error, RuntimeError) and not is_memory:
                     self._wait_for_failure()
-                    self._raise_failure(error)
+                failure = self.failure
                 self.close()
+                if failure is not None:
+                    raise again(failure) from error
                 if is_memory:
                     raise DeviceError(
                         f"Rank 0 ran out of memory ({error}). Ranks cannot go back one alone: use less at a time "
@@ -111,12 +113,14 @@ class FollowerProcesses:
         """Ends the followers. The model cannot be used afterwards."""
         with self._changed:
             self.failure = self.failure or DeviceError("The ranks of this model were ended. Load it anew.")
-        for process in self._processes:
-            process.kill()
+        self._end()
         if self.collectives is not None:
             self.collectives.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
         atexit.unregister(self.close)
+
+    def remove_folder(self) -> None:
+        """Removes where the ranks met."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def process_ids(self) -> list[int]:
@@ -169,8 +173,14 @@ class FollowerProcesses:
                 self.failure = failure
                 log.error("%s", failure)
             self._changed.notify_all()
+        self._end()
         if self.collectives is not None:
             self.collectives.abort()
+
+    def _end(self) -> None:
+        for process in self._processes:
+            process.kill()
+        self.remove_folder()
 
     def _wait_for_failure(self) -> None:
         with self._changed:
@@ -178,8 +188,12 @@ class FollowerProcesses:
 
     def _raise_failure(self, cause: BaseException | None = None) -> None:
         if self.failure is not None:
-            # A new object: one that is raised twice collects tracebacks, and in them tensors.
-            raise type(self.failure)(*self.failure.args) from cause
+            raise again(self.failure) from cause
+
+
+def again(failure: ModelError) -> ModelError:
+    """The same failure as a new object: one that is raised twice collects tracebacks, and in them tensors."""
+    return type(failure)(*failure.args)
 
 
 def _in_words(code: int) -> str:

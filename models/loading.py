@@ -14,6 +14,7 @@ from torch import nn
 from models.checkpoint import Checkpoint
 from models.checkpoint_info import generation_defaults
 from models.config import BartConfig, BloomConfig, read_config
+from models.division import check_ranks
 from models.errors import CheckpointError, DeviceError
 from models.families.base import LoadedModel
 from models.families.projections import CrossAttention, SelfAttention
@@ -48,7 +49,7 @@ def load_model(
     if tensor_parallel == 1:
         return load_part(uri, architecture, dtype, resolve_device(device, SINGLE), SINGLE)
     place = resolve_device(device, TensorParallel(size=tensor_parallel))
-    refuse_sizes(uri, architecture, tensor_parallel)
+    check_ranks(_configuration(open_source(str(uri)))[0], tensor_parallel)
     followers = FollowerProcesses(
         tensor_parallel,
         {
@@ -61,6 +62,9 @@ def load_model(
     )
     try:
         followers.collectives = Collectives(followers.folder, 0, tensor_parallel, place)
+        if place.type == "cpu":
+            # All have met, and gloo needs the store for nothing else (NCCL does): a kill of all leaves nothing behind.
+            followers.remove_folder()
         group = TensorParallel(rank=0, size=tensor_parallel, collectives=followers.collectives, followers=followers)
         model = load_part(uri, architecture, dtype, place, group)
         followers.wait_for("ready")
@@ -69,13 +73,6 @@ def load_model(
         raise
     weakref.finalize(model, followers.close)
     return model
-
-
-def refuse_sizes(uri: str, architecture: str | None, tensor_parallel: int) -> None:
-    """Raises DeviceError where a checkpoint cannot be cut into so many parts."""
-    config, _ = _configuration(open_source(str(uri)))
-    with torch.device("meta"):
-        model_class(architecture_of(config, architecture))(config, TensorParallel(size=tensor_parallel))
 
 
 def load_part(

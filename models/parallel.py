@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.distributed.distributed_c10d as c10d
 from torch import Tensor
 
-from models.errors import DeviceError
+from models.division import share
 
 # Ranks wait for each other inside a call only, never for work: what takes longer than this is stuck.
 TIMEOUT = timedelta(minutes=5)
@@ -77,11 +77,7 @@ class TensorParallel:
 
     def share(self, count: int, what: str) -> int:
         """How many of `count` each rank holds. Raises DeviceError, naming fitting sizes, where it cannot be divided."""
-        if count % self.size:
-            *most, last = (str(size) for size in range(1, count + 1) if count % size == 0)
-            fitting = f"{', '.join(most)} or {last}" if most else last
-            raise DeviceError(f"tensor_parallel = {self.size} does not divide {count} {what}. Use {fitting}.")
-        return count // self.size
+        return share(count, self.size, what)
 
 
 SINGLE = TensorParallel()

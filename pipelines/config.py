@@ -56,7 +56,7 @@ class EngineConfig:
     device: str = "auto"
     """auto: an accelerator where there is one; cpu; cuda."""
     tensor_parallel: int = 1
-    """Ranks of a replica."""
+    """Ranks of a replica: devices that hold one model together. More than a node's devices are refused."""
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
     max_batch_tokens: int = 16384
     """Prompt tokens, padding included, that one bucket may hold."""

@@ -1,7 +1,10 @@
 """Infer is the actor that Ray keeps a pool of: one replica, several units in flight. Policy is the engine's."""
 
+import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -27,9 +30,25 @@ class Infer:
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         work = Work.from_batch(batch)
         assert work.requests is not None
-        results = answer(self._replica, self._task, work.unit, work.requests, tokenizer_of(self._model))
+        with _ended_by_lost_ranks():
+            results = answer(self._replica, self._task, work.unit, work.requests, tokenizer_of(self._model))
         measures = {**self._replica.measures(), READY_AT: self._ready_at}
         yield work.with_results(results, measures).to_batch()
+
+
+@contextmanager
+def _ended_by_lost_ranks() -> Iterator[None]:
+    """Ends this process where a rank's was killed: Ray starts another actor and gives it the units in flight.
+
+    An exception would be taken for the work's own fault, and not be tried again.
+    """
+    from models.errors import RankLostError
+
+    try:
+        yield
+    except RankLostError as lost:
+        print(lost, file=sys.stderr, flush=True)  # into Ray's log of this actor
+        os._exit(1)
 
 
 def answer(replica: Replica, task: Task, unit: Unit, requests: pa.Table, tokenizer: Any) -> pa.Table:

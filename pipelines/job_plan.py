@@ -72,6 +72,7 @@ def plan(config: JobConfig) -> JobPlan:
     config = _with_absolute_paths(config)
     _check_numbers(config)
     checkpoint = models.describe(config.model, task=config.task)
+    models.check_ranks(checkpoint.config, config.engine.tensor_parallel)
     task = create_task(
         TaskSpec(
             task=config.task,
@@ -139,8 +140,6 @@ def _check_numbers(config: JobConfig) -> None:
         problems.append(
             f"engine.replicas: max is {config.engine.replicas.max}, less than min, {config.engine.replicas.min}."
         )
-    if config.engine.tensor_parallel > 1:
-        problems.append("engine.tensor_parallel: only 1 is supported so far.")
     if not 0 <= config.limits.max_error_rate <= 1:
         problems.append(f"limits.max_error_rate: is {config.limits.max_error_rate}, must be between 0 and 1.")
     if not config.input.paths:

@@ -30,15 +30,21 @@ def start_replica(
     num_threads: int,
     max_batch_tokens: int,
     seed: int,
+    tensor_parallel: int = 1,
 ) -> Replica:
-    """Load the model as the task needs it; raises ModelError where that is not possible."""
+    """Load the model as the task needs it; raises ModelError where that is not possible.
+
+    `num_threads` are those of one rank.
+    """
     import torch
 
     import models
 
     if num_threads:
         torch.set_num_threads(num_threads)
-    loaded = models.load_model(model, architecture=task.architecture, dtype=dtype, device=device)
+    loaded = models.load_model(
+        model, architecture=task.architecture, dtype=dtype, device=device, tensor_parallel=tensor_parallel
+    )
     limit = max_batch_tokens if loaded.max_positions is None else None
     if not task.generation:
         best = models.SinglePass(loaded).max_batch_tokens  # by device; the job may ask for less

@@ -58,7 +58,8 @@ def _dataset(job: JobPlan, pending: Sequence[Unit]) -> Dataset:
         "model": config.model,
         "dtype": engine.dtype,
         "device": device,
-        "num_threads": _threads_per_replica(num_replicas),
+        "tensor_parallel": engine.tensor_parallel,
+        "num_threads": _threads_per_rank(num_replicas, engine.tensor_parallel),
         "max_batch_tokens": engine.max_batch_tokens,
         "seed": config.seed,
     }
@@ -79,7 +80,7 @@ def _dataset(job: JobPlan, pending: Sequence[Unit]) -> Dataset:
             Infer,
             fn_constructor_args=(infer,),
             compute=pool,
-            num_cpus=REPLICA_CPUS,
+            num_cpus=REPLICA_CPUS * engine.tensor_parallel,
             num_gpus=engine.tensor_parallel if device == "cuda" else 0,
             **one_unit,
         )
@@ -149,26 +150,36 @@ def _device(engine: EngineConfig) -> str:
             f"engine: {engine.replicas.min} replicas of {engine.tensor_parallel} ranks need {needed} GPUs; the cluster "
             f"has {num_gpus:g}. Lower engine.replicas.min or engine.tensor_parallel, or set engine.device: cpu."
         )
+    largest = max(int(node["Resources"].get("GPU", 0)) for node in _nodes())
+    if largest < engine.tensor_parallel:
+        raise ConfigError(
+            f"engine.tensor_parallel: a replica's {engine.tensor_parallel} ranks share a node, and the largest here "
+            f"has {largest} GPUs. Lower it."
+        )
     return "cuda"
 
 
 def _num_replicas(engine: EngineConfig) -> int:
     """How far the pool may grow. Replicas that left no CPU for the other stages would hang the job without a word."""
     num_cpus = ray.cluster_resources().get("CPU", 0)
-    room = math.floor((num_cpus - 2 * STAGE_CPUS) / REPLICA_CPUS)
+    room = math.floor((num_cpus - 2 * STAGE_CPUS) / (REPLICA_CPUS * engine.tensor_parallel))
     if room < engine.replicas.min:
+        ranks = f" of {engine.tensor_parallel} ranks" if engine.tensor_parallel > 1 else ""
         raise ConfigError(
-            f"engine.replicas.min: the cluster has {num_cpus:g} logical CPUs, room for {max(room, 0)} replicas beside "
-            f"reading and writing, and not for {engine.replicas.min}. Lower it, or give Ray more CPUs."
+            f"engine.replicas.min: the cluster has {num_cpus:g} logical CPUs, room for {max(room, 0)} replicas{ranks} "
+            f"beside reading and writing, and not for {engine.replicas.min}. Lower it, or give Ray more CPUs."
         )
     if room < engine.replicas.max:
         log.warning("engine.replicas.max is %d; the cluster has room for %d", engine.replicas.max, room)
     return min(engine.replicas.max, room)
 
 
-def _threads_per_replica(num_replicas: int) -> int:
-    """CPU threads of one replica, so that the replicas of a node share its cores; Ray would give each a single one."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    replicas_per_node = math.ceil(num_replicas / max(len(nodes), 1))
-    cores = min((int(node["Resources"].get("CPU", 1)) for node in nodes), default=1)
-    return max(1, cores // replicas_per_node)
+def _threads_per_rank(num_replicas: int, tensor_parallel: int) -> int:
+    """CPU threads of one rank, so that all ranks of a node share its cores; Ray would give each a single one."""
+    replicas_per_node = math.ceil(num_replicas / len(_nodes()))
+    cores = min(int(node["Resources"].get("CPU", 1)) for node in _nodes())
+    return max(1, cores // (replicas_per_node * tensor_parallel))
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]

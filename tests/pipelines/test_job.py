@@ -1,6 +1,7 @@
 """Whole jobs on a small Ray, from Parquet to Parquet."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipelines
+from models.errors import ModelError
 from pipelines.errors import ConfigError, ErrorLimitError, InputError, OutputError
 from pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone
 
@@ -234,3 +236,10 @@ def test_relative_paths_work_from_any_folder(make_job, corpus, monkeypatch) -> N
     assert pipelines.verify("out").ok
     monkeypatch.chdir(os.sep)
     assert pipelines.verify(str(corpus.parent / "out")).num_rows == 75
+
+
+def test_more_ranks_than_the_heads_allow_are_refused_before_anything_starts(make_job) -> None:
+    config = make_job()
+    config = replace(config, engine=replace(config.engine, tensor_parallel=3))
+    with pytest.raises(ModelError, match=r"tensor_parallel = 3 does not divide 4 attention heads\. Use 1, 2 or 4\."):
+        pipelines.plan(config)

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,8 +40,10 @@ def job_file(tmp_path: Path, checkpoint: str, make_sentences) -> Path:
     return path
 
 
-def start(job_file: Path, output: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "jobs", "run", str(job_file), "--set", f"output.path={output}"]
+def start(job_file: Path, output: Path, *settings: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "jobs", "run", str(job_file)]
+    for setting in (f"output.path={output}", *settings):
+        command += ["--set", setting]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
 
 
@@ -122,6 +126,81 @@ def test_a_killed_driver_leaves_no_process_behind(job_file: Path, tmp_path: Path
     while left := processes_with(marker):
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
+
+
+@pytest.fixture
+def temporary_folder(monkeypatch) -> Iterator[Path]:
+    """For what runs; its name is short, as Ray's sockets go there, whose paths may have 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="b", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+def test_a_job_on_two_ranks_survives_the_kill_of_a_rank_and_of_the_actor(
+    job_file: Path, tmp_path: Path, temporary_folder: Path, monkeypatch
+) -> None:
+    one, both = tmp_path / "one", tmp_path / "both"
+    process = start(job_file, one)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed.decode()
+
+    monkeypatch.setenv("BATCHLOOM_TEST_RUN", str(tmp_path))
+    marker = f"BATCHLOOM_TEST_RUN={tmp_path}"
+    process = start(job_file, both, *TWO_RANKS)
+    wait_for_parts(process, both, 2)
+    (rank,) = running(marker, "models.follower")
+    os.kill(rank, signal.SIGKILL)
+    wait_for_parts(process, both, len(parts(both)) + 5)  # more than one may be on its way to be written
+    (replica,) = running(marker, "Infer")
+    (rank,) = running(marker, "models.follower")
+    os.kill(replica, signal.SIGKILL)
+    wait_until(lambda: rank not in running(marker, "models.follower"), seconds=10)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed.decode()
+    assert parts(both).keys() == parts(one).keys()
+    tables = [pq.read_table(folder).sort_by("id") for folder in (both, one)]
+    print(tables[0].schema)
+    assert tables[0] == tables[1]
+    verification = pipelines.verify(str(both))
+    assert verification.ok, verification.problems
+    wait_until(lambda: not running(marker, "models.follower"), seconds=10)
+    deadline = time.monotonic() + 30
+    while left := processes_with(marker):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+    assert not list(temporary_folder.glob("batchloom-*"))
+
+
+def test_a_killed_driver_leaves_no_rank_behind(
+    job_file: Path, tmp_path: Path, temporary_folder: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("BATCHLOOM_TEST_RUN", str(tmp_path))
+    marker = f"BATCHLOOM_TEST_RUN={tmp_path}"
+    process = start(job_file, tmp_path / "out", *TWO_RANKS)
+    wait_for_parts(process, tmp_path / "out", 1)
+    assert running(marker, "models.follower")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not running(marker, "models.follower"), seconds=10)
+    deadline = time.monotonic() + 30
+    while left := processes_with(marker):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+    assert not list(temporary_folder.glob("batchloom-*"))
+
+
+TWO_RANKS = ("engine.tensor_parallel=2", "engine.device=cpu")
+
+
+def running(marker: str, part_of_command: str) -> list[int]:
+    return [process_id for process_id, line in processes_with(marker).items() if part_of_command in line]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def processes_with(marker: str) -> dict[int, str]:
