@@ -3,10 +3,15 @@
 Requests wait, run and finish. In each step those that fit start, every running sequence gets one token, and what is
 done leaves and makes room: the batch never drains while work is left.
 
-    engine.py      the loop                         kv_cache.py    keys, values, and attention through them
-    scheduler.py   who runs                         history.py     what was said so far
-    runner.py      prompts and steps as tensors     processors.py  what may not be said, or must
-    cohort.py      requests that decode alike       beam.py, sampling.py   how tokens are chosen
+    engine.py      the loop                        sequence.py        requests and answers
+    scheduler.py   who runs                        params.py          what a caller may ask
+    runner.py      prompts, then steps             device_memory.py   what fits
+    prompts.py     prompts into memories           step_attention.py  one step's attention over all of them
+    prefixes.py    what prompts have in common     kv_cache.py        keys and values
+    cohort.py      requests that decode alike      history.py         what was said so far
+    beam.py        beam search                     processors.py      what may not be said, or must
+    sampling.py    greedy search and sampling      warpers.py         what is too unlikely to be drawn
+    candidates.py  passes over the vocabulary      randomness.py      numbers that belong to a sample
 """
 
 import logging
