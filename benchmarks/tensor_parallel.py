@@ -1,0 +1,156 @@
+"""What a rank reads and holds, and what a decode step costs, at 1, 2 and 4 ranks.
+
+Random weights in the sizes of bart-base and bloom-560m, float32, gloo, one thread a rank. Bytes read are those that the
+loader asks for, as an object store would count them (a local file is mapped, and only touched pages are read); memory
+is the first rank's private memory after loading, less what it was before.
+
+    python -m benchmarks.tensor_parallel [--model bart-base] [--ranks 1 2 4]
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.loading_memory import private_bytes
+
+MODELS: dict[str, dict[str, Any]] = {
+    "bart-base": {
+        "model_type": "bart",
+        "architectures": ["BartForConditionalGeneration"],
+        "vocab_size": 50265,
+        "d_model": 768,
+        "encoder_layers": 6,
+        "decoder_layers": 6,
+        "encoder_attention_heads": 12,
+        "decoder_attention_heads": 12,
+        "encoder_ffn_dim": 3072,
+        "decoder_ffn_dim": 3072,
+        "max_position_embeddings": 1024,
+        "decoder_start_token_id": 2,
+        "eos_token_id": 2,
+    },
+    "bloom-560m": {
+        "model_type": "bloom",
+        "architectures": ["BloomForCausalLM"],
+        "vocab_size": 250880,
+        "hidden_size": 1024,
+        "n_layer": 24,
+        "n_head": 16,
+        "eos_token_id": 2,
+    },
+}
+ROWS, SOURCE_TOKENS, STEPS = 32, 64, 20
+
+
+def write_checkpoint(config: dict[str, Any], folder: Path) -> int:
+    """Random weights; returns their bytes."""
+    import transformers
+
+    with torch.device("meta"):
+        kind = getattr(transformers, config["architectures"][0])
+        model = kind(kind.config_class(**config))
+    tensors = {name: torch.randn(p.shape) * 0.02 for name, p in model.named_parameters()}
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def run_rank(rank: int, size: int, folder: str, answers: Any) -> None:
+    """Loads one rank's part and decodes; every rank does the same, so that no one has to be told."""
+    import models.checkpoint
+    from models.generation.engine import Engine
+    from models.generation.params import GenerationParams
+    from models.loading import load_part
+    from models.parallel import SINGLE, Collectives, TensorParallel
+
+    torch.set_num_threads(1)
+    place = torch.device("cpu")
+    collectives = Collectives(folder, rank, size, place) if size > 1 else None
+    group = TensorParallel(rank=rank, size=size, collectives=collectives) if size > 1 else SINGLE
+    num_read = 0
+    read = models.checkpoint.read_bytes
+
+    def counted(source: Any, file_name: str, start: int, stop: int) -> Any:
+        nonlocal num_read
+        num_read += stop - start
+        return read(source, file_name, start, stop)
+
+    models.checkpoint.read_bytes = counted
+    before, began = private_bytes(), time.perf_counter()
+    model = load_part(folder, None, "float32", place, group)
+    loaded = time.perf_counter() - began
+    held = private_bytes() - before
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    if collectives is not None:
+        _count_waiting(collectives)
+    engine = Engine(model, max_slots=ROWS)
+    params = GenerationParams(max_new_tokens=STEPS + 1, min_new_tokens=STEPS + 1, num_beams=1, do_sample=False)
+    for row in range(ROWS):
+        engine.add(row, [(row * 31 + token * 7) % 50000 + 4 for token in range(SOURCE_TOKENS)], params)
+    engine.step()  # prompts, and the first token
+    waiting.clear()
+    began = time.perf_counter()
+    for _ in range(STEPS - 1):
+        engine.step()
+    step = (time.perf_counter() - began) / (STEPS - 1)
+    waited = sum(waiting) / (STEPS - 1)
+    if rank == 0:
+        answers.put({"read": num_read, "held": held, "weights": weights, "load": loaded, "step": step, "wait": waited})
+    if collectives is not None:
+        collectives.close()
+
+
+waiting: list[float] = []  # seconds inside collectives, of this process
+
+
+def _count_waiting(collectives: Any) -> None:
+    for name in ("reduce", "gather"):
+        plain = getattr(collectives, name)
+
+        def timed(*arguments: Any, plain: Any = plain) -> Any:
+            began = time.perf_counter()
+            result = plain(*arguments)
+            waiting.append(time.perf_counter() - began)
+            return result
+
+        setattr(collectives, name, timed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="bart-base")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    arguments = parser.parse_args()
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        num_bytes = write_checkpoint(MODELS[arguments.model], Path(folder))
+        print(
+            f"{arguments.model}: {num_bytes / 1e6:.0f} MB in float32; {ROWS} rows, {SOURCE_TOKENS} prompt tokens each"
+        )
+        for size in arguments.ranks:
+            answers = spawn.Queue()
+            ranks = [spawn.Process(target=run_rank, args=(rank, size, folder, answers)) for rank in range(size)]
+            for process in ranks:
+                process.start()
+            found = answers.get()
+            for process in ranks:
+                process.join()
+            (Path(folder) / "store").unlink(missing_ok=True)
+            print(
+                f"{size} ranks, rank 0: asks for {found['read'] / 1e6:6.0f} MB ({found['read'] / num_bytes:.2f}), "
+                f"weights {found['weights'] / 1e6:6.0f} MB ({found['weights'] / num_bytes:.2f}), "
+                f"private memory {found['held'] / 1e6:6.0f} MB, loading {found['load']:.1f} s, "
+                f"step {found['step'] * 1e3:.0f} ms, {found['wait'] * 1e3:.0f} ms of it in collectives",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
