@@ -5,13 +5,14 @@ done leaves and makes room: the batch never drains while work is left.
 
     engine.py      the loop                        sequence.py        requests and answers
     scheduler.py   who runs                        params.py          what a caller may ask
-    runner.py      prompts, then steps             device_memory.py   what fits
+    runner.py      prompts, then steps             shared_runner.py   the same on several ranks
     prompts.py     prompts into memories           step_attention.py  one step's attention over all of them
     prefixes.py    what prompts have in common     kv_cache.py        keys and values
     cohort.py      requests that decode alike      history.py         what was said so far
     beam.py        beam search                     processors.py      what may not be said, or must
     sampling.py    greedy search and sampling      warpers.py         what is too unlikely to be drawn
     candidates.py  passes over the vocabulary      randomness.py      numbers that belong to a sample
+    device_memory.py   what fits
 """
 
 import logging
