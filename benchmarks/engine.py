@@ -4,9 +4,9 @@
 
 Every system gets the same prompts. transformers runs in bfloat16 with prompts sorted by length, in static
 batches (--static-batch: try several, this file does not search); CTranslate2 (left out where it is not installed: pip
-install ctranslate2) in int8, batches by tokens. Rounds alternate between the systems, and the best of each is taken. Two speeds are given: rows a second by
-the clock, and rows a second of processor time, which a busy machine disturbs less. The floor is what products alone
-would take at the speed that this machine reaches for large ones.
+install ctranslate2) in int8, batches by tokens. Rounds alternate between the systems, and the best of each is taken.
+Two speeds are given: rows a second by the clock, and rows a second of processor time, which a busy machine disturbs
+less. The floor is what products alone would take at the speed that this machine reaches for large ones.
 """
 
 import argparse
