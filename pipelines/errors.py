@@ -8,7 +8,11 @@ PipelineError
 └── ErrorLimitError     more rows failed than limits.max_error_rate allows (exit code 3)
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+from models.errors import ModelError
 
 
 class PipelineError(Exception):
@@ -45,3 +49,15 @@ class RowError:
     """A short constant to group by: null_text, empty_text, too_long, ..."""
     message: str
     """What was found and what to change."""
+
+
+@contextmanager
+def failing_as(what: str) -> Iterator[None]:
+    """What goes wrong inside becomes a JobError that says what was going on: on its way through Ray an error keeps its
+    message and nothing else."""
+    try:
+        yield
+    except (PipelineError, ModelError):
+        raise
+    except Exception as error:
+        raise JobError(f"{what} failed: {type(error).__name__}: {error}") from error

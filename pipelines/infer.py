@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.errors import failing_as
 from pipelines.metrics import READY_AT
 from pipelines.replica import Replica, start_replica
 from pipelines.results import in_order, result_table
@@ -30,7 +31,7 @@ class Infer:
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         work = Work.from_batch(batch)
         assert work.requests is not None
-        with _ended_by_lost_ranks():
+        with _ended_by_lost_ranks(), failing_as(f"Computing {work.unit.stem}"):
             results = answer(self._replica, self._task, work.unit, work.requests, tokenizer_of(self._model))
         measures = {**self._replica.measures(), READY_AT: self._ready_at}
         yield work.with_results(results, measures).to_batch()

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.errors import RowError
+from pipelines.errors import RowError, failing_as
 from pipelines.storage import open_filesystem
 from pipelines.units import Shard, Unit
 from pipelines.work import Work
@@ -64,8 +64,9 @@ class Read:
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         units = [Unit(**unit) for unit in json.loads(batch["units"][0].as_py())]
-        for unit, rows in self.tables(units):
-            yield Work(unit=unit, rows=rows).to_batch()
+        with failing_as(f"Reading {units[0].path}"):
+            for unit, rows in self.tables(units):
+                yield Work(unit=unit, rows=rows).to_batch()
 
     def tables(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, pa.Table]]:
         """Each unit with its rows and an `error` column; null columns and an error where the data are damaged."""

@@ -34,6 +34,13 @@ log = logging.getLogger(__name__)
 # Tokenize must not ask for as much as a replica does, or Ray fuses it into the replica's actor.
 STAGE_CPUS = 0.25
 REPLICA_CPUS = 0.5
+DATA_SETTINGS = {
+    "target_max_block_size": 1,  # every unit its own block: it travels on as soon as it is there
+    "raise_original_map_exception": True,
+    "enable_progress_bars": False,
+    "print_on_execution_start": False,
+}
+RAYS_ADVICE = "\nFailed to apply UDF"  # what Ray appends to an error's message
 READ_BLOCKS = 2000  # tasks that reading is split into at most
 
 
@@ -101,14 +108,14 @@ def _cluster() -> Iterator[None]:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = DataContext.get_current()
-    before = context.target_max_block_size, context.enable_progress_bars, context.print_on_execution_start
-    context.target_max_block_size = 1  # every unit its own block: it travels on as soon as it is there
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    before = {name: getattr(context, name) for name in DATA_SETTINGS}
+    for name, value in DATA_SETTINGS.items():
+        setattr(context, name, value)
     try:
         yield
     finally:
-        context.target_max_block_size, context.enable_progress_bars, context.print_on_execution_start = before
+        for name, value in before.items():
+            setattr(context, name, value)
         if ours:
             ray.shutdown()
 
@@ -118,12 +125,11 @@ def _translated_errors() -> Iterator[None]:
     """Ray wraps what went wrong several times over; a person needs the innermost message."""
     try:
         yield
-    except PipelineError:
-        raise
-    except ray.exceptions.RayError as error:
-        known = next((e for e in _causes(error) if isinstance(e, PipelineError | ModelError)), None)
+    except ray.exceptions.RayError as error:  # some of them are PipelineErrors too: Ray makes a class that is both
+        ours = (e for e in _causes(error) if not isinstance(e, ray.exceptions.RayError))
+        known = next((e for e in ours if isinstance(e, PipelineError | ModelError)), None)
         if known is not None:
-            raise known from error
+            raise type(known)(str(known).partition(RAYS_ADVICE)[0]) from error
         innermost = list(_causes(error))[-1]
         raise JobError(
             f"{type(innermost).__name__}: {innermost}\nFinished parts are kept; the same command goes on from there."

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 import models
 from pipelines.bucket import cut_into_buckets
+from pipelines.errors import failing_as
 from pipelines.read import ERROR_FIELD, ERROR_TYPE
 from pipelines.tasks.base import Prepared, Task
 from pipelines.work import Work
@@ -37,7 +38,8 @@ class Tokenize:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         work = Work.from_batch(batch)
-        return self.prepare(work, tokenizer_of(self.model)).to_batch()
+        with failing_as(f"Tokenizing {work.unit.stem}"):
+            return self.prepare(work, tokenizer_of(self.model)).to_batch()
 
     def prepare(self, work: Work, tokenizer: Any) -> Work:
         """Rows become kept columns with the row ledger; the requests are in bucket order."""

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.errors import failing_as
 from pipelines.metrics import UnitRecord
 from pipelines.read import ERROR_FIELD, ERROR_TYPE
 from pipelines.storage import Store
@@ -50,8 +51,8 @@ class Write:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         work = Work.from_batch(batch)
-        part = self.finish(work, tokenizer_of(self.model))
-        record = self.put(work.unit, part)
+        with failing_as(f"Writing {part_name(work.unit, self.fingerprint)} to {self.store.url}"):
+            record = self.put(work.unit, self.finish(work, tokenizer_of(self.model)))
         return pa.table({"record": [json.dumps(asdict(record))], "measures": [json.dumps(work.measures)]})
 
     def finish(self, work: Work, tokenizer: Any) -> pa.Table:

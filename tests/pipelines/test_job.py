@@ -10,7 +10,7 @@ import pytest
 
 import pipelines
 from models.errors import ModelError
-from pipelines.errors import ConfigError, ErrorLimitError, InputError, OutputError
+from pipelines.errors import ConfigError, ErrorLimitError, InputError, JobError, OutputError
 from pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -243,3 +243,16 @@ def test_more_ranks_than_the_heads_allow_are_refused_before_anything_starts(make
     config = replace(config, engine=replace(config.engine, tensor_parallel=3))
     with pytest.raises(ModelError, match=r"tensor_parallel = 3 does not divide 4 attention heads\. Use 1, 2 or 4\."):
         pipelines.plan(config)
+
+
+def test_what_went_wrong_in_a_worker_is_told_without_rays_wrapping(make_job, corpus) -> None:
+    def take_a_file_away(event) -> None:
+        if isinstance(event, ReplicasStarting):
+            (corpus / "b.parquet").unlink()
+
+    with pytest.raises(JobError) as caught:
+        pipelines.run(make_job(), take_a_file_away)
+    said = str(caught.value)
+    assert said.startswith(f"Reading {corpus / 'b.parquet'} failed: FileNotFoundError")
+    assert "UDF" not in said
+    assert type(caught.value) is JobError
