@@ -101,9 +101,6 @@ def _cluster() -> Iterator[None]:
     ours = not ray.is_initialized()
     if ours:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an exception
-        if "RAY_ADDRESS" not in os.environ:
-            # How long a local Ray's agents look for it after a SIGKILL of its driver; Ray's own is a minute.
-            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
