@@ -4,6 +4,7 @@ Requests with other params run in other cohorts; all cohorts share each forward 
 any search needs; beam.py and sampling.py are the searches.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class Step:
     """The units that go on, or None if all do. A unit: a request's beams, or one sequence where each chooses alone."""
 
 
-class Cohort:
+class Cohort(ABC):
     """G requests in R rows; `step` takes logits [R, V] (and may overwrite them) and chooses every row's next token."""
 
     def __init__(self, params: GenerationParams, device: torch.device, stop_text: StopText | None = None) -> None:
@@ -57,8 +58,9 @@ class Cohort:
         self.requests = [*self.requests, *requests]
         self.history.extend(requests)
 
+    @abstractmethod
     def step(self, logits_RV: Tensor) -> Step:
-        raise NotImplementedError
+        """One more token for every row, and the requests that are done with it."""
 
     def keep(self, indexes: Sequence[int], rows: Sequence[int]) -> None:
         """Forgets all requests and rows but these."""
