@@ -48,12 +48,13 @@ FAMILIES = {
 }
 
 
-def make_checkpoint(folder, family, seed=0):
+def make_checkpoint(folder, family, seed=0, **changes):
     """The reference's model, saved for ours to read.
 
     Weights are large and the head is its own, or every answer would be one token repeated and processors idle.
     """
     config_class, model_class, settings = FAMILIES[family]
+    settings = {**settings, **changes}
     torch.manual_seed(seed)
     model = model_class(config_class(**settings)).eval()
     with torch.no_grad():
@@ -75,14 +76,36 @@ def make_checkpoint(folder, family, seed=0):
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory):
-    """pair(family) -> (the reference's model, ours), made once."""
+    """pair(family) -> (the reference's model, ours), made once; a smaller vocabulary lets options act more often."""
     made = {}
 
-    def get(family):
-        if family not in made:
+    def get(family, vocab_size=211):
+        key = (family, vocab_size)
+        if key not in made:
             folder = tmp_path_factory.mktemp(family)
-            reference = make_checkpoint(folder, family)
-            made[family] = (reference, load_model(str(folder), dtype="float32", device="cpu"))
-        return made[family]
+            reference = make_checkpoint(folder, family, vocab_size=vocab_size)
+            made[key] = (reference, load_model(str(folder), dtype="float32", device="cpu"))
+        return made[key]
 
     return get
+
+
+ROWS: list[tuple[str, str, float]] = []
+
+
+@pytest.fixture
+def table():
+    """Appends (options, family, largest difference of a score) to the printed table."""
+    return ROWS
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not ROWS:
+        return
+    families = sorted({family for _, family, _ in ROWS})
+    terminalreporter.section("tokens equal to transformers' generate, float32: largest difference of a score")
+    terminalreporter.write_line(" ".join(f"{family:>16s}" for family in families) + "  options")
+    for options in dict.fromkeys(row[0] for row in ROWS):
+        found = {family: difference for name, family, difference in ROWS if name == options}
+        cells = [f"{found[family]:16.1e}" if family in found else f"{'-':>16s}" for family in families]
+        terminalreporter.write_line(" ".join(cells) + f"  {options or 'the defaults'}")
