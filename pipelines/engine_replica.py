@@ -140,6 +140,10 @@ class EngineReplica:
     def _deliver(self, output: Any) -> None:
         asked = self._open.pop(output.request_id)
         row, piece = asked.ticket.requests[asked.index]
+        if output.error is not None:
+            error = RowError("infer", "out_of_memory", output.error)
+            asked.ticket.answer(asked.index, [Answer(row, piece, error=vars(error))])
+            return
         asked.ticket.answer(
             asked.index,
             [

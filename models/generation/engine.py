@@ -99,7 +99,11 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[RequestOutput]:
-        """Starts what fits, gives every running sequence one token, and returns what is answered."""
+        """Starts what fits, gives every running sequence one token, and returns what is answered.
+
+        Where memory runs out, all that runs starts again, half of it at a time; a request that has no room alone comes
+        back with an error.
+        """
         if not self.num_unfinished:
             return []
         begin = time.perf_counter()
@@ -110,7 +114,7 @@ class Engine:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return self._start_again(error)
+            return self._make_room()
         for finished in done:
             self._scheduler.release(finished.request)
         outputs = [
@@ -126,7 +130,10 @@ class Engine:
         params: GenerationParams | Sequence[GenerationParams] | None = None,
         seed: int = 0,
     ) -> list[RequestOutput]:
-        """Answers to all prompts, in their order; `params` for all of them or one for each."""
+        """Answers to all prompts, in their order; `params` for all of them or one for each.
+
+        A request on which memory runs out has an `error` in place of outputs; the others are answered.
+        """
         each = [params] * len(prompts) if params is None or isinstance(params, GenerationParams) else list(params)
         if len(each) != len(prompts):
             raise ParamsError(
@@ -139,12 +146,12 @@ class Engine:
             answers |= {output.request_id: output for output in self.step()}
         return [answers[index] for index in range(len(prompts))]
 
-    def _start_again(self, error: Exception) -> list[RequestOutput]:
+    def _make_room(self) -> list[RequestOutput]:
         """After memory ran out: half as much at a time from now on. Answers do not depend on what ran beside them."""
         num_running = len(self._scheduler.running)
-        if num_running <= 1:
-            raise error
         self._runner.clear()
+        if num_running == 1:
+            return [_no_room(self._scheduler.give_up())]
         self._scheduler.halve()
         logger.warning(
             "out of memory with %d requests; they start again with at most %d cached tokens, %d prompt tokens a step",
@@ -176,3 +183,13 @@ class Engine:
             num_output_tokens=before.num_output_tokens
             + sum(len(one.token_ids) for output in outputs for one in output.outputs),
         )
+
+
+def _no_room(request: Request) -> RequestOutput:
+    logger.warning("out of memory on request %s alone: it gets an error", request.request_id)
+    message = (
+        f"A prompt of {len(request.prompt_ids)} tokens and {request.num_sequences} sequences of up to "
+        f"{request.max_new_tokens} new tokens do not fit into memory, though nothing else ran. Shorten the text, or "
+        "lower max_new_tokens, num_beams or num_return_sequences."
+    )
+    return RequestOutput(request.request_id, len(request.prompt_ids), [], message)

@@ -23,6 +23,7 @@ class Scheduler:
         self.num_running_sequences = 0
         self.num_reserved_tokens = 0
         self.running: set[Request] = set()
+        self._before_halving: tuple[int, int] | None = None  # budgets that no finished request has replaced yet
         self._waiting: list[tuple[int, int, Request]] = []
         self._arrivals = count()
 
@@ -53,18 +54,32 @@ class Scheduler:
         return admitted
 
     def release(self, request: Request) -> None:
-        """Gives back all that a finished request held."""
-        self.running.remove(request)
-        self.num_running_sequences -= request.num_sequences
-        self.num_reserved_tokens -= request.max_cached_tokens
+        """Gives back all that a finished request held; it shows that the budgets are right."""
+        self._before_halving = None
+        self._stop(request)
 
     def halve(self) -> None:
         """Memory ran out: everything that runs waits again, and from now on half of it runs at a time."""
+        self._before_halving = self._before_halving or (self.max_prompt_tokens, self.max_cached_tokens)
         self.max_cached_tokens = max(1, self.num_reserved_tokens // 2)
         self.max_prompt_tokens = max(1, self.max_prompt_tokens // 2)
         for request in sorted(self.running, key=lambda one: -one.max_cached_tokens):
-            self.release(request)
+            self._stop(request)
             self.add(request)
+
+    def give_up(self) -> Request:
+        """The one running request had no room, though alone; halvings that led to it say nothing about the others."""
+        (request,) = self.running
+        self._stop(request)
+        if self._before_halving is not None:
+            self.max_prompt_tokens, self.max_cached_tokens = self._before_halving
+        self._before_halving = None
+        return request
+
+    def _stop(self, request: Request) -> None:
+        self.running.remove(request)
+        self.num_running_sequences -= request.num_sequences
+        self.num_reserved_tokens -= request.max_cached_tokens
 
     def _start(self, request: Request) -> None:
         self.running.add(request)

@@ -30,6 +30,8 @@ class RequestOutput:
     request_id: Hashable
     num_prompt_tokens: int
     outputs: list[SequenceOutput]
+    error: str | None = None
+    """Why there are no outputs: memory ran out on this request alone."""
 
 
 @dataclass(eq=False)

@@ -3,8 +3,9 @@
 import pyarrow as pa
 import pytest
 
+from models import EngineStats, RequestOutput, SequenceOutput
 from models.errors import RequestError
-from pipelines.engine_replica import row_seed
+from pipelines.engine_replica import EngineReplica, row_seed
 from pipelines.results import RESULT_SCHEMA
 from pipelines.single_pass_replica import SinglePassReplica
 from pipelines.tasks.base import request_table
@@ -86,3 +87,36 @@ def test_seconds_are_told_once():
 def test_a_seed_belongs_to_the_row_and_its_piece_wherever_the_unit_begins():
     assert row_seed(0, UNIT, 5, 1) == row_seed(0, Unit("shard", "shard", 15, 20, "other"), 0, 1)
     assert len({row_seed(0, UNIT, 5), row_seed(0, UNIT, 6), row_seed(0, UNIT, 5, 1), row_seed(1, UNIT, 5)}) == 4
+
+
+class SmallEngine:
+    """Answers a request with its own tokens, or says that it has no room."""
+
+    stats = EngineStats()
+
+    def __init__(self, room):
+        self.room, self.waiting = room, []
+
+    @property
+    def num_unfinished(self):
+        return len(self.waiting)
+
+    def add(self, key, token_ids, params, seed):  # noqa: ARG002
+        self.waiting.append((key, token_ids))
+
+    def step(self):
+        key, ids = self.waiting.pop()
+        if len(ids) > self.room:
+            return [RequestOutput(key, len(ids), [], "no room for it")]
+        return [RequestOutput(key, len(ids), [SequenceOutput(ids, 0.0, "length")])]
+
+
+def test_an_engine_without_room_for_one_request_gives_that_row_an_error():
+    requests = request_table([(0, 0, [1, 2]), (1, 0, [1] * 9), (2, 0, [3])])
+    results = EngineReplica(SmallEngine(3), None, 0).answer(UNIT, requests)
+    assert results["token_ids"].to_pylist() == [[1, 2], None, [3]]
+    assert results["error"].to_pylist() == [
+        None,
+        {"stage": "infer", "kind": "out_of_memory", "message": "no room for it"},
+        None,
+    ]
