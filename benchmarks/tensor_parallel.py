@@ -1,8 +1,8 @@
 """What a rank reads and holds, and what a decode step costs, at 1, 2 and 4 ranks.
 
 Random weights in the sizes of bart-base and bloom-560m, float32, gloo, one thread a rank. Bytes read are those that the
-loader asks for, as an object store would count them (a local file is mapped, and only touched pages are read); memory
-is the first rank's private memory after loading, less what it was before.
+loader asks for, as an object store would count them; memory is a rank's private memory after loading, less what it was
+before. Of both, and of the weights, the figures of the rank that has most; times are the first rank's.
 
     python -m benchmarks.tensor_parallel [--model bart-base] [--ranks 1 2 4]
 """
@@ -101,8 +101,9 @@ def run_rank(rank: int, size: int, folder: str, answers: Any) -> None:
         engine.step()
     step = (time.perf_counter() - began) / (STEPS - 1)
     waited = sum(waiting) / (STEPS - 1)
-    if rank == 0:
-        answers.put({"read": num_read, "held": held, "weights": weights, "load": loaded, "step": step, "wait": waited})
+    answers.put(
+        (rank, {"read": num_read, "held": held, "weights": weights, "load": loaded, "step": step, "wait": waited})
+    )
     if collectives is not None:
         collectives.close()
 
@@ -111,7 +112,7 @@ waiting: list[float] = []  # seconds inside collectives, of this process
 
 
 def _count_waiting(collectives: Any) -> None:
-    for name in ("reduce", "gather"):
+    for name in ("reduce", "gather", "exchange"):
         plain = getattr(collectives, name)
 
         def timed(*arguments: Any, plain: Any = plain) -> Any:
@@ -139,15 +140,17 @@ def main() -> None:
             ranks = [spawn.Process(target=run_rank, args=(rank, size, folder, answers)) for rank in range(size)]
             for process in ranks:
                 process.start()
-            found = answers.get()
+            by_rank = dict(answers.get() for _ in ranks)
             for process in ranks:
                 process.join()
             (Path(folder) / "store").unlink(missing_ok=True)
+            read, held, weights = (max(found[key] for found in by_rank.values()) for key in ("read", "held", "weights"))
+            first = by_rank[0]
             print(
-                f"{size} ranks, rank 0: asks for {found['read'] / 1e6:6.0f} MB ({found['read'] / num_bytes:.2f}), "
-                f"weights {found['weights'] / 1e6:6.0f} MB ({found['weights'] / num_bytes:.2f}), "
-                f"private memory {found['held'] / 1e6:6.0f} MB, loading {found['load']:.1f} s, "
-                f"step {found['step'] * 1e3:.0f} ms, {found['wait'] * 1e3:.0f} ms of it in collectives",
+                f"{size} ranks, each: asks for {read / 1e6:6.0f} MB ({read / num_bytes:.3f}), "
+                f"weights {weights / 1e6:6.0f} MB ({weights / num_bytes:.3f}), "
+                f"private memory {held / 1e6:6.0f} MB, loading {first['load']:.1f} s, "
+                f"step {first['step'] * 1e3:.0f} ms, {first['wait'] * 1e3:.0f} ms of it in collectives",
                 flush=True,
             )
 

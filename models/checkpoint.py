@@ -1,8 +1,5 @@
 """The tensors of a checkpoint: names, shapes and slices over its weight files. It knows files, no model."""
 
-import math
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -12,6 +9,7 @@ from models.weight_files import StoredTensor, read_bytes, read_index
 
 # Read in pieces, so that loading never holds much more than the model itself.
 PIECE_BYTES = 32 * 1024 * 1024
+ALL = slice(None)
 
 
 class Checkpoint:
@@ -32,34 +30,36 @@ class Checkpoint:
                 num_bytes[tensor.dtype] = num_bytes.get(tensor.dtype, 0) + tensor.num_bytes
         return max(num_bytes, key=lambda dtype: num_bytes[dtype], default=torch.float32)
 
-    def read_into(self, target: Tensor, name: str, where: tuple[slice, ...] = ()) -> None:
-        """Fills `target` with a slice of a tensor (rows, then columns), cast to the target's dtype."""
-        for first_row, piece in self._pieces(name, where):
-            target[first_row : first_row + len(piece)].copy_(piece)
+    def read_into(self, target: Tensor, name: str, rows: slice = ALL) -> None:
+        """Fills `target` with a run of a tensor's rows, cast to the target's dtype."""
+        filled = 0
+        for piece in self.pieces(name, rows):
+            values = self.read(name, piece)
+            target[filled : filled + len(values)].copy_(values)
+            filled += len(values)
 
-    def equal(self, name: str, other: str) -> bool:
-        """Whether two tensors hold the same values in the same shape, compared piece by piece."""
+    def equal(self, name: str, other: str, rows: slice = ALL) -> bool:
+        """Whether two tensors have one shape and hold the same values in a run of rows, compared piece by piece."""
         one, two = self.tensors[name], self.tensors[other]
         if one.shape != two.shape:
             return False
         if one.value is None and (one.file_name, one.first_byte) == (two.file_name, two.first_byte):
             return True  # a pickle stores a tied matrix once, under two names
-        pairs = zip(self._pieces(name, ()), self._pieces(other, ()), strict=True)
-        return all(torch.equal(piece, other_piece) for (_, piece), (_, other_piece) in pairs)
+        pieces = self.pieces(name, rows)
+        return all(torch.equal(self.read(name, piece), self.read(other, piece)) for piece in pieces)
 
-    def _pieces(self, name: str, where: tuple[slice, ...]) -> Iterator[tuple[int, Tensor]]:
-        """The slice in pieces of rows that fit PIECE_BYTES, each with its first row in the slice."""
+    def pieces(self, name: str, rows: slice = ALL) -> list[slice]:
+        """A run of a tensor's rows as runs that fit PIECE_BYTES."""
+        stored = self.tensors[name]
+        first, stop, _ = rows.indices(stored.num_rows)
+        step = max(1, PIECE_BYTES // max(1, stored.row_bytes))
+        return [slice(row, min(row + step, stop)) for row in range(first, stop, step)]
+
+    def read(self, name: str, rows: slice) -> Tensor:
+        """A run of a tensor's rows in the file's dtype."""
         stored = self.tensors[name]
         if stored.value is not None:
-            yield 0, stored.value[where]
-            return
-        shape = stored.shape or (1,)
-        first, stop, _ = (where[0] if where else slice(None)).indices(shape[0])
-        row_bytes = math.prod(shape[1:]) * stored.dtype.itemsize
-        step = max(1, PIECE_BYTES // max(1, row_bytes))
-        for row in range(first, stop, step):
-            num_rows = min(step, stop - row)
-            start = stored.first_byte + row * row_bytes
-            raw = read_bytes(self.source, stored.file_name, start, start + num_rows * row_bytes)
-            piece = torch.from_numpy(raw).view(stored.dtype).view(num_rows, *shape[1:])
-            yield row - first, piece[(slice(None), *where[1:])]
+            return stored.value.reshape(stored.num_rows, *stored.shape[1:])[rows]
+        start, stop = (stored.first_byte + row * stored.row_bytes for row in (rows.start, rows.stop))
+        raw = read_bytes(self.source, stored.file_name, start, stop)
+        return torch.from_numpy(raw).view(stored.dtype).view(rows.stop - rows.start, *stored.shape[1:])

@@ -13,6 +13,12 @@ def share(count: int, size: int, what: str) -> int:
     return count // size
 
 
+def run(count: int, size: int, rank: int) -> slice:
+    """The rank's run of `count` in order: each holds as many, rounded up, and the last ones what is left."""
+    most = -(-count // size)
+    return slice(min(rank * most, count), min((rank + 1) * most, count))
+
+
 def check_ranks(config: BartConfig | BloomConfig, size: int) -> None:
     """Raises DeviceError where a configuration's heads or feed-forwards cannot be divided among `size` ranks."""
     if isinstance(config, BloomConfig):

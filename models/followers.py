@@ -73,20 +73,23 @@ class FollowerProcesses:
             except ModelError:
                 raise
             except BaseException as error:
-                is_memory = isinstance(error, Exception) and is_out_of_memory(error)
-                if isinstance(error, RuntimeError) and not is_memory:
-                    self._wait_for_failure()
-                failure = self.failure
-                self.close()
-                if failure is not None:
-                    raise again(failure) from error
-                if is_memory:
+                self.end_after(error)
+                if isinstance(error, Exception) and is_out_of_memory(error):
                     raise DeviceError(
                         f"Rank 0 ran out of memory ({error}). Ranks cannot go back one alone: use less at a time "
                         "(max_batch_tokens), or more ranks."
                     ) from error
                 raise
             self._raise_failure()
+
+    def end_after(self, error: BaseException) -> None:
+        """Ends the followers. Raises the failure of the one that led to the first rank's error, where one did."""
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            self._wait_for_failure()
+        failure = self.failure
+        self.close()
+        if failure is not None and not isinstance(error, ModelError):
+            raise again(failure) from error
 
     def send(self, message: Any) -> None:
         """A message to all followers."""

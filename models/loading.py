@@ -68,8 +68,8 @@ def load_model(
         group = TensorParallel(rank=0, size=tensor_parallel, collectives=followers.collectives, followers=followers)
         model = load_part(uri, architecture, dtype, place, group)
         followers.wait_for("ready")
-    except BaseException:
-        followers.close()
+    except BaseException as error:
+        followers.end_after(error)
         raise
     weakref.finalize(model, followers.close)
     return model
@@ -89,7 +89,7 @@ def load_part(
         group,
         place,
         resolve_dtype(dtype, place, checkpoint.dtype),
-        apart=differing_copies(name, config, checkpoint),
+        apart=differing_copies(name, config, checkpoint, group),
     )
     fill(model, checkpoint)
     lay_out(model)

@@ -25,10 +25,11 @@ TIMEOUT = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Part:
-    """What a rank holds of one tensor of the checkpoint."""
+    """What a rank holds of one tensor of the checkpoint: all of it, a run of its rows, or an equal run of columns."""
 
-    where: tuple[slice, ...]  # by dimension, from the first; none means the whole tensor
     whole_shape: tuple[int, ...]  # the tensor's shape in the file
+    rows: slice | None = None  # None: all
+    is_columns: bool = False  # one for each rank, in their order
 
 
 class Followers(Protocol):
@@ -59,6 +60,10 @@ class TensorParallel:
     def all_gather(self, tensor: Tensor) -> Tensor:
         """The ranks' tensors side by side along the last dimension: [..., V] -> [..., V * size]."""
         return tensor if self.collectives is None else torch.cat(self.collectives.gather(tensor, self.size), dim=-1)
+
+    def exchange(self, tensor: Tensor) -> Tensor:
+        """To each rank the row that is its own, from each the one that is ours: [size, ...] by rank, both."""
+        return tensor if self.collectives is None else self.collectives.exchange(tensor)
 
     def least(self, number: int) -> int:
         """The smallest of the ranks' numbers."""
@@ -108,6 +113,13 @@ class Collectives:
         parts = [torch.empty_like(tensor) for _ in range(size)]
         self._group.allgather([parts], [tensor.contiguous()]).wait()
         return parts
+
+    def exchange(self, tensor: Tensor) -> Tensor:
+        """Row r of the tensor goes to rank r; row r of the result comes from there."""
+        received = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        # As bytes: not every backend moves every dtype.
+        self._group.alltoall_base(received.view(torch.uint8), tensor.contiguous().view(torch.uint8), [], []).wait()
+        return received
 
     def abort(self) -> None:
         """Ends what waits for a rank that is gone. Gloo sees that itself, by the closed connection."""

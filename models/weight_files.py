@@ -49,6 +49,14 @@ class StoredTensor:
     def num_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def num_rows(self) -> int:
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
 
 def read_index(source: ModelSource, file_name: str) -> dict[str, StoredTensor]:
     """The tensors of one weight file by name. Raises CheckpointError where it is broken or holds code."""

@@ -1,20 +1,28 @@
 """Puts a checkpoint's tensors into a model's parameters: names, ties, shapes and slices. It knows no file format.
 
-All that does not fit is found before the first byte of a tensor is read.
+All that does not fit is found before the first byte of a tensor is read. A rank reads its rows. Columns lie scattered
+over the file, so of a tensor cut by columns each rank reads as many whole rows, and they exchange what they hold:
+
+    file      2 ranks                      afterwards
+    a b c d   rank 0 reads a b c d         rank 0   a b   rank 1   c d
+    e f g h   rank 1 reads e f g h                  e f            g h
 """
 
 import logging
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
 
 from models.checkpoint import Checkpoint
 from models.config import BartConfig, BloomConfig
+from models.division import run
 from models.errors import CheckpointError
 from models.families.base import LoadedModel
-from models.parallel import Part
+from models.parallel import Part, TensorParallel
 from models.registry import model_class
 
 logger = logging.getLogger(__name__)
@@ -32,16 +40,23 @@ def fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
     if problems := _problems(model, checkpoint, stored_names):
         raise CheckpointError(_report(problems, model, checkpoint))
 
-    def read(name: str, parameter: nn.Parameter) -> None:
-        stored_name = stored_names[name]
-        if stored_name is None:
-            parameter.zero_()
-        else:
-            _read(parameter, checkpoint, stored_name, _part(model, name, parameter))
-
-    with ThreadPoolExecutor(max_workers=1 if checkpoint.source.is_local else NUM_READERS) as readers:
-        for reading in [readers.submit(read, name, parameter) for name, parameter in model.named_parameters()]:
+    columns: list[tuple[nn.Parameter, str]] = []
+    readers = ThreadPoolExecutor(max_workers=1 if checkpoint.source.is_local else NUM_READERS)
+    try:
+        readings = []
+        for name, parameter in model.named_parameters():
+            stored_name, part = stored_names[name], _part(model, name, parameter)
+            if stored_name is None:
+                parameter.zero_()
+            elif part.is_columns:
+                columns.append((parameter, stored_name))
+            else:
+                readings.append(readers.submit(_read_rows, parameter, checkpoint, stored_name, part))
+        _read_columns(columns, checkpoint, model.group, readers)
+        for reading in readings:
             reading.result()
+    finally:
+        readers.shutdown(cancel_futures=True)
     strays = sorted(set(checkpoint.tensors) - set(stored_names.values()))
     if strays and model.group.rank == 0:
         logger.info("%d tensors of %s are not used: %s", len(strays), checkpoint.source.uri, ", ".join(strays[:8]))
@@ -57,16 +72,24 @@ def tie(model: LoadedModel, apart: Collection[str]) -> None:
         _set_parameter(model, name, model.get_parameter(names[0]))
 
 
-def differing_copies(architecture: str, config: BartConfig | BloomConfig, checkpoint: Checkpoint) -> set[str]:
+def differing_copies(
+    architecture: str, config: BartConfig | BloomConfig, checkpoint: Checkpoint, group: TensorParallel
+) -> set[str]:
     """Names that the configuration ties, but of which the file holds another matrix: the file wins.
 
-    Old .bin files hold every name of a tied matrix, so copies are compared and not just counted.
+    Old .bin files hold every name of a tied matrix, so copies are compared and not just counted, by each rank in part.
     """
     if not config.tie_word_embeddings:
         return set()
     stored_by_name = {_canonical(name): name for name in checkpoint.tensors}
     present = [name for name in model_class(architecture).TIED if name in stored_by_name]
-    differing = {name for name in present[1:] if not checkpoint.equal(stored_by_name[present[0]], stored_by_name[name])}
+
+    def is_copy(name: str) -> bool:
+        first, other = stored_by_name[present[0]], stored_by_name[name]
+        rows = run(checkpoint.tensors[first].num_rows, group.size, group.rank)
+        return bool(group.least(checkpoint.equal(first, other, rows)))
+
+    differing = {name for name in present[1:] if not is_copy(name)}
     if differing:
         logger.warning(
             "%s says that word embeddings are tied, but holds another matrix under %s; each is loaded as it stands.",
@@ -96,20 +119,50 @@ def _problems(model: LoadedModel, checkpoint: Checkpoint, stored_names: dict[str
     return problems
 
 
-def _read(parameter: Tensor, checkpoint: Checkpoint, stored_name: str, part: Part) -> None:
-    target = parameter
-    if part.where:
-        num_rows = len(range(*part.where[0].indices(part.whole_shape[0])))
-        target = parameter[:num_rows]
-        parameter[num_rows:].zero_()  # the last rank's padding of an uneven vocabulary
-    checkpoint.read_into(target, stored_name, part.where)
+def _read_rows(parameter: Tensor, checkpoint: Checkpoint, stored_name: str, part: Part) -> None:
+    rows = part.rows or slice(0, part.whole_shape[0])
+    num_rows = rows.stop - rows.start
+    parameter[num_rows:].zero_()  # the last rank's padding of an uneven vocabulary
+    checkpoint.read_into(parameter[:num_rows], stored_name, rows)
+
+
+def _read_columns(
+    columns: Collection[tuple[nn.Parameter, str]],
+    checkpoint: Checkpoint,
+    group: TensorParallel,
+    readers: ThreadPoolExecutor,
+) -> None:
+    """Fills parameters that hold columns, piece by piece in one order on all ranks."""
+
+    def pieces() -> Iterator[tuple[nn.Parameter, str, int, slice]]:
+        for parameter, name in columns:
+            rows = run(len(parameter), group.size, group.rank)
+            for piece in checkpoint.pieces(name, rows):
+                yield parameter, name, piece.start - rows.start, piece
+
+    read = _ahead(readers, checkpoint, ((name, piece) for _, name, _, piece in pieces()))
+    for (parameter, _, first, _), values_MF in zip(pieces(), read, strict=True):
+        placed_MF = values_MF.to(parameter.device, parameter.dtype)
+        from_RMC = group.exchange(placed_MF.unflatten(1, (group.size, -1)).transpose(0, 1))
+        parameter.unflatten(0, (group.size, -1))[:, first : first + len(values_MF)] = from_RMC
+
+
+def _ahead(
+    readers: ThreadPoolExecutor, checkpoint: Checkpoint, pieces: Iterable[tuple[str, slice]]
+) -> Iterator[Tensor]:
+    """The pieces in their order, a few of them read while another is in use."""
+    coming = (readers.submit(checkpoint.read, name, rows) for name, rows in pieces)
+    waiting = deque(islice(coming, NUM_READERS))
+    while waiting:
+        yield waiting.popleft().result()
+        waiting.extend(islice(coming, 1))
 
 
 def _part(model: LoadedModel, name: str, parameter: Tensor) -> Part:
     """What this rank holds of a parameter's tensor: all of it, unless its module says otherwise."""
     owner, _, leaf = name.rpartition(".")
     module: Any = model.get_submodule(owner)
-    return module.parts()[leaf] if hasattr(module, "parts") else Part((), tuple(parameter.shape))
+    return module.parts()[leaf] if hasattr(module, "parts") else Part(tuple(parameter.shape))
 
 
 def _find(name: str, model: LoadedModel, stored_by_name: dict[str, str]) -> str | None:

@@ -8,6 +8,7 @@ Vocabularies are odd (50265), so each rank holds ceil(vocabulary / size) rows an
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.division import run
 from models.layers.layout import lay_out, product
 from models.layers.linear import frozen
 from models.parallel import Part, TensorParallel
@@ -64,6 +65,4 @@ class VocabularyHead(nn.Module):
 
 def vocabulary_part(vocab_size: int, weight_VD: Tensor, group: TensorParallel) -> Part:
     """The rows of the vocabulary's matrix that this rank holds; fewer than its weight has on the last rank."""
-    rows, width = weight_VD.shape
-    first = min(group.rank * rows, vocab_size)
-    return Part((slice(first, min(first + rows, vocab_size)),), (vocab_size, width))
+    return Part((vocab_size, weight_VD.shape[1]), run(vocab_size, group.size, group.rank))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from models.division import run
 from models.layers.feedforward import Activation
 from models.layers.layout import lay_out, product
 from models.parallel import Part, TensorParallel
@@ -34,9 +35,9 @@ class ColumnLinear(nn.Module):
 
     def parts(self) -> dict[str, Part]:
         """By parameter, what of the checkpoint's tensor this rank holds: its rows."""
-        where = (slice(self.group.rank * self.rows, (self.group.rank + 1) * self.rows),)
         num_rows = self.rows * self.group.size
-        return {"weight": Part(where, (num_rows, self.weight.shape[1])), "bias": Part(where, (num_rows,))}
+        rows = run(num_rows, self.group.size, self.group.rank)
+        return {"weight": Part((num_rows, self.weight.shape[1]), rows), "bias": Part((num_rows,), rows)}
 
 
 class RowLinear(nn.Module):
@@ -68,12 +69,8 @@ class RowLinear(nn.Module):
 
     def parts(self) -> dict[str, Part]:
         """By parameter, what of the checkpoint's tensor this rank holds: its columns, and the whole bias."""
-        columns = slice(self.group.rank * self.columns, (self.group.rank + 1) * self.columns)
-        num_rows = self.weight.shape[0]
-        return {
-            "weight": Part((slice(None), columns), (num_rows, self.columns * self.group.size)),
-            "bias": Part((), (num_rows,)),
-        }
+        num_rows, size = self.weight.shape[0], self.group.size
+        return {"weight": Part((num_rows, self.columns * size), is_columns=size > 1), "bias": Part((num_rows,))}
 
 
 def without_memory(parameter: nn.Parameter) -> nn.Parameter:

@@ -1,0 +1,146 @@
+"""Ranks that load one model: each reads its share, and the failure of one is told by all."""
+
+import time
+
+import fsspec
+import pytest
+import torch
+import torch.multiprocessing
+import transformers
+from fsspec.implementations.dirfs import DirFileSystem
+
+import models.checkpoint
+from models.errors import CheckpointError, DeviceError
+from models.loading import load_model, load_part
+from models.parallel import SINGLE, Collectives, TensorParallel
+
+WIDTH = {"d_model": 64, "encoder_ffn_dim": 256, "decoder_ffn_dim": 256}
+HEADS = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_layers": 2, "decoder_layers": 2}
+BART = transformers.BartConfig(vocab_size=2001, max_position_embeddings=32, **WIDTH, **HEADS)
+BLOOM = transformers.BloomConfig(vocab_size=2001, hidden_size=64, n_layer=2, n_head=4)
+REFERENCES = {
+    "bart": (transformers.BartForConditionalGeneration, BART),
+    "bloom": (transformers.BloomForCausalLM, BLOOM),
+}
+
+
+class ElsewhereFileSystem(DirFileSystem):
+    """The local disk, under a name that makes it a store: read by ranges, from several threads."""
+
+    protocol = "elsewhere"
+
+    def __init__(self, **options):
+        super().__init__(path="/", fs=fsspec.filesystem("file"), **options)
+
+
+def load_counting(folder, group):
+    """The model, and the bytes of tensors that were asked for."""
+    num_read = 0
+    read = models.checkpoint.read_bytes
+
+    def counted(source, file_name, start, stop):
+        nonlocal num_read
+        num_read += stop - start
+        return read(source, file_name, start, stop)
+
+    models.checkpoint.read_bytes = counted
+    try:
+        return load_part(folder, None, "float32", torch.device("cpu"), group), num_read
+    finally:
+        models.checkpoint.read_bytes = read
+
+
+def run_rank(rank, size, folder, meeting, piece_bytes):
+    torch.set_num_threads(1)
+    models.checkpoint.PIECE_BYTES = piece_bytes
+    fsspec.register_implementation("elsewhere", ElsewhereFileSystem)
+    group = TensorParallel(rank=rank, size=size, collectives=Collectives(meeting, rank, size, torch.device("cpu")))
+    model, num_read = load_counting(folder, group)
+    logits = model(torch.arange(4, 20).view(2, 8))
+    torch.save((num_read, sum(p.nbytes for p in model.parameters()), logits), f"{meeting}/{rank}.pt")
+    group.collectives.close()
+
+
+@pytest.fixture(params=REFERENCES)
+def folder(request, tmp_path):
+    torch.manual_seed(0)
+    reference, config = REFERENCES[request.param]
+    reference(config).save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("size", "scheme", "piece_bytes"),
+    [(2, "", 1 << 25), pytest.param(4, "", 1 << 25, marks=pytest.mark.slow), (2, "elsewhere://", 3000)],
+)
+def test_each_rank_reads_and_holds_its_share(folder, tmp_path, size, scheme, piece_bytes):
+    """One n-th and five percent: norms, biases and positions are read whole. Small pieces: several a tensor."""
+    torch.multiprocessing.spawn(run_rank, (size, scheme + folder, str(tmp_path), piece_bytes), nprocs=size)
+    whole, num_whole = load_counting(folder, SINGLE)
+    expected = whole(torch.arange(4, 20).view(2, 8))
+    for rank in range(size):
+        num_read, num_held, logits = torch.load(tmp_path / f"{rank}.pt")
+        assert num_read <= (1 / size + 0.05) * num_whole
+        assert num_held <= (1 / size + 0.05) * sum(p.nbytes for p in whole.parameters())
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_ranks_compare_tied_copies_in_parts(tmp_path):
+    """The last row alone differs, which the first rank does not read: both must know."""
+    torch.manual_seed(0)
+    reference = transformers.BloomForCausalLM(BLOOM)
+    state = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
+    state["lm_head.weight"][-1] += 1.0
+    BLOOM.save_pretrained(tmp_path)
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    torch.multiprocessing.spawn(run_rank, (2, str(tmp_path), str(tmp_path), 1 << 25), nprocs=2)
+    expected = load_model(str(tmp_path))(torch.arange(4, 20).view(2, 8))
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt")[2], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture
+def in_followers(tmp_path, monkeypatch):
+    """in_followers(code): what the processes of the other ranks run before anything else."""
+
+    def prepare(code):
+        lines = "\n".join(f"    {line}" for line in code.splitlines())
+        text = f"import sys\nif 'models.follower' in sys.orig_argv:\n{lines}\n"
+        (tmp_path / "sitecustomize.py").write_text(text)
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+    return prepare
+
+
+def test_a_read_that_fails_on_one_rank_ends_all_of_them_with_its_words(folder, in_followers):
+    """The others wait for that rank's columns; they must not wait for long."""
+    in_followers(
+        "import models.checkpoint\n"
+        "def broken(*arguments):\n"
+        "    raise OSError('the disk is gone')\n"
+        "models.checkpoint.read_bytes = broken"
+    )
+    began = time.monotonic()
+    with pytest.raises(DeviceError, match=r"Rank 1 of 2 failed: OSError: the disk is gone"):
+        load_model(folder, tensor_parallel=2)
+    assert time.monotonic() - began < 30
+
+
+def test_a_read_that_fails_on_the_first_rank_is_raised_as_it_is(folder, monkeypatch):
+    def broken(*_):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr("models.checkpoint.read_bytes", broken)
+    with pytest.raises(OSError, match="the disk is gone"):
+        load_model(folder, tensor_parallel=2)
+
+
+def test_tensors_that_do_not_fit_are_all_named_before_anything_is_read(folder):
+    with pytest.raises(CheckpointError, match=r"of \d+ tensors"):
+        load_model(folder, architecture=_other(folder), tensor_parallel=2)
+
+
+def _other(folder):
+    """An architecture whose head the file has no tensors for."""
+    name = transformers.AutoConfig.from_pretrained(folder).model_type
+    return {"bart": "BartForSequenceClassification", "bloom": "BloomForTokenClassification"}[name]
