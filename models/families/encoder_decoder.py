@@ -167,8 +167,12 @@ class ConditionalGeneration(EncoderDecoderModel):
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits over the vocabulary, [N, V]; ask for the positions that choose a token and no others."""
-        logits_NV: Tensor = self.lm_head(hidden_ND)
-        return logits_NV + self.final_logits_bias
+        return self.lm_head.whole(self.local_logits(hidden_ND))
+
+    def local_logits(self, hidden_ND: Tensor) -> Tensor:
+        """Of these, the columns of this rank."""
+        logits_NV: Tensor = self.lm_head(hidden_ND, self.final_logits_bias)
+        return logits_NV
 
     @torch.inference_mode()
     def forward(

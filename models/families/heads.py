@@ -156,6 +156,10 @@ class DecoderAlone(DecoderOnlyModel):
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits over the vocabulary, [N, V]; ask for the positions that choose a token and no others."""
+        return self.lm_head.whole(self.local_logits(hidden_ND))
+
+    def local_logits(self, hidden_ND: Tensor) -> Tensor:
+        """Of these, the columns of this rank."""
         logits_NV: Tensor = self.lm_head(hidden_ND)
         return logits_NV
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.generation.candidates import log_normalizer, top_candidates
 from models.generation.cohort import Cohort, Done, Step, StopText
 from models.generation.params import GenerationParams
 from models.generation.sequence import Request, SequenceOutput
+from models.generation.vocabulary import WHOLE, Vocabulary
 
 # transformers' stand-in for minus infinity. Sums with it decide what the search does when nothing good is left.
 WORST = -1.0e9
@@ -23,8 +23,14 @@ WORST = -1.0e9
 class BeamCohort(Cohort):
     """G requests of `num_beams` rows each. Names: G requests, B beams, C candidates, T tokens."""
 
-    def __init__(self, params: GenerationParams, device: torch.device, stop_text: StopText | None = None) -> None:
-        super().__init__(params, device, stop_text)
+    def __init__(
+        self,
+        params: GenerationParams,
+        device: torch.device,
+        stop_text: StopText | None = None,
+        vocabulary: Vocabulary = WHOLE,
+    ) -> None:
+        super().__init__(params, device, stop_text, vocabulary)
         assert params.num_beams is not None
         assert params.length_penalty is not None
         self.num_beams = params.num_beams
@@ -76,12 +82,12 @@ class BeamCohort(Cohort):
 
     def _candidates(self, logits_RV: Tensor) -> "Candidates":
         """The best continuations over all beams of each request, best first."""
-        normalizer_R = log_normalizer(logits_RV)
+        normalizer_R = self.vocabulary.log_normalizer(logits_RV)
         for process in self.processors:
             process(logits_RV, self.history, normalizer_R)
         if self.params.renormalize_logits:
-            normalizer_R = log_normalizer(logits_RV)
-        value_RC, token_RC = top_candidates(logits_RV, self.num_candidates)
+            normalizer_R = self.vocabulary.log_normalizer(logits_RV)
+        value_RC, token_RC = self.vocabulary.best(logits_RV, self.num_candidates)
         log_prob_RC = value_RC.float() - normalizer_R[:, None]
         num_requests, width = len(self.requests), log_prob_RC.shape[1]
         score_GC = (log_prob_RC + self.score_GB.view(-1, 1)).view(num_requests, -1)

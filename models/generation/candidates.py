@@ -22,7 +22,9 @@ def log_normalizer(logits_RV: Tensor) -> Tensor:
         part_MV = logits_RV[first : first + rows_at_once]
         # The fused kernel reads and writes once; the best token's logit less its log-probability is the normalizer.
         log_prob_M = part_MV.log_softmax(-1, dtype=torch.float32).amax(-1)
-        normalizer_R[first : first + rows_at_once] = part_MV.amax(-1).float() - log_prob_M
+        best_M = part_MV.amax(-1).float()
+        # A rank's part of a row can be all -inf.
+        normalizer_R[first : first + rows_at_once] = torch.where(best_M == -torch.inf, best_M, best_M - log_prob_M)
     return normalizer_R
 
 
@@ -33,6 +35,9 @@ def top_candidates(logits_RV: Tensor, num: int) -> tuple[Tensor, Tensor]:
     """
     vocab_size = logits_RV.shape[1]
     num = min(num, vocab_size)
+    if num == 1:
+        value_R1, token_R1 = logits_RV.max(dim=-1, keepdim=True)  # of equals the first, which topk does not promise
+        return value_R1, token_R1
     num_blocks = vocab_size // BLOCK
     if num_blocks < 2 * num:
         return logits_RV.topk(num)

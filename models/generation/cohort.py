@@ -15,6 +15,7 @@ from models.generation.history import History
 from models.generation.params import GenerationParams
 from models.generation.processors import needs_source, processors_of
 from models.generation.sequence import FinishReason, Request, SequenceOutput
+from models.generation.vocabulary import WHOLE, Vocabulary
 
 StopText = Callable[[Sequence[int]], str]  # tokens to the text in which stop strings are looked for
 
@@ -41,11 +42,18 @@ class Step:
 class Cohort(ABC):
     """G requests in R rows; `step` takes logits [R, V] (and may overwrite them) and chooses every row's next token."""
 
-    def __init__(self, params: GenerationParams, device: torch.device, stop_text: StopText | None = None) -> None:
+    def __init__(
+        self,
+        params: GenerationParams,
+        device: torch.device,
+        stop_text: StopText | None = None,
+        vocabulary: Vocabulary = WHOLE,
+    ) -> None:
         self.params = params
+        self.vocabulary = vocabulary
         self.requests: list[Request] = []
         self.history = History(device, needs_source(params))
-        self.processors = processors_of(params)
+        self.processors = processors_of(params, vocabulary)
         self._stop_text = stop_text
 
     @property

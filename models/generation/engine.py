@@ -11,8 +11,8 @@ done leaves and makes room: the batch never drains while work is left.
     cohort.py      requests that decode alike      history.py         what was said so far
     beam.py        beam search                     processors.py      what may not be said, or must
     sampling.py    greedy search and sampling      warpers.py         what is too unlikely to be drawn
-    candidates.py  passes over the vocabulary      randomness.py      numbers that belong to a sample
-    device_memory.py   what fits
+    vocabulary.py  who holds which logits          candidates.py      passes over them
+    randomness.py  numbers that belong to a sample                    device_memory.py   what fits
 """
 
 import logging

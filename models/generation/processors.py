@@ -11,48 +11,53 @@ from torch import Tensor
 
 from models.generation.history import History
 from models.generation.params import GenerationParams, as_ids
+from models.generation.vocabulary import WHOLE, Vocabulary
 
 INFINITY = torch.inf
 
 
-# A processor gets the logits [R, V], the history, and [R] to subtract for log-probabilities (None: it acts on logits).
+# A processor gets this rank's logits [R, V], the history, and [R] to subtract for log-probabilities (None: it acts on
+# logits).
 Processor = Callable[[Tensor, History, Tensor | None], None]
 
 
-def processors_of(params: GenerationParams) -> list[Processor]:
-    """The processors that resolved params ask for, in the order of application."""
+def processors_of(params: GenerationParams, vocabulary: Vocabulary = WHOLE) -> list[Processor]:
+    """The processors that resolved params ask for, in the order of application, on the logits of this vocabulary."""
     chain: list[Processor] = []
     if params.encoder_repetition_penalty != 1.0:
         assert params.encoder_repetition_penalty is not None
-        chain.append(_encoder_repetition_penalty(1 / params.encoder_repetition_penalty))
+        chain.append(_encoder_repetition_penalty(1 / params.encoder_repetition_penalty, vocabulary))
     if params.repetition_penalty != 1.0:
         assert params.repetition_penalty is not None
-        chain.append(_repetition_penalty(params.repetition_penalty))
+        chain.append(_repetition_penalty(params.repetition_penalty, vocabulary))
     if params.no_repeat_ngram_size:
-        chain.append(_no_repeat_ngram(params.no_repeat_ngram_size))
+        chain.append(_no_repeat_ngram(params.no_repeat_ngram_size, vocabulary))
     if params.encoder_no_repeat_ngram_size:
-        chain.append(_encoder_no_repeat_ngram(params.encoder_no_repeat_ngram_size))
+        chain.append(_encoder_no_repeat_ngram(params.encoder_no_repeat_ngram_size, vocabulary))
     if params.bad_words_ids:
         ends = {(end,) for end in params.eos_token_ids}
         words = [tuple(word) for word in params.bad_words_ids if tuple(word) not in ends]
-        chain.extend(_bad_word(word) for word in words)
+        chain.extend(_bad_word(word, vocabulary) for word in words)
     if params.eos_token_ids:
-        chain.append(_min_length(params.eos_token_ids))
+        chain.append(_min_length(vocabulary.columns(params.eos_token_ids)))
     if params.forced_bos_token_id is not None:
-        chain.append(_forced((params.forced_bos_token_id,), lambda history, row: history.lengths[row] == 1))
+        columns = vocabulary.columns((params.forced_bos_token_id,))
+        chain.append(_forced(columns, lambda history, row: history.lengths[row] == 1))
     if params.forced_eos_token_id is not None:
         chain.append(
             _forced(
-                as_ids(params.forced_eos_token_id),
+                vocabulary.columns(as_ids(params.forced_eos_token_id)),
                 lambda history, row: history.lengths[row] == history.requests[row].max_length - 1,
             )
         )
     if params.exponential_decay_length_penalty is not None and params.eos_token_ids:
-        chain.append(_exponential_decay(*params.exponential_decay_length_penalty, params.eos_token_ids))
+        columns = vocabulary.columns(params.eos_token_ids)
+        chain.append(_exponential_decay(*params.exponential_decay_length_penalty, columns))
     if params.suppress_tokens:
-        chain.append(_suppress(tuple(params.suppress_tokens)))
+        chain.append(_suppress(vocabulary.columns(params.suppress_tokens)))
     if params.begin_suppress_tokens:
-        chain.append(_begin_suppress(tuple(params.begin_suppress_tokens), params.forced_bos_token_id is not None))
+        columns = vocabulary.columns(params.begin_suppress_tokens)
+        chain.append(_begin_suppress(columns, params.forced_bos_token_id is not None))
     return chain
 
 
@@ -61,31 +66,34 @@ def needs_source(params: GenerationParams) -> bool:
     return params.encoder_repetition_penalty != 1.0 or bool(params.encoder_no_repeat_ngram_size)
 
 
-def _repetition_penalty(penalty: float) -> Processor:
+def _repetition_penalty(penalty: float, vocabulary: Vocabulary) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
         longest = max(history.lengths)
-        _penalize(logits_RV, _valid_tokens(history.tokens_RT[:, :longest], history.length_R), penalty, log_normalizer_R)
+        tokens_RT = _valid_tokens(history.tokens_RT[:, :longest], history.length_R)
+        _penalize(logits_RV, tokens_RT, penalty, log_normalizer_R, vocabulary)
 
     return process
 
 
-def _encoder_repetition_penalty(penalty: float) -> Processor:
+def _encoder_repetition_penalty(penalty: float, vocabulary: Vocabulary) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
         assert history.source_RS is not None
-        _penalize(logits_RV, history.source_RS, penalty, log_normalizer_R)
+        _penalize(logits_RV, history.source_RS, penalty, log_normalizer_R, vocabulary)
 
     return process
 
 
-def _penalize(logits_RV: Tensor, tokens_RT: Tensor, penalty: float, log_normalizer_R: Tensor | None) -> None:
+def _penalize(
+    logits_RV: Tensor, tokens_RT: Tensor, penalty: float, log_normalizer_R: Tensor | None, vocabulary: Vocabulary
+) -> None:
     """Pushes tokens away from being chosen (penalty > 1) or towards it; a token that stands twice is changed once."""
-    values_RT = logits_RV.gather(1, tokens_RT).float()
+    values_RT = vocabulary.read(logits_RV, tokens_RT).float()
     if log_normalizer_R is not None:
         values_RT -= log_normalizer_R[:, None]
     values_RT = torch.where(values_RT < 0, values_RT * penalty, values_RT / penalty)
     if log_normalizer_R is not None:
         values_RT += log_normalizer_R[:, None]
-    logits_RV.scatter_(1, tokens_RT, values_RT.to(logits_RV.dtype))
+    vocabulary.write(logits_RV, tokens_RT, values_RT.to(logits_RV.dtype))
 
 
 def _valid_tokens(tokens_RT: Tensor, length_R: Tensor) -> Tensor:
@@ -94,24 +102,26 @@ def _valid_tokens(tokens_RT: Tensor, length_R: Tensor) -> Tensor:
     return torch.where(is_valid_RT, tokens_RT, tokens_RT[:, :1])
 
 
-def _no_repeat_ngram(size: int) -> Processor:
+def _no_repeat_ngram(size: int, vocabulary: Vocabulary) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
         tokens_RT = history.tokens_RT[:, : max(history.lengths)]
-        _ban_completions(logits_RV, history, tokens_RT, history.length_R, size)
+        _ban_completions(logits_RV, history, tokens_RT, history.length_R, size, vocabulary)
 
     return process
 
 
-def _encoder_no_repeat_ngram(size: int) -> Processor:
+def _encoder_no_repeat_ngram(size: int, vocabulary: Vocabulary) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
         assert history.source_RS is not None
         assert history.source_length_R is not None
-        _ban_completions(logits_RV, history, history.source_RS, history.source_length_R, size)
+        _ban_completions(logits_RV, history, history.source_RS, history.source_length_R, size, vocabulary)
 
     return process
 
 
-def _ban_completions(logits_RV: Tensor, history: History, text_RT: Tensor, length_R: Tensor, size: int) -> None:
+def _ban_completions(
+    logits_RV: Tensor, history: History, text_RT: Tensor, length_R: Tensor, size: int, vocabulary: Vocabulary
+) -> None:
     """Bans the tokens that would complete an n-gram of `text`: those after a place where the row's last size - 1 stand.
 
     All windows are compared at once: 128 rows of 64 tokens are 8 thousand comparisons, cheaper than a lookup a row.
@@ -127,42 +137,44 @@ def _ban_completions(logits_RV: Tensor, history: History, text_RT: Tensor, lengt
         wanted_R1 = history.tokens_RT.gather(1, (suffix_start_R + offset).clamp(min=0)[:, None])
         matches_RT &= text_RT[:, offset : offset + num_windows] == wanted_R1
     rows, windows = matches_RT.nonzero(as_tuple=True)
-    logits_RV[rows, text_RT[rows, windows + size - 1]] = -INFINITY
+    vocabulary.ban(logits_RV, rows, text_RT[rows, windows + size - 1])
 
 
-def _bad_word(word: tuple[int, ...]) -> Processor:
+def _bad_word(word: tuple[int, ...], vocabulary: Vocabulary) -> Processor:
     *prefix, last = word
+    columns = vocabulary.columns((last,))
 
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
         if not prefix:
-            logits_RV[:, last] = -INFINITY
+            logits_RV[:, columns] = -INFINITY
             return
         start_R = history.length_R - len(prefix)
         is_match_R = start_R >= 0
         for offset, token in enumerate(prefix):
             is_match_R &= history.tokens_RT.gather(1, (start_R + offset).clamp(min=0)[:, None])[:, 0] == token
-        logits_RV[is_match_R, last] = -INFINITY
+        for column in columns:  # one, or none where the word's last token lies on another rank
+            logits_RV[is_match_R, column] = -INFINITY
 
     return process
 
 
-def _min_length(eos_token_ids: tuple[int, ...]) -> Processor:
+def _min_length(columns: list[int]) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
         rows = [row for row, length in enumerate(history.lengths) if length < history.requests[row].min_length]
-        _fill(logits_RV, rows, eos_token_ids)
+        _fill(logits_RV, rows, columns)
 
     return process
 
 
-def _suppress(token_ids: tuple[int, ...]) -> Processor:
+def _suppress(columns: list[int]) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
         del history, log_normalizer_R
-        logits_RV[:, token_ids] = -INFINITY
+        logits_RV[:, columns] = -INFINITY
 
     return process
 
 
-def _begin_suppress(token_ids: tuple[int, ...], has_forced_bos: bool) -> Processor:
+def _begin_suppress(columns: list[int], has_forced_bos: bool) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
         rows = []
         for row, (length, request) in enumerate(zip(history.lengths, history.requests, strict=True)):
@@ -171,35 +183,36 @@ def _begin_suppress(token_ids: tuple[int, ...], has_forced_bos: bool) -> Process
             begin = start + 1 if start == 1 and has_forced_bos else start
             if length == begin:
                 rows.append(row)
-        _fill(logits_RV, rows, token_ids)
+        _fill(logits_RV, rows, columns)
 
     return process
 
 
-def _fill(logits_RV: Tensor, rows: list[int], token_ids: tuple[int, ...]) -> None:
-    """Bans tokens in some rows."""
+def _fill(logits_RV: Tensor, rows: list[int], columns: list[int]) -> None:
+    """Bans columns in some rows."""
     if len(rows) == logits_RV.shape[0]:
-        logits_RV[:, token_ids] = -INFINITY
-    elif rows:
+        logits_RV[:, columns] = -INFINITY
+    elif rows and columns:
         rows_M1 = torch.tensor(rows, device=logits_RV.device)[:, None]
-        logits_RV[rows_M1, torch.tensor(token_ids, device=logits_RV.device)] = -INFINITY
+        logits_RV[rows_M1, torch.tensor(columns, device=logits_RV.device)] = -INFINITY
 
 
-def _forced(token_ids: tuple[int, ...], is_due: Callable[[History, int], bool]) -> Processor:
+def _forced(columns: list[int], is_due: Callable[[History, int], bool]) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
         rows = [row for row in range(len(history.lengths)) if is_due(history, row)]
         if not rows:
             return
         rows_M = torch.tensor(rows, device=logits_RV.device)
         logits_RV[rows_M] = -INFINITY
-        logits_RV[rows_M[:, None], torch.tensor(token_ids, device=logits_RV.device)] = 0.0
+        for column in columns:
+            logits_RV[rows_M, column] = 0.0
         if log_normalizer_R is not None:
             log_normalizer_R[rows_M] = 0.0  # log-probability 0, exact in every dtype
 
     return process
 
 
-def _exponential_decay(start: int, factor: float, eos_token_ids: tuple[int, ...]) -> Processor:
+def _exponential_decay(start: int, factor: float, columns: list[int]) -> Processor:
     """Makes end tokens likelier with each token after the first `start` new ones."""
 
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
@@ -207,11 +220,10 @@ def _exponential_decay(start: int, factor: float, eos_token_ids: tuple[int, ...]
             excess = length - request.num_start_tokens - start
             if excess <= 0:
                 continue
-            ids = list(eos_token_ids)
-            values = logits_RV[row, ids].float()
+            values = logits_RV[row, columns].float()
             if log_normalizer_R is not None:
                 values = values - log_normalizer_R[row]
             raised = values.abs() * (factor**excess - 1)
-            logits_RV[row, ids] += raised.masked_fill(~values.isfinite(), 0.0).to(logits_RV.dtype)
+            logits_RV[row, columns] += raised.masked_fill(~values.isfinite(), 0.0).to(logits_RV.dtype)
 
     return process

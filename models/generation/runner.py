@@ -15,6 +15,7 @@ from models.generation.prompts import encode, read
 from models.generation.sampling import SamplingCohort
 from models.generation.sequence import Request
 from models.generation.step_attention import Part, StepAttention
+from models.generation.vocabulary import vocabulary_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Runner:
             Part(one.pool, [self._memories[request] for request in one.cohort.history.requests]) for one in running
         ]
         context = StepAttention(parts, position_N, self.model.is_encoder_decoder, self.model.alibi_slopes)
-        logits_NV = self.model.logits(self.model.decode(input_ids_N, position_N, context))
+        logits_NV = self.model.local_logits(self.model.decode(input_ids_N, position_N, context))
         done: list[Done] = []
         for one, logits_RV in zip(running, logits_NV.split([history.num_rows for history in histories]), strict=True):
             step = one.cohort.step(logits_RV)
@@ -86,7 +87,7 @@ class Runner:
     def _start(self, params: GenerationParams) -> Running:
         model = self.model
         search = BeamCohort if (params.num_beams or 1) > 1 else SamplingCohort
-        cohort = search(params, model.device, self._stop_text)
+        cohort = search(params, model.device, self._stop_text, vocabulary_of(model))
         like = torch.empty(0, dtype=model.dtype, device=model.device)
         pool = EntryPool(model.num_layers, model.num_heads, model.head_dim, cohort.width, like, model.alibi_slopes)
         return Running(cohort, pool)

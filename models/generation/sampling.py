@@ -5,19 +5,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.generation.candidates import log_normalizer
 from models.generation.cohort import Cohort, Done, Step, StopText
 from models.generation.params import GenerationParams
 from models.generation.randomness import sample_key, uniforms
 from models.generation.sequence import Request, SequenceOutput
+from models.generation.vocabulary import WHOLE, Vocabulary
 from models.generation.warpers import warp
 
 
 class SamplingCohort(Cohort):
     """A row for each sample of each request, one where nothing is drawn. A row leaves when its sequence ends."""
 
-    def __init__(self, params: GenerationParams, device: torch.device, stop_text: StopText | None = None) -> None:
-        super().__init__(params, device, stop_text)
+    def __init__(
+        self,
+        params: GenerationParams,
+        device: torch.device,
+        stop_text: StopText | None = None,
+        vocabulary: Vocabulary = WHOLE,
+    ) -> None:
+        super().__init__(params, device, stop_text, vocabulary)
         self._samples: list[int] = []  # of each row: which of its request's answers it is
         self._answers: dict[Request, dict[int, SequenceOutput]] = {}
         self._key_R = torch.zeros(0, dtype=torch.long, device=device)
@@ -45,10 +51,10 @@ class SamplingCohort(Cohort):
     def _choose(self, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
         """Each row's next token and its log-probability among those it was chosen from."""
         if not self.params.do_sample:
-            best_R, token_R = logits_RV.max(dim=-1)
-            return token_R, best_R.float() - log_normalizer(logits_RV)
+            best_R1, token_R1 = self.vocabulary.best(logits_RV, 1)
+            return token_R1[:, 0], best_R1[:, 0].float() - self.vocabulary.log_normalizer(logits_RV)
         step_R = self.history.length_R - self.history.start_length_R
-        return warp(logits_RV, self.params).draw(uniforms(self._key_R, step_R))
+        return warp(logits_RV, self.params, self.vocabulary).draw(uniforms(self._key_R, step_R))
 
     def _leave(self, done: set[int]) -> Step:
         """Takes the rows that are done; a request is, when its last row is."""

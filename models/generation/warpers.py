@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.generation.candidates import log_normalizer, top_candidates
 from models.generation.params import GenerationParams
+from models.generation.vocabulary import WHOLE, Vocabulary
 
 FIRST_TRY = 1024  # tokens that top_p looks at first; the vocabulary is sorted only where they do not suffice
 
@@ -29,12 +29,12 @@ class Pool:
         return self.token_RC.gather(1, place_R1)[:, 0], self.log_prob_RC.gather(1, place_R1)[:, 0]
 
 
-def warp(logits_RV: Tensor, params: GenerationParams) -> Pool:
+def warp(logits_RV: Tensor, params: GenerationParams, vocabulary: Vocabulary = WHOLE) -> Pool:
     """The distribution that resolved params say to draw from."""
     assert params.temperature is not None
     assert params.top_p is not None
     assert params.typical_p is not None
-    log_prob_RC, token_RC = _eligible(logits_RV, params.temperature, params.top_k or 0, params.top_p)
+    log_prob_RC, token_RC = _eligible(logits_RV, params.temperature, params.top_k or 0, params.top_p, vocabulary)
     if params.top_p < 1.0:
         log_prob_RC = _top_p(log_prob_RC, params.top_p)
     if params.min_p is not None:
@@ -49,22 +49,24 @@ def warp(logits_RV: Tensor, params: GenerationParams) -> Pool:
     return Pool(log_prob_RC, token_RC)
 
 
-def _eligible(logits_RV: Tensor, temperature: float, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
+def _eligible(
+    logits_RV: Tensor, temperature: float, top_k: int, top_p: float, vocabulary: Vocabulary
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities and tokens that the other warpers look at; likeliest first where top_p wants them so."""
-    vocab_size = logits_RV.shape[1]
     if top_k:
-        value_RC, token_RC = top_candidates(logits_RV, top_k)
+        value_RC, token_RC = vocabulary.best(logits_RV, top_k)
         return (value_RC.float() / temperature).log_softmax(-1), token_RC
     scaled_RV = logits_RV.float() / temperature
     if top_p >= 1.0:
-        token_RV = torch.arange(vocab_size, device=logits_RV.device).expand_as(logits_RV)
+        scaled_RV = vocabulary.whole(scaled_RV)
+        token_RV = torch.arange(scaled_RV.shape[1], device=logits_RV.device).expand_as(scaled_RV)
         return scaled_RV.log_softmax(-1), token_RV
-    normalizer_R1 = log_normalizer(scaled_RV)[:, None]
-    value_RC, token_RC = top_candidates(scaled_RV, FIRST_TRY)
+    normalizer_R1 = vocabulary.log_normalizer(scaled_RV)[:, None]
+    value_RC, token_RC = vocabulary.best(scaled_RV, FIRST_TRY)
     log_prob_RC = value_RC - normalizer_R1
     if bool((log_prob_RC.exp().sum(-1) >= top_p).all()):
         return log_prob_RC, token_RC
-    value_RV, token_RV = scaled_RV.sort(dim=-1, descending=True)
+    value_RV, token_RV = vocabulary.whole(scaled_RV).sort(dim=-1, descending=True)
     return value_RV - normalizer_R1, token_RV
 
 

@@ -5,6 +5,7 @@ Vocabularies are odd (50265), so each rank holds ceil(vocabulary / size) rows an
     50265 rows, 2 ranks: rank 0 holds 0..25132, rank 1 holds 25133..50264 and one row of zeros
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,7 +39,10 @@ class VocabularyEmbedding(nn.Module):
 
 
 class VocabularyHead(nn.Module):
-    """Hidden states to logits: [N, D] -> [N, vocab_size], gathered over the ranks and cropped to the vocabulary."""
+    """Hidden states to the logits of this rank's tokens, [N, D] -> [N, V]; `whole` gathers those of all ranks.
+
+    All ranks have as many columns; those beyond the last token hold -inf.
+    """
 
     def __init__(self, width: int, vocab_size: int, group: TensorParallel) -> None:
         super().__init__()
@@ -47,13 +51,24 @@ class VocabularyHead(nn.Module):
         self.weight = frozen(self.rows, width)
         self._laid_out: Tensor | None = None
 
-    def forward(self, hidden_ND: Tensor) -> Tensor:
-        local_NV = self.local_logits(hidden_ND)
-        return self.group.all_gather(local_NV)[..., : self.vocab_size] if self.group.size > 1 else local_NV
+    @property
+    def own(self) -> slice:
+        """This rank's tokens."""
+        return run(self.vocab_size, self.group.size, self.group.rank)
 
-    def local_logits(self, hidden_ND: Tensor) -> Tensor:
-        """This rank's columns of the logits: [N, rows]; the last rank's padding columns hold zeros."""
-        return product(hidden_ND, self.weight if self._laid_out is None else self._laid_out, None)
+    def forward(self, hidden_ND: Tensor, bias_1V: Tensor | None = None) -> Tensor:
+        """`bias_1V`: of all tokens."""
+        logits_NV = product(hidden_ND, self.weight if self._laid_out is None else self._laid_out, None)
+        own = self.own
+        num_tokens = own.stop - own.start
+        logits_NV[:, num_tokens:] = -torch.inf
+        if bias_1V is not None:
+            logits_NV[:, :num_tokens] += bias_1V[:, own]
+        return logits_NV
+
+    def whole(self, logits_NV: Tensor) -> Tensor:
+        """The logits of all tokens: [N, vocab_size]."""
+        return self.group.all_gather(logits_NV)[:, : self.vocab_size] if self.group.size > 1 else logits_NV
 
     def lay_out(self) -> None:
         """Called once the weights are read: a copy in the processor's order, as the embedding reads the plain one."""

@@ -67,6 +67,16 @@ SEARCHES = {
     "greedy": GenerationParams(num_beams=1, do_sample=False, max_new_tokens=9, repetition_penalty=1.3),
     "beams": GenerationParams(num_beams=3, max_new_tokens=9, num_return_sequences=2, no_repeat_ngram_size=2),
     "sampling": GenerationParams(do_sample=True, max_new_tokens=9, num_return_sequences=2, top_p=0.9, temperature=1.5),
+    "sampling from all": GenerationParams(do_sample=True, max_new_tokens=9, top_k=0, temperature=0.7),
+    "forced and banned": GenerationParams(
+        num_beams=4,
+        max_new_tokens=7,
+        min_new_tokens=3,
+        forced_eos_token_id=2,
+        bad_words_ids=((33,), (5, 9)),
+        suppress_tokens=(60, 82),
+        renormalize_logits=True,
+    ),
 }
 PROMPTS = [[5, 9, 14, 33, 2], [7, 2], [60, 61, 82, 80, 4, 4, 17, 2]]
 

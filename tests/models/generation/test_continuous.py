@@ -41,7 +41,7 @@ class ScriptedModel:
         context.cross_attend(0, token_NHK)
         return torch.stack((input_ids_N, positions_N), dim=1)
 
-    def logits(self, hidden_ND):
+    def local_logits(self, hidden_ND):
         follower_N = scripted(hidden_ND[:, 0], hidden_ND[:, 1])
         distance_NV = (torch.arange(50) - follower_N[:, None]).abs()
         return -distance_NV.float()
