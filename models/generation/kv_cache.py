@@ -87,7 +87,13 @@ class EntryPool:
 
     @property
     def num_bytes(self) -> int:
-        return self._keys_values.nbytes
+        """What is held in memory; places that were dropped are held until the next packing."""
+        return self._keys_values.untyped_storage().nbytes()
+
+    @property
+    def num_live_entries(self) -> int:
+        """Entries that a sequence of a unit descends from."""
+        return int(self._descent_GBE[self._places].any(1).sum())
 
     def extend(self, num_new: int) -> None:
         """Units that start, without entries."""
@@ -117,7 +123,9 @@ class EntryPool:
     def begin_step(self, position_G: Tensor) -> None:
         """Makes room for one entry a sequence; `position_G`: the position of each unit's new token."""
         self._fill_holes()
-        if max(self._num_entries) + self.width > self.capacity:
+        room = self.capacity - max(self._num_entries)
+        has_left = room > 2 * CHUNK * self.width or self.num_bytes > 1.25 * self._keys_values.nbytes
+        if room < self.width or has_left:
             self._pack()
         device = self._position_GE.device
         entry_G1 = torch.tensor(self._num_entries, device=device)[:, None]

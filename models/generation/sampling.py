@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models.generation.cohort import Cohort, Done, Step, StopText
 from models.generation.params import GenerationParams
-from models.generation.randomness import sample_key, uniforms
+from models.generation.randomness import sample_key
 from models.generation.sequence import Request, SequenceOutput
 from models.generation.vocabulary import WHOLE, Vocabulary
 from models.generation.warpers import warp
@@ -54,7 +54,7 @@ class SamplingCohort(Cohort):
             best_R1, token_R1 = self.vocabulary.best(logits_RV, 1)
             return token_R1[:, 0], best_R1[:, 0].float() - self.vocabulary.log_normalizer(logits_RV)
         step_R = self.history.length_R - self.history.start_length_R
-        return warp(logits_RV, self.params, self.vocabulary).draw(uniforms(self._key_R, step_R))
+        return warp(logits_RV, self.params, self.vocabulary).draw(self._key_R, step_R)
 
     def _leave(self, done: set[int]) -> Step:
         """Takes the rows that are done; a request is, when its last row is."""

@@ -1,4 +1,4 @@
-"""Warpers leave out unlikely tokens before one is drawn. They know no history and no randomness.
+"""Warpers leave out unlikely tokens before one is drawn. They know no history and no search.
 
 Meaning and order are transformers' (5.23): temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff. All
 but the first only leave tokens out, so after top_k the others work on the few that it kept: a row of 50, not of 50 000.
@@ -7,12 +7,16 @@ but the first only leave tokens out, so after top_k the others work on the few t
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from models.generation.candidates import BLOCK
 from models.generation.params import GenerationParams
+from models.generation.randomness import gumbels
 from models.generation.vocabulary import WHOLE, Vocabulary
 
-FIRST_TRY = 1024  # tokens that top_p looks at first; the vocabulary is sorted only where they do not suffice
+# Tokens that top_p looks at first and that a draw is made from; the whole vocabulary only where they do not suffice.
+FEW = 1024
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,21 @@ class Pool:
     log_prob_RC: Tensor
     token_RC: Tensor
 
-    def draw(self, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens that numbers from [0, 1) stand for, and their log-probabilities: [R] each."""
-        reached_RC = self.log_prob_RC.double().exp().cumsum(-1)
-        place_R1 = (reached_RC <= uniform_R[:, None] * reached_RC[:, -1:]).sum(-1, keepdim=True)
-        return self.token_RC.gather(1, place_R1)[:, 0], self.log_prob_RC.gather(1, place_R1)[:, 0]
+    def draw(self, key_R: Tensor, step_R: Tensor) -> tuple[Tensor, Tensor]:
+        """One token a row by the random numbers of its key and step, and its log-probability: [R] each."""
+        pool = self._block(key_R, step_R) if self.token_RC.shape[1] > FEW else self
+        place_R1 = (pool.log_prob_RC + gumbels(key_R, step_R, pool.token_RC)).argmax(-1, keepdim=True)
+        return pool.token_RC.gather(1, place_R1)[:, 0], pool.log_prob_RC.gather(1, place_R1)[:, 0]
+
+    def _block(self, key_R: Tensor, step_R: Tensor) -> "Pool":
+        """A block of neighbours drawn by its probability: 400 random numbers a row and 128 more, not 50 000."""
+        padding = -self.token_RC.shape[1] % BLOCK
+        log_prob_RBC = F.pad(self.log_prob_RC, (0, padding), value=-torch.inf).unflatten(1, (-1, BLOCK))
+        token_RBC = F.pad(self.token_RC, (0, padding)).unflatten(1, (-1, BLOCK))
+        number_B = -1 - torch.arange(log_prob_RBC.shape[1], device=key_R.device)  # tokens count from 0 up
+        noise_RB = gumbels(key_R, step_R, number_B.expand(len(key_R), -1))
+        block_R11 = (log_prob_RBC.logsumexp(-1) + noise_RB).argmax(-1)[:, None, None].expand(-1, 1, BLOCK)
+        return Pool(log_prob_RBC.gather(1, block_R11)[:, 0], token_RBC.gather(1, block_R11)[:, 0])
 
 
 def warp(logits_RV: Tensor, params: GenerationParams, vocabulary: Vocabulary = WHOLE) -> Pool:
@@ -62,7 +76,7 @@ def _eligible(
         token_RV = torch.arange(scaled_RV.shape[1], device=logits_RV.device).expand_as(scaled_RV)
         return scaled_RV.log_softmax(-1), token_RV
     normalizer_R1 = vocabulary.log_normalizer(scaled_RV)[:, None]
-    value_RC, token_RC = vocabulary.best(scaled_RV, FIRST_TRY)
+    value_RC, token_RC = vocabulary.best(scaled_RV, FEW)
     log_prob_RC = value_RC - normalizer_R1
     if bool((log_prob_RC.exp().sum(-1) >= top_p).all()):
         return log_prob_RC, token_RC

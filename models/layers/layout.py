@@ -40,6 +40,10 @@ def product(
     hidden_ND: Tensor, weight_FD: Tensor, bias_F: Tensor | None, activation: Activation | None = None
 ) -> Tensor:
     """activation(hidden @ weight.T + bias): [N, D] -> [N, F], by a plain weight or a laid out one."""
+    if len(hidden_ND) == 1 and weight_FD.is_mkldnn:
+        # oneDNN cuts a long sum in pieces for one row and for no other number: two keep a row's bits what they are
+        # in any batch, and cost no more, since the weight's bytes decide.
+        return product(hidden_ND.expand(2, -1), weight_FD, bias_F, activation)[:1]
     if not weight_FD.is_mkldnn:
         sums_NF = F.linear(hidden_ND, weight_FD, bias_F)
         return sums_NF if activation is None else activation(sums_NF)

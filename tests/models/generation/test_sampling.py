@@ -5,7 +5,7 @@ import torch
 from transformers.generation import logits_process as reference
 
 from models import Engine, GenerationParams
-from models.generation.randomness import sample_key, uniforms
+from models.generation.randomness import gumbels, sample_key
 from models.generation.warpers import warp
 
 WARPERS = {
@@ -50,24 +50,43 @@ def test_the_distribution_drawn_from_is_the_references(options, vocab_size):
     torch.testing.assert_close(got_RV, wanted_RV.softmax(-1), atol=2e-6, rtol=1e-4)
 
 
-def test_frequencies_of_draws_are_the_probabilities():
-    """20 000 draws from 6 tokens: a frequency's standard deviation is 0.0035 at most; five of them are let pass."""
-    logits_RV = torch.tensor([[2.0, 1.0, 0.0, -1.0, 0.5, -3.0]]).expand(20_000, -1)
+@pytest.mark.parametrize("vocab_size", [6, 1300])
+def test_frequencies_of_draws_are_the_probabilities(vocab_size):
+    """20 000 draws from 6 likely tokens: a frequency's standard deviation is 0.0035 at most; five are let pass."""
+    logits_V = torch.full((vocab_size,), -6.0)
+    logits_V[torch.arange(6) * (vocab_size // 6)] = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5, -3.0])
+    logits_RV = logits_V.expand(20_000, -1)
     pool = warp(logits_RV, GenerationParams(do_sample=True, top_k=0).resolve({}))
     keys_R = torch.tensor([sample_key(seed, 0) for seed in range(20_000)])
-    token_R, log_prob_R = pool.draw(uniforms(keys_R, torch.zeros_like(keys_R)))
+    token_R, log_prob_R = pool.draw(keys_R, torch.zeros_like(keys_R))
     probability_V = logits_RV[0].softmax(-1)
-    torch.testing.assert_close(token_R.bincount(minlength=6) / 20_000, probability_V, atol=0.018, rtol=0)
+    torch.testing.assert_close(token_R.bincount(minlength=vocab_size) / 20_000, probability_V, atol=0.018, rtol=0)
     torch.testing.assert_close(log_prob_R.exp(), probability_V[token_R])
 
 
-def test_random_numbers_differ_by_seed_sample_and_step_and_fill_the_interval():
-    keys = [sample_key(seed, sample) for seed in (0, 1, -1, 2**62) for sample in range(50)]
-    numbers = torch.cat([uniforms(torch.tensor(keys), torch.full((200,), step)) for step in range(50)])
-    assert len(set(numbers.tolist())) == 10_000
-    assert 0 <= float(numbers.min()) < 0.001
-    assert 0.999 < float(numbers.max()) < 1
-    assert abs(float(numbers.mean()) - 0.5) < 0.02
+def test_random_numbers_differ_by_seed_sample_step_and_token_and_are_gumbels():
+    """100 000 of them: means of exp(-exp(-x)), which is uniform, and of x, Euler's constant; within five deviations."""
+    keys = torch.tensor([sample_key(seed, sample) for seed in (0, 1, -1, 2**62) for sample in range(50)])
+    choices = torch.arange(10).expand(200, -1)
+    numbers = torch.cat([gumbels(keys, torch.full((200,), step), choices) for step in range(50)])
+    assert len(set(numbers.flatten().tolist())) == 100_000
+    uniform = (-(-numbers).exp()).exp()
+    assert 0 < float(uniform.min()) < 1e-4
+    assert 1 - 1e-4 < float(uniform.max()) < 1
+    assert abs(float(uniform.mean()) - 0.5) < 5 * 12**-0.5 * 1e-5**0.5
+    assert abs(float(numbers.mean()) - 0.5772) < 5 * 1.2825 * 1e-5**0.5
+    assert abs(float(torch.corrcoef(numbers.T).triu(1).abs().max())) < 0.05
+
+
+def test_rounding_elsewhere_in_a_row_moves_no_sample():
+    """Bug: along a sum of probabilities the noise of 50 000 tokens added up, and a row alone got other tokens."""
+    generator = torch.Generator().manual_seed(0)
+    exact_RV = torch.randn(64, 20_000, generator=generator)
+    rounded_RV = exact_RV + torch.randn(64, 20_000, generator=generator) * 1e-4
+    keys_R = torch.tensor([sample_key(seed, 0) for seed in range(64)])
+    params = GenerationParams(do_sample=True, top_k=0).resolve({})
+    one_R, other_R = (warp(logits_RV, params).draw(keys_R, keys_R * 0)[0] for logits_RV in (exact_RV, rounded_RV))
+    assert torch.equal(one_R, other_R)
 
 
 @pytest.mark.parametrize("family", ["bart", "bloom"])
