@@ -62,7 +62,7 @@ def write_checkpoint(config: dict[str, Any], folder: Path) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def run_rank(rank: int, size: int, folder: str, answers: Any) -> None:
+def run_rank(rank: int, size: int, folder: str, meeting: str, answers: Any) -> None:
     """Loads one rank's part and decodes; every rank does the same, so that no one has to be told."""
     import models.checkpoint
     from models.generation.engine import Engine
@@ -72,7 +72,7 @@ def run_rank(rank: int, size: int, folder: str, answers: Any) -> None:
 
     torch.set_num_threads(1)
     place = torch.device("cpu")
-    collectives = Collectives(folder, rank, size, place) if size > 1 else None
+    collectives = Collectives(meeting, rank, size, place).meet() if size > 1 else None
     group = TensorParallel(rank=rank, size=size, collectives=collectives) if size > 1 else SINGLE
     num_read = 0
     read = models.checkpoint.read_bytes
@@ -136,14 +136,16 @@ def main() -> None:
             f"{arguments.model}: {num_bytes / 1e6:.0f} MB in float32; {ROWS} rows, {SOURCE_TOKENS} prompt tokens each"
         )
         for size in arguments.ranks:
+            meeting = tempfile.mkdtemp(dir=folder)
             answers = spawn.Queue()
-            ranks = [spawn.Process(target=run_rank, args=(rank, size, folder, answers)) for rank in range(size)]
+            ranks = [
+                spawn.Process(target=run_rank, args=(rank, size, folder, meeting, answers)) for rank in range(size)
+            ]
             for process in ranks:
                 process.start()
             by_rank = dict(answers.get() for _ in ranks)
             for process in ranks:
                 process.join()
-            (Path(folder) / "store").unlink(missing_ok=True)
             read, held, weights = (max(found[key] for found in by_rank.values()) for key in ("read", "held", "weights"))
             first = by_rank[0]
             print(

@@ -1,6 +1,8 @@
 """A follower holds one rank's part of a model and does what the first rank does. It decides nothing.
 
-Started by models/followers.py with the number of its socket; `serve` runs the calls it is told, in their order.
+Started by models/followers.py with the number of its socket; `serve` runs the calls it is told, in their order. Where a
+rank cannot go on with a call, all leave it: the group of one is closed, the others notice, and all wait for the first
+rank to call them together again.
 """
 
 import contextlib
@@ -20,29 +22,62 @@ import torch
 
 from models.errors import DeviceError, ModelError
 from models.families.base import LoadedModel
-from models.generation.device_memory import max_cached_tokens
+from models.followers import MEET_AGAIN, NoMemory
+from models.generation.device_memory import is_out_of_memory, max_cached_tokens
 from models.generation.runner import Runner
 from models.generation.sequence import Request
 from models.loading import load_part, resolve_device
-from models.parallel import Collectives, TensorParallel
+from models.parallel import Collectives, OutOfStepError, TensorParallel
 from models.single_pass import SinglePass
 
 
 class Follower:
     """One rank's model, and the runners and passes that the first rank has of it."""
 
-    def __init__(self, model: LoadedModel, messages: "queue.SimpleQueue[bytes]") -> None:
+    def __init__(self, model: LoadedModel, connection: Connection, messages: "queue.SimpleQueue[bytes]") -> None:
         self.model = model
+        self._connection = connection
         self._messages = messages
         self._runners: dict[int, Runner] = {}
+        self._left: set[int] = set()  # runners that left a call halfway: they go on when they were cleared
 
     def serve(self) -> None:
         """Does what comes, for ever."""
         while True:
             call, arguments = self._next()
+            if self._finishes(call, arguments):
+                continue
+            if call in ("prefill", "decode"):
+                self._left.add(arguments[0])
+            self.collectives.close()
+            while self._next() != MEET_AGAIN:  # calls that were made before the first rank knew
+                pass
+            self.meet_again()
+
+    def _finishes(self, call: str, arguments: Sequence[Any]) -> bool:
+        """Does one call. False where it cannot be ended, for want of memory on this rank or on another."""
+        try:
             # The first rank raises the same for a request that cannot be served, and tells the caller.
             with contextlib.suppress(ModelError), torch.inference_mode():
                 getattr(self, call)(*arguments)
+            self.collectives.check()
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                rank, size = self.model.group.rank, self.model.group.size
+                self._connection.send(NoMemory(f"Rank {rank} of {size} ran out of memory: {error}"))
+            elif not isinstance(error, OutOfStepError) and not self.collectives.is_aborted:
+                raise
+            return False
+        return True
+
+    @property
+    def collectives(self) -> Collectives:
+        assert self.model.group.collectives is not None
+        return self.model.group.collectives
+
+    def meet_again(self) -> None:
+        self.collectives.close()
+        self.collectives.meet()
 
     def forward(self, arguments: Sequence[Any], keywords: dict[str, Any]) -> None:
         self.model(*arguments, **keywords)
@@ -60,16 +95,22 @@ class Follower:
         self._runners[number] = Runner(self.model, (lambda _: self._next()) if looks_for_text else None)
 
     def prefill(self, number: int, requests: Sequence[Request]) -> None:
-        self._runners[number].prefill(requests)
+        self._whole(number).prefill(requests)
 
     def decode(self, number: int) -> None:
-        self._runners[number].decode()
+        self._whole(number).decode()
 
     def clear(self, number: int) -> None:
         self._runners[number].clear()
+        self._left.discard(number)
 
     def forget_runner(self, number: int) -> None:
         del self._runners[number]
+
+    def _whole(self, number: int) -> Runner:
+        if number in self._left:
+            raise MemoryError("it left the call before this one halfway")
+        return self._runners[number]
 
     def _next(self) -> Any:
         return pickle.loads(self._messages.get())
@@ -80,16 +121,17 @@ def main(file_descriptor: int) -> None:
     connection = Connection(file_descriptor)
     settings = connection.recv()
     messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(connection, messages, settings["folder"]), daemon=True).start()
     rank, size = settings["rank"], settings["size"]
     try:
         torch.set_num_threads(settings["num_threads"])
         place = resolve_device(settings["device"], TensorParallel(rank=rank, size=size))
+        collectives = Collectives(settings["folder"], rank, size, place)
+        threading.Thread(target=_read, args=(connection, messages, collectives), daemon=True).start()
         connection.send("awake")
-        group = TensorParallel(rank=rank, size=size, collectives=Collectives(settings["folder"], rank, size, place))
+        group = TensorParallel(rank=rank, size=size, collectives=collectives.meet())
         model = load_part(settings["uri"], settings["architecture"], settings["dtype"], place, group)
         connection.send("ready")
-        Follower(model, messages).serve()
+        Follower(model, connection, messages).serve()
     except BaseException as error:
         traceback.print_exc()
         sys.stderr.flush()
@@ -97,12 +139,15 @@ def main(file_descriptor: int) -> None:
     os._exit(1)  # the group's threads would hold up an orderly end
 
 
-def _read(connection: Connection, messages: "queue.SimpleQueue[bytes]", folder: str) -> None:
-    """Takes messages as they come, so that the end of the first rank's process is noticed whatever runs here."""
+def _read(connection: Connection, messages: "queue.SimpleQueue[bytes]", collectives: Collectives) -> None:
+    """Takes messages as they come, so that a call to meet and the first rank's end are noticed whatever runs here."""
     with contextlib.suppress(EOFError, OSError):
         while True:
-            messages.put(connection.recv_bytes())
-    shutil.rmtree(folder, ignore_errors=True)
+            content = connection.recv_bytes()
+            if content == pickle.dumps(MEET_AGAIN):
+                collectives.abort()
+            messages.put(content)
+    shutil.rmtree(collectives.folder, ignore_errors=True)
     os._exit(0)
 
 

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from models.errors import DeviceError, ModelError, RankLostError
@@ -29,15 +30,17 @@ from models.generation.device_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-# How long after an error of the first rank's a dead follower, which may be the reason, is waited for.
+# How long after an error of the first rank's a follower's word, which may be the reason, is waited for.
 GRACE_SECONDS = 5.0
+# The call, in the form of all calls, to leave what is under way and to meet in a new group.
+MEET_AGAIN: tuple[str, tuple[()]] = ("meet_again", ())
 
 
 @dataclass(frozen=True)
-class Ready:
-    """What a follower says when it has its part of the model."""
+class NoMemory:
+    """What a follower says when it leaves a call for want of memory; it waits for the next meeting then."""
 
-    process_id: int
+    message: str
 
 
 class FollowerProcesses:
@@ -51,6 +54,7 @@ class FollowerProcesses:
         self._turn = threading.RLock()
         self._changed = threading.Condition()
         self._arrived: dict[str, int] = {}
+        self._no_memory: NoMemory | None = None
         self._connections: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         for rank in range(1, size):
@@ -63,33 +67,61 @@ class FollowerProcesses:
         """Tells the followers to do `call`, lets the first rank do its part, and makes sense of what goes wrong.
 
         Raises: RankLostError where a follower was killed, DeviceError where one failed. Errors that all ranks raise
-        alike, for a request that cannot be served, pass; after any other one the ranks are out of step and end.
+        alike, for a request that cannot be served, pass. Where a rank ran out of memory all leave the call and meet
+        anew, and the error of that rank is raised. After any other error the ranks are out of step and end.
         """
         with self._turn:
             self._raise_failure()
-            self.send((call, arguments))
+            if self._no_memory is not None:  # said after the last call had ended here
+                self._meet_again()
             try:
+                self.send((call, arguments))
                 yield
+                self.collectives.check()
             except ModelError:
                 raise
             except BaseException as error:
-                self.end_after(error)
-                if isinstance(error, Exception) and is_out_of_memory(error):
-                    raise DeviceError(
-                        f"Rank 0 ran out of memory ({error}). Ranks cannot go back one alone: use less at a time "
-                        "(max_batch_tokens), or more ranks."
-                    ) from error
-                raise
+                no_memory = self._want_of_memory(error)
+                if no_memory is None:
+                    self.end_after(error)
+                    raise
+                self._meet_again()
+                raise no_memory from error
             self._raise_failure()
 
     def end_after(self, error: BaseException) -> None:
         """Ends the followers. Raises the failure of the one that led to the first rank's error, where one did."""
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
-            self._wait_for_failure()
+            self._wait_for_reason()
         failure = self.failure
         self.close()
         if failure is not None and not isinstance(error, ModelError):
             raise again(failure) from error
+
+    def _want_of_memory(self, error: BaseException) -> Exception | None:
+        """The error of the rank that ran out of memory, where that is what led to the first rank's error."""
+        if isinstance(error, Exception) and is_out_of_memory(error):
+            return error
+        if isinstance(error, RuntimeError):
+            self._wait_for_reason()
+            if self.failure is None and self._no_memory is not None:
+                return MemoryError(self._no_memory.message)
+        return None
+
+    def _meet_again(self) -> None:
+        """All ranks leave their group and meet in a new one, in which nothing of a call that was left can arrive."""
+        self.collectives.close()  # who waits for this rank stops waiting
+        Path(self.folder).mkdir(mode=0o700, exist_ok=True)
+        self._no_memory = None
+        self.send(MEET_AGAIN)
+        self.meet()
+
+    def meet(self) -> None:
+        """Joins the followers' group; returns when all are there."""
+        self.collectives.meet()
+        if self.collectives.device.type == "cpu":
+            # All have met, and gloo needs the store for nothing else (NCCL does): a kill of all leaves nothing behind.
+            self.remove_folder()
 
     def send(self, message: Any) -> None:
         """A message to all followers."""
@@ -98,7 +130,7 @@ class FollowerProcesses:
             try:
                 connection.send_bytes(content)
             except OSError as error:
-                self._wait_for_failure()
+                self._wait_for_reason()
                 self._raise_failure(error)
                 raise
 
@@ -154,6 +186,8 @@ class FollowerProcesses:
                 word = connection.recv()
                 if isinstance(word, ModelError):
                     failure = word
+                elif isinstance(word, NoMemory):
+                    self._note_no_memory(word)
                 else:
                     self._note(word)
         code = process.wait()
@@ -170,6 +204,13 @@ class FollowerProcesses:
             self._arrived[word] = self._arrived.get(word, 0) + 1
             self._changed.notify_all()
 
+    def _note_no_memory(self, word: NoMemory) -> None:
+        log.warning("%s", word.message)
+        with self._changed:
+            self._no_memory = word
+            self._changed.notify_all()
+        self.collectives.abort()
+
     def _fail(self, failure: ModelError) -> None:
         with self._changed:
             if self.failure is None:
@@ -185,9 +226,9 @@ class FollowerProcesses:
             process.kill()
         self.remove_folder()
 
-    def _wait_for_failure(self) -> None:
+    def _wait_for_reason(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self.failure is not None, GRACE_SECONDS)
+            self._changed.wait_for(lambda: self.failure is not None or self._no_memory is not None, GRACE_SECONDS)
 
     def _raise_failure(self, cause: BaseException | None = None) -> None:
         if self.failure is not None:

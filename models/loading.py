@@ -62,9 +62,7 @@ def load_model(
     )
     try:
         followers.collectives = Collectives(followers.folder, 0, tensor_parallel, place)
-        if place.type == "cpu":
-            # All have met, and gloo needs the store for nothing else (NCCL does): a kill of all leaves nothing behind.
-            followers.remove_folder()
+        followers.meet()
         group = TensorParallel(rank=0, size=tensor_parallel, collectives=followers.collectives, followers=followers)
         model = load_part(uri, architecture, dtype, place, group)
         followers.wait_for("ready")

@@ -6,7 +6,8 @@ Column-parallel weights are cut along their output rows, row-parallel weights al
     x_ND --ColumnLinear--> [N, F / size] --activation--> --RowLinear--> all_reduce --> + bias (once, after the sum)
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -88,6 +89,10 @@ class TensorParallel:
 SINGLE = TensorParallel()
 
 
+class OutOfStepError(RuntimeError):
+    """Another rank is not in the call that this one is in: it ended, or left for want of memory."""
+
+
 class Collectives:
     """Sums and gathers among the ranks of one model: NCCL on accelerators, gloo on CPUs.
 
@@ -95,39 +100,78 @@ class Collectives:
     """
 
     def __init__(self, folder: str, rank: int, size: int, device: torch.device) -> None:
-        """Meets the other ranks through a file in `folder`; returns when all are there."""
-        self.device = device
-        store = dist.FileStore(str(Path(folder) / "store"), size)  # type: ignore[attr-defined]  # it is there
-        self._group = _nccl(store, rank, size) if device.type == "cuda" else _gloo(store, rank, size)
-        with torch.device(device):
+        """`folder`: where the ranks meet, through a file."""
+        self.folder, self.device = folder, device
+        self._rank, self._size = rank, size
+        self._num_meetings = 0
+        self._group: Any = None
+        self.is_aborted = False
+
+    def meet(self) -> "Collectives":
+        """Joins the other ranks in a new group, when all are there; what was under way in an old one is lost."""
+        self._num_meetings += 1
+        file = Path(self.folder) / f"store-{self._num_meetings}"
+        store = dist.FileStore(str(file), self._size)  # type: ignore[attr-defined]  # it is there
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # NCCL takes memory of its own
+            self._group = _nccl(store, self._rank, self._size)
+        else:
+            self._group = _gloo(store, self._rank, self._size)
+        self.is_aborted = False
+        with torch.device(self.device):
             self.reduce(torch.zeros(1), dist.ReduceOp.SUM)  # connections are made by the first use
+        return self
 
     def reduce(self, tensor: Tensor, operation: Any) -> None:
         """Reduces over the ranks, in place; all get the same bits."""
         options = dist.AllreduceOptions()
         options.reduceOp = operation
-        self._group.allreduce([tensor], options).wait()
+        with self._in_step():
+            self._group.allreduce([tensor], options).wait()
 
     def gather(self, tensor: Tensor, size: int) -> list[Tensor]:
         """The tensors of all ranks, equal in shape, by rank."""
         parts = [torch.empty_like(tensor) for _ in range(size)]
-        self._group.allgather([parts], [tensor.contiguous()]).wait()
+        with self._in_step():
+            self._group.allgather([parts], [tensor.contiguous()]).wait()
         return parts
 
     def exchange(self, tensor: Tensor) -> Tensor:
         """Row r of the tensor goes to rank r; row r of the result comes from there."""
         received = torch.empty_like(tensor, memory_format=torch.contiguous_format)
         # As bytes: not every backend moves every dtype.
-        self._group.alltoall_base(received.view(torch.uint8), tensor.contiguous().view(torch.uint8), [], []).wait()
+        with self._in_step():
+            self._group.alltoall_base(received.view(torch.uint8), tensor.contiguous().view(torch.uint8), [], []).wait()
         return received
+
+    @contextmanager
+    def _in_step(self) -> Iterator[None]:
+        """Raises OutOfStepError where another rank does not do its part of what is done in here."""
+        try:
+            if self._group is None:
+                raise OutOfStepError("this rank has left its group")
+            yield
+        except RuntimeError as error:
+            raise OutOfStepError(str(error)) from error
+        self.check()
+
+    def check(self) -> None:
+        """Raises OutOfStepError where the group was aborted: what came out of it since is no result."""
+        if self.is_aborted:
+            raise OutOfStepError("the group was aborted")
 
     def abort(self) -> None:
         """Ends what waits for a rank that is gone. Gloo sees that itself, by the closed connection."""
         if self._group is not None and self.device.type == "cuda":
+            self.is_aborted = True
             self._group.abort()
 
     def close(self) -> None:
-        """Leaves the group. Its threads must be gone before the interpreter is, or the process ends with an abort."""
+        """Leaves the group, which every rank that waits for this one notices.
+
+        Its threads must be gone before the interpreter is, or the process ends with an abort.
+        """
+        self.abort()
         self._group = None
 
 

@@ -43,13 +43,23 @@ class TokenScores:
 
 
 def on_all_ranks(method: Callable[Concatenate["SinglePass", Arguments], Result]) -> Callable[..., Result]:
-    """A method of SinglePass that every rank of its model runs; the first one's result counts."""
+    """A method of SinglePass that every rank of its model runs; the first one's result counts.
+
+    Where memory runs out on one of several ranks, all begin again with half the budget: the longest come first, so that
+    this happens early.
+    """
 
     @wraps(method)
     def call(self: "SinglePass", *arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
-        told = (method.__name__, self.max_batch_tokens, arguments, keywords)
-        with self.model.group.together("single_pass", *told):
-            return method(self, *arguments, **keywords)
+        while True:
+            told = (method.__name__, self.max_batch_tokens, arguments, keywords)
+            try:
+                with self.model.group.together("single_pass", *told):
+                    return method(self, *arguments, **keywords)
+            except (RuntimeError, MemoryError) as error:
+                if self.model.group.followers is None or not is_out_of_memory(error) or self.max_batch_tokens == 1:
+                    raise
+            self._halve(self.max_batch_tokens)
 
     return call
 

@@ -54,7 +54,8 @@ def run_rank(rank, size, folder, meeting, piece_bytes):
     torch.set_num_threads(1)
     models.checkpoint.PIECE_BYTES = piece_bytes
     fsspec.register_implementation("elsewhere", ElsewhereFileSystem)
-    group = TensorParallel(rank=rank, size=size, collectives=Collectives(meeting, rank, size, torch.device("cpu")))
+    collectives = Collectives(meeting, rank, size, torch.device("cpu")).meet()
+    group = TensorParallel(rank=rank, size=size, collectives=collectives)
     model, num_read = load_counting(folder, group)
     logits = model(torch.arange(4, 20).view(2, 8))
     torch.save((num_read, sum(p.nbytes for p in model.parameters()), logits), f"{meeting}/{rank}.pt")
@@ -97,19 +98,6 @@ def test_ranks_compare_tied_copies_in_parts(tmp_path):
     expected = load_model(str(tmp_path))(torch.arange(4, 20).view(2, 8))
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt")[2], expected, atol=1e-4, rtol=1e-4)
-
-
-@pytest.fixture
-def in_followers(tmp_path, monkeypatch):
-    """in_followers(code): what the processes of the other ranks run before anything else."""
-
-    def prepare(code):
-        lines = "\n".join(f"    {line}" for line in code.splitlines())
-        text = f"import sys\nif 'models.follower' in sys.orig_argv:\n{lines}\n"
-        (tmp_path / "sitecustomize.py").write_text(text)
-        monkeypatch.syspath_prepend(str(tmp_path))
-
-    return prepare
 
 
 def test_a_read_that_fails_on_one_rank_ends_all_of_them_with_its_words(folder, in_followers):
