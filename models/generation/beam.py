@@ -3,6 +3,7 @@
 Equal to transformers' beam search of one request at a time (5.23, GenerationMixin._beam_search), whose rules these are:
 each step takes the best candidates over all beams, as many as leave num_beams open ones even if end tokens win;
 candidates that end, and are among the best num_beams, compete for a place among the finished; the rest grow on.
+Sampling inside the search draws these candidates in place of taking the best, and changes nothing else.
 """
 
 from collections.abc import Sequence
@@ -13,11 +14,14 @@ from torch import Tensor
 
 from models.generation.cohort import Cohort, Done, Step, StopText
 from models.generation.params import GenerationParams
+from models.generation.randomness import gumbels, sample_key
 from models.generation.sequence import Request, SequenceOutput
 from models.generation.vocabulary import WHOLE, Vocabulary
+from models.generation.warpers import warp
 
 # transformers' stand-in for minus infinity. Sums with it decide what the search does when nothing good is left.
 WORST = -1.0e9
+MORE_THAN_TOKENS = 1 << 32  # of any vocabulary: a continuation's number is its beam's times this, and the token
 
 
 class BeamCohort(Cohort):
@@ -44,6 +48,7 @@ class BeamCohort(Cohort):
         self.finished_tokens_GBT = torch.zeros(0, self.num_beams, 0, dtype=torch.long, device=device)
         self.finished_log_prob_GBT = torch.zeros(0, self.num_beams, 0, device=device)
         self.can_improve_G = torch.zeros(0, dtype=torch.bool, device=device)
+        self.key_G = torch.zeros(0, dtype=torch.long, device=device)  # of the random numbers
 
     def extend(self, requests: Sequence[Request]) -> None:
         super().extend(requests)
@@ -55,6 +60,8 @@ class BeamCohort(Cohort):
         self.is_finished_GB = torch.cat((self.is_finished_GB, score_GB.new_zeros(score_GB.shape, dtype=torch.bool)))
         self.finished_length_GB = torch.cat((self.finished_length_GB, score_GB.new_zeros(score_GB.shape).long()))
         self.can_improve_G = torch.cat((self.can_improve_G, self.can_improve_G.new_ones(num_new)))
+        keys = [sample_key(request.seed, 0) for request in requests]
+        self.key_G = torch.cat((self.key_G, self.key_G.new_tensor(keys)))
         self.finished_tokens_GBT = _enlarged(self.finished_tokens_GBT, num_new, width)
         self.finished_log_prob_GBT = _enlarged(self.finished_log_prob_GBT, num_new, width)
 
@@ -85,15 +92,39 @@ class BeamCohort(Cohort):
         normalizer_R = self.vocabulary.log_normalizer(logits_RV)
         for process in self.processors:
             process(logits_RV, self.history, normalizer_R)
+        if self.params.do_sample:
+            return self._drawn(logits_RV, normalizer_R)
         if self.params.renormalize_logits:
             normalizer_R = self.vocabulary.log_normalizer(logits_RV)
         value_RC, token_RC = self.vocabulary.best(logits_RV, self.num_candidates)
-        log_prob_RC = value_RC.float() - normalizer_R[:, None]
+        return self._chosen(value_RC.float() - normalizer_R[:, None], token_RC)
+
+    def _drawn(self, logits_RV: Tensor, normalizer_R: Tensor) -> "Candidates":
+        """Continuations drawn without replacement, the first drawn first; by the same score they go on to compete."""
+        assert self.params.temperature is not None
+        # One more than there are end tokens, so that a sequence can always go on.
+        pool = warp(logits_RV, self.params, self.vocabulary, num_kept=1 + len(self.params.eos_token_ids))
+        log_prob_RC = pool.log_prob_RC
+        if (
+            not self.params.renormalize_logits
+        ):  # scores add up the model's own probabilities, of the tokens that are left
+            value_RC = self.vocabulary.whole(logits_RV).gather(1, pool.token_RC).float()
+            own_RC = (value_RC - normalizer_R[:, None]) / self.params.temperature
+            log_prob_RC = torch.where(log_prob_RC == -torch.inf, log_prob_RC, own_RC)
+        key_R = self.key_G.repeat_interleave(self.num_beams)
+        beam_R1 = torch.arange(len(key_R), device=key_R.device)[:, None] % self.num_beams
+        step_R = self.history.length_R - self.history.start_length_R
+        noise_RC = gumbels(key_R, step_R, pool.token_RC + beam_R1 * MORE_THAN_TOKENS)
+        return self._chosen(log_prob_RC, pool.token_RC, noise_RC)
+
+    def _chosen(self, log_prob_RC: Tensor, token_RC: Tensor, noise_RC: Tensor | None = None) -> "Candidates":
+        """The best of each request's continuations; `noise_RC` decides with the scores, but is not part of them."""
         num_requests, width = len(self.requests), log_prob_RC.shape[1]
         score_GC = (log_prob_RC + self.score_GB.view(-1, 1)).view(num_requests, -1)
-        score_GC, index_GC = score_GC.topk(self.num_candidates)
+        order_GC = score_GC if noise_RC is None else score_GC + noise_RC.view(num_requests, -1)
+        index_GC = order_GC.topk(self.num_candidates).indices
         return Candidates(
-            score_GC=score_GC,
+            score_GC=score_GC.gather(1, index_GC),
             parent_GC=index_GC // width,
             token_GC=token_RC.view(num_requests, -1).gather(1, index_GC),
             log_prob_GC=log_prob_RC.view(num_requests, -1).gather(1, index_GC),
@@ -175,7 +206,7 @@ class BeamCohort(Cohort):
         """Forgets all requests but these."""
         self.keep(kept, [index * self.num_beams + beam for index in kept for beam in range(self.num_beams)])
         index_M = torch.tensor(kept, dtype=torch.long, device=self.score_GB.device)
-        for name in ("score_GB", "finished_score_GB", "is_finished_GB", "finished_length_GB", "can_improve_G"):
+        for name in ("score_GB", "finished_score_GB", "is_finished_GB", "finished_length_GB", "can_improve_G", "key_G"):
             setattr(self, name, getattr(self, name)[index_M])
         width = self.history.tokens_RT.shape[1]
         self.finished_tokens_GBT = self.finished_tokens_GBT[index_M, :, :width]

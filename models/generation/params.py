@@ -275,8 +275,6 @@ def _contradictions(params: GenerationParams) -> list[str]:
         if least is not None and most is not None and least > most:
             problems.append(f"{low} = {least} is above {high} = {most}")
     beams, wanted = params.num_beams, params.num_return_sequences
-    if params.do_sample and beams is not None and beams > 1:
-        problems.append(f"do_sample with num_beams = {beams}: sampling inside beam search is not supported; keep one")
     if wanted is not None and wanted > 1:
         if beams is not None and beams > 1 and wanted > beams:
             problems.append(f"num_return_sequences = {wanted} is above num_beams = {beams}")

@@ -43,23 +43,25 @@ class Pool:
         return Pool(log_prob_RBC.gather(1, block_R11)[:, 0], token_RBC.gather(1, block_R11)[:, 0])
 
 
-def warp(logits_RV: Tensor, params: GenerationParams, vocabulary: Vocabulary = WHOLE) -> Pool:
-    """The distribution that resolved params say to draw from."""
+def warp(logits_RV: Tensor, params: GenerationParams, vocabulary: Vocabulary = WHOLE, num_kept: int = 1) -> Pool:
+    """The distribution that resolved params say to draw from; of each row `num_kept` tokens stay whatever they say."""
     assert params.temperature is not None
     assert params.top_p is not None
     assert params.typical_p is not None
-    log_prob_RC, token_RC = _eligible(logits_RV, params.temperature, params.top_k or 0, params.top_p, vocabulary)
+    top_k = max(params.top_k, num_kept) if params.top_k else 0
+    log_prob_RC, token_RC = _eligible(logits_RV, params.temperature, top_k, params.top_p, vocabulary)
     if params.top_p < 1.0:
-        log_prob_RC = _top_p(log_prob_RC, params.top_p)
+        log_prob_RC = _top_p(log_prob_RC, params.top_p, num_kept)
     if params.min_p is not None:
-        log_prob_RC = _without(log_prob_RC, log_prob_RC.exp() < params.min_p * log_prob_RC.amax(-1, keepdim=True).exp())
+        least_R1 = params.min_p * log_prob_RC.amax(-1, keepdim=True).exp()
+        log_prob_RC = _without(log_prob_RC, log_prob_RC.exp() < least_R1, num_kept)
     if params.typical_p < 1.0:
-        log_prob_RC = _typical_p(log_prob_RC, params.typical_p)
+        log_prob_RC = _typical_p(log_prob_RC, params.typical_p, num_kept)
     if params.epsilon_cutoff:
-        log_prob_RC = _without(log_prob_RC, log_prob_RC.exp() < params.epsilon_cutoff)
+        log_prob_RC = _without(log_prob_RC, log_prob_RC.exp() < params.epsilon_cutoff, num_kept)
     if params.eta_cutoff:
         eta_R1 = (params.eta_cutoff**0.5 * (-_entropy(log_prob_RC)).exp()).clamp(max=params.eta_cutoff)
-        log_prob_RC = _without(log_prob_RC, log_prob_RC.exp() < eta_R1)
+        log_prob_RC = _without(log_prob_RC, log_prob_RC.exp() < eta_R1, num_kept)
     return Pool(log_prob_RC, token_RC)
 
 
@@ -84,18 +86,18 @@ def _eligible(
     return value_RV - normalizer_R1, token_RV
 
 
-def _top_p(log_prob_RC: Tensor, top_p: float) -> Tensor:
+def _top_p(log_prob_RC: Tensor, top_p: float, num_kept: int) -> Tensor:
     """Keeps the likeliest tokens until their probability reaches top_p; the one that reaches it stays."""
     probability_RC = log_prob_RC.double().exp()
-    return _without(log_prob_RC, probability_RC.cumsum(-1) - probability_RC >= top_p)
+    return _without(log_prob_RC, probability_RC.cumsum(-1) - probability_RC >= top_p, num_kept)
 
 
-def _typical_p(log_prob_RC: Tensor, mass: float) -> Tensor:
+def _typical_p(log_prob_RC: Tensor, mass: float, num_kept: int) -> Tensor:
     """Keeps the tokens whose surprise is nearest to the entropy, until they hold `mass` (arXiv 2202.00666)."""
     surprise_RC = (-log_prob_RC - _entropy(log_prob_RC)).abs()
     sorted_RC, order_RC = surprise_RC.sort(dim=-1)
     reached_RC = log_prob_RC.exp().gather(-1, order_RC).cumsum(-1)
-    last_R1 = (reached_RC < mass).sum(-1, keepdim=True).clamp(max=sorted_RC.shape[-1] - 1)
+    last_R1 = (reached_RC < mass).sum(-1, keepdim=True).clamp(num_kept - 1, sorted_RC.shape[-1] - 1)
     return log_prob_RC.masked_fill(surprise_RC > sorted_RC.gather(-1, last_R1), -torch.inf).log_softmax(-1)
 
 
@@ -103,7 +105,7 @@ def _entropy(log_prob_RC: Tensor) -> Tensor:
     return -(log_prob_RC * log_prob_RC.exp()).nansum(-1, keepdim=True)
 
 
-def _without(log_prob_RC: Tensor, is_out_RC: Tensor) -> Tensor:
+def _without(log_prob_RC: Tensor, is_out_RC: Tensor, num_kept: int) -> Tensor:
     """Leaves tokens out, but never the likeliest, and lets the rest sum to one again."""
-    is_out_RC &= log_prob_RC < log_prob_RC.amax(-1, keepdim=True)
+    is_out_RC &= log_prob_RC < log_prob_RC.topk(num_kept).values[:, -1:]
     return log_prob_RC.masked_fill(is_out_RC, -torch.inf).log_softmax(-1)

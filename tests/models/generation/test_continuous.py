@@ -112,6 +112,7 @@ def test_answers_do_not_depend_on_batch_size_or_order(pair, data):
             GenerationParams(max_new_tokens=9, num_beams=2, num_return_sequences=2),
             GenerationParams(max_new_tokens=5, num_beams=4, length_penalty=2.0, no_repeat_ngram_size=2),
             GenerationParams(max_new_tokens=6, do_sample=True, num_return_sequences=2),
+            GenerationParams(max_new_tokens=6, do_sample=True, num_beams=3, num_return_sequences=2),
         ]
     )
     each = data.draw(st.lists(kinds, min_size=len(prompts), max_size=len(prompts)))

@@ -68,7 +68,6 @@ def test_several_end_ids_are_kept():
         ({"max_length": 9, "max_new_tokens": 9}, "max_length and max_new_tokens are both set"),
         ({"min_new_tokens": 9, "max_new_tokens": 8}, "min_new_tokens = 9 is above"),
         ({"num_beams": 2, "num_return_sequences": 3}, "above num_beams = 2"),
-        ({"do_sample": True, "num_beams": 3}, "do_sample with num_beams = 3"),
         ({"do_sample": False, "temperature": 0.7}, "temperature = 0.7 needs do_sample"),
         ({"forced_eos_token_id": 2, "suppress_tokens": [2]}, "is in suppress_tokens too"),
         ({"bad_words_ids": [[]]}, "bad_words_ids"),

@@ -1,5 +1,7 @@
 """Sampling: what may be drawn is what transformers' warpers leave, and a draw belongs to a seed, not to a batch."""
 
+from collections import Counter
+
 import pytest
 import torch
 from transformers.generation import logits_process as reference
@@ -9,13 +11,18 @@ from models.generation.randomness import gumbels, sample_key
 from models.generation.warpers import warp
 
 WARPERS = {
-    "temperature": lambda value: reference.TemperatureLogitsWarper(value),
-    "top_k": lambda value: reference.TopKLogitsWarper(value),
-    "top_p": lambda value: reference.TopPLogitsWarper(value),
-    "min_p": lambda value: reference.MinPLogitsWarper(value),
-    "typical_p": lambda value: reference.TypicalLogitsWarper(value),
-    "epsilon_cutoff": lambda value: reference.EpsilonLogitsWarper(value),
-    "eta_cutoff": lambda value: reference.EtaLogitsWarper(value),
+    "temperature": lambda value, _: reference.TemperatureLogitsWarper(value),
+    **{
+        name: lambda value, num_kept, kind=kind: kind(value, min_tokens_to_keep=num_kept)
+        for name, kind in {
+            "top_k": reference.TopKLogitsWarper,
+            "top_p": reference.TopPLogitsWarper,
+            "min_p": reference.MinPLogitsWarper,
+            "typical_p": reference.TypicalLogitsWarper,
+            "epsilon_cutoff": reference.EpsilonLogitsWarper,
+            "eta_cutoff": reference.EtaLogitsWarper,
+        }.items()
+    },
 }
 PROMPTS = [[5, 9, 17, 30, 2], [44], list(range(10, 60)), [7, 7, 7], [100, 101, 102, 9, 8]]
 
@@ -25,12 +32,15 @@ PROMPTS = [[5, 9, 17, 30, 2], [44], list(range(10, 60)), [7, 7, 7], [100, 101, 1
     "options",
     [
         {"top_k": 0},
+        {"top_k": 2},
         {"top_k": 7},
         {"temperature": 0.5, "top_k": 50},
+        {"top_k": 0, "top_p": 0.01},
         {"top_k": 0, "top_p": 0.6},
         {"top_k": 0, "top_p": 0.99},
         {"temperature": 2.0, "top_k": 40, "top_p": 0.9},
         {"top_k": 0, "min_p": 0.1},
+        {"top_k": 0, "typical_p": 0.01},
         {"top_k": 0, "typical_p": 0.4},
         {"top_k": 30, "typical_p": 0.9, "epsilon_cutoff": 0.01},
         {"top_k": 0, "epsilon_cutoff": 0.003},
@@ -39,13 +49,14 @@ PROMPTS = [[5, 9, 17, 30, 2], [44], list(range(10, 60)), [7, 7, 7], [100, 101, 1
     ],
     ids=str,
 )
-def test_the_distribution_drawn_from_is_the_references(options, vocab_size):
+@pytest.mark.parametrize("num_kept", [1, 3])
+def test_the_distribution_drawn_from_is_the_references(options, vocab_size, num_kept):
     logits_RV = torch.randn(6, vocab_size, generator=torch.Generator().manual_seed(0)) * 3
     wanted_RV = logits_RV.clone()
     for name, make in WARPERS.items():
         if options.get(name):
-            wanted_RV = make(options[name])(None, wanted_RV)
-    pool = warp(logits_RV, GenerationParams(do_sample=True, **options).resolve({}))
+            wanted_RV = make(options[name], num_kept)(None, wanted_RV)
+    pool = warp(logits_RV, GenerationParams(do_sample=True, **options).resolve({}), num_kept=num_kept)
     got_RV = torch.zeros_like(logits_RV).scatter_(1, pool.token_RC, pool.log_prob_RC.exp())
     torch.testing.assert_close(got_RV, wanted_RV.softmax(-1), atol=2e-6, rtol=1e-4)
 
@@ -132,3 +143,44 @@ def test_the_likeliest_token_is_drawn_where_no_other_is_left(pair):
     greedy = Engine(model).generate(PROMPTS, GenerationParams(max_new_tokens=9))
     assert [one.outputs[0].token_ids for one in sampled] == [one.outputs[0].token_ids for one in greedy]
     assert all(log_prob == 0 for one in sampled for log_prob in one.outputs[0].log_probs)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 2, "top_k": 3, "temperature": 4.0},
+        {"num_beams": 3, "top_k": 0, "top_p": 0.3, "temperature": 3.0, "renormalize_logits": True},
+        {"num_beams": 2, "top_k": 5, "temperature": 5.0, "eos_token_id": [2, *range(20, 43)], "early_stopping": True},
+    ],
+    ids=str,
+)
+def test_sampling_inside_beam_search_answers_as_often_as_the_reference(pair, options):
+    """2000 answers of each: how often one comes differs by five standard deviations, the root of the sum, at most.
+
+    Scores of equal answers are equal: the search adds up the same probabilities.
+    """
+    reference, model = pair("bart", 43)
+    num, prompt = 2000, [5, 9, 17, 30]
+    settings = {"max_new_tokens": 3, "do_sample": True, **options}
+    torch.manual_seed(0)
+    with torch.no_grad():
+        found = reference.generate(
+            torch.tensor([prompt] * num), return_dict_in_generate=True, output_scores=True, **settings
+        )
+    ends = settings.get("eos_token_id", [2])
+    wanted = []
+    for tokens in found.sequences[:, 1:].tolist():
+        length = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
+        wanted.append(tuple(tokens[:length]))
+    scores = dict(zip(wanted, found.sequences_scores.tolist(), strict=True))
+    outputs = [answer.outputs[0] for answer in Engine(model).generate([prompt] * num, GenerationParams(**settings))]
+    got = [tuple(output.token_ids) for output in outputs]
+    frequencies = [Counter(answers) for answers in (got, wanted)]
+    for answer in set(got) | set(wanted):
+        ours, theirs = (frequency[answer] for frequency in frequencies)
+        assert abs(ours - theirs) < 5 * (ours + theirs) ** 0.5 + 1
+    for output in outputs:
+        assert output.score == pytest.approx(scores.get(tuple(output.token_ids), output.score), abs=1e-4)
+    assert len(set(wanted)) > 8, "nothing was drawn"
+    assert len(set(got) & set(wanted)) > 8
