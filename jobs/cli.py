@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs.exit_codes import ExitCode
 from models.errors import ModelError
+from models.footprint import Machine
 from pipelines.errors import ConfigError, ErrorLimitError, PipelineError
 
 # Ray, torch, pyarrow and pydantic take seconds to import. Each command imports what it needs, so --help is instant.
@@ -38,6 +39,10 @@ Target = Annotated[str | None, typer.Option("--output", metavar="PATH", help="Th
 TextColumn = Annotated[str | None, typer.Option("--text-column", metavar="COLUMN", help="The column to read.")]
 KeepColumns = Annotated[str | None, typer.Option("--keep-columns", metavar="A,B,...", help="The columns to copy.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
+
+
+def _machine(help_text: str) -> Any:
+    return typer.Option(help=help_text, min=1, rich_help_panel="What estimates assume: an H100 of a node of eight")
 
 
 def main() -> None:
@@ -79,13 +84,28 @@ def plan(
     text_column: TextColumn = None,
     keep_columns: KeepColumns = None,
     as_json: Json = False,
+    memory: Annotated[float, _machine("Of a device, in GB.")] = Machine.memory / 1e9,
+    bandwidth: Annotated[float, _machine("Between a device and its memory, in GB/s.")] = Machine.bandwidth / 1e9,
+    half_flops: Annotated[float, _machine("In float16 and bfloat16, in TFLOP/s.")] = Machine.half_flops / 1e12,
+    float_flops: Annotated[float, _machine("In float32, in TFLOP/s.")] = Machine.float_flops / 1e12,
+    link: Annotated[float, _machine("Between devices, each way, in GB/s.")] = Machine.link / 1e9,
+    storage: Annotated[float, _machine("From storage to all ranks together, in GB/s.")] = Machine.storage / 1e9,
+    tokens: Annotated[int, _machine("That a sequence looks back at, its source included.")] = 1024,
 ) -> None:
     """Say what `run` would do, and do none of it."""
     flags = _flags(task, model, inputs, output_path, text_column, keep_columns)
     with _command(as_json) as output:
         from jobs.dry_run import DryRun
 
-        dry_run = DryRun.of(_load(job, sets, flags))
+        machine = Machine(
+            memory=memory * 1e9,
+            bandwidth=bandwidth * 1e9,
+            half_flops=half_flops * 1e12,
+            float_flops=float_flops * 1e12,
+            link=link * 1e9,
+            storage=storage * 1e9,
+        )
+        dry_run = DryRun.of(_load(job, sets, flags), machine, tokens)
         output.result(dry_run.values())
         output.pairs(dry_run.words())
         dry_run.refuse()

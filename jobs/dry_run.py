@@ -1,4 +1,7 @@
-"""A dry run says what a job would do: rows, units, what is done already, parameters. It starts and writes nothing."""
+"""A dry run says what a job would do: rows, units, what is done already, parameters, what a replica takes.
+
+It starts and writes nothing.
+"""
 
 import json
 from collections.abc import Mapping
@@ -7,6 +10,8 @@ from typing import Any
 
 import pipelines
 from jobs import wording
+from jobs.replica_estimate import ReplicaEstimate
+from models import Machine
 from pipelines import ledger
 from pipelines.config import JobConfig
 from pipelines.job_plan import JobPlan
@@ -19,11 +24,12 @@ class DryRun:
 
     plan: JobPlan
     found: ledger.Found
+    replica: ReplicaEstimate
 
     @staticmethod
-    def of(config: JobConfig) -> "DryRun":
+    def of(config: JobConfig, machine: Machine, num_tokens: int) -> "DryRun":
         plan = pipelines.plan(config)
-        return DryRun(plan, ledger.look(plan.output))
+        return DryRun(plan, ledger.look(plan.output), ReplicaEstimate(plan, machine, num_tokens))
 
     def refuse(self) -> None:
         """Raises: OutputError where `run` would."""
@@ -46,6 +52,7 @@ class DryRun:
             "generation": dict(plan.generation),
             "task_options": plan.task.settings(),
             "fingerprint": plan.fingerprint,
+            "replica": self.replica.values(),
         }
 
     def words(self) -> dict[str, str]:
@@ -62,6 +69,7 @@ class DryRun:
             "Done": f"{values['num_units_done']:,} of {units}, {values['num_rows_done']:,} of {rows}",
             "Generation": _lines(values["generation"]),
             "Task options": _lines(values["task_options"]),
+            **self.replica.words(),
             "Fingerprint": values["fingerprint"],
         }
 

@@ -38,6 +38,14 @@ def size(num_bytes: int) -> str:
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
+def metric(amount: float, unit: str) -> str:
+    """`44.2 GB`, `504 kB`, `19.5 ms`: three figures, as makers of machines count; for seconds below a minute too."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""), (1e-3, "m")):
+        if amount >= factor:
+            return f"{amount / factor:.3g} {prefix}{unit}"
+    return f"{amount * 1e6:.3g} u{unit}" if amount else f"0 {unit}"
+
+
 def kinds(errors_by_kind: Mapping[str, int]) -> str:
     """`12 too_long, 3 null_text`, the most frequent first."""
     ordered = sorted(errors_by_kind.items(), key=lambda item: (-item[1], item[0]))

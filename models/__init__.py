@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from models.checkpoint_info import CheckpointInfo, describe
     from models.division import check_ranks
+    from models.footprint import Footprint, Machine
     from models.generation.engine import Engine, EngineStats, RequestOutput, SequenceOutput
     from models.generation.params import GenerationParams
     from models.loading import load_model
@@ -17,7 +18,9 @@ _HOME = {
     "Encoded": "models.tokenizers",
     "Engine": "models.generation.engine",
     "EngineStats": "models.generation.engine",
+    "Footprint": "models.footprint",
     "GenerationParams": "models.generation.params",
+    "Machine": "models.footprint",
     "RequestOutput": "models.generation.engine",
     "SequenceOutput": "models.generation.engine",
     "SinglePass": "models.single_pass",
@@ -33,7 +36,9 @@ __all__ = [
     "Encoded",
     "Engine",
     "EngineStats",
+    "Footprint",
     "GenerationParams",
+    "Machine",
     "RequestOutput",
     "SequenceOutput",
     "SinglePass",

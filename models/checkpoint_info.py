@@ -76,6 +76,7 @@ class CheckpointInfo:
     generation_defaults: dict[str, Any]  # with the task's own parameters on top
     prefix: str  # what the checkpoint wants before each text; bart-large-cnn: one space
     max_positions: int | None  # tokens a sequence can have; None where there is no limit
+    dtype: str  # "float32", "bfloat16" or "float16": the weights', as config.json says; float32 where it says nothing
     folder: Path  # holds config.json and the tokenizer's files
 
 
@@ -103,8 +104,14 @@ def describe(uri: str, task: str | None = None) -> CheckpointInfo:
         generation_defaults=defaults,
         prefix=str(task_params.get("prefix") or raw_config.get("prefix") or ""),
         max_positions=config.max_position_embeddings if isinstance(config, BartConfig) else None,
+        dtype=_dtype(raw_config),
         folder=source.folder,
     )
+
+
+def _dtype(raw_config: Mapping[str, Any]) -> str:
+    named = str(raw_config.get("dtype") or raw_config.get("torch_dtype") or "float32")
+    return named.removeprefix("torch.")
 
 
 def generation_defaults(raw_config: Mapping[str, Any], raw_generation: Mapping[str, Any] | None) -> dict[str, Any]:

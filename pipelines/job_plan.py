@@ -24,6 +24,7 @@ class JobPlan:
     """A job checked for sense, and all it will write."""
 
     config: JobConfig
+    checkpoint: models.CheckpointInfo
     task: Task
     shards: list[Shard]
     units: list[Unit]
@@ -45,6 +46,20 @@ class JobPlan:
     def generation(self) -> Mapping[str, Any]:
         """Resolved generation parameters; empty where the task generates nothing."""
         return self.task.generation
+
+    @property
+    def footprint(self) -> models.Footprint:
+        """What a rank of a replica takes; on "auto" devices, an accelerator's."""
+        engine = self.config.engine
+        dtype: str = engine.dtype
+        if dtype == "auto":
+            dtype = "float32" if engine.device == "cpu" else self.checkpoint.dtype
+        return models.Footprint(
+            config=self.checkpoint.config,
+            architecture=self.task.architecture,
+            num_ranks=engine.tensor_parallel,
+            dtype=dtype,
+        )
 
     @property
     def output(self) -> Store:
@@ -87,6 +102,7 @@ def plan(config: JobConfig) -> JobPlan:
     schema, keep_columns = choose_columns(config.input, task, shards, schemas)
     return JobPlan(
         config=config,
+        checkpoint=checkpoint,
         task=task,
         shards=shards,
         units=[unit for shard in shards for unit in cut(shard, config.input.rows_per_unit)],

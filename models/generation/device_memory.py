@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-# Of the free memory. What is left is for activations, for logits, and on a CPU for whoever else runs there.
-SHARE = {"cuda": 0.8, "cpu": 0.5}
+from models.footprint import CACHE_SHARE
 
 
 def bytes_per_token(model: Any) -> int:
@@ -18,7 +17,7 @@ def bytes_per_token(model: Any) -> int:
 def max_cached_tokens(model: Any) -> int:
     """Tokens whose keys and values fit in the memory that is free now."""
     with model.group.together("max_cached_tokens"):
-        free = free_bytes(model.device) * SHARE.get(model.device.type, 0.5)
+        free = free_bytes(model.device) * CACHE_SHARE.get(model.device.type, 0.5)
         if model.device.type == "cpu":
             free /= model.group.size  # ranks share the machine's memory
         # All ranks hold the same requests: the one with the least room decides.

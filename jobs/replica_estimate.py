@@ -1,0 +1,69 @@
+"""What a replica of a job takes, and how fast it could be at best, in figures and words. It computes from counts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jobs import wording
+from models import Machine
+from pipelines.job_plan import JobPlan
+
+# Sequences at a time on an accelerator, where memory allows: models/generation/engine.py.
+MOST_ROWS = 512
+
+
+@dataclass(frozen=True)
+class ReplicaEstimate:
+    """`num_tokens`: what a running sequence looks back at, its source or prompt included."""
+
+    plan: JobPlan
+    machine: Machine
+    num_tokens: int
+
+    def values(self) -> dict[str, Any]:
+        """Bytes and seconds. What a CPU could do is not guessed, and a task that generates nothing has no steps."""
+        footprint = self.plan.footprint
+        found = {
+            "num_ranks": footprint.num_ranks,
+            "dtype": footprint.dtype,
+            "num_parameters_of_rank": footprint.num_parameters,
+            "weight_bytes_of_rank": footprint.weight_bytes,
+            "loading_seconds": footprint.loading_seconds(self.machine),
+        }
+        if not self.plan.generation:
+            return found
+        found["cache_bytes_a_token"] = footprint.cached_token_bytes
+        if self.plan.config.engine.device == "cpu":
+            return found
+        room = footprint.cached_tokens(self.machine)
+        rows = min(MOST_ROWS, room // self.num_tokens)
+        return found | {
+            "cached_tokens": room,
+            "tokens_a_sequence": self.num_tokens,
+            "num_sequences": rows,
+            "step_seconds_of_one": footprint.step_seconds(self.machine, 1, self.num_tokens),
+            "step_seconds": footprint.step_seconds(self.machine, rows, self.num_tokens) if rows else None,
+        }
+
+    def words(self) -> dict[str, str]:
+        values, metric = self.values(), wording.metric
+        ranks = wording.plural(values["num_ranks"], "rank")
+        told = {
+            "Replica": f"{ranks}, {values['dtype']}, {values['num_parameters_of_rank']:,} parameters each",
+            "Weights": f"{metric(values['weight_bytes_of_rank'], 'B')} a rank, read once: "
+            f"{wording.duration(values['loading_seconds'])} at {metric(self.machine.storage, 'B/s')} for all ranks",
+        }
+        if "cache_bytes_a_token" in values:
+            told["Cache"] = f"{metric(values['cache_bytes_a_token'], 'B')} a token and rank"
+        if "cached_tokens" in values:
+            told["Cache"] += f", room for {values['cached_tokens']:,} tokens in {metric(self.machine.memory, 'B')}"
+            told["Step"] = self._step(values)
+        return told
+
+    def _step(self, values: dict[str, Any]) -> str:
+        if not values["num_sequences"]:
+            return f"no room for a sequence of {self.num_tokens:,} tokens: more ranks, or a larger device"
+        rows, one = values["num_sequences"], wording.metric(values["step_seconds_of_one"], "s")
+        return (
+            f"{one} for one sequence, {wording.metric(values['step_seconds'], 's')} for {rows} that look back at "
+            f"{self.num_tokens:,} tokens: {wording.rate(rows / values['step_seconds'])} tokens/s at best"
+        )
