@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from models.generation.params import GenerationParams
     from models.loading import load_model
     from models.single_pass import SinglePass
+    from models.streamed import stream_model
     from models.tokenizers import Encoded, Tokenizer, load_tokenizer
 
 _HOME = {
@@ -29,6 +30,7 @@ _HOME = {
     "describe": "models.checkpoint_info",
     "load_model": "models.loading",
     "load_tokenizer": "models.tokenizers",
+    "stream_model": "models.streamed",
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "describe",
     "load_model",
     "load_tokenizer",
+    "stream_model",
 ]
 
 

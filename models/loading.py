@@ -49,7 +49,7 @@ def load_model(
     if tensor_parallel == 1:
         return load_part(uri, architecture, dtype, resolve_device(device, SINGLE), SINGLE)
     place = resolve_device(device, TensorParallel(size=tensor_parallel))
-    check_ranks(_configuration(open_source(str(uri)))[0], tensor_parallel)
+    check_ranks(read_configuration(open_source(str(uri)))[0], tensor_parallel)
     followers = FollowerProcesses(
         tensor_parallel,
         {
@@ -78,7 +78,7 @@ def load_part(
 ) -> LoadedModel:
     """What one rank holds of a checkpoint's model."""
     source = open_source(str(uri))
-    config, raw_config = _configuration(source)
+    config, raw_config = read_configuration(source)
     name = architecture_of(config, architecture)
     checkpoint = Checkpoint(source)
     model = empty_model(
@@ -95,7 +95,7 @@ def load_part(
     return model
 
 
-def _configuration(source: ModelSource) -> tuple[BartConfig | BloomConfig, dict[str, Any]]:
+def read_configuration(source: ModelSource) -> tuple[BartConfig | BloomConfig, dict[str, Any]]:
     """config.json, understood and as it stands."""
     raw_config = source.read_json("config.json")
     if raw_config is None:
@@ -168,6 +168,6 @@ def lay_out(model: LoadedModel) -> None:
     for module in model.modules():
         if isinstance(module, SelfAttention | CrossAttention):
             module.lay_out()
-            fused |= {module.k_proj, module.v_proj} | ({module.q_proj} if isinstance(module, SelfAttention) else set())
+            fused |= set(module.linears)
         elif isinstance(module, ColumnLinear | RowLinear | VocabularyHead) and module not in fused:
             module.lay_out()

@@ -35,17 +35,14 @@ NUM_READERS = 8
 
 def fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
     """Reads the model's parameters. Raises CheckpointError that lists every tensor missing or of another shape."""
-    stored_by_name = {_canonical(name): name for name in checkpoint.tensors}
-    stored_names = {name: _find(name, model, stored_by_name) for name, _ in model.named_parameters()}
-    if problems := _problems(model, checkpoint, stored_names):
-        raise CheckpointError(_report(problems, model, checkpoint))
+    stored = stored_names(model, checkpoint)
 
     columns: list[tuple[nn.Parameter, str]] = []
     readers = ThreadPoolExecutor(max_workers=1 if checkpoint.source.is_local else NUM_READERS)
     try:
         readings = []
         for name, parameter in model.named_parameters():
-            stored_name, part = stored_names[name], _part(model, name, parameter)
+            stored_name, part = stored[name], _part(model, name, parameter)
             if stored_name is None:
                 parameter.zero_()
             elif part.is_columns:
@@ -57,9 +54,18 @@ def fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
             reading.result()
     finally:
         readers.shutdown(cancel_futures=True)
-    strays = sorted(set(checkpoint.tensors) - set(stored_names.values()))
+    strays = sorted(set(checkpoint.tensors) - set(stored.values()))
     if strays and model.group.rank == 0:
         logger.info("%d tensors of %s are not used: %s", len(strays), checkpoint.source.uri, ", ".join(strays[:8]))
+
+
+def stored_names(model: LoadedModel, checkpoint: Checkpoint) -> dict[str, str | None]:
+    """The checkpoint's tensor for each parameter, None where it is zeros. Raises CheckpointError as `fill` does."""
+    stored_by_name = {_canonical(name): name for name in checkpoint.tensors}
+    names = {name: _find(name, model, stored_by_name) for name, _ in model.named_parameters()}
+    if problems := _problems(model, checkpoint, names):
+        raise CheckpointError(_report(problems, model, checkpoint))
+    return names
 
 
 def tie(model: LoadedModel, apart: Collection[str]) -> None:

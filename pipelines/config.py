@@ -57,6 +57,9 @@ class EngineConfig:
     """auto: an accelerator where there is one; cpu; cuda."""
     tensor_parallel: int = 1
     """Ranks of a replica: devices that hold one model together. More than a node's devices are refused."""
+    probe: bool = True
+    """With several ranks: before its first unit a replica answers a fixed probe, and refuses to work where its answers
+    are not those of one rank."""
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
     max_batch_tokens: int = 16384
     """Prompt tokens, padding included, that one bucket may hold."""

@@ -4,13 +4,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 
-from pipelines.errors import failing_as
+from models.errors import ModelError, RankLostError
+from pipelines.errors import JobError, PipelineError, failing_as
 from pipelines.metrics import READY_AT
 from pipelines.replica import Replica, start_replica
 from pipelines.results import in_order, result_table
@@ -23,33 +24,55 @@ from pipelines.work import Work
 class Infer:
     """Callable class for `map_batches`: units with requests in, units with results out."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], starts: Any) -> None:
+        """`starts`: the actor of pipelines/starts.py."""
         self._task, self._model = settings["task"], settings["model"]
-        self._replica = start_replica(**settings)
+        try:
+            self._replica = _start(settings, starts)
+        except (PipelineError, ModelError) as failure:
+            # Told by the first unit: of what a constructor raises, Ray gives the driver a text and no error.
+            self._failure: Exception | None = failure
+        else:
+            self._failure = None
         self._ready_at = time.time()
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        if self._failure is not None:
+            raise self._failure
         work = Work.from_batch(batch)
         assert work.requests is not None
-        with _ended_by_lost_ranks(), failing_as(f"Computing {work.unit.stem}"):
-            results = answer(self._replica, self._task, work.unit, work.requests, tokenizer_of(self._model))
+        try:
+            with failing_as(f"Computing {work.unit.stem}"):
+                results = answer(self._replica, self._task, work.unit, work.requests, tokenizer_of(self._model))
+        except RankLostError as lost:
+            _end(lost)
         measures = {**self._replica.measures(), READY_AT: self._ready_at}
         yield work.with_results(results, measures).to_batch()
 
 
-@contextmanager
-def _ended_by_lost_ranks() -> Iterator[None]:
-    """Ends this process where a rank's was killed: Ray starts another actor and gives it the units in flight.
+def _start(settings: Mapping[str, Any], starts: Any) -> Replica:
+    """A replica, or what keeps it from being one. A rank that is lost ends this process: a new start may do better."""
+    me = ray.get_runtime_context().get_actor_id()
+    refusal = ray.get(starts.begin.remote(me))
+    if refusal is not None:
+        raise JobError(refusal)
+    try:
+        with failing_as("Loading the model"):
+            replica = start_replica(**settings)
+    except RankLostError as lost:
+        ray.get(starts.lost.remote(me, str(lost)))
+        _end(lost)
+    ray.get(starts.ready.remote(me))
+    return replica
+
+
+def _end(lost: RankLostError) -> NoReturn:
+    """Ends this process: Ray starts another actor and gives it the units in flight.
 
     An exception would be taken for the work's own fault, and not be tried again.
     """
-    from models.errors import RankLostError
-
-    try:
-        yield
-    except RankLostError as lost:
-        print(lost, file=sys.stderr, flush=True)  # into Ray's log of this actor
-        os._exit(1)
+    print(lost, file=sys.stderr, flush=True)  # into Ray's log of this actor
+    os._exit(1)
 
 
 def answer(replica: Replica, task: Task, unit: Unit, requests: pa.Table, tokenizer: Any) -> pa.Table:

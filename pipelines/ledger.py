@@ -1,7 +1,8 @@
 """The ledger of an output folder: which parts are there, whose they are, and the manifest that closes the job.
 
 Layout: parts at the top; `_batchloom/job.json` says what the fingerprint was made of, so that a refusal can name what
-differs; `_batchloom/manifest.json` and `_SUCCESS` come last. Only the parts say which units are done.
+differs; `_batchloom/probe.json`, where several ranks hold the model, keeps what one answered (pipelines/probe.py);
+`_batchloom/manifest.json` and `_SUCCESS` come last. Only the parts say which units are done.
 """
 
 import json
@@ -14,15 +15,18 @@ from typing import Any
 from pipelines.errors import OutputError
 from pipelines.fingerprint import differences
 from pipelines.metrics import Manifest, UnitRecord
+from pipelines.probe import Answers
 from pipelines.storage import Store
 from pipelines.write import read_record
 
 log = logging.getLogger(__name__)
 
 JOB = "_batchloom/job.json"
+PROBE = "_batchloom/probe.json"
 MANIFEST = "_batchloom/manifest.json"
 SUCCESS = "_SUCCESS"
 READ_THREADS = 16
+PROBE_BELONGS_TO = ("batchloom", "fingerprint")
 
 
 @dataclass(frozen=True)
@@ -140,3 +144,17 @@ def read_manifest(store: Store) -> Manifest | None:
     if MANIFEST not in store.names():
         return None
     return Manifest.from_dict(json.loads(store.read(MANIFEST)))
+
+
+def read_probe(store: Store, job: Mapping[str, Any]) -> Answers | None:
+    """One rank's answers to the probe, where this version of us computed them for this very job."""
+    if PROBE not in store.names():
+        return None
+    kept = json.loads(store.read(PROBE))
+    answers: Answers = kept["answers"]
+    return answers if all(kept[name] == job[name] for name in PROBE_BELONGS_TO) else None
+
+
+def keep_probe(store: Store, job: Mapping[str, Any], answers: Answers) -> None:
+    kept = {**{name: job[name] for name in PROBE_BELONGS_TO}, "answers": answers}
+    store.put(PROBE, json.dumps(kept).encode())

@@ -4,6 +4,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from pipelines import probe
 from pipelines.engine_replica import EngineReplica
 from pipelines.single_pass_replica import SinglePassReplica
 from pipelines.tasks.base import Task
@@ -31,10 +32,11 @@ def start_replica(
     max_batch_tokens: int,
     seed: int,
     tensor_parallel: int = 1,
+    probe_answers: probe.Answers | None = None,
 ) -> Replica:
     """Load the model as the task needs it; raises ModelError where that is not possible.
 
-    `num_threads` are those of one rank.
+    `num_threads` are those of one rank. `probe_answers` are one rank's; raises JobError where several differ from them.
     """
     import torch
 
@@ -45,6 +47,8 @@ def start_replica(
     loaded = models.load_model(
         model, architecture=task.architecture, dtype=dtype, device=device, tensor_parallel=tensor_parallel
     )
+    if probe_answers is not None:
+        probe.check(probe.ask(loaded), probe_answers, tensor_parallel, str(loaded.dtype).removeprefix("torch."))
     limit = max_batch_tokens if loaded.max_positions is None else None
     if not task.generation:
         best = models.SinglePass(loaded).max_batch_tokens  # by device; the job may ask for less

@@ -18,12 +18,14 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from models.errors import ModelError
+from pipelines import ledger, probe
 from pipelines.config import EngineConfig
 from pipelines.errors import ConfigError, JobError, PipelineError
 from pipelines.infer import Infer
 from pipelines.job_plan import JobPlan
 from pipelines.metrics import UnitRecord
 from pipelines.read import Read, stretches
+from pipelines.starts import count_starts
 from pipelines.tokenize import Tokenize
 from pipelines.units import Unit
 from pipelines.write import Write
@@ -47,13 +49,28 @@ READ_BLOCKS = 2000  # tasks that reading is split into at most
 def stream(job: JobPlan, pending: Sequence[Unit]) -> Iterator[tuple[UnitRecord, dict[str, float]]]:
     """A record and the run's measures for each pending unit, as soon as its part is written, in no fixed order."""
     with _cluster(), _translated_errors():
+        answers = _probe_answers(job)
         batch: Any  # an Arrow table: the format asked for
-        for batch in _dataset(job, pending).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        dataset = _dataset(job, pending, answers)
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for record, measures in zip(batch["record"].to_pylist(), batch["measures"].to_pylist(), strict=True):
                 yield UnitRecord(**json.loads(record)), json.loads(measures)
 
 
-def _dataset(job: JobPlan, pending: Sequence[Unit]) -> Dataset:
+def _probe_answers(job: JobPlan) -> probe.Answers | None:
+    """What one rank answers, for replicas of several: kept in the output folder, else computed now, on any node."""
+    engine, record = job.config.engine, job.job_record()
+    if engine.tensor_parallel == 1 or not engine.probe:
+        return None
+    answers = ledger.read_probe(job.output, record)
+    if answers is None:
+        compute = ray.remote(num_cpus=1)(probe.reference)
+        answers = ray.get(compute.remote(job.config.model, job.task.architecture, _cores()))
+        ledger.keep_probe(job.output, record, answers)
+    return answers
+
+
+def _dataset(job: JobPlan, pending: Sequence[Unit], probe_answers: probe.Answers | None) -> Dataset:
     config, engine = job.config, job.config.engine
     device, num_replicas = _device(engine), _num_replicas(engine)
     rows = [{"units": json.dumps([asdict(unit) for unit in stretch])} for stretch in stretches(job.shards, pending)]
@@ -69,6 +86,7 @@ def _dataset(job: JobPlan, pending: Sequence[Unit]) -> Dataset:
         "num_threads": _threads_per_rank(num_replicas, engine.tensor_parallel),
         "max_batch_tokens": engine.max_batch_tokens,
         "seed": config.seed,
+        "probe_answers": probe_answers,
     }
     write = Write(job.task, config.model, job.output, job.fingerprint, job.job_record()["batchloom"])
     one_unit: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
@@ -85,7 +103,7 @@ def _dataset(job: JobPlan, pending: Sequence[Unit]) -> Dataset:
         .map_batches(tokenize, num_cpus=STAGE_CPUS, **one_unit)
         .map_batches(
             Infer,
-            fn_constructor_args=(infer,),
+            fn_constructor_args=(infer, count_starts()),
             compute=pool,
             num_cpus=REPLICA_CPUS * engine.tensor_parallel,
             num_gpus=engine.tensor_parallel if device == "cuda" else 0,
@@ -180,8 +198,12 @@ def _num_replicas(engine: EngineConfig) -> int:
 def _threads_per_rank(num_replicas: int, tensor_parallel: int) -> int:
     """CPU threads of one rank, so that all ranks of a node share its cores; Ray would give each a single one."""
     replicas_per_node = math.ceil(num_replicas / len(_nodes()))
-    cores = min(int(node["Resources"].get("CPU", 1)) for node in _nodes())
-    return max(1, cores // (replicas_per_node * tensor_parallel))
+    return max(1, _cores() // (replicas_per_node * tensor_parallel))
+
+
+def _cores() -> int:
+    """Of the smallest node."""
+    return min(int(node["Resources"].get("CPU", 1)) for node in _nodes())
 
 
 def _nodes() -> list[dict[str, Any]]:

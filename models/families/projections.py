@@ -15,6 +15,8 @@ from models.parallel import TensorParallel
 class SelfAttention(nn.Module):
     """Queries, keys and values from one product: the three weights are views of one matrix."""
 
+    fused: tuple[Tensor, Tensor]
+
     def __init__(self, width: int, num_heads: int, group: TensorParallel) -> None:
         super().__init__()
         self.num_heads, self.head_dim = group.share(num_heads, "attention heads"), width // num_heads
@@ -23,9 +25,14 @@ class SelfAttention(nn.Module):
         self.v_proj = ColumnLinear(width, width, group)
         self.out_proj = RowLinear(width, width, group)
 
+    @property
+    def linears(self) -> tuple[ColumnLinear, ...]:
+        """The layers whose products are made as one, by `fused`, their weight and bias."""
+        return self.q_proj, self.k_proj, self.v_proj
+
     def allocate(self, device: torch.device, dtype: torch.dtype) -> None:
         """Called once, before the weights are read."""
-        self._qkv = fuse((self.q_proj, self.k_proj, self.v_proj), device, dtype)
+        self.fused = fuse(self.linears, device, dtype)
 
     def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
         q_NHK, k_NHK, v_NHK = self.project(hidden_ND)
@@ -37,17 +44,19 @@ class SelfAttention(nn.Module):
         return self.out_proj(context.attend(layer, q_NHK[rows_M], k_NHK, v_NHK).flatten(1))
 
     def project(self, hidden_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        qkv_NHK = product(hidden_ND, *self._qkv).view(-1, 3, self.num_heads, self.head_dim)
+        qkv_NHK = product(hidden_ND, *self.fused).view(-1, 3, self.num_heads, self.head_dim)
         q_NHK, k_NHK, v_NHK = qkv_NHK.unbind(1)
         return q_NHK, k_NHK, v_NHK
 
     def lay_out(self) -> None:
         """Called once the weights are read: gives them the processor's order, in place of the plain one."""
-        self._qkv = lay_out_fused((self.q_proj, self.k_proj, self.v_proj), *self._qkv)
+        self.fused = lay_out_fused(self.linears, *self.fused)
 
 
 class CrossAttention(nn.Module):
     """Queries from the decoder; the context holds the encoder's keys and values, made by `keys_values`."""
+
+    fused: tuple[Tensor, Tensor]
 
     def __init__(self, width: int, num_heads: int, group: TensorParallel) -> None:
         super().__init__()
@@ -57,21 +66,26 @@ class CrossAttention(nn.Module):
         self.v_proj = ColumnLinear(width, width, group)
         self.out_proj = RowLinear(width, width, group)
 
+    @property
+    def linears(self) -> tuple[ColumnLinear, ...]:
+        """The layers whose products are made as one, by `fused`, their weight and bias."""
+        return self.k_proj, self.v_proj
+
     def allocate(self, device: torch.device, dtype: torch.dtype) -> None:
         """Called once, before the weights are read."""
-        self._kv = fuse((self.k_proj, self.v_proj), device, dtype)
+        self.fused = fuse(self.linears, device, dtype)
 
     def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
         q_NHK = self.q_proj(hidden_ND).view(-1, self.num_heads, self.head_dim)
         return self.out_proj(context.cross_attend(layer, q_NHK).flatten(1))
 
     def keys_values(self, encoded_ND: Tensor) -> tuple[Tensor, Tensor]:
-        k_NHK, v_NHK = product(encoded_ND, *self._kv).view(-1, 2, self.num_heads, self.head_dim).unbind(1)
+        k_NHK, v_NHK = product(encoded_ND, *self.fused).view(-1, 2, self.num_heads, self.head_dim).unbind(1)
         return k_NHK, v_NHK
 
     def lay_out(self) -> None:
         """Called once the weights are read: gives them the processor's order, in place of the plain one."""
-        self._kv = lay_out_fused((self.k_proj, self.v_proj), *self._kv)
+        self.fused = lay_out_fused(self.linears, *self.fused)
 
 
 def fuse(linears: tuple[ColumnLinear, ...], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
