@@ -16,12 +16,15 @@ from torch import Tensor
 
 from models.errors import RequestError, UnsupportedModelError
 from models.families.base import LoadedModel
+from models.generation.device_memory import is_out_of_memory
+from models.generation.vocabulary import vocabulary_of
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 Pooling = Literal["mean", "cls", "last"]
+Sequences = Sequence[Sequence[int]]
 
 # Logits over the vocabulary are made for so many positions at a time: [1024, 50265] in float32 is 206 MB.
 HEAD_POSITIONS = 1024
@@ -42,24 +45,27 @@ class TokenScores:
         return float(self.log_probs.double().sum())
 
 
-def on_all_ranks(method: Callable[Concatenate["SinglePass", Arguments], Result]) -> Callable[..., Result]:
+def on_all_ranks(method: Callable[Concatenate["SinglePass", Sequences, Arguments], Result]) -> Callable[..., Result]:
     """A method of SinglePass that every rank of its model runs; the first one's result counts.
 
     Where memory runs out on one of several ranks, all begin again with half the budget: the longest come first, so that
-    this happens early.
+    this happens early. When the longest ran alone, it is the one without room.
     """
 
     @wraps(method)
-    def call(self: "SinglePass", *arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
+    def call(
+        self: "SinglePass", sequences: Sequences, *arguments: Arguments.args, **keywords: Arguments.kwargs
+    ) -> Result:
         while True:
-            told = (method.__name__, self.max_batch_tokens, arguments, keywords)
+            told = (method.__name__, self.max_batch_tokens, (sequences, *arguments), keywords)
             try:
                 with self.model.group.together("single_pass", *told):
-                    return method(self, *arguments, **keywords)
+                    return method(self, sequences, *arguments, **keywords)
             except (RuntimeError, MemoryError) as error:
-                if self.model.group.followers is None or not is_out_of_memory(error) or self.max_batch_tokens == 1:
+                is_alone = self.max_batch_tokens <= max(map(len, sequences), default=0)
+                if self.model.group.followers is None or is_alone or not is_out_of_memory(error):
                     raise
-            self._halve(self.max_batch_tokens)
+            self._halve(min(self.max_batch_tokens, sum(map(len, sequences))))
 
     return call
 
@@ -69,6 +75,7 @@ class SinglePass:
 
     def __init__(self, model: LoadedModel, max_batch_tokens: int | None = None) -> None:
         self.model: Any = model  # which methods it has depends on its head; each method here asks
+        self._vocabulary = vocabulary_of(model)
         self.max_batch_tokens = max_batch_tokens or (
             CPU_BATCH_TOKENS if model.device.type == "cpu" else DEVICE_BATCH_TOKENS
         )
@@ -163,12 +170,8 @@ class SinglePass:
             starts = _starts(lengths)
             rows = [start + position for start, wanted in zip(starts, asked, strict=True) for position in wanted]
             hidden_MD = self.model.packed_hidden(ids_N, lengths)[torch.tensor(rows, device=ids_N.device)]
-            found = [
-                self.model.logits(part_MD).float().softmax(-1).topk(top_k)
-                for part_MD in hidden_MD.split(HEAD_POSITIONS)
-            ]
-            ids = torch.cat([part.indices for part in found]).cpu()
-            probabilities = torch.cat([part.values for part in found]).cpu()
+            found = [self._likeliest(part_MD, top_k) for part_MD in hidden_MD.split(HEAD_POSITIONS)]
+            ids, probabilities = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
             counts = [len(wanted) for wanted in asked]
             return list(zip(ids.split(counts), probabilities.split(counts), strict=True))
 
@@ -183,12 +186,19 @@ class SinglePass:
         hidden_MD = self.model.packed_hidden(ids_N, lengths, shifted_M, target_lengths)
         return [TokenScores(part) for part in self._log_probs(hidden_MD, wanted_M).split(target_lengths)]
 
+    def _likeliest(self, hidden_MD: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        """Tokens and their probabilities, best first: [M, top_k] both."""
+        logits_MV = self.model.local_logits(hidden_MD)
+        value_MK, token_MK = self._vocabulary.best(logits_MV, top_k)
+        return token_MK, (value_MK.float() - self._vocabulary.log_normalizer(logits_MV)[:, None]).exp()
+
     def _log_probs(self, hidden_MD: Tensor, wanted_M: Tensor) -> Tensor:
         """The log-probability of one token a row, float32 [M] on the CPU; never holds [M, V]."""
         parts = []
         for part_MD, wanted in zip(hidden_MD.split(HEAD_POSITIONS), wanted_M.split(HEAD_POSITIONS), strict=True):
-            logits_MV = self.model.logits(part_MD).float()
-            parts.append((logits_MV.gather(1, wanted[:, None])[:, 0] - logits_MV.logsumexp(-1)).cpu())
+            logits_MV = self.model.local_logits(part_MD)
+            value_M = self._vocabulary.find(logits_MV, wanted[:, None])[:, 0].float()
+            parts.append((value_M - self._vocabulary.log_normalizer(logits_MV)).cpu())
         return torch.cat(parts) if parts else torch.empty(0)
 
     def _hidden(self, ids_N: Tensor, lengths: list[int]) -> Tensor:
@@ -243,14 +253,6 @@ class SinglePass:
         logger.warning("out of memory at %d tokens; going on with %d a batch", num_tokens, self.max_batch_tokens)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on an accelerator or in the process."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # The CPU's allocator has no class of its own.
-    return "DefaultCPUAllocator" in str(error) and "allocate memory" in str(error)
 
 
 def _fill(waiting: list[int], costs: list[int], budget: int) -> list[int]:

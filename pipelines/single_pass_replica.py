@@ -43,7 +43,7 @@ class SinglePassReplica:
 
         The single pass halves its batches itself; what comes here is one request that alone is too large.
         """
-        from models.single_pass import is_out_of_memory
+        from models.generation.device_memory import is_out_of_memory
 
         try:
             return [(numbers, self._task.ask(self._pass, [token_ids[number] for number in numbers]))]

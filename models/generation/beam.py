@@ -105,10 +105,8 @@ class BeamCohort(Cohort):
         # One more than there are end tokens, so that a sequence can always go on.
         pool = warp(logits_RV, self.params, self.vocabulary, num_kept=1 + len(self.params.eos_token_ids))
         log_prob_RC = pool.log_prob_RC
-        if (
-            not self.params.renormalize_logits
-        ):  # scores add up the model's own probabilities, of the tokens that are left
-            value_RC = self.vocabulary.whole(logits_RV).gather(1, pool.token_RC).float()
+        if not self.params.renormalize_logits:  # scores add up the model's own probabilities, of the tokens left
+            value_RC = self.vocabulary.find(logits_RV, pool.token_RC).float()
             own_RC = (value_RC - normalizer_R[:, None]) / self.params.temperature
             log_prob_RC = torch.where(log_prob_RC == -torch.inf, log_prob_RC, own_RC)
         key_R = self.key_G.repeat_interleave(self.num_beams)

@@ -34,6 +34,10 @@ class Vocabulary:
         """The logits of all tokens."""
         return logits_RV
 
+    def find(self, logits_RV: Tensor, token_RC: Tensor) -> Tensor:
+        """The logits of some tokens of each row, wherever they lie: [R, C]."""
+        return logits_RV.gather(1, token_RC)
+
     def columns(self, token_ids: Sequence[int]) -> list[int]:
         """Where those of the tokens are that lie here."""
         return list(token_ids)
@@ -82,6 +86,10 @@ class DividedVocabulary(Vocabulary):
 
     def whole(self, logits_RV: Tensor) -> Tensor:
         return self.group.all_gather(logits_RV)[:, : self.size]
+
+    def find(self, logits_RV: Tensor, token_RC: Tensor) -> Tensor:
+        value_RC = self.read(logits_RV, token_RC).masked_fill(~self._is_own(token_RC), 0.0)
+        return self.group.all_reduce(value_RC)  # one rank's value, and zeros
 
     def columns(self, token_ids: Sequence[int]) -> list[int]:
         own = self.own

@@ -114,7 +114,29 @@ def test_single_passes_begin_again_with_half_the_budget(tmp_path, in_followers):
     expected = SinglePass(load_model(folder)).classify(PROMPTS)
     shared = SinglePass(load_model(folder, tensor_parallel=2), max_batch_tokens=64)
     torch.testing.assert_close(shared.classify(PROMPTS), expected, atol=1e-4, rtol=1e-4)
-    assert shared.max_batch_tokens == 32
+    assert shared.max_batch_tokens == 7  # of 15 tokens together
+    shared.model.group.followers.close()
+
+
+ALWAYS_AT_EIGHT = """
+from models.layers.linear import RowLinear
+plain = RowLinear.forward
+def patched(self, hidden_NF):
+    if len(hidden_NF) >= 8:
+        raise MemoryError("as the test wants")
+    return plain(self, hidden_NF)
+RowLinear.forward = patched
+"""
+
+
+def test_a_text_without_room_alone_is_told_and_the_others_pass(tmp_path, in_followers):
+    folder = checkpoint(tmp_path, "BloomForSequenceClassification")
+    in_followers(ALWAYS_AT_EIGHT)
+    expected = SinglePass(load_model(folder)).classify(PROMPTS[:2])
+    shared = SinglePass(load_model(folder, tensor_parallel=2))
+    with pytest.raises(MemoryError, match="Rank 1 of 2 ran out of memory: as the test wants"):
+        shared.classify(PROMPTS)
+    torch.testing.assert_close(shared.classify(PROMPTS[:2]), expected, atol=1e-4, rtol=1e-4)
     shared.model.group.followers.close()
 
 

@@ -69,6 +69,7 @@ SEARCHES = {
     "sampling": GenerationParams(do_sample=True, max_new_tokens=9, num_return_sequences=2, top_p=0.9, temperature=1.5),
     "sampling from all": GenerationParams(do_sample=True, max_new_tokens=9, top_k=0, temperature=0.7),
     "sampling inside beam search": GenerationParams(do_sample=True, num_beams=3, max_new_tokens=9, top_p=0.9),
+    "sampling in beams": GenerationParams(do_sample=True, num_beams=3, max_new_tokens=9, top_k=5, temperature=1.5),
     "forced and banned": GenerationParams(
         num_beams=4,
         max_new_tokens=7,

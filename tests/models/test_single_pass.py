@@ -6,7 +6,8 @@ import transformers
 
 from models import load_model
 from models.errors import RequestError, UnsupportedModelError
-from models.single_pass import SinglePass, is_out_of_memory
+from models.generation.device_memory import is_out_of_memory
+from models.single_pass import SinglePass
 
 BART = {
     "vocab_size": 83,

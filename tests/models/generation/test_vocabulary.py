@@ -38,12 +38,20 @@ class ThreadGroup:
         return self.meeting.size
 
     def all_gather(self, tensor):
-        self.meeting.laid[self.rank] = tensor
-        self.meeting.barrier.wait(10)
-        together = torch.cat([self.meeting.laid[rank] for rank in range(self.size)], dim=-1)
-        if self.meeting.barrier.wait(10) == 0:
+        together = torch.cat(self._meet(tensor), dim=-1)
+        if self.rank == 0:
             self.meeting.gathered.append(together.shape[-1])
         return together
+
+    def all_reduce(self, tensor):
+        return torch.stack(self._meet(tensor)).sum(0)
+
+    def _meet(self, tensor):
+        self.meeting.laid[self.rank] = tensor
+        self.meeting.barrier.wait(10)
+        tensors = [self.meeting.laid[rank] for rank in range(self.size)]
+        self.meeting.barrier.wait(10)
+        return tensors
 
 
 def on_ranks(size, logits_RV, work):
@@ -99,6 +107,15 @@ def test_normalizers_are_those_of_one_rank_also_where_a_rank_has_nothing_left(si
     found, _ = on_ranks(size, logits_RV, lambda vocabulary, columns: vocabulary.log_normalizer(columns))
     for normalizer_R in found:
         torch.testing.assert_close(normalizer_R, WHOLE.log_normalizer(logits_RV), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_logits_are_found_wherever_they_lie(size):
+    logits_RV = noise(2, 83)
+    logits_RV[0, 82] = -torch.inf
+    token_RC = torch.tensor([[0, 82, 41], [50, 7, 7]])
+    for value_RC in on_ranks(size, logits_RV, lambda vocabulary, columns: vocabulary.find(columns, token_RC))[0]:
+        assert torch.equal(value_RC, logits_RV.gather(1, token_RC))
 
 
 OPTIONS = {
