@@ -8,13 +8,13 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from models.errors import ModelError, RankLostError
 from pipelines.errors import JobError, PipelineError, failing_as
 from pipelines.metrics import READY_AT
 from pipelines.replica import Replica, start_replica
 from pipelines.results import in_order, result_table
+from pipelines.starts import Starts
 from pipelines.tasks.base import Prepared, Task
 from pipelines.tokenize import tokenizer_of
 from pipelines.units import Unit
@@ -24,8 +24,7 @@ from pipelines.work import Work
 class Infer:
     """Callable class for `map_batches`: units with requests in, units with results out."""
 
-    def __init__(self, settings: Mapping[str, Any], starts: Any) -> None:
-        """`starts`: the actor of pipelines/starts.py."""
+    def __init__(self, settings: Mapping[str, Any], starts: Starts) -> None:
         self._task, self._model = settings["task"], settings["model"]
         try:
             self._replica = _start(settings, starts)
@@ -50,19 +49,18 @@ class Infer:
         yield work.with_results(results, measures).to_batch()
 
 
-def _start(settings: Mapping[str, Any], starts: Any) -> Replica:
+def _start(settings: Mapping[str, Any], starts: Starts) -> Replica:
     """A replica, or what keeps it from being one. A rank that is lost ends this process: a new start may do better."""
-    me = ray.get_runtime_context().get_actor_id()
-    refusal = ray.get(starts.begin.remote(me))
+    refusal = starts.begin()
     if refusal is not None:
         raise JobError(refusal)
     try:
         with failing_as("Loading the model"):
             replica = start_replica(**settings)
     except RankLostError as lost:
-        ray.get(starts.lost.remote(me, str(lost)))
+        starts.lost(str(lost))
         _end(lost)
-    ray.get(starts.ready.remote(me))
+    starts.ready()
     return replica
 
 

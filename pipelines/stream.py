@@ -25,7 +25,7 @@ from pipelines.infer import Infer
 from pipelines.job_plan import JobPlan
 from pipelines.metrics import UnitRecord
 from pipelines.read import Read, stretches
-from pipelines.starts import count_starts
+from pipelines.starts import Starts
 from pipelines.tokenize import Tokenize
 from pipelines.units import Unit
 from pipelines.write import Write
@@ -103,7 +103,7 @@ def _dataset(job: JobPlan, pending: Sequence[Unit], probe_answers: probe.Answers
         .map_batches(tokenize, num_cpus=STAGE_CPUS, **one_unit)
         .map_batches(
             Infer,
-            fn_constructor_args=(infer, count_starts()),
+            fn_constructor_args=(infer, Starts()),
             compute=pool,
             num_cpus=REPLICA_CPUS * engine.tensor_parallel,
             num_gpus=engine.tensor_parallel if device == "cuda" else 0,
