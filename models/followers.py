@@ -117,8 +117,26 @@ class FollowerProcesses:
         self.meet()
 
     def meet(self) -> None:
-        """Joins the followers' group; returns when all are there."""
-        self.collectives.meet()
+        """Joins the followers' group; returns when all are there. Raises what ended one of them meanwhile."""
+        outcome: list[BaseException | None] = []
+
+        def join() -> None:
+            try:
+                self.collectives.meet()
+                outcome.append(None)
+            except BaseException as error:
+                outcome.append(error)
+            with self._changed:
+                self._changed.notify_all()
+
+        # In a thread, as nothing else ends the wait for a rank that is gone: the group looks for it for minutes.
+        threading.Thread(target=join, name="meeting", daemon=True).start()
+        with self._changed:
+            self._changed.wait_for(lambda: outcome or self.failure is not None)
+        if not outcome:
+            self._raise_failure()
+        elif outcome[0] is not None:
+            raise outcome[0]
         if self.collectives.device.type == "cpu":
             # All have met, and gloo needs the store for nothing else (NCCL does): a kill of all leaves nothing behind.
             self.remove_folder()

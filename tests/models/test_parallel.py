@@ -14,6 +14,7 @@ import transformers
 
 from models import Engine, GenerationParams, SinglePass, load_model
 from models.errors import DeviceError, ParamsError, RankLostError, RequestError
+from models.followers import FollowerProcesses
 from models.loading import load_part
 from models.parallel import Collectives, TensorParallel
 
@@ -246,6 +247,21 @@ def test_a_killed_rank_ends_the_model_with_words(checkpoint):
         run(engine)
     with pytest.raises(RankLostError):
         Engine(model)
+
+
+def test_a_rank_killed_on_its_way_to_the_others_is_noticed_at_once(checkpoint, monkeypatch):
+    """The first rank waited five minutes for it, as a group does."""
+    meet = FollowerProcesses.meet
+
+    def kill_and_meet(followers):
+        os.kill(followers.process_ids[0], signal.SIGKILL)
+        meet(followers)
+
+    monkeypatch.setattr(FollowerProcesses, "meet", kill_and_meet)
+    began = time.monotonic()
+    with pytest.raises(RankLostError, match=r"Rank 1 of the model \(process \d+\) ended with signal 9"):
+        load_model(checkpoint("BloomForCausalLM"), device="cpu", tensor_parallel=2)
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("end", ["signal", "exit"])
