@@ -17,6 +17,8 @@ from models.generation.sequence import Request
 from models.layers.attention import PackedAttention
 from models.layers.positions import positions_of
 
+MOST_SCORES = 1024  # tokens of a text whose scores are held at once: 16 heads of them take 32 MB
+
 
 @dataclass(frozen=True)
 class Prefilled:
@@ -30,8 +32,7 @@ def encode(model: Any, requests: Sequence[Request]) -> Prefilled:
     """Encoder-decoder: keys and values of the encoder, once a request, per decoder layer."""
     prompts = [request.prompt_ids for request in requests]
     lengths = [len(prompt) for prompt in prompts]
-    is_plain = model.device.type == "cpu" and model.dtype == torch.bfloat16
-    context = _DocumentAttention(lengths) if is_plain else PackedAttention(lengths, causal=False)
+    context = _DocumentAttention(lengths) if _is_plain(model) else PackedAttention(lengths, causal=False)
     encoded_ND = model.encode(_packed(prompts, model.device), positions_of(lengths).to(model.device), context)
     memories = _memories(model.cross_keys_values(encoded_ND), lengths, lengths, None)
     return Prefilled([(memory,) for memory in memories], context.num_padded_tokens)
@@ -66,11 +67,12 @@ def _read(model: Any, texts: Sequence[Sequence[int]], prefix: Prefix | None) -> 
         return [], 0
     lengths = [len(text) for text in texts]
     start = 0 if prefix is None else len(prefix.token_ids)
-    context: _Reading | _ReadingAfter
-    if prefix is None:
+    context: _Reading | _ReadingEach
+    if prefix is None and (not _is_plain(model) or max(lengths) > MOST_SCORES):
         context = _Reading(lengths, model.alibi_slopes)
     else:
-        context = _ReadingAfter(prefix.memory, lengths, model.alibi_slopes)
+        like = torch.empty(0, dtype=model.dtype, device=model.device)
+        context = _ReadingEach(lengths, like, model.alibi_slopes, None if prefix is None else prefix.memory)
     position_N = positions_of(lengths).to(model.device) + start
     model.decode(_packed(texts, model.device), position_N, context)
     ends = [start + length for length in lengths]
@@ -99,15 +101,17 @@ def _memories(
     return memories
 
 
+def _is_plain(model: Any) -> bool:
+    """Whether plain products beat torch's fused attention: on a CPU in bfloat16, 1.7 to 2 times from 100 tokens on."""
+    return bool(model.device.type == "cpu" and model.dtype == torch.bfloat16)
+
+
 def _packed(texts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     return torch.tensor([token for text in texts for token in text], dtype=torch.long, device=device)
 
 
 class _DocumentAttention:
-    """Attention over whole documents, two products each and no padding.
-
-    On a CPU in bfloat16 this is 1.7 to 2 times as fast as torch's fused kernel from 100 tokens on, and no slower below.
-    """
+    """Attention over whole documents, two products each and no padding."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.num_padded_tokens = sum(lengths)
@@ -138,32 +142,35 @@ class _Reading(PackedAttention):
         return super().attend(layer, q_NHK, k_NHK, v_NHK)
 
 
-class _ReadingAfter:
-    """The same for texts that stand after a memory, which all of their tokens see."""
+class _ReadingEach:
+    """The same with products of each text's own, and after a memory that all of them see, if there is one.
 
-    def __init__(self, memory: PromptMemory, lengths: Sequence[int], alibi_slopes: Tensor | None) -> None:
+    What a text gets does not depend on the texts beside it, as it may where they are padded to one length.
+    """
+
+    def __init__(self, lengths: Sequence[int], like: Tensor, alibi_slopes: Tensor | None, memory: PromptMemory | None):
         self.seen: list[tuple[Tensor, Tensor]] = []
         self.num_padded_tokens = sum(lengths)
         self._memory, self._lengths = memory, list(lengths)
-        self._bias: list[Tensor] = []  # of each text: [H or 1, T, memory + T]
-        for length in lengths:
-            key_S = torch.arange(memory.num_tokens + length)
-            is_ahead_TS = key_S > memory.num_tokens + torch.arange(length)[:, None]
-            bias_HTS = torch.zeros(1, *is_ahead_TS.shape).masked_fill(is_ahead_TS, -torch.inf)
-            bias_HTS = bias_HTS.to(memory.layers[0][0].device)
-            if alibi_slopes is not None:
-                bias_HTS = bias_HTS + alibi_slopes[:, None, None] * (key_S - key_S[-1]).to(alibi_slopes.device)
-            self._bias.append(bias_HTS.to(memory.layers[0][0].dtype))
+        start = 0 if memory is None else memory.num_tokens
+        query_T = torch.arange(start, start + max(lengths), device=like.device)
+        distance_TS = torch.arange(start + max(lengths), device=like.device) - query_T[:, None]
+        bias_HTS = torch.zeros(1, *distance_TS.shape, device=like.device)
+        if alibi_slopes is not None:
+            bias_HTS = alibi_slopes[:, None, None] * distance_TS
+        self._bias_HTS = bias_HTS.masked_fill(distance_TS > 0, -torch.inf).to(like.dtype)
 
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
         self.seen.append((k_NHK, v_NHK))
-        k_HSK, v_HSK = self._memory.layers[layer]
         attended = []
         texts = (x_NHK.transpose(0, 1).split(self._lengths, dim=1) for x_NHK in (q_NHK, k_NHK, v_NHK))
-        for bias_HTS, q_HTK, k_HTK, v_HTK in zip(self._bias, *texts, strict=True):
-            keys, values = torch.cat((k_HSK, k_HTK), dim=1), torch.cat((v_HSK, v_HTK), dim=1)
-            scores_HTS = torch.baddbmm(bias_HTS, q_HTK * q_HTK.shape[-1] ** -0.5, keys.transpose(1, 2))
-            attended.append(torch.bmm(scores_HTS.softmax(-1), values))
+        for q_HTK, k_HSK, v_HSK in zip(*texts, strict=True):
+            if self._memory is not None:
+                before_k, before_v = self._memory.layers[layer]
+                k_HSK, v_HSK = torch.cat((before_k, k_HSK), dim=1), torch.cat((before_v, v_HSK), dim=1)
+            bias_HTS = self._bias_HTS[:, : q_HTK.shape[1], : k_HSK.shape[1]]
+            scores_HTS = torch.baddbmm(bias_HTS, q_HTK * q_HTK.shape[-1] ** -0.5, k_HSK.transpose(1, 2))
+            attended.append(torch.bmm(scores_HTS.softmax(-1), v_HSK))
         return torch.cat(attended, dim=1).transpose(0, 1)
 
     def cross_attend(self, layer: int, q_NHK: Tensor) -> Tensor:  # noqa: ARG002

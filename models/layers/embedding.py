@@ -57,13 +57,13 @@ class VocabularyHead(nn.Module):
         return run(self.vocab_size, self.group.size, self.group.rank)
 
     def forward(self, hidden_ND: Tensor, bias_1V: Tensor | None = None) -> Tensor:
-        """`bias_1V`: of all tokens."""
-        logits_NV = product(hidden_ND, self.weight if self._laid_out is None else self._laid_out, None)
-        own = self.own
-        num_tokens = own.stop - own.start
-        logits_NV[:, num_tokens:] = -torch.inf
-        if bias_1V is not None:
-            logits_NV[:, :num_tokens] += bias_1V[:, own]
+        """`bias_1V`: of all tokens. The product adds it to its sums: a pass of its own takes as long as a top-k."""
+        own_bias_V = None if bias_1V is None else bias_1V[0, self.own]
+        num_missing = self.rows - (self.own.stop - self.own.start)
+        if own_bias_V is not None and num_missing:
+            own_bias_V = F.pad(own_bias_V, (0, num_missing))
+        logits_NV = product(hidden_ND, self.weight if self._laid_out is None else self._laid_out, own_bias_V)
+        logits_NV[:, self.rows - num_missing :] = -torch.inf
         return logits_NV
 
     def whole(self, logits_NV: Tensor) -> Tensor:
