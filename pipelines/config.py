@@ -56,7 +56,9 @@ class EngineConfig:
     device: str = "auto"
     """auto: an accelerator where there is one; cpu; cuda."""
     tensor_parallel: int = 1
-    """Ranks of a replica: devices that hold one model together. More than a node's devices are refused."""
+    """Ranks of a replica: devices that hold one model together. A node must have as many."""
+    reserve_gpus: bool = False
+    """With device cpu: replicas hold as many of the cluster's GPUs as they have ranks all the same. For a rehearsal."""
     probe: bool = True
     """With several ranks: before its first unit a replica answers a fixed probe, and refuses to work where its answers
     are not those of one rank."""

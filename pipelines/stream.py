@@ -7,7 +7,6 @@ A row of the dataset is a unit (see pipelines/work.py), so every stage is `map_b
 
 import json
 import logging
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,23 +18,17 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from models.errors import ModelError
 from pipelines import ledger, probe
-from pipelines.config import EngineConfig
-from pipelines.errors import ConfigError, JobError, PipelineError
+from pipelines.errors import JobError, PipelineError
 from pipelines.infer import Infer
 from pipelines.job_plan import JobPlan
 from pipelines.metrics import UnitRecord
+from pipelines.placement import STAGE_CPUS, Placement, place
 from pipelines.read import Read, stretches
 from pipelines.starts import Starts
 from pipelines.tokenize import Tokenize
 from pipelines.units import Unit
 from pipelines.write import Write
 
-log = logging.getLogger(__name__)
-
-# Logical CPUs, Ray's bookkeeping: small enough that reading and writing find room beside replicas on two cores.
-# Tokenize must not ask for as much as a replica does, or Ray fuses it into the replica's actor.
-STAGE_CPUS = 0.25
-REPLICA_CPUS = 0.5
 DATA_SETTINGS = {
     "target_max_block_size": 1,  # every unit its own block: it travels on as soon as it is there
     "raise_original_map_exception": True,
@@ -49,15 +42,16 @@ READ_BLOCKS = 2000  # tasks that reading is split into at most
 def stream(job: JobPlan, pending: Sequence[Unit]) -> Iterator[tuple[UnitRecord, dict[str, float]]]:
     """A record and the run's measures for each pending unit, as soon as its part is written, in no fixed order."""
     with _cluster(), _translated_errors():
-        answers = _probe_answers(job)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        placement = place(job.config.engine, nodes)
+        dataset = _dataset(job, pending, placement, _probe_answers(job, placement))
         batch: Any  # an Arrow table: the format asked for
-        dataset = _dataset(job, pending, answers)
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for record, measures in zip(batch["record"].to_pylist(), batch["measures"].to_pylist(), strict=True):
                 yield UnitRecord(**json.loads(record)), json.loads(measures)
 
 
-def _probe_answers(job: JobPlan) -> probe.Answers | None:
+def _probe_answers(job: JobPlan, placement: Placement) -> probe.Answers | None:
     """What one rank answers, for replicas of several: kept in the output folder, else computed now, on any node."""
     engine, record = job.config.engine, job.job_record()
     if engine.tensor_parallel == 1 or not engine.probe:
@@ -65,14 +59,15 @@ def _probe_answers(job: JobPlan) -> probe.Answers | None:
     answers = ledger.read_probe(job.output, record)
     if answers is None:
         compute = ray.remote(num_cpus=1)(probe.reference)
-        answers = ray.get(compute.remote(job.config.model, job.task.architecture, _cores()))
+        answers = ray.get(compute.remote(job.config.model, job.task.architecture, placement.cores_per_node))
         ledger.keep_probe(job.output, record, answers)
     return answers
 
 
-def _dataset(job: JobPlan, pending: Sequence[Unit], probe_answers: probe.Answers | None) -> Dataset:
+def _dataset(
+    job: JobPlan, pending: Sequence[Unit], placement: Placement, probe_answers: probe.Answers | None
+) -> Dataset:
     config, engine = job.config, job.config.engine
-    device, num_replicas = _device(engine), _num_replicas(engine)
     rows = [{"units": json.dumps([asdict(unit) for unit in stretch])} for stretch in stretches(job.shards, pending)]
     read = Read(job.schema, dict(config.input.storage_options), config.input.paths[0])
     compute_once = engine.compute_once and not job.generation.get("do_sample")  # a sample belongs to its own row
@@ -81,9 +76,9 @@ def _dataset(job: JobPlan, pending: Sequence[Unit], probe_answers: probe.Answers
         "task": job.task,
         "model": config.model,
         "dtype": engine.dtype,
-        "device": device,
+        "device": placement.device,
         "tensor_parallel": engine.tensor_parallel,
-        "num_threads": _threads_per_rank(num_replicas, engine.tensor_parallel),
+        "num_threads": placement.threads_per_rank,
         "max_batch_tokens": engine.max_batch_tokens,
         "seed": config.seed,
         "probe_answers": probe_answers,
@@ -92,7 +87,7 @@ def _dataset(job: JobPlan, pending: Sequence[Unit], probe_answers: probe.Answers
     one_unit: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
     pool = ActorPoolStrategy(
         min_size=engine.replicas.min,
-        max_size=num_replicas,
+        max_size=placement.max_replicas,
         max_concurrent_calls_per_actor=engine.units_in_flight,
         enable_true_multi_threading=True,
         max_tasks_in_flight_per_actor=2 * engine.units_in_flight,  # below 1.75 times the calls the pool never grows
@@ -105,8 +100,8 @@ def _dataset(job: JobPlan, pending: Sequence[Unit], probe_answers: probe.Answers
             Infer,
             fn_constructor_args=(infer, Starts()),
             compute=pool,
-            num_cpus=REPLICA_CPUS * engine.tensor_parallel,
-            num_gpus=engine.tensor_parallel if device == "cuda" else 0,
+            num_cpus=placement.num_cpus,
+            num_gpus=placement.num_gpus,
             **one_unit,
         )
         .map_batches(write, num_cpus=STAGE_CPUS, **one_unit)
@@ -158,53 +153,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         yield seen
         inner = getattr(seen, "cause", None)
         seen = inner if isinstance(inner, BaseException) else seen.__cause__
-
-
-def _device(engine: EngineConfig) -> str:
-    """cuda where the cluster has accelerators and nobody asked for a CPU; ConfigError with what is there otherwise."""
-    num_gpus = ray.cluster_resources().get("GPU", 0)
-    if engine.device == "cpu" or (engine.device == "auto" and num_gpus < 1):
-        return "cpu"
-    needed = engine.replicas.min * engine.tensor_parallel
-    if num_gpus < needed:
-        raise ConfigError(
-            f"engine: {engine.replicas.min} replicas of {engine.tensor_parallel} ranks need {needed} GPUs; the cluster "
-            f"has {num_gpus:g}. Lower engine.replicas.min or engine.tensor_parallel, or set engine.device: cpu."
-        )
-    largest = max(int(node["Resources"].get("GPU", 0)) for node in _nodes())
-    if largest < engine.tensor_parallel:
-        raise ConfigError(
-            f"engine.tensor_parallel: a replica's {engine.tensor_parallel} ranks share a node, and the largest here "
-            f"has {largest} GPUs. Lower it."
-        )
-    return "cuda"
-
-
-def _num_replicas(engine: EngineConfig) -> int:
-    """How far the pool may grow. Replicas that left no CPU for the other stages would hang the job without a word."""
-    num_cpus = ray.cluster_resources().get("CPU", 0)
-    room = math.floor((num_cpus - 2 * STAGE_CPUS) / (REPLICA_CPUS * engine.tensor_parallel))
-    if room < engine.replicas.min:
-        ranks = f" of {engine.tensor_parallel} ranks" if engine.tensor_parallel > 1 else ""
-        raise ConfigError(
-            f"engine.replicas.min: the cluster has {num_cpus:g} logical CPUs, room for {max(room, 0)} replicas{ranks} "
-            f"beside reading and writing, and not for {engine.replicas.min}. Lower it, or give Ray more CPUs."
-        )
-    if room < engine.replicas.max:
-        log.warning("engine.replicas.max is %d; the cluster has room for %d", engine.replicas.max, room)
-    return min(engine.replicas.max, room)
-
-
-def _threads_per_rank(num_replicas: int, tensor_parallel: int) -> int:
-    """CPU threads of one rank, so that all ranks of a node share its cores; Ray would give each a single one."""
-    replicas_per_node = math.ceil(num_replicas / len(_nodes()))
-    return max(1, _cores() // (replicas_per_node * tensor_parallel))
-
-
-def _cores() -> int:
-    """Of the smallest node."""
-    return min(int(node["Resources"].get("CPU", 1)) for node in _nodes())
-
-
-def _nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]

@@ -1,6 +1,7 @@
 """SIGKILL in mid-run, for real: the same command again ends with the bytes of an uninterrupted run."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 import pipelines
 
@@ -160,7 +162,6 @@ def test_a_job_on_two_ranks_survives_the_kill_of_a_rank_and_of_the_actor(
     assert process.returncode == 0, printed.decode()
     assert parts(both).keys() == parts(one).keys()
     tables = [pq.read_table(folder).sort_by("id") for folder in (both, one)]
-    print(tables[0].schema)
     assert tables[0] == tables[1]
     verification = pipelines.verify(str(both))
     assert verification.ok, verification.problems
@@ -170,6 +171,42 @@ def test_a_job_on_two_ranks_survives_the_kill_of_a_rank_and_of_the_actor(
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
     assert not list(temporary_folder.glob("batchloom-*"))
+
+
+def test_a_rank_killed_while_it_loads_is_replaced(job_file: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("BATCHLOOM_TEST_RUN", str(tmp_path))
+    process = start(job_file, tmp_path / "out", *TWO_RANKS)
+    killed = kill_ranks_as_they_come(process, f"BATCHLOOM_TEST_RUN={tmp_path}", at_most=2)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed.decode()
+    assert len(killed) == 2
+    assert pipelines.verify(str(tmp_path / "out")).num_rows == NUM_ROWS
+
+
+def test_ranks_that_never_live_to_load_end_the_job_with_words(job_file: Path, tmp_path: Path, monkeypatch) -> None:
+    """A replica that died of loading was started for ever."""
+    monkeypatch.setenv("BATCHLOOM_TEST_RUN", str(tmp_path))
+    process = start(job_file, tmp_path / "out", *TWO_RANKS, "engine.probe=false")
+    killed = kill_ranks_as_they_come(process, f"BATCHLOOM_TEST_RUN={tmp_path}")
+    printed, _ = process.communicate()
+    assert process.returncode == 1, printed.decode()
+    assert b"A replica was lost 4 times while it loaded the model. Rank 1 of the model (process" in printed
+    assert len(killed) == 4
+
+
+def test_weights_that_can_never_load_end_the_job_with_their_own_words(
+    job_file: Path, tmp_path: Path, checkpoint: str
+) -> None:
+    """What a constructor of an actor raises came as a 'SystemException' without words."""
+    broken = shutil.copytree(checkpoint, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    del weights["model.encoder.layers.0.fc1.bias"]
+    save_file(weights, broken / "model.safetensors")
+    process = start(job_file, tmp_path / "out", f"model={broken}", *TWO_RANKS, "engine.probe=false")
+    printed, _ = process.communicate()
+    assert process.returncode == 2, printed.decode()
+    assert b"encoder.layers.0.fc1.bias [64] is missing" in printed
+    assert b"lost" not in printed
 
 
 def test_a_killed_driver_leaves_no_rank_behind(
@@ -191,6 +228,17 @@ def test_a_killed_driver_leaves_no_rank_behind(
 
 
 TWO_RANKS = ("engine.tensor_parallel=2", "engine.device=cpu")
+
+
+def kill_ranks_as_they_come(process: subprocess.Popen, marker: str, at_most: int = 1000) -> set[int]:
+    """SIGKILL each follower as soon as it is seen, long before it has a model, until the job ends."""
+    killed: set[int] = set()
+    while process.poll() is None and len(killed) < at_most:
+        for rank in set(running(marker, "models.follower")) - killed:
+            os.kill(rank, signal.SIGKILL)
+            killed.add(rank)
+        time.sleep(0.05)
+    return killed
 
 
 def running(marker: str, part_of_command: str) -> list[int]:

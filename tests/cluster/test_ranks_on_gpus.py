@@ -1,0 +1,150 @@
+"""A job of two replicas with two ranks each on a cluster's GPUs, where the GPUs are logical and the products a CPU's.
+
+Whatever is killed, the job ends right, and nothing is left on a cluster that lives on.
+"""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "BATCHLOOM_TEST_CLUSTER"  # in the environment of all that the cluster and the job start
+NUM_ROWS, ROWS_PER_UNIT = 400, 10
+
+
+@pytest.fixture
+def temporary_folder(monkeypatch) -> Iterator[Path]:
+    """For all that runs; its name is short, as Ray's sockets go there, whose paths may have 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="b", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setenv(MARK, secrets.token_hex(8))
+        yield Path(folder)
+
+
+@pytest.fixture
+def address(temporary_folder: Path) -> Iterator[str]:  # noqa: ARG001  # it comes first
+    """A cluster of one node with four logical GPUs."""
+    from ray.cluster_utils import Cluster
+
+    resources = {"num_cpus": 4, "num_gpus": 4, "object_store_memory": 10**8, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=resources)
+    yield cluster.address
+    cluster.shutdown()
+
+
+@pytest.fixture
+def job_file(tmp_path: Path, checkpoint: str, make_sentences) -> Path:
+    (tmp_path / "corpus").mkdir()
+    table = pa.table({"id": range(NUM_ROWS), "text": make_sentences(NUM_ROWS)})
+    pq.write_table(table, tmp_path / "corpus" / "rows.parquet", row_group_size=ROWS_PER_UNIT)
+    job = {
+        "task": "summarization",
+        "model": checkpoint,
+        "input": {"paths": [str(tmp_path / "corpus")], "rows_per_unit": ROWS_PER_UNIT},
+        "output": {"path": str(tmp_path / "out")},
+        "generation": {"num_beams": 4, "max_length": 60, "min_length": 50},
+        "engine": {"device": "cpu", "reserve_gpus": True, "tensor_parallel": 2, "replicas": {"min": 2, "max": 2}},
+    }
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    return path
+
+
+def batchloom(*arguments: str, **variables: str) -> "subprocess.Popen[bytes]":
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    command = [sys.executable, "-m", "jobs", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def running(part_of_command: str) -> list[int]:
+    """Processes of this test, by what their command lines say."""
+    mark, found = f"{MARK}={os.environ[MARK]}".encode(), []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if part_of_command.encode() in (folder / "cmdline").read_bytes().replace(b"\0", b" "):
+                found += [int(folder.name)] if mark in (folder / "environ").read_bytes().split(b"\0") else []
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(condition: Callable[[], object], seconds: float, otherwise: Callable[[], object] = str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, otherwise()
+        time.sleep(0.1)
+
+
+def held_gpus(address: str) -> float:
+    """GPUs of the cluster that somebody holds."""
+    code = (
+        "import ray; ray.init(log_to_driver=False, logging_level='ERROR');"
+        "print(ray.cluster_resources()['GPU'] - ray.available_resources().get('GPU', 0))"
+    )
+    environment = os.environ | {"RAY_ADDRESS": address}
+    asked = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return float(asked.stdout.split()[-1])
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()}
+
+
+def test_rank_actor_and_driver_are_killed_in_turn_and_the_job_ends_right(
+    job_file: Path, address: str, temporary_folder: Path
+) -> None:
+    output = job_file.parent / "out"
+
+    def more(process: "subprocess.Popen[bytes]", num_parts: int) -> Callable[[], bool]:
+        before = len(list(output.glob("*.parquet")))
+
+        def are_there() -> bool:
+            assert process.poll() is None, process.stdout.read().decode()
+            return len(list(output.glob("*.parquet"))) >= before + num_parts
+
+        return are_there
+
+    def nothing_is_left() -> bool:
+        ranks_and_replicas = running("models.follower") + running("Infer") + running("pipelines")
+        files = [*temporary_folder.glob("batchloom-*"), *(shared_memory() - before)]
+        left[:] = [*ranks_and_replicas, *files]
+        return not left
+
+    before, left = shared_memory(), []
+    process = batchloom("run", str(job_file), RAY_ADDRESS=address)
+    wait_until(more(process, 2), 120)
+    wait_until(lambda: len(running("models.follower")) == len(running("Infer")) == 2, 60)
+    assert held_gpus(address) == 4
+
+    os.kill(running("models.follower")[0], signal.SIGKILL)
+    wait_until(more(process, 6), 60)  # more than a few may be on their way to be written
+    wait_until(lambda: len(running("models.follower")) == len(running("Infer")) == 2, 60)
+
+    os.kill(running("Infer")[0], signal.SIGKILL)
+    wait_until(lambda: len(running("models.follower")) == 1, 10)
+    wait_until(more(process, 6), 60)
+
+    process.kill()
+    process.wait()
+    wait_until(nothing_is_left, 30, lambda: left)
+    assert held_gpus(address) == 0
+
+    process = batchloom("run", str(job_file), RAY_ADDRESS=address)
+    printed = process.communicate(timeout=300)[0].decode()
+    assert process.returncode == 0, printed
+    wait_until(nothing_is_left, 30, lambda: left)
+    verified = batchloom("verify", str(output))
+    printed = verified.communicate(timeout=60)[0].decode()
+    assert verified.returncode == 0, printed
+    assert sorted(pq.read_table(output)["id"].to_pylist()) == list(range(NUM_ROWS))
