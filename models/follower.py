@@ -40,6 +40,7 @@ class Follower:
         self._messages = messages
         self._runners: dict[int, Runner] = {}
         self._left: set[int] = set()  # runners that left a call halfway: they go on when they were cleared
+        self._is_called = False  # to meet again
 
     def serve(self) -> None:
         """Does what comes, for ever."""
@@ -50,8 +51,8 @@ class Follower:
             if call in ("prefill", "decode"):
                 self._left.add(arguments[0])
             self.collectives.close()
-            while self._next() != MEET_AGAIN:  # calls that were made before the first rank knew
-                pass
+            while not self._is_called:  # what comes until then was sent before the first rank knew
+                self._is_called = self._next() == MEET_AGAIN
             self.meet_again()
 
     def _finishes(self, call: str, arguments: Sequence[Any]) -> bool:
@@ -76,6 +77,7 @@ class Follower:
         return self.model.group.collectives
 
     def meet_again(self) -> None:
+        self._is_called = False
         self.collectives.close()
         self.collectives.meet()
 
@@ -91,8 +93,7 @@ class Follower:
         max_cached_tokens(self.model)
 
     def make_runner(self, number: int, looks_for_text: bool) -> None:
-        # Only the first rank has the tokenizer: it sends each text that it looks at.
-        self._runners[number] = Runner(self.model, (lambda _: self._next()) if looks_for_text else None)
+        self._runners[number] = Runner(self.model, self._text if looks_for_text else None)
 
     def prefill(self, number: int, requests: Sequence[Request]) -> None:
         self._whole(number).prefill(requests)
@@ -111,6 +112,14 @@ class Follower:
         if number in self._left:
             raise MemoryError("it left the call before this one halfway")
         return self._runners[number]
+
+    def _text(self, token_ids: Sequence[int]) -> str:  # noqa: ARG002
+        """Only the first rank has the tokenizer: it sends each text that it looks at, unless it has left the call."""
+        text = self._next()
+        if text == MEET_AGAIN:
+            self._is_called = True
+            raise OutOfStepError("the first rank has left the call")
+        return str(text)
 
     def _next(self) -> Any:
         return pickle.loads(self._messages.get())

@@ -108,6 +108,24 @@ def test_the_first_rank_can_be_the_one(tmp_path, raises_on_first_rank):
     model.group.followers.close()
 
 
+def test_the_first_rank_can_leave_while_the_others_wait_for_its_text(tmp_path):
+    """Stop strings: the others get a call to meet where they wait for a text."""
+    folder = checkpoint(tmp_path, "BloomForCausalLM")
+    params = GenerationParams(num_beams=1, max_new_tokens=9, stop_strings=("<7>",))
+    calls = []
+
+    def text(token_ids):
+        calls.append(token_ids)
+        if len(calls) == 4:
+            raise MemoryError("as the test wants")
+        return "".join(f"<{token}>" for token in token_ids)
+
+    model = load_model(folder, tensor_parallel=2)
+    found = Engine(model, stop_text=text).generate(PROMPTS, params)
+    assert tokens(found) == tokens(Engine(load_model(folder), stop_text=text).generate(PROMPTS, params))
+    model.group.followers.close()
+
+
 def test_single_passes_begin_again_with_half_the_budget(tmp_path, in_followers):
     folder, marker = checkpoint(tmp_path, "BloomForSequenceClassification"), tmp_path / "raised"
     in_followers(in_the_middle(1) + RAISES_ONCE.format(marker=str(marker)))
