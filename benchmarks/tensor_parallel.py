@@ -2,7 +2,8 @@
 
 Random weights in the sizes of bart-base and bloom-560m, float32, gloo, one thread a rank. Bytes read are those that the
 loader asks for, as an object store would count them; memory is a rank's private memory after loading, less what it was
-before. Of both, and of the weights, the figures of the rank that has most; times are the first rank's.
+before. Of both, and of the weights, the figures of the rank that has most; times are the first rank's. A step's time in
+collectives is told apart: what the same messages take with nothing between them, and the rest, waiting for other ranks.
 
     python -m benchmarks.tensor_parallel [--model bart-base] [--ranks 1 2 4]
 """
@@ -12,6 +13,7 @@ import json
 import multiprocessing
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,28 +102,41 @@ def run_rank(rank: int, size: int, folder: str, meeting: str, answers: Any) -> N
     for _ in range(STEPS - 1):
         engine.step()
     step = (time.perf_counter() - began) / (STEPS - 1)
-    waited = sum(waiting) / (STEPS - 1)
-    answers.put(
-        (rank, {"read": num_read, "held": held, "weights": weights, "load": loaded, "step": step, "wait": waited})
-    )
+    inside = sum(seconds for _, seconds in waiting) / (STEPS - 1)
+    messages = [message for message, _ in waiting[: len(waiting) // (STEPS - 1)]]  # of a step; all are alike
+    bare = _bare_seconds(messages) if collectives is not None else 0.0
+    found = {"read": num_read, "held": held, "weights": weights, "load": loaded, "step": step, "inside": inside}
+    answers.put((rank, {**found, "bare": bare, "num_messages": len(messages)}))
     if collectives is not None:
         collectives.close()
 
 
-waiting: list[float] = []  # seconds inside collectives, of this process
+waiting: list[tuple[Any, float]] = []  # each collective of this process, as a call to repeat, and its seconds
 
 
 def _count_waiting(collectives: Any) -> None:
-    for name in ("reduce", "gather", "exchange"):
+    for name in ("reduce", "gather"):
         plain = getattr(collectives, name)
 
-        def timed(*arguments: Any, plain: Any = plain) -> Any:
+        def timed(tensor: torch.Tensor, *arguments: Any, plain: Any = plain) -> Any:
             began = time.perf_counter()
-            result = plain(*arguments)
-            waiting.append(time.perf_counter() - began)
+            result = plain(tensor, *arguments)
+            repeated = partial(plain, torch.zeros_like(tensor), *arguments)
+            waiting.append((repeated, time.perf_counter() - began))
             return result
 
         setattr(collectives, name, timed)
+
+
+def _bare_seconds(messages: list[Any]) -> float:
+    """The median of a few rounds."""
+    rounds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        for message in messages:
+            message()
+        rounds.append(time.perf_counter() - began)
+    return sorted(rounds)[2]
 
 
 def main() -> None:
@@ -152,7 +167,8 @@ def main() -> None:
                 f"{size} ranks, each: asks for {read / 1e6:6.0f} MB ({read / num_bytes:.3f}), "
                 f"weights {weights / 1e6:6.0f} MB ({weights / num_bytes:.3f}), "
                 f"private memory {held / 1e6:6.0f} MB, loading {first['load']:.1f} s, "
-                f"step {first['step'] * 1e3:.0f} ms, {first['wait'] * 1e3:.0f} ms of it in collectives",
+                f"step {first['step'] * 1e3:.0f} ms, {first['inside'] * 1e3:.0f} ms of it in {first['num_messages']} "
+                f"collectives ({first['bare'] * 1e3:.0f} ms bare)",
                 flush=True,
             )
 

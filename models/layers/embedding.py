@@ -35,7 +35,8 @@ class VocabularyEmbedding(nn.Module):
         return hidden_ND * self.scale if self.scale != 1.0 else hidden_ND
 
     def parts(self) -> dict[str, Part]:
-        return {"weight": vocabulary_part(self.vocab_size, self.weight, self.group)}
+        rows = run(self.vocab_size, self.group.size, self.group.rank)
+        return {"weight": Part((self.vocab_size, self.weight.shape[1]), rows)}
 
 
 class VocabularyHead(nn.Module):
@@ -75,9 +76,4 @@ class VocabularyHead(nn.Module):
         self._laid_out = lay_out(self.weight)
 
     def parts(self) -> dict[str, Part]:
-        return {"weight": vocabulary_part(self.vocab_size, self.weight, self.group)}
-
-
-def vocabulary_part(vocab_size: int, weight_VD: Tensor, group: TensorParallel) -> Part:
-    """The rows of the vocabulary's matrix that this rank holds; fewer than its weight has on the last rank."""
-    return Part((vocab_size, weight_VD.shape[1]), run(vocab_size, group.size, group.rank))
+        return {"weight": Part((self.vocab_size, self.weight.shape[1]), self.own)}
