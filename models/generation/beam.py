@@ -16,7 +16,7 @@ from models.generation.cohort import Cohort, Done, Step, StopText
 from models.generation.params import GenerationParams
 from models.generation.randomness import gumbels, sample_key
 from models.generation.sequence import Request, SequenceOutput
-from models.generation.vocabulary import WHOLE, Vocabulary
+from models.generation.vocabulary import Vocabulary
 from models.generation.warpers import warp
 
 # transformers' stand-in for minus infinity. Sums with it decide what the search does when nothing good is left.
@@ -28,11 +28,7 @@ class BeamCohort(Cohort):
     """G requests of `num_beams` rows each. Names: G requests, B beams, C candidates, T tokens."""
 
     def __init__(
-        self,
-        params: GenerationParams,
-        device: torch.device,
-        stop_text: StopText | None = None,
-        vocabulary: Vocabulary = WHOLE,
+        self, params: GenerationParams, device: torch.device, stop_text: StopText | None, vocabulary: Vocabulary
     ) -> None:
         super().__init__(params, device, stop_text, vocabulary)
         assert params.num_beams is not None

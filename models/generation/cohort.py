@@ -15,7 +15,7 @@ from models.generation.history import History
 from models.generation.params import GenerationParams
 from models.generation.processors import needs_source, processors_of
 from models.generation.sequence import FinishReason, Request, SequenceOutput
-from models.generation.vocabulary import WHOLE, Vocabulary
+from models.generation.vocabulary import Vocabulary
 
 StopText = Callable[[Sequence[int]], str]  # tokens to the text in which stop strings are looked for
 
@@ -43,11 +43,7 @@ class Cohort(ABC):
     """G requests in R rows; `step` takes logits [R, V] (and may overwrite them) and chooses every row's next token."""
 
     def __init__(
-        self,
-        params: GenerationParams,
-        device: torch.device,
-        stop_text: StopText | None = None,
-        vocabulary: Vocabulary = WHOLE,
+        self, params: GenerationParams, device: torch.device, stop_text: StopText | None, vocabulary: Vocabulary
     ) -> None:
         self.params = params
         self.vocabulary = vocabulary

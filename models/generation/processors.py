@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.generation.history import History
 from models.generation.params import GenerationParams, as_ids
-from models.generation.vocabulary import WHOLE, Vocabulary
+from models.generation.vocabulary import Vocabulary
 
 INFINITY = torch.inf
 
@@ -21,7 +21,7 @@ INFINITY = torch.inf
 Processor = Callable[[Tensor, History, Tensor | None], None]
 
 
-def processors_of(params: GenerationParams, vocabulary: Vocabulary = WHOLE) -> list[Processor]:
+def processors_of(params: GenerationParams, vocabulary: Vocabulary) -> list[Processor]:
     """The processors that resolved params ask for, in the order of application, on the logits of this vocabulary."""
     chain: list[Processor] = []
     if params.encoder_repetition_penalty != 1.0:

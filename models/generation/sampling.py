@@ -9,7 +9,7 @@ from models.generation.cohort import Cohort, Done, Step, StopText
 from models.generation.params import GenerationParams
 from models.generation.randomness import sample_key
 from models.generation.sequence import Request, SequenceOutput
-from models.generation.vocabulary import WHOLE, Vocabulary
+from models.generation.vocabulary import Vocabulary
 from models.generation.warpers import warp
 
 
@@ -17,11 +17,7 @@ class SamplingCohort(Cohort):
     """A row for each sample of each request, one where nothing is drawn. A row leaves when its sequence ends."""
 
     def __init__(
-        self,
-        params: GenerationParams,
-        device: torch.device,
-        stop_text: StopText | None = None,
-        vocabulary: Vocabulary = WHOLE,
+        self, params: GenerationParams, device: torch.device, stop_text: StopText | None, vocabulary: Vocabulary
     ) -> None:
         super().__init__(params, device, stop_text, vocabulary)
         self._samples: list[int] = []  # of each row: which of its request's answers it is
