@@ -115,6 +115,11 @@ def resolve_device(device: str, group: TensorParallel) -> torch.device:
     except RuntimeError as error:
         raise DeviceError(f"device = {device!r} is not a device. Use 'auto', 'cpu', 'cuda' or 'cuda:1'.") from error
     if place.type == "cuda":
+        if not num_devices:
+            raise DeviceError(
+                f"device = {device!r} asked for; torch sees no CUDA device here. Use device = 'cpu', or see that the "
+                "driver works (nvidia-smi) and that torch is built for CUDA."
+            )
         if group.size > 1 and (place.index is not None or group.size > num_devices):
             raise DeviceError(
                 f"tensor_parallel = {group.size} with device = {device!r}: each rank needs a device of its own; this "

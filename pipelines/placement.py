@@ -60,10 +60,10 @@ def _room_by_cpus(engine: EngineConfig, nodes: Sequence[Node]) -> int:
     num_cpus = sum(node.get("CPU", 0) for node in nodes)
     room = math.floor((num_cpus - 2 * STAGE_CPUS) / (RANK_CPUS * engine.tensor_parallel))
     if room < engine.replicas.min:
+        lower = "Lower it" if room > 0 else "Use fewer ranks"
         raise ConfigError(
             f"engine.replicas.min is {engine.replicas.min}; the cluster has {num_cpus:g} logical CPUs, room for "
-            f"{max(room, 0)} replicas{_of_ranks(engine)} beside reading and writing. Lower it"
-            f"{' or engine.tensor_parallel' if engine.tensor_parallel > 1 else ''}, or give Ray more CPUs."
+            f"{max(room, 0)} replicas{_of_ranks(engine)} beside reading and writing. {lower}, or give Ray more CPUs."
         )
     return room
 

@@ -51,7 +51,7 @@ def test_ranks_share_the_cores_of_the_smallest_node():
         (
             engine(8, device="cpu"),
             [{"CPU": 4}],
-            r"4 logical CPUs, room for 0 replicas of 8 ranks .* engine.tensor_parallel",
+            r"4 logical CPUs, room for 0 replicas of 8 ranks .* Use fewer ranks, or",
         ),
     ],
 )
