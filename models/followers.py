@@ -86,6 +86,8 @@ class FollowerProcesses:
                     self.end_after(error)
                     raise
                 self._meet_again()
+                if no_memory is error:
+                    raise  # as its own cause it would be a cycle, and keep the tensors of the call
                 raise no_memory from error
             self._raise_failure()
 
