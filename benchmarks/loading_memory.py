@@ -13,6 +13,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -62,6 +64,26 @@ def private_bytes() -> int:
     raise RuntimeError("/proc/self/status has no RssAnon: this benchmark needs Linux")
 
 
+@contextmanager
+def watching() -> Iterator[list[int]]:
+    """Private bytes every few milliseconds, and once more at the end."""
+    seen: list[int] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            seen.append(private_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        watcher.join()
+        seen.append(private_bytes())
+
+
 def load(uri: str, dtype: str) -> None:
     """Loads in this process and prints base, peak and final bytes as JSON."""
     import models
@@ -80,23 +102,11 @@ def load(uri: str, dtype: str) -> None:
         fsspec.register_implementation("elsewhere", ElsewhereFileSystem)
         uri = uri.replace("local://", "elsewhere://")
     torch.randn(8, 8) @ torch.randn(8, 8)
-    base = peak = private_bytes()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.002):
-            peak = max(peak, private_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    started = time.perf_counter()
-    model = models.load_model(uri, dtype=dtype, device="cpu")
-    seconds = time.perf_counter() - started
-    done.set()
-    watcher.join()
-    final = private_bytes()
-    print(json.dumps({"base": base, "peak": peak, "final": final, "seconds": seconds, "class": type(model).__name__}))
+    base, started = private_bytes(), time.perf_counter()
+    with watching() as seen:
+        model = models.load_model(uri, dtype=dtype, device="cpu")
+    figures = {"base": base, "peak": max(seen), "final": seen[-1], "seconds": time.perf_counter() - started}
+    print(json.dumps({**figures, "class": type(model).__name__}))
 
 
 def main() -> None:

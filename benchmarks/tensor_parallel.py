@@ -1,9 +1,10 @@
 """What a rank reads and holds, and what a decode step costs, at 1, 2 and 4 ranks.
 
 Random weights in the sizes of bart-base and bloom-560m, float32, gloo, one thread a rank. Bytes read are those that the
-loader asks for, as an object store would count them; memory is a rank's private memory after loading, less what it was
-before. Of both, and of the weights, the figures of the rank that has most; times are the first rank's. A step's time in
-collectives is told apart: what the same messages take with nothing between them, and the rest, waiting for other ranks.
+loader asks for, as an object store would count them; memory is a rank's private memory after loading and at its peak
+meanwhile, less what it was before. Of these, and of the weights, the figures of the rank that has most; times are the
+first rank's. A step's time in collectives is told apart: what the same messages take with nothing between them, and the
+rest, waiting for other ranks.
 
     python -m benchmarks.tensor_parallel [--model bart-base] [--ranks 1 2 4]
 """
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.loading_memory import private_bytes
+from benchmarks.loading_memory import private_bytes, watching
 
 MODELS: dict[str, dict[str, Any]] = {
     "bart-base": {
@@ -86,9 +87,10 @@ def run_rank(rank: int, size: int, folder: str, meeting: str, answers: Any) -> N
 
     models.checkpoint.read_bytes = counted
     before, began = private_bytes(), time.perf_counter()
-    model = load_part(folder, None, "float32", place, group)
+    with watching() as seen:
+        model = load_part(folder, None, "float32", place, group)
     loaded = time.perf_counter() - began
-    held = private_bytes() - before
+    held, peak = seen[-1] - before, max(seen) - before
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     if collectives is not None:
         _count_waiting(collectives)
@@ -105,7 +107,15 @@ def run_rank(rank: int, size: int, folder: str, meeting: str, answers: Any) -> N
     inside = sum(seconds for _, seconds in waiting) / (STEPS - 1)
     messages = [message for message, _ in waiting[: len(waiting) // (STEPS - 1)]]  # of a step; all are alike
     bare = _bare_seconds(messages) if collectives is not None else 0.0
-    found = {"read": num_read, "held": held, "weights": weights, "load": loaded, "step": step, "inside": inside}
+    found = {
+        "read": num_read,
+        "held": held,
+        "peak": peak,
+        "weights": weights,
+        "load": loaded,
+        "step": step,
+        "inside": inside,
+    }
     answers.put((rank, {**found, "bare": bare, "num_messages": len(messages)}))
     if collectives is not None:
         collectives.close()
@@ -161,12 +171,14 @@ def main() -> None:
             by_rank = dict(answers.get() for _ in ranks)
             for process in ranks:
                 process.join()
-            read, held, weights = (max(found[key] for found in by_rank.values()) for key in ("read", "held", "weights"))
+            read, held, peak, weights = (
+                max(found[key] for found in by_rank.values()) for key in ("read", "held", "peak", "weights")
+            )
             first = by_rank[0]
             print(
                 f"{size} ranks, each: asks for {read / 1e6:6.0f} MB ({read / num_bytes:.3f}), "
                 f"weights {weights / 1e6:6.0f} MB ({weights / num_bytes:.3f}), "
-                f"private memory {held / 1e6:6.0f} MB, loading {first['load']:.1f} s, "
+                f"private memory {held / 1e6:6.0f} MB, {peak / 1e6:.0f} at the peak, loading {first['load']:.1f} s, "
                 f"step {first['step'] * 1e3:.0f} ms, {first['inside'] * 1e3:.0f} ms of it in {first['num_messages']} "
                 f"collectives ({first['bare'] * 1e3:.0f} ms bare)",
                 flush=True,
