@@ -110,6 +110,7 @@ class Collectives:
     def meet(self) -> "Collectives":
         """Joins the other ranks in a new group, when all are there; what was under way in an old one is lost."""
         self._num_meetings += 1
+        self.is_aborted = False
         file = Path(self.folder) / f"store-{self._num_meetings}"
         store = dist.FileStore(str(file), self._size)  # type: ignore[attr-defined]  # it is there
         if self.device.type == "cuda":
@@ -117,7 +118,6 @@ class Collectives:
             self._group = _nccl(store, self._rank, self._size)
         else:
             self._group = _gloo(store, self._rank, self._size)
-        self.is_aborted = False
         with torch.device(self.device):
             self.reduce(torch.zeros(1), dist.ReduceOp.SUM)  # connections are made by the first use
         return self
