@@ -60,7 +60,7 @@ def measured(model: Any, work: Workload, num_documents: int, num_slots: int) -> 
         engine.step()
         runner = engine._runner
         memories = {memory for own in runner._memories.values() for memory in own}
-        pools = [running.pool for running in runner._running.values()]
+        pools = [pool for running in runner._running.values() for pool in running.cache.pools]
         reserved = sum(pool.num_bytes for pool in pools)
         reserved += sum(key.nbytes + value.nbytes for memory in memories for key, value in memory.layers)
         live = sum(memory.num_tokens for memory in memories) + sum(pool.num_live_entries for pool in pools)

@@ -8,11 +8,12 @@ done leaves and makes room: the batch never drains while work is left.
     runner.py      prompts, then steps             shared_runner.py   the same on several ranks
     prompts.py     prompts into memories           step_attention.py  one step's attention over all of them
     prefixes.py    what prompts have in common     kv_cache.py        keys and values
-    cohort.py      requests that decode alike      history.py         what was said so far
-    beam.py        beam search                     processors.py      what may not be said, or must
-    sampling.py    greedy search and sampling      warpers.py         what is too unlikely to be drawn
-    vocabulary.py  who holds which logits          candidates.py      passes over them
-    randomness.py  numbers that belong to a sample                    device_memory.py   what fits
+    cohort.py      requests that decode alike      pools.py           those of new tokens, by age
+    beam.py        beam search                     history.py         what was said so far
+    sampling.py    greedy search and sampling      processors.py      what may not be said, or must
+    vocabulary.py  who holds which logits          warpers.py         what is too unlikely to be drawn
+    candidates.py  passes over them                randomness.py      numbers that belong to a sample
+    device_memory.py   what fits
 """
 
 import logging

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 8  # steps between two packings: copying is then a few percent of reading, and little room is reserved in vain
@@ -81,6 +82,11 @@ class EntryPool:
         return len(self._places)
 
     @property
+    def depth(self) -> int:
+        """Entries of the unit that has most."""
+        return max((self._num_entries[place] for place in self._places), default=0)
+
+    @property
     def capacity(self) -> int:
         """Entries that each place has room for."""
         return self._keys_values.shape[4]
@@ -108,6 +114,17 @@ class EntryPool:
             self._num_entries[place] = 0
             self._descent_GBE[place] = False
             self._places.append(place)
+
+    def join(self, other: "EntryPool") -> None:
+        """The units of another pool come after the own ones, with their entries."""
+        first, num_others = len(self._num_entries), len(other._num_entries)
+        self._resize(first + num_others, max(self.capacity, other.capacity))
+        self._keys_values[:, :, first:, :, : other.capacity] = other._keys_values
+        self._descent_GBE[first:, :, : other.capacity] = other._descent_GBE
+        self._position_GE[first:, : other.capacity] = other._position_GE
+        self._num_entries += other._num_entries
+        self._places += [first + place for place in other._places]
+        self._free += [first + place for place in other._free]
 
     def keep(self, units: Sequence[int]) -> None:
         """Forgets all units but these."""
@@ -205,22 +222,35 @@ class EntryPool:
         alive_GE = self._descent_GBE.any(1)
         num_alive = alive_GE.sum(1).tolist()
         room = max(num_alive, default=0)
-        if self.width > 1:
-            # The living come first, in their order.
-            order_GE = (~alive_GE).byte().argsort(dim=1, stable=True)[:, :room]
-            places_G1 = torch.arange(len(num_alive), device=order_GE.device)[:, None]
-            packed = [half[:, places_G1, :, order_GE].permute(2, 0, 3, 1, 4) for half in self._keys_values]
-            self._keys_values = torch.stack(packed)
+        new = self.width * max(CHUNK // 2, min(CHUNK, room // (4 * self.width)))
+        if room:
+            # The living in their order, and beyond them the first again: what no sequence sees must be a number too.
+            order_GE = F.pad((~alive_GE).byte().argsort(dim=1, stable=True)[:, :room], (0, new))
+            self._keys_values = _entries(self._keys_values, order_GE)
             self._descent_GBE = self._descent_GBE.gather(2, order_GE[:, None].expand(-1, self.width, -1))
+            self._descent_GBE[:, :, room:] = False
             self._position_GE = self._position_GE.gather(1, order_GE)
+        else:
+            self._resize(len(num_alive), new)
         self._num_entries = num_alive
-        self._resize(len(num_alive), room + CHUNK * self.width)
 
     def _resize(self, num_places: int, capacity: int) -> None:
         """The same entries among zeros: what no sequence sees must still be a number."""
         self._keys_values = _enlarged(self._keys_values, (2, 4), (num_places, capacity))
         self._descent_GBE = _enlarged(self._descent_GBE, (0, 2), (num_places, capacity))
         self._position_GE = _enlarged(self._position_GE, (0, 1), (num_places, capacity))
+
+
+def _entries(keys_values: Tensor, order_GE: Tensor) -> Tensor:
+    """Some entries of each place, [2, L, G, H, E, K], copied once: as rows of K numbers, by their place in memory."""
+    *outer, _, head_dim = keys_values.shape
+    row = torch.zeros((), dtype=torch.long, device=order_GE.device)
+    for size, stride in zip(outer, keys_values.stride(), strict=False):
+        row = row[..., None] + torch.arange(size, device=row.device) * (stride // head_dim)
+    row_GE = row[..., None] + order_GE[:, None]  # [2, L, G, H, E]
+    num_rows = keys_values.untyped_storage().nbytes() // keys_values.itemsize // head_dim
+    rows = keys_values.as_strided((num_rows, head_dim), (head_dim, 1))
+    return rows.index_select(0, row_GE.flatten()).view(*row_GE.shape, head_dim)
 
 
 def _enlarged(old: Tensor, dims: tuple[int, int], sizes: tuple[int, int]) -> Tensor:

@@ -10,20 +10,21 @@ from models.generation.beam import BeamCohort
 from models.generation.cohort import Cohort, Done, StopText
 from models.generation.kv_cache import EntryPool, PromptMemory
 from models.generation.params import GenerationParams
+from models.generation.pools import AgedPools
 from models.generation.prefixes import Prefixes
 from models.generation.prompts import encode, read
 from models.generation.sampling import SamplingCohort
 from models.generation.sequence import Request
-from models.generation.step_attention import Part, StepAttention
+from models.generation.step_attention import StepAttention
 from models.generation.vocabulary import vocabulary_of
 
 
 @dataclass(frozen=True)
 class Running:
-    """A cohort and the keys and values of what its sequences said; the pool's units are the cohort's, in its order."""
+    """A cohort and the keys and values of what its sequences said; the pools' units are the cohort's, in its order."""
 
     cohort: Cohort
-    pool: EntryPool
+    cache: AgedPools
 
 
 class Runner:
@@ -51,7 +52,7 @@ class Runner:
                 self._running[params] = self._start(params)
             running = self._running[params]
             running.cohort.extend(members)
-            running.pool.extend(sum(request.num_sequences for request in members) // running.cohort.width)
+            running.cache.extend(sum(request.num_sequences for request in members) // running.cohort.width)
         return prefilled.num_positions
 
     def decode(self) -> list[Done]:
@@ -61,7 +62,9 @@ class Runner:
         input_ids_N = torch.cat([history.last_tokens() for history in histories])
         position_N = torch.cat([history.length_R for history in histories]) - 1
         parts = [
-            Part(one.pool, [self._memories[request] for request in one.cohort.history.requests]) for one in running
+            part
+            for one in running
+            for part in one.cache.parts([self._memories[request] for request in one.cohort.history.requests])
         ]
         context = StepAttention(parts, position_N, self.model.is_encoder_decoder, self.model.alibi_slopes)
         logits_NV = self.model.local_logits(self.model.decode(input_ids_N, position_N, context))
@@ -69,9 +72,9 @@ class Runner:
         for one, logits_RV in zip(running, logits_NV.split([history.num_rows for history in histories]), strict=True):
             step = one.cohort.step(logits_RV)
             if step.parents_GB is not None:
-                one.pool.reorder(step.parents_GB)
+                one.cache.reorder(step.parents_GB)
             if step.kept is not None:
-                one.pool.keep(step.kept)
+                one.cache.keep(step.kept)
             done += step.done
         for finished in done:
             del self._memories[finished.request]
@@ -89,5 +92,5 @@ class Runner:
         search = BeamCohort if (params.num_beams or 1) > 1 else SamplingCohort
         cohort = search(params, model.device, self._stop_text, vocabulary_of(model))
         like = torch.empty(0, dtype=model.dtype, device=model.device)
-        pool = EntryPool(model.num_layers, model.num_heads, model.head_dim, cohort.width, like, model.alibi_slopes)
-        return Running(cohort, pool)
+        sizes = (model.num_layers, model.num_heads, model.head_dim, cohort.width)
+        return Running(cohort, AgedPools(lambda: EntryPool(*sizes, like, model.alibi_slopes)))

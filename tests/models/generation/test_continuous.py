@@ -86,9 +86,10 @@ def test_invariants_hold_after_every_step_of_a_long_random_run():
         assert set(searched) == set(runner._memories) == scheduler.running
         for one in runner._running.values():
             assert one.cohort.requests, "an empty cohort was kept"
-            assert one.cohort.history.num_rows == one.pool.num_units * one.pool.width
-            slots = one.pool._places + one.pool._free
-            assert sorted(slots) == list(range(len(one.pool._num_entries))), "a slot is owned twice, or leaked"
+            assert one.cohort.history.num_rows == sum(pool.num_units * pool.width for pool in one.cache.pools)
+            for pool in one.cache.pools:
+                slots = pool._places + pool._free
+                assert sorted(slots) == list(range(len(pool._num_entries))), "a slot is owned twice, or leaked"
         assert scheduler.num_reserved_tokens == sum(request.max_cached_tokens for request in searched)
         if len(searched) > 1:
             assert scheduler.num_running_sequences <= 12

@@ -7,6 +7,8 @@ import torch
 
 from models.generation.candidates import BLOCK, log_normalizer, top_candidates
 from models.generation.kv_cache import EntryPool
+from models.generation.pools import AgedPools
+from models.generation.step_attention import StepAttention
 
 H, K = 2, 4
 
@@ -24,21 +26,25 @@ def plain_attention(history, q_HK, slopes, position):
 @pytest.mark.parametrize("width", [1, 3])
 @pytest.mark.parametrize("has_alibi", [False, True])
 def test_pooled_attention_is_plain_attention_over_each_sequences_own_history(width, has_alibi):
+    """Also while pools of several ages begin, join and end."""
     torch.manual_seed(width)
+    most_pools = 0
     choice = random.Random(width)
     slopes = torch.tensor([0.5, 0.125]) if has_alibi else None
-    pool = EntryPool(1, H, K, width, torch.empty(0), slopes)
+    cache = AgedPools(lambda: EntryPool(1, H, K, width, torch.empty(0), slopes))
     histories: list[list[list]] = []  # of each unit, of each sequence
     positions: list[int] = []
-    for _ in range(70):
+    for _ in range(120):
         num_new = choice.choice((0, 0, 1, 2)) if histories else 2
         if num_new:
-            pool.extend(num_new)
+            cache.extend(num_new)
             histories += [[[] for _ in range(width)] for _ in range(num_new)]
             positions += [choice.randint(0, 5) for _ in range(num_new)]
         q_NHK, k_NHK, v_NHK = torch.randn(3, len(histories) * width, H, K)
-        pool.begin_step(torch.tensor(positions))
-        attended_NHK = pool.attend(0, q_NHK, k_NHK, v_NHK)
+        parts = cache.parts([()] * len(q_NHK))
+        context = StepAttention(parts, torch.tensor(positions).repeat_interleave(width), True, slopes)
+        attended_NHK = context.attend(0, q_NHK * K**0.5, k_NHK, v_NHK)
+        most_pools = max(most_pools, len(parts))
         for row in range(len(histories) * width):
             unit, sequence = divmod(row, width)
             histories[unit][sequence].append((k_NHK[row], v_NHK[row], positions[unit]))
@@ -47,12 +53,27 @@ def test_pooled_attention_is_plain_attention_over_each_sequences_own_history(wid
         positions = [position + 1 for position in positions]
         if width > 1:
             parents = [[choice.randrange(width) for _ in range(width)] for _ in histories]
-            pool.reorder(torch.tensor(parents))
+            cache.reorder(torch.tensor(parents))
             histories = [[list(unit[parent]) for parent in own] for unit, own in zip(histories, parents, strict=True)]
         if choice.random() < 0.4:
             kept = [unit for unit in range(len(histories)) if choice.random() < 0.8]
-            pool.keep(kept)
+            cache.keep(kept)
             histories, positions = [histories[unit] for unit in kept], [positions[unit] for unit in kept]
+    assert most_pools > 1
+
+
+def test_a_request_that_starts_does_not_get_the_room_of_an_old_one():
+    cache = AgedPools(lambda: EntryPool(1, H, K, 1, torch.empty(0), None))
+    cache.extend(1)
+    for step in range(100):
+        if step == 90:
+            cache.extend(20)
+        for part in cache.parts([()] * 21):
+            part.pool.begin_step(torch.full((part.pool.num_units,), step))
+    assert [pool.num_units for pool in cache.pools] == [1, 20]
+    assert cache.pools[1].capacity < 20
+    cache.keep(list(range(1, 21)))
+    assert [pool.num_units for pool in cache.pools] == [20]
 
 
 def test_entries_without_descendants_are_dropped():
