@@ -27,7 +27,8 @@ from models.generation.device_memory import is_out_of_memory, max_cached_tokens
 from models.generation.runner import Runner
 from models.generation.sequence import Request
 from models.loading import load_part, resolve_device
-from models.parallel import Collectives, OutOfStepError, TensorParallel
+from models.parallel import SINGLE, Collectives, OutOfStepError, TensorParallel, open_store
+from models.rank_process import own_address
 from models.single_pass import SinglePass
 
 
@@ -126,6 +127,7 @@ class Follower:
 
 
 def main(file_descriptor: int) -> None:
+    """Serves the first rank at the other end of a socket; never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches a whole terminal; the first rank decides
     connection = Connection(file_descriptor)
     settings = connection.recv()
@@ -133,8 +135,12 @@ def main(file_descriptor: int) -> None:
     rank, size = settings["rank"], settings["size"]
     try:
         torch.set_num_threads(settings["num_threads"])
-        place = resolve_device(settings["device"], TensorParallel(rank=rank, size=size))
-        collectives = Collectives(settings["folder"], rank, size, place)
+        if settings["store"] is None:
+            place = resolve_device(settings["device"], TensorParallel(rank=rank, size=size))
+            collectives = Collectives(settings["folder"], rank, size, place)
+        else:  # a device of its own is all that this process sees
+            place, host = resolve_device(settings["device"], SINGLE), own_address(file_descriptor)
+            collectives = Collectives(settings["folder"], rank, size, place, host, open_store(*settings["store"]))
         threading.Thread(target=_read, args=(connection, messages, collectives), daemon=True).start()
         connection.send("awake")
         group = TensorParallel(rank=rank, size=size, collectives=collectives.meet())

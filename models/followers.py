@@ -4,29 +4,27 @@
     together("prefill", requests) ---- a small message ----> prefill(requests)
             its part of the call  <---- collectives ------>  its part of the call
 
-Each follower has one end of a socket pair. When the first rank's process ends, whatever ended it, the system closes the
-other end, and the follower goes. When a follower ends, the first rank reads the end of its messages, and says so.
+Each follower has one end of a connection (models/rank_process.py). When the first rank's process ends, whatever ended
+it, the system closes the other end, and the follower goes. When a follower ends, the first rank reads the end of its
+messages, and says so.
 """
 
 import atexit
 import contextlib
 import logging
-import os
 import pickle
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from models.errors import DeviceError, ModelError, RankLostError
 from models.generation.device_memory import is_out_of_memory
+from models.parallel import open_store
+from models.rank_process import LOOPBACK, Caller, Child, Elsewhere, RankProcess
 
 log = logging.getLogger(__name__)
 
@@ -46,20 +44,25 @@ class NoMemory:
 class FollowerProcesses:
     """Starts the ranks from the second on, tells them what to do, and notices when one is gone."""
 
-    def __init__(self, size: int, load: dict[str, Any]) -> None:
-        """`load`: what models/follower.py needs to load its part; returns when all are about to join the group."""
+    def __init__(self, size: int, load: dict[str, Any], elsewhere: Elsewhere | None = None) -> None:
+        """`load`: what models/follower.py needs to load its part; returns when all are about to join the group.
+
+        `elsewhere` starts the ranks on other nodes; by default they are children on this one.
+        """
         self.folder = tempfile.mkdtemp(prefix="batchloom-ranks-")  # where the ranks meet; readable by this user alone
+        self.host = LOOPBACK if elsewhere is None else elsewhere.host
+        self.store = None if elsewhere is None else open_store(self.host)  # where they meet on several nodes
         self.failure: ModelError | None = None
         self.collectives: Any = None  # set when joined; a dead follower ends what waits for it there
         self._turn = threading.RLock()
         self._changed = threading.Condition()
         self._arrived: dict[str, int] = {}
         self._no_memory: NoMemory | None = None
-        self._connections: list[Connection] = []
-        self._processes: list[subprocess.Popen[bytes]] = []
-        for rank in range(1, size):
-            self._start(rank, {**load, "rank": rank, "size": size, "folder": self.folder})
+        self._processes: list[RankProcess] = []
         atexit.register(self.close)
+        load = {**load, "size": size, "folder": self.folder, "store": self.store and (self.host, self.store.port)}
+        for rank in range(1, size):
+            self._start(rank, elsewhere, {**load, "rank": rank})
         self.wait_for("awake")
 
     @contextlib.contextmanager
@@ -146,9 +149,9 @@ class FollowerProcesses:
     def send(self, message: Any) -> None:
         """A message to all followers."""
         content = pickle.dumps(message)
-        for connection in self._connections:
+        for process in self._processes:
             try:
-                connection.send_bytes(content)
+                process.connection.send_bytes(content)
             except OSError as error:
                 self._wait_for_reason()
                 self._raise_failure(error)
@@ -179,43 +182,32 @@ class FollowerProcesses:
 
     @property
     def process_ids(self) -> list[int]:
-        return [process.pid for process in self._processes]
+        return [process.process_id for process in self._processes if process.process_id is not None]
 
-    def _start(self, rank: int, settings: dict[str, Any]) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "models.follower", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            )
-        connection = Connection(ours.detach())
+    def _start(self, rank: int, elsewhere: Elsewhere | None, settings: dict[str, Any]) -> None:
+        process = Child() if elsewhere is None else Caller(elsewhere, rank)
         self._processes.append(process)
-        self._connections.append(connection)
-        connection.send(settings)
-        threading.Thread(
-            target=self._listen, args=(rank, process, connection), name=f"rank {rank}", daemon=True
-        ).start()
+        process.connection.send(settings)
+        threading.Thread(target=self._listen, args=(rank, process), name=f"rank {rank}", daemon=True).start()
 
-    def _listen(self, rank: int, process: subprocess.Popen[bytes], connection: Connection) -> None:
+    def _listen(self, rank: int, process: RankProcess) -> None:
         """A follower's thread here: reads what it says until it ends."""
         failure: ModelError | None = None
         with contextlib.suppress(EOFError, OSError):
             while True:
-                word = connection.recv()
+                word = process.connection.recv()
                 if isinstance(word, ModelError):
                     failure = word
                 elif isinstance(word, NoMemory):
                     self._note_no_memory(word)
                 else:
                     self._note(word)
-        code = process.wait()
+        how = process.end()
         self._fail(
             failure
             or RankLostError(
-                f"Rank {rank} of the model (process {process.pid}) ended with {_in_words(code)}. Its part of the model "
-                "is gone, and with it this replica. Look for its last words above, or for an out-of-memory kill."
+                f"Rank {rank} of the model {how}. Its part of the model is gone, and with it this replica. Look for "
+                "its last words above, or for an out-of-memory kill."
             )
         )
 
@@ -258,7 +250,3 @@ class FollowerProcesses:
 def again(failure: ModelError) -> ModelError:
     """The same failure as a new object: one that is raised twice collects tracebacks, and in them tensors."""
     return type(failure)(*failure.args)
-
-
-def _in_words(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -23,6 +23,7 @@ from models.hub import ModelSource, open_source
 from models.layers.embedding import VocabularyHead
 from models.layers.linear import ColumnLinear, RowLinear
 from models.parallel import SINGLE, Collectives, TensorParallel
+from models.rank_process import Elsewhere
 from models.registry import architecture_of, model_class
 from models.weights import differing_copies, fill, tie
 
@@ -36,6 +37,7 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     tensor_parallel: int = 1,
+    elsewhere: Elsewhere | None = None,
 ) -> LoadedModel:
     """A checkpoint as a model, ready to run.
 
@@ -43,12 +45,12 @@ def load_model(
     `dtype`: "float32", "float16", "bfloat16", or "auto", the checkpoint's own on an accelerator and float32 on a CPU.
     `device`: "auto" (an accelerator where there is one), "cpu", "cuda", "cuda:1". `tensor_parallel`: the number of
     ranks that hold the model together, each on a device of its own. The caller is the first; the others are processes
-    that are started here, read their slices only, and end with the caller.
+    that are started here, or by `elsewhere` on other nodes; they read their slices only, and end with the caller.
     Raises CheckpointError with all that does not fit, UnsupportedModelError, DeviceError.
     """
     if tensor_parallel == 1:
         return load_part(uri, architecture, dtype, resolve_device(device, SINGLE), SINGLE)
-    place = resolve_device(device, TensorParallel(size=tensor_parallel))
+    place = resolve_device(device, TensorParallel(size=tensor_parallel) if elsewhere is None else SINGLE)
     check_ranks(read_configuration(open_source(str(uri)))[0], tensor_parallel)
     followers = FollowerProcesses(
         tensor_parallel,
@@ -59,9 +61,12 @@ def load_model(
             "device": device,
             "num_threads": torch.get_num_threads(),
         },
+        elsewhere,
     )
     try:
-        followers.collectives = Collectives(followers.folder, 0, tensor_parallel, place)
+        followers.collectives = Collectives(
+            followers.folder, 0, tensor_parallel, place, followers.host, followers.store
+        )
         followers.meet()
         group = TensorParallel(rank=0, size=tensor_parallel, collectives=followers.collectives, followers=followers)
         model = load_part(uri, architecture, dtype, place, group)

@@ -19,6 +19,7 @@ import torch.distributed.distributed_c10d as c10d
 from torch import Tensor
 
 from models.division import share
+from models.rank_process import LOOPBACK
 
 # Ranks wait for each other inside a call only, never for work: what takes longer than this is stuck.
 TIMEOUT = timedelta(minutes=5)
@@ -99,9 +100,14 @@ class Collectives:
     A group of its own and not torch.distributed's default, of which a process has one: it may hold several models.
     """
 
-    def __init__(self, folder: str, rank: int, size: int, device: torch.device) -> None:
-        """`folder`: where the ranks meet, through a file."""
-        self.folder, self.device = folder, device
+    def __init__(
+        self, folder: str, rank: int, size: int, device: torch.device, host: str = LOOPBACK, store: Any = None
+    ) -> None:
+        """`folder`: where ranks of one node meet, through a file; those of several meet in the first one's `store`.
+
+        `host`: the address under which the others reach this rank.
+        """
+        self.folder, self.device, self._host, self._store = folder, device, host, store
         self._rank, self._size = rank, size
         self._num_meetings = 0
         self._group: Any = None
@@ -111,13 +117,17 @@ class Collectives:
         """Joins the other ranks in a new group, when all are there; what was under way in an old one is lost."""
         self._num_meetings += 1
         self.is_aborted = False
-        file = Path(self.folder) / f"store-{self._num_meetings}"
-        store = dist.FileStore(str(file), self._size)  # type: ignore[attr-defined]  # it is there
+        name = f"store-{self._num_meetings}"
+        stores: Any = dist  # whose names torch does not export by its types
+        if self._store is None:
+            store = stores.FileStore(str(Path(self.folder) / name), self._size)
+        else:
+            store = stores.PrefixStore(name, self._store)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # NCCL takes memory of its own
             self._group = _nccl(store, self._rank, self._size)
         else:
-            self._group = _gloo(store, self._rank, self._size)
+            self._group = _gloo(store, self._rank, self._size, self._host)
         with torch.device(self.device):
             self.reduce(torch.zeros(1), dist.ReduceOp.SUM)  # connections are made by the first use
         return self
@@ -175,10 +185,16 @@ class Collectives:
         self._group = None
 
 
-def _gloo(store: Any, rank: int, size: int) -> Any:
+def open_store(host: str, port: int = 0) -> Any:
+    """What ranks of several nodes meet in: the first one's, where no port is given, else a connection to it."""
+    stores: Any = dist
+    return stores.TCPStore(host, port, is_master=not port, wait_for_workers=False, timeout=TIMEOUT)
+
+
+def _gloo(store: Any, rank: int, size: int, host: str) -> Any:
     backend: Any = dist.ProcessGroupGloo
     options = backend._Options()
-    options._devices = [backend.create_device(hostname="127.0.0.1")]  # ranks share a machine
+    options._devices = [backend.create_device(hostname=host)]
     options._timeout = TIMEOUT
     return backend(store, rank, size, options)
 

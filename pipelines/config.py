@@ -56,7 +56,7 @@ class EngineConfig:
     device: str = "auto"
     """auto: an accelerator where there is one; cpu; cuda."""
     tensor_parallel: int = 1
-    """Ranks of a replica: devices that hold one model together. A node must have as many."""
+    """Ranks of a replica: devices that hold one model together, on one node where a node has as many GPUs."""
     reserve_gpus: bool = False
     """With device cpu: replicas hold as many of the cluster's GPUs as they have ranks all the same. For a rehearsal."""
     probe: bool = True

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from pipelines.errors import JobError, PipelineError, failing_as
 from pipelines.metrics import READY_AT
 from pipelines.replica import Replica, start_replica
 from pipelines.results import in_order, result_table
+from pipelines.spanning import SpanningReplica
 from pipelines.starts import Starts
 from pipelines.tasks.base import Prepared, Task
 from pipelines.tokenize import tokenizer_of
@@ -24,10 +25,11 @@ from pipelines.work import Work
 class Infer:
     """Callable class for `map_batches`: units with requests in, units with results out."""
 
-    def __init__(self, settings: Mapping[str, Any], starts: Starts) -> None:
+    def __init__(self, settings: Mapping[str, Any], groups: Sequence[Any], starts: Starts) -> None:
+        """`groups`: those of pipelines/spanning.py, where a replica's ranks are on several nodes."""
         self._task, self._model = settings["task"], settings["model"]
         try:
-            self._replica = _start(settings, starts)
+            self._replica = _start(settings, groups, starts)
         except (PipelineError, ModelError) as failure:
             # Told by the first unit: of what a constructor raises, Ray gives the driver a text and no error.
             self._failure: Exception | None = failure
@@ -49,14 +51,14 @@ class Infer:
         yield work.with_results(results, measures).to_batch()
 
 
-def _start(settings: Mapping[str, Any], starts: Starts) -> Replica:
+def _start(settings: Mapping[str, Any], groups: Sequence[Any], starts: Starts) -> Replica:
     """A replica, or what keeps it from being one. A rank that is lost ends this process: a new start may do better."""
     refusal = starts.begin()
     if refusal is not None:
         raise JobError(refusal)
     try:
         with failing_as("Loading the model"):
-            replica = start_replica(**settings)
+            replica: Replica = SpanningReplica(settings, groups) if groups else start_replica(**settings)
     except RankLostError as lost:
         starts.lost(str(lost))
         _end(lost)

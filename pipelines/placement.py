@@ -25,6 +25,8 @@ class Placement:
 
     device: str
     """What its ranks compute on: cpu or cuda."""
+    spans_nodes: bool
+    """Its ranks are actors of their own, in a placement group; what is asked for is the rest."""
     num_cpus: float
     num_gpus: int
     max_replicas: int
@@ -37,28 +39,33 @@ def place(engine: EngineConfig, nodes: Sequence[Node]) -> Placement:
     """Raises ConfigError, with what is there, where the fewest replicas that the job asks for find no room."""
     gpus_by_node = sorted((int(node.get("GPU", 0)) for node in nodes), reverse=True)
     device = ("cuda" if gpus_by_node[0] else "cpu") if engine.device == "auto" else engine.device
-    num_gpus = engine.tensor_parallel if device != "cpu" or engine.reserve_gpus else 0
-    max_replicas = min(engine.replicas.max, _room_by_cpus(engine, nodes))
-    if num_gpus:
-        max_replicas = min(max_replicas, _room_by_gpus(engine, gpus_by_node))
+    size = engine.tensor_parallel
+    holds_gpus = device != "cpu" or engine.reserve_gpus
+    spans_nodes = holds_gpus and size > gpus_by_node[0]
+    max_replicas = min(engine.replicas.max, _room_by_cpus(engine, nodes, size + spans_nodes))
+    if holds_gpus:
+        max_replicas = min(max_replicas, _room_by_gpus(engine, gpus_by_node, spans_nodes))
     if max_replicas < engine.replicas.max:
         log.warning("engine.replicas.max is %d; the cluster has room for %d", engine.replicas.max, max_replicas)
     cores = min(int(node.get("CPU", 1)) for node in nodes)
-    ranks_per_node = math.ceil(max_replicas / len(nodes)) * engine.tensor_parallel
+    on_a_node = (
+        math.ceil(max_replicas * size / len(nodes)) if spans_nodes else math.ceil(max_replicas / len(nodes)) * size
+    )
     return Placement(
         device=device,
-        num_cpus=RANK_CPUS * engine.tensor_parallel,
-        num_gpus=num_gpus,
+        spans_nodes=spans_nodes,
+        num_cpus=RANK_CPUS * (1 if spans_nodes else size),
+        num_gpus=size if holds_gpus and not spans_nodes else 0,
         max_replicas=max_replicas,
-        threads_per_rank=max(1, cores // ranks_per_node),  # Ray would give each actor a single one
+        threads_per_rank=max(1, cores // on_a_node),  # Ray would give each actor a single one
         cores_per_node=cores,
     )
 
 
-def _room_by_cpus(engine: EngineConfig, nodes: Sequence[Node]) -> int:
+def _room_by_cpus(engine: EngineConfig, nodes: Sequence[Node], num_actors: int) -> int:
     """Replicas that left no CPU for the other stages would hang the job without a word."""
     num_cpus = sum(node.get("CPU", 0) for node in nodes)
-    room = math.floor((num_cpus - 2 * STAGE_CPUS) / (RANK_CPUS * engine.tensor_parallel))
+    room = math.floor((num_cpus - 2 * STAGE_CPUS) / (RANK_CPUS * num_actors))
     if room < engine.replicas.min:
         lower = "Lower it" if room > 0 else "Use fewer ranks"
         raise ConfigError(
@@ -68,20 +75,16 @@ def _room_by_cpus(engine: EngineConfig, nodes: Sequence[Node]) -> int:
     return room
 
 
-def _room_by_gpus(engine: EngineConfig, gpus_by_node: Sequence[int]) -> int:
-    """A replica's ranks share a node and have a GPU each."""
+def _room_by_gpus(engine: EngineConfig, gpus_by_node: Sequence[int], spans_nodes: bool) -> int:
+    """A replica's ranks have a GPU each, of one node where a node has as many."""
     size = engine.tensor_parallel
-    room = sum(num_gpus // size for num_gpus in gpus_by_node)
-    if not room and size > 1:
-        raise ConfigError(
-            f"engine.tensor_parallel is {size}: the ranks of a replica need {size} GPUs of one node. The cluster has "
-            f"{_listed(gpus_by_node)}. Use fewer ranks, add nodes that have as many, or set engine.device: cpu."
-        )
+    room = sum(gpus_by_node) // size if spans_nodes else sum(num_gpus // size for num_gpus in gpus_by_node)
     if room < engine.replicas.min:
-        needed = "a GPU" if size == 1 else f"{size} GPUs of one node"
+        needed = "a GPU" if size == 1 else f"{size} GPUs{'' if spans_nodes else ' of one node'}"
+        lower = "Lower it" if room else "Use fewer ranks" if size > 1 else "Add GPUs"
         raise ConfigError(
             f"engine.replicas.min is {engine.replicas.min}: each replica{_of_ranks(engine)} needs {needed}. The "
-            f"cluster has {_listed(gpus_by_node)}, room for {room}. Lower it, add nodes, or set engine.device: cpu."
+            f"cluster has {_listed(gpus_by_node)}, room for {room}. {lower}, or set engine.device: cpu."
         )
     return room
 

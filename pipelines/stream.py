@@ -17,7 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from models.errors import ModelError
-from pipelines import ledger, probe
+from pipelines import ledger, probe, spanning
 from pipelines.errors import JobError, PipelineError
 from pipelines.infer import Infer
 from pipelines.job_plan import JobPlan
@@ -44,11 +44,13 @@ def stream(job: JobPlan, pending: Sequence[Unit]) -> Iterator[tuple[UnitRecord, 
     with _cluster(), _translated_errors():
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         placement = place(job.config.engine, nodes)
-        dataset = _dataset(job, pending, placement, _probe_answers(job, placement))
-        batch: Any  # an Arrow table: the format asked for
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for record, measures in zip(batch["record"].to_pylist(), batch["measures"].to_pylist(), strict=True):
-                yield UnitRecord(**json.loads(record)), json.loads(measures)
+        answers = _probe_answers(job, placement)
+        with spanning.groups(placement, job.config.engine.tensor_parallel) as groups:
+            dataset = _dataset(job, pending, placement, groups, answers)
+            batch: Any  # an Arrow table: the format asked for
+            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for record, measures in zip(batch["record"].to_pylist(), batch["measures"].to_pylist(), strict=True):
+                    yield UnitRecord(**json.loads(record)), json.loads(measures)
 
 
 def _probe_answers(job: JobPlan, placement: Placement) -> probe.Answers | None:
@@ -65,7 +67,11 @@ def _probe_answers(job: JobPlan, placement: Placement) -> probe.Answers | None:
 
 
 def _dataset(
-    job: JobPlan, pending: Sequence[Unit], placement: Placement, probe_answers: probe.Answers | None
+    job: JobPlan,
+    pending: Sequence[Unit],
+    placement: Placement,
+    groups: Sequence[Any],
+    probe_answers: probe.Answers | None,
 ) -> Dataset:
     config, engine = job.config, job.config.engine
     rows = [{"units": json.dumps([asdict(unit) for unit in stretch])} for stretch in stretches(job.shards, pending)]
@@ -98,7 +104,7 @@ def _dataset(
         .map_batches(tokenize, num_cpus=STAGE_CPUS, **one_unit)
         .map_batches(
             Infer,
-            fn_constructor_args=(infer, Starts()),
+            fn_constructor_args=(infer, groups, Starts()),
             compute=pool,
             num_cpus=placement.num_cpus,
             num_gpus=placement.num_gpus,

@@ -1,4 +1,4 @@
-"""A job of two replicas with two ranks each on a cluster's GPUs, where the GPUs are logical and the products a CPU's.
+"""Replicas of two ranks on the GPUs of one node or of two, where the GPUs are logical and the products a CPU's.
 
 Whatever is killed, the job ends right, and nothing is left on a cluster that lives on.
 """
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +41,18 @@ def address(temporary_folder: Path) -> Iterator[str]:  # noqa: ARG001  # it come
     resources = {"num_cpus": 4, "num_gpus": 4, "object_store_memory": 10**8, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=resources)
     yield cluster.address
+    cluster.shutdown()
+
+
+@pytest.fixture
+def nodes(temporary_folder: Path) -> Iterator[Any]:  # noqa: ARG001  # it comes first
+    """A cluster whose head has no GPU, and three nodes of one: no node has two."""
+    from ray.cluster_utils import Cluster
+
+    resources = {"object_store_memory": 10**8, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **resources})
+    cluster.gpu_nodes = [cluster.add_node(num_cpus=2, num_gpus=1, object_store_memory=10**8) for _ in range(3)]
+    yield cluster
     cluster.shutdown()
 
 
@@ -86,6 +99,17 @@ def wait_until(condition: Callable[[], object], seconds: float, otherwise: Calla
         time.sleep(0.1)
 
 
+def more_parts(process: "subprocess.Popen[bytes]", output: Path, num_parts: int) -> Callable[[], bool]:
+    """A condition for wait_until; more than a few parts may be on their way when something is killed."""
+    before = len(list(output.glob("*.parquet")))
+
+    def are_there() -> bool:
+        assert process.poll() is None, process.stdout.read().decode()
+        return len(list(output.glob("*.parquet"))) >= before + num_parts
+
+    return are_there
+
+
 def held_gpus(address: str) -> float:
     """GPUs of the cluster that somebody holds."""
     code = (
@@ -101,19 +125,48 @@ def shared_memory() -> set[str]:
     return {path.name for path in Path("/dev/shm").iterdir()}
 
 
+@pytest.mark.slow
+def test_ranks_on_two_nodes_survive_the_loss_of_a_node_and_nothing_is_held_after_a_killed_driver(
+    job_file: Path, nodes: Any
+) -> None:
+    """One replica of two ranks; when a node goes, with one of them, the third node takes its place."""
+    output, settings = job_file.parent / "out", ("--set", "engine.replicas.min=1", "--set", "engine.replicas.max=1")
+    address = nodes.address
+
+    process = batchloom("run", str(job_file), *settings, RAY_ADDRESS=address)
+    wait_until(more_parts(process, output, 2), 120)
+    assert held_gpus(address) == 2
+    (rank,) = running("ray::OtherRank")
+    node = node_of(rank, nodes.gpu_nodes)
+    nodes.remove_node(node, allow_graceful=False)
+    wait_until(more_parts(process, output, 6), 120)
+    os.kill(running("ray::FirstRank")[0], signal.SIGKILL)
+    wait_until(more_parts(process, output, 6), 120)
+
+    process.kill()
+    process.wait()
+    wait_until(lambda: held_gpus(address) == 0, 30)  # the group is gone too: it alone would hold them
+    wait_until(lambda: not running("ray::FirstRank") + running("ray::OtherRank") + running("Infer"), 30)
+
+    process = batchloom("run", str(job_file), *settings, RAY_ADDRESS=address)
+    printed = process.communicate(timeout=300)[0].decode()
+    assert process.returncode == 0, printed
+    assert held_gpus(address) == 0
+    verified = batchloom("verify", str(output))
+    printed = verified.communicate(timeout=60)[0].decode()
+    assert verified.returncode == 0, printed
+
+
+def node_of(process_id: int, nodes: list[Any]) -> Any:
+    """The node whose raylet started a process."""
+    parent = int(Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return next(node for node in nodes if parent in {raylet.process.pid for raylet in node.all_processes["raylet"]})
+
+
 def test_rank_actor_and_driver_are_killed_in_turn_and_the_job_ends_right(
     job_file: Path, address: str, temporary_folder: Path
 ) -> None:
     output = job_file.parent / "out"
-
-    def more(process: "subprocess.Popen[bytes]", num_parts: int) -> Callable[[], bool]:
-        before = len(list(output.glob("*.parquet")))
-
-        def are_there() -> bool:
-            assert process.poll() is None, process.stdout.read().decode()
-            return len(list(output.glob("*.parquet"))) >= before + num_parts
-
-        return are_there
 
     def nothing_is_left() -> bool:
         ranks_and_replicas = running("models.follower") + running("Infer") + running("pipelines")
@@ -123,17 +176,17 @@ def test_rank_actor_and_driver_are_killed_in_turn_and_the_job_ends_right(
 
     before, left = shared_memory(), []
     process = batchloom("run", str(job_file), RAY_ADDRESS=address)
-    wait_until(more(process, 2), 120)
+    wait_until(more_parts(process, output, 2), 120)
     wait_until(lambda: len(running("models.follower")) == len(running("Infer")) == 2, 60)
     assert held_gpus(address) == 4
 
     os.kill(running("models.follower")[0], signal.SIGKILL)
-    wait_until(more(process, 6), 60)  # more than a few may be on their way to be written
+    wait_until(more_parts(process, output, 6), 60)
     wait_until(lambda: len(running("models.follower")) == len(running("Infer")) == 2, 60)
 
     os.kill(running("Infer")[0], signal.SIGKILL)
     wait_until(lambda: len(running("models.follower")) == 1, 10)
-    wait_until(more(process, 6), 60)
+    wait_until(more_parts(process, output, 6), 60)
 
     process.kill()
     process.wait()

@@ -31,6 +31,13 @@ def test_a_pool_grows_as_far_as_whole_replicas_find_room_on_nodes():
     assert place(engine(1, most=99), [{"CPU": 2}]).max_replicas == 3
 
 
+def test_ranks_span_nodes_where_no_node_has_as_many_gpus():
+    found = place(engine(6, most=2), GPUS)
+    assert (found.spans_nodes, found.max_replicas, found.num_gpus, found.num_cpus) == (True, 1, 0, 0.5)
+    assert not place(engine(4), GPUS).spans_nodes
+    assert not place(engine(8, device="cpu"), [{"CPU": 8}]).spans_nodes
+
+
 def test_ranks_share_the_cores_of_the_smallest_node():
     assert place(engine(2, most=2), [{"CPU": 16}, {"CPU": 8}]).threads_per_rank == 4
     assert place(engine(2, most=2), [{"CPU": 3}]).threads_per_rank == 1
@@ -40,14 +47,22 @@ def test_ranks_share_the_cores_of_the_smallest_node():
     ("asked", "nodes", "message"),
     [
         (
-            engine(8),
+            engine(16),
             GPUS,
-            r"parallel is 8: .* 8 GPUs of one node. The cluster has 9 GPUs on 3 nodes \(4, 4, 1\). Use fewer",
+            r"of 16 ranks needs 16 GPUs. The cluster has 9 GPUs on 3 nodes \(4, 4, 1\), room for 0. Use",
         ),
-        (engine(2), [{"CPU": 4, "GPU": 1}], r"need 2 GPUs of one node. The cluster has 1 GPU. Use fewer"),
-        (engine(4, 3, 3), GPUS, r"min is 3: each replica of 4 ranks needs 4 GPUs of one node. .* room for 2. Lower"),
-        (engine(device="cuda"), [{"CPU": 4}], r"each replica needs a GPU. The cluster has 0 GPUs, room for 0. Lower"),
-        (engine(2, device="cpu", reserve_gpus=True), [{"CPU": 4}], r"The cluster has 0 GPUs."),
+        (
+            engine(2),
+            [{"CPU": 4, "GPU": 1}],
+            r"needs 2 GPUs. The cluster has 1 GPU, room for 0. Use fewer ranks, or set",
+        ),
+        (engine(4, 3, 3), GPUS, r"min is 3: each replica of 4 ranks needs 4 GPUs of one node. .* room for 2. Lower it"),
+        (
+            engine(device="cuda"),
+            [{"CPU": 4}],
+            r"each replica needs a GPU. The cluster has 0 GPUs, room for 0. Add GPUs",
+        ),
+        (engine(2, device="cpu", reserve_gpus=True), [{"CPU": 4}], r"The cluster has 0 GPUs, room for 0."),
         (
             engine(8, device="cpu"),
             [{"CPU": 4}],
