@@ -54,11 +54,9 @@ class SpanningReplica:
 
     def _call(self, method: str, *arguments: Any) -> Any:
         try:
-            return ray.get(getattr(self._first, method).remote(*arguments))
+            return _get(getattr(self._first, method).remote(*arguments))
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
-        except ray.exceptions.RayActorError as error:
-            raise RankLostError(f"The first rank of the model is gone, and with it this replica: {error}") from error
 
 
 def _claim(groups: Sequence[PlacementGroup]) -> tuple[Any, PlacementGroup]:
@@ -78,13 +76,21 @@ def _rank(kind: type, group: PlacementGroup, rank: int, **options: Any) -> Any:
     return actor.remote()
 
 
+def _get(answers: Any) -> Any:
+    """Ray's get, for answers of ranks; a new one may still have been given to a node that is gone already."""
+    try:
+        return ray.get(answers)
+    except ray.exceptions.RayActorError as error:
+        raise RankLostError(f"A rank of the model is gone, and with it this replica: {error}") from error
+
+
 class FirstRank:
     """The actor that has the replica; it calls the others."""
 
     _replica: Replica
 
     def start(self, settings: Mapping[str, Any], others: Sequence[Any]) -> None:
-        ray.get([other.__ray_ready__.remote() for other in others])  # a rank is asked to call back when it is there
+        _get([other.__ray_ready__.remote() for other in others])  # a rank is asked to call back when it is there
         self._replica = start_replica(**settings, elsewhere=Nodes(others))
 
     def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:
