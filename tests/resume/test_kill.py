@@ -125,10 +125,7 @@ def test_a_killed_driver_leaves_no_process_behind(job_file: Path, tmp_path: Path
     monkeypatch.delenv("BATCHLOOM_TEST_RUN")
     kill_when(process, tmp_path / "out", 1)
     marker = f"BATCHLOOM_TEST_RUN={tmp_path}"
-    deadline = time.monotonic() + 30
-    while left := ours(marker):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.2)
+    wait_until_gone(marker)
 
 
 @pytest.fixture
@@ -166,10 +163,7 @@ def test_a_job_on_two_ranks_survives_the_kill_of_a_rank_and_of_the_actor(
     verification = pipelines.verify(str(both))
     assert verification.ok, verification.problems
     wait_until(lambda: not running(marker, "models.follower"), seconds=10)
-    deadline = time.monotonic() + 30
-    while left := ours(marker):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.2)
+    wait_until_gone(marker)
     assert not list(temporary_folder.glob("batchloom-*"))
 
 
@@ -220,10 +214,7 @@ def test_a_killed_driver_leaves_no_rank_behind(
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     wait_until(lambda: not running(marker, "models.follower"), seconds=10)
-    deadline = time.monotonic() + 30
-    while left := ours(marker):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.2)
+    wait_until_gone(marker)
     assert not list(temporary_folder.glob("batchloom-*"))
 
 
@@ -239,6 +230,14 @@ def kill_ranks_as_they_come(process: subprocess.Popen, marker: str, at_most: int
             killed.add(rank)
         time.sleep(0.05)
     return killed
+
+
+def wait_until_gone(marker: str) -> None:
+    """Nothing that a job started is left, within half a minute."""
+    deadline = time.monotonic() + 30
+    while left := ours(marker):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
 
 
 def running(marker: str, part_of_command: str) -> list[int]:
