@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 8  # steps between two packings: copying is then a few percent of reading, and little room is reserved in vain
+CHUNK = 8  # steps between two packings at most: copying is a few percent of reading, and little room is held in vain
 
 
 @dataclass(frozen=True, eq=False)

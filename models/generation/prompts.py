@@ -148,7 +148,9 @@ class _ReadingEach:
     What a text gets does not depend on the texts beside it, as it may where they are padded to one length.
     """
 
-    def __init__(self, lengths: Sequence[int], like: Tensor, alibi_slopes: Tensor | None, memory: PromptMemory | None):
+    def __init__(
+        self, lengths: Sequence[int], like: Tensor, alibi_slopes: Tensor | None, memory: PromptMemory | None
+    ) -> None:
         self.seen: list[tuple[Tensor, Tensor]] = []
         self.num_padded_tokens = sum(lengths)
         self._memory, self._lengths = memory, list(lengths)
