@@ -9,7 +9,6 @@ import contextlib
 import os
 import pickle
 import queue
-import shutil
 import signal
 import sys
 import threading
@@ -137,10 +136,10 @@ def main(file_descriptor: int) -> None:
         torch.set_num_threads(settings["num_threads"])
         if settings["store"] is None:
             place = resolve_device(settings["device"], TensorParallel(rank=rank, size=size))
-            collectives = Collectives(settings["folder"], rank, size, place)
+            collectives = Collectives(settings["file"], rank, size, place)
         else:  # a device of its own is all that this process sees
             place, host = resolve_device(settings["device"], SINGLE), own_address(file_descriptor)
-            collectives = Collectives(settings["folder"], rank, size, place, host, open_store(*settings["store"]))
+            collectives = Collectives(settings["file"], rank, size, place, host, open_store(*settings["store"]))
         threading.Thread(target=_read, args=(connection, messages, collectives), daemon=True).start()
         connection.send("awake")
         group = TensorParallel(rank=rank, size=size, collectives=collectives.meet())
@@ -162,7 +161,6 @@ def _read(connection: Connection, messages: "queue.SimpleQueue[bytes]", collecti
             if content == pickle.dumps(MEET_AGAIN):
                 collectives.abort()
             messages.put(content)
-    shutil.rmtree(collectives.folder, ignore_errors=True)
     os._exit(0)
 
 

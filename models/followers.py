@@ -13,17 +13,14 @@ import atexit
 import contextlib
 import logging
 import pickle
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from models.errors import DeviceError, ModelError, RankLostError
 from models.generation.device_memory import is_out_of_memory
-from models.parallel import open_store
+from models.parallel import open_file, open_store
 from models.rank_process import LOOPBACK, Caller, Child, Elsewhere, RankProcess
 
 log = logging.getLogger(__name__)
@@ -49,7 +46,7 @@ class FollowerProcesses:
 
         `elsewhere` starts the ranks on other nodes; by default they are children on this one.
         """
-        self.folder = tempfile.mkdtemp(prefix="batchloom-ranks-")  # where the ranks meet; readable by this user alone
+        self._opened, self.file = open_file()  # where the ranks meet on one node
         self.host = LOOPBACK if elsewhere is None else elsewhere.host
         self.store = None if elsewhere is None else open_store(self.host)  # where they meet on several nodes
         self.failure: ModelError | None = None
@@ -60,7 +57,7 @@ class FollowerProcesses:
         self._no_memory: NoMemory | None = None
         self._processes: list[RankProcess] = []
         atexit.register(self.close)
-        load = {**load, "size": size, "folder": self.folder, "store": self.store and (self.host, self.store.port)}
+        load = {**load, "size": size, "file": self.file, "store": self.store and (self.host, self.store.port)}
         for rank in range(1, size):
             self._start(rank, elsewhere, {**load, "rank": rank})
         self.wait_for("awake")
@@ -116,7 +113,6 @@ class FollowerProcesses:
     def _meet_again(self) -> None:
         """All ranks leave their group and meet in a new one, in which nothing of a call that was left can arrive."""
         self.collectives.close()  # who waits for this rank stops waiting
-        Path(self.folder).mkdir(mode=0o700, exist_ok=True)
         self._no_memory = None
         self.send(MEET_AGAIN)
         self.meet()
@@ -142,9 +138,6 @@ class FollowerProcesses:
             self._raise_failure()
         elif outcome[0] is not None:
             raise outcome[0]
-        if self.collectives.device.type == "cpu":
-            # All have met, and gloo needs the store for nothing else (NCCL does): a kill of all leaves nothing behind.
-            self.remove_folder()
 
     def send(self, message: Any) -> None:
         """A message to all followers."""
@@ -174,11 +167,8 @@ class FollowerProcesses:
         self._end()
         if self.collectives is not None:
             self.collectives.close()
+        self._opened.close()
         atexit.unregister(self.close)
-
-    def remove_folder(self) -> None:
-        """Removes where the ranks met."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def process_ids(self) -> list[int]:
@@ -236,7 +226,6 @@ class FollowerProcesses:
     def _end(self) -> None:
         for process in self._processes:
             process.kill()
-        self.remove_folder()
 
     def _wait_for_reason(self) -> None:
         with self._changed:

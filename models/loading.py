@@ -64,9 +64,7 @@ def load_model(
         elsewhere,
     )
     try:
-        followers.collectives = Collectives(
-            followers.folder, 0, tensor_parallel, place, followers.host, followers.store
-        )
+        followers.collectives = Collectives(followers.file, 0, tensor_parallel, place, followers.host, followers.store)
         followers.meet()
         group = TensorParallel(rank=0, size=tensor_parallel, collectives=followers.collectives, followers=followers)
         model = load_part(uri, architecture, dtype, place, group)

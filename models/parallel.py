@@ -6,12 +6,13 @@ Column-parallel weights are cut along their output rows, row-parallel weights al
     x_ND --ColumnLinear--> [N, F / size] --activation--> --RowLinear--> all_reduce --> + bias (once, after the sum)
 """
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -101,13 +102,13 @@ class Collectives:
     """
 
     def __init__(
-        self, folder: str, rank: int, size: int, device: torch.device, host: str = LOOPBACK, store: Any = None
+        self, file: str, rank: int, size: int, device: torch.device, host: str = LOOPBACK, store: Any = None
     ) -> None:
-        """`folder`: where ranks of one node meet, through a file; those of several meet in the first one's `store`.
+        """`file`: where ranks of one node meet (open_file); those of several meet in the first one's `store`.
 
         `host`: the address under which the others reach this rank.
         """
-        self.folder, self.device, self._host, self._store = folder, device, host, store
+        self.device, self._file, self._host, self._store = device, file, host, store
         self._rank, self._size = rank, size
         self._num_meetings = 0
         self._group: Any = None
@@ -117,12 +118,9 @@ class Collectives:
         """Joins the other ranks in a new group, when all are there; what was under way in an old one is lost."""
         self._num_meetings += 1
         self.is_aborted = False
-        name = f"store-{self._num_meetings}"
         stores: Any = dist  # whose names torch does not export by its types
-        if self._store is None:
-            store = stores.FileStore(str(Path(self.folder) / name), self._size)
-        else:
-            store = stores.PrefixStore(name, self._store)
+        meetings = self._store or stores.FileStore(self._file, self._size)
+        store = stores.PrefixStore(f"meeting-{self._num_meetings}", meetings)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # NCCL takes memory of its own
             self._group = _nccl(store, self._rank, self._size)
@@ -183,6 +181,18 @@ class Collectives:
         """
         self.abort()
         self._group = None
+
+
+def open_file() -> tuple[IO[bytes], str]:
+    """What ranks of one node meet in: an empty file, and the path that opens it while the file is open here.
+
+    On Linux it is in no folder, so nothing is left behind, whatever is killed. This user alone can read it.
+    """
+    if hasattr(os, "memfd_create"):
+        file = os.fdopen(os.memfd_create("batchloom-ranks"), "r+b")
+        return file, f"/proc/{os.getpid()}/fd/{file.fileno()}"
+    descriptor, path = tempfile.mkstemp(prefix="batchloom-ranks-")  # the store removes it when all have left
+    return os.fdopen(descriptor, "r+b"), path
 
 
 def open_store(host: str, port: int = 0) -> Any:

@@ -52,7 +52,7 @@ def run_rank(rank, size, folders, meeting, piece_bytes):
     torch.set_num_threads(1)
     models.checkpoint.PIECE_BYTES = piece_bytes
     fsspec.register_implementation("elsewhere", ElsewhereFileSystem)
-    collectives = Collectives(meeting, rank, size, torch.device("cpu")).meet()
+    collectives = Collectives(f"{meeting}/file", rank, size, torch.device("cpu")).meet()
     group = TensorParallel(rank=rank, size=size, collectives=collectives)
     found = []
     for folder in folders:

@@ -122,7 +122,7 @@ def inputs(architecture):
 def run_rank(index, size, folders, meeting, results):
     torch.set_num_threads(1)
     place = torch.device("cpu")
-    group = TensorParallel(rank=index, size=size, collectives=Collectives(meeting, index, size, place).meet())
+    group = TensorParallel(rank=index, size=size, collectives=Collectives(f"{meeting}/file", index, size, place).meet())
     found = {}
     for architecture, folder in folders.items():
         model = load_part(folder, None, "float32", place, group)
