@@ -8,7 +8,7 @@ import hashlib
 import io
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -19,30 +19,47 @@ MIN_BODY_CHARACTERS = 200
 MIN_REFERENCE_WORDS, MAX_REFERENCE_CHARACTERS = 3, 120
 NUM_SHARDS = 4
 MAX_ROW_GROUP_ROWS = 1000
+FOUND_PER_ROW = 4
+
+INSTALLED = Path(sysconfig.get_paths()["purelib"])
+
+HELD_OUT = frozenset((Path(__file__).parent / "demo_models" / "held_out.txt").read_text().split())
+"""The packages that the demo's trained models never read."""
 
 Row = dict[str, str]
 
 
 def corpus(num_rows: int) -> list[bytes]:
-    """The first `num_rows` docstrings of this environment as Parquet files, equal bytes on every call.
+    """Some `num_rows` docstrings of installed packages of HELD_OUT as Parquet files, equal bytes on every call.
 
     Columns: id (module:name), text (the body), reference (the first line), module. Each file has several row groups.
     """
-    rows = list(islice(docstrings(), num_rows))
+    # One of a few each, so that a small corpus is not the whole of a few modules.
+    found = islice(docstrings(INSTALLED, HELD_OUT), FOUND_PER_ROW * num_rows)
+    rows = sorted(found, key=lambda row: _shuffle(row["id"]))[:num_rows]
     shards = [rows[len(rows) * i // NUM_SHARDS : len(rows) * (i + 1) // NUM_SHARDS] for i in range(NUM_SHARDS)]
     return [_parquet(shard) for shard in shards if shard]
 
 
-def docstrings() -> Iterator[Row]:
-    """Docstrings worth summarizing, each once, in an order that mixes packages and is the same on every call."""
-    root = Path(sysconfig.get_paths()["purelib"])
-    names = sorted((path.relative_to(root).as_posix() for path in root.rglob("*.py")), key=_shuffle)
+def docstrings(root: Path, packages: Container[str] | None = None) -> Iterator[Row]:
+    """Docstrings below `root` worth summarizing, each once, in an order that mixes packages and is always the same.
+
+    `packages`: of these alone.
+    """
+    files = (path.relative_to(root) for path in root.rglob("*.py"))
+    chosen = (file for file in files if packages is None or file.parts[0].removesuffix(".py") in packages)
+    names = sorted((file.as_posix() for file in chosen), key=_shuffle)
     seen: set[str] = set()
     for name in names:
         for row in _of_file(root / name, name):
             if row["text"] not in seen and row["id"] not in seen:
                 seen |= {row["text"], row["id"]}
                 yield row
+
+
+def package_of(module: str) -> str:
+    """The name that one imports: `networkx` for `networkx.algorithms.dag`."""
+    return module.partition(".")[0]
 
 
 def _shuffle(name: str) -> str:
@@ -74,9 +91,10 @@ def _of_node(node: ast.AST, module: str, name: str) -> Iterator[Row]:
 def _row(docstring: str, module: str, name: str) -> Row | None:
     """None where the docstring has no body to summarize or no first line that could be a summary."""
     text = docstring.encode(errors="replace").decode()  # a lone surrogate is legal in source and not in Parquet
-    reference, _, body = text.partition("\n")
+    reference, _, body = text.partition("\n\n")  # a summary that wraps is no line
     reference, body = reference.strip(), body.strip()
-    is_summary = len(reference) <= MAX_REFERENCE_CHARACTERS and len(reference.split()) >= MIN_REFERENCE_WORDS
+    is_line = "\n" not in reference and len(reference) <= MAX_REFERENCE_CHARACTERS
+    is_summary = is_line and len(reference.split()) >= MIN_REFERENCE_WORDS
     if len(body) < MIN_BODY_CHARACTERS or not is_summary:
         return None
     return {"id": f"{module}:{name or '(module)'}", "text": body, "reference": reference, "module": module}
