@@ -46,7 +46,7 @@ class FollowerProcesses:
 
         `elsewhere` starts the ranks on other nodes; by default they are children on this one.
         """
-        self._opened, self.file = open_file()  # where the ranks meet on one node
+        self.file = open_file()  # where the ranks meet on one node
         self.host = LOOPBACK if elsewhere is None else elsewhere.host
         self.store = None if elsewhere is None else open_store(self.host)  # where they meet on several nodes
         self.failure: ModelError | None = None
@@ -167,7 +167,6 @@ class FollowerProcesses:
         self._end()
         if self.collectives is not None:
             self.collectives.close()
-        self._opened.close()
         atexit.unregister(self.close)
 
     @property

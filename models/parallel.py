@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -183,16 +183,17 @@ class Collectives:
         self._group = None
 
 
-def open_file() -> tuple[IO[bytes], str]:
-    """What ranks of one node meet in: an empty file, and the path that opens it while the file is open here.
+def open_file() -> str:
+    """What ranks of one node meet in: the path of an empty file, which this user alone can read.
 
-    On Linux it is in no folder, so nothing is left behind, whatever is killed. This user alone can read it.
+    On Linux it is in no folder, so nothing is left behind, whatever is killed; it ends with this process. It is never
+    closed: a thread that waits for a lost rank opens it by its number, which must not come to mean another file.
     """
     if hasattr(os, "memfd_create"):
-        file = os.fdopen(os.memfd_create("batchloom-ranks"), "r+b")
-        return file, f"/proc/{os.getpid()}/fd/{file.fileno()}"
+        return f"/proc/{os.getpid()}/fd/{os.memfd_create('batchloom-ranks')}"
     descriptor, path = tempfile.mkstemp(prefix="batchloom-ranks-")  # the store removes it when all have left
-    return os.fdopen(descriptor, "r+b"), path
+    os.close(descriptor)
+    return path
 
 
 def open_store(host: str, port: int = 0) -> Any:
