@@ -25,13 +25,8 @@ IGNORED = -100
 MASKED_SHARE, MEAN_SPAN = 0.3, 3
 MAX_POSITIONS = 256
 MAX_SUMMARY_TOKENS = 40
-SOURCE_TOKENS = (
-    64,
-    96,
-    128,
-    192,
-    256,
-)  # a body is cut at one of these: short ones are cheap, long ones are in the demo
+# A body is cut at one of these: short ones are cheap, long ones are in the demo.
+SOURCE_TOKENS = (64, 96, 128, 192, MAX_POSITIONS)
 LABEL_SMOOTHING = 0.1
 
 Pair = tuple[Tokens, Tokens]
@@ -126,10 +121,9 @@ def loss(model: BartForConditionalGeneration, pairs: list[Pair], device: torch.d
     target_BT = padded([target for _, target in pairs], IGNORED, device)
     start_B1 = torch.full_like(target_BT[:, :1], EOS)
     shifted_BT = torch.cat([start_B1, target_BT[:, :-1].clamp(min=PAD)], dim=1)
-    hidden_BTD = model.model(source_BS, attention_mask=source_BS != PAD, decoder_input_ids=shifted_BT, use_cache=False)[
-        0
-    ]
-    counts_BT = target_BT != IGNORED
+    is_real_BS, counts_BT = source_BS != PAD, target_BT != IGNORED
+    found = model.model(source_BS, attention_mask=is_real_BS, decoder_input_ids=shifted_BT, use_cache=False)
+    hidden_BTD = found.last_hidden_state
     logits_NV = hidden_BTD[counts_BT] @ model.model.shared.weight.T
     return cross_entropy(logits_NV.float(), target_BT[counts_BT], label_smoothing=LABEL_SMOOTHING)
 
