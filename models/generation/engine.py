@@ -6,9 +6,14 @@ done leaves and makes room: the batch never drains while work is left.
     engine.py      the loop                        sequence.py        requests and answers
     scheduler.py   who runs                        params.py          what a caller may ask
     runner.py      prompts, then steps             shared_runner.py   the same on several ranks
-    prompts.py     prompts into memories           step_attention.py  one step's attention over all of them
-    prefixes.py    what prompts have in common     kv_cache.py        keys and values
-    cohort.py      requests that decode alike      pools.py           those of new tokens, by age
+    prompts.py     prompts into keys and values    prefixes.py        what prompts have in common
+    cohort.py      requests that decode alike      decoder.py         keys, values and logits of a step, on
+    pooled_decoder.py  CPUs, in exact shapes, or   block_decoder.py   GPUs, in few shapes
+    step_attention.py  attention of a step         block_attention.py attention of a step
+    kv_cache.py    keys and values of prompts      blocks.py          keys and values in equal blocks
+        and of what was said, in pools             block_units.py     blocks of what was said
+    pools.py       such pools, by age              block_rows.py      which rows read which blocks
+                                                   graphs.py          steps as CUDA graphs
     beam.py        beam search                     history.py         what was said so far
     sampling.py    greedy search and sampling      processors.py      what may not be said, or must
     vocabulary.py  who holds which logits          warpers.py         what is too unlikely to be drawn
@@ -75,7 +80,7 @@ class Engine:
         self._scheduler = Scheduler(
             max_sequences=max_slots or DEFAULT_SLOTS[model.device.type == "cuda"],
             max_prompt_tokens=max_batch_tokens,
-            max_cached_tokens=max_cached_tokens(model),
+            max_cached_tokens=max(1, int(max_cached_tokens(model) / self._runner.padding)),
         )
         self._resolved: dict[GenerationParams, GenerationParams] = {}
 

@@ -21,48 +21,58 @@ MOST_SCORES = 1024  # tokens of a text whose scores are held at once: 16 heads o
 
 
 @dataclass(frozen=True)
-class Prefilled:
-    """Each request's memories, and the positions that attention over their prompts computed, padding included."""
+class Prompts:
+    """What a decoder sees of several requests' prompts: packed keys and values [N, H, K] of each decoder layer."""
 
-    memories: list[tuple[PromptMemory, ...]]
+    requests: Sequence[Request]
+    lengths: Sequence[int]  # of each request; 0 where all it has is the prefix, or nothing
+    layers: Sequence[tuple[Tensor, Tensor]]
+    prefix: Prefix | None = None  # what all of them stand after
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """The prompts of requests that start, and the positions that attention over them computed, padding included."""
+
+    prompts: Sequence[Prompts]
     num_positions: int
 
 
 def encode(model: Any, requests: Sequence[Request]) -> Prefilled:
     """Encoder-decoder: keys and values of the encoder, once a request, per decoder layer."""
-    prompts = [request.prompt_ids for request in requests]
-    lengths = [len(prompt) for prompt in prompts]
+    texts = [request.prompt_ids for request in requests]
+    lengths = [len(text) for text in texts]
     context = _DocumentAttention(lengths) if _is_plain(model) else PackedAttention(lengths, causal=False)
-    encoded_ND = model.encode(_packed(prompts, model.device), positions_of(lengths).to(model.device), context)
-    memories = _memories(model.cross_keys_values(encoded_ND), lengths, lengths, None)
-    return Prefilled([(memory,) for memory in memories], context.num_padded_tokens)
+    encoded_ND = model.encode(_packed(texts, model.device), positions_of(lengths).to(model.device), context)
+    prompts = Prompts(requests, lengths, model.cross_keys_values(encoded_ND))
+    return Prefilled([prompts], context.num_padded_tokens)
 
 
 def read(model: Any, requests: Sequence[Request], prefixes: Prefixes) -> Prefilled:
     """Decoder-only: keys and values of all of a prompt's tokens but the last; a beginning that others share, once."""
     num_positions = 0
     for token_ids in prefixes.missing([request.prompt_ids for request in requests]):
-        own, num = _read(model, [token_ids], None)
-        prefixes.hold(Prefix(token_ids, own[0]))
+        layers, num = _read(model, [token_ids], None)
+        prefixes.hold(Prefix(token_ids, memories(layers, [len(token_ids)], 0, model.alibi_slopes)[0]))
         num_positions += num
-    memories: dict[Request, tuple[PromptMemory, ...]] = {}
     by_prefix: dict[Prefix | None, list[Request]] = {}
     for request in requests:
         by_prefix.setdefault(prefixes.find(request.prompt_ids), []).append(request)
+    prompts = []
     for prefix, members in by_prefix.items():
-        shared = () if prefix is None else (prefix.memory,)
         start = 0 if prefix is None else len(prefix.token_ids)
-        memories |= dict.fromkeys(members, shared)
-        members = [request for request in members if len(request.prompt_ids) - 1 > start]
-        own, num = _read(model, [request.prompt_ids[start:-1] for request in members], prefix)
-        memories |= {request: (*shared, memory) for request, memory in zip(members, own, strict=True)}
+        texts = [request.prompt_ids[start:-1] for request in members]
+        layers, num = _read(model, [text for text in texts if text], prefix)
+        prompts.append(Prompts(members, [len(text) for text in texts], layers, prefix))
         num_positions += num
     # A last token is attended to in the first step; it counts, so that all of a prompt's tokens are counted.
-    return Prefilled([memories[request] for request in requests], num_positions + len(requests))
+    return Prefilled(prompts, num_positions + len(requests))
 
 
-def _read(model: Any, texts: Sequence[Sequence[int]], prefix: Prefix | None) -> tuple[list[PromptMemory], int]:
-    """The memories of texts that all stand after `prefix`, and the positions computed."""
+def _read(
+    model: Any, texts: Sequence[Sequence[int]], prefix: Prefix | None
+) -> tuple[Sequence[tuple[Tensor, Tensor]], int]:
+    """Packed keys and values of texts that all stand after `prefix`, and the positions computed."""
     if not texts:
         return [], 0
     lengths = [len(text) for text in texts]
@@ -75,14 +85,13 @@ def _read(model: Any, texts: Sequence[Sequence[int]], prefix: Prefix | None) -> 
         context = _ReadingEach(lengths, like, model.alibi_slopes, None if prefix is None else prefix.memory)
     position_N = positions_of(lengths).to(model.device) + start
     model.decode(_packed(texts, model.device), position_N, context)
-    ends = [start + length for length in lengths]
-    return _memories(context.seen, lengths, ends, model.alibi_slopes), context.num_padded_tokens
+    return context.seen, context.num_padded_tokens
 
 
-def _memories(
-    layers: Sequence[tuple[Tensor, Tensor]], lengths: Sequence[int], ends: Sequence[int], alibi_slopes: Tensor | None
+def memories(
+    layers: Sequence[tuple[Tensor, Tensor]], lengths: Sequence[int], start: int, alibi_slopes: Tensor | None
 ) -> list[PromptMemory]:
-    """Packed keys and values of several prompts, each prompt's apart.
+    """Packed keys and values of several texts that stand at position `start`, each text's apart.
 
     Contiguous and each its own: the packed tensors can go, and a step streams through each once.
     """
@@ -90,15 +99,15 @@ def _memories(
         (k_NHK.transpose(0, 1).split(list(lengths), dim=1), v_NHK.transpose(0, 1).split(list(lengths), dim=1))
         for k_NHK, v_NHK in layers
     ]
-    memories = []
-    for index, (length, end) in enumerate(zip(lengths, ends, strict=True)):
+    made = []
+    for index, length in enumerate(lengths):
         alibi_H1S = None
         if alibi_slopes is not None:
             distance_S = torch.arange(-length, 0, device=alibi_slopes.device)
             alibi_H1S = (alibi_slopes[:, None, None] * distance_S).to(split[0][0][index].dtype)
         own = [(k_HSK[index].contiguous(), v_HSK[index].contiguous()) for k_HSK, v_HSK in split]
-        memories.append(PromptMemory(own, length, alibi_H1S, end))
-    return memories
+        made.append(PromptMemory(own, length, alibi_H1S, start + length))
+    return made
 
 
 def _is_plain(model: Any) -> bool:

@@ -8,23 +8,21 @@ import torch
 
 from models.generation.beam import BeamCohort
 from models.generation.cohort import Cohort, Done, StopText
-from models.generation.kv_cache import EntryPool, PromptMemory
+from models.generation.decoder import CohortCache, decoder_of
 from models.generation.params import GenerationParams
-from models.generation.pools import AgedPools
 from models.generation.prefixes import Prefixes
 from models.generation.prompts import encode, read
 from models.generation.sampling import SamplingCohort
 from models.generation.sequence import Request
-from models.generation.step_attention import StepAttention
 from models.generation.vocabulary import vocabulary_of
 
 
 @dataclass(frozen=True)
 class Running:
-    """A cohort and the keys and values of what its sequences said; the pools' units are the cohort's, in its order."""
+    """A cohort and the keys and values of what its sequences said; the cache's units are the cohort's, in its order."""
 
     cohort: Cohort
-    cache: AgedPools
+    cache: CohortCache
 
 
 class Runner:
@@ -34,8 +32,14 @@ class Runner:
         self.model = model
         self._stop_text = stop_text
         self._running: dict[GenerationParams, Running] = {}
-        self._memories: dict[Request, tuple[PromptMemory, ...]] = {}
+        self._memories: dict[Request, Any] = {}  # the decoder's, of each request's prompt
         self._prefixes = Prefixes()
+        self._decoder = decoder_of(model)
+
+    @property
+    def padding(self) -> float:
+        """Bytes held for each byte of keys and values, at most."""
+        return self._decoder.padding
 
     def prefill(self, requests: Sequence[Request]) -> int:
         """Computes the prompts of requests that start; returns the positions that attention saw, padding included."""
@@ -43,7 +47,7 @@ class Runner:
             prefilled = encode(self.model, requests)
         else:
             prefilled = read(self.model, requests, self._prefixes)
-        self._memories |= dict(zip(requests, prefilled.memories, strict=True))
+        self._memories |= self._decoder.remember(prefilled)
         by_search: dict[GenerationParams, list[Request]] = {}
         for request in requests:
             by_search.setdefault(request.params.search, []).append(request)
@@ -61,13 +65,8 @@ class Runner:
         histories = [one.cohort.history for one in running]
         input_ids_N = torch.cat([history.last_tokens() for history in histories])
         position_N = torch.cat([history.length_R for history in histories]) - 1
-        parts = [
-            part
-            for one in running
-            for part in one.cache.parts([self._memories[request] for request in one.cohort.history.requests])
-        ]
-        context = StepAttention(parts, position_N, self.model.is_encoder_decoder, self.model.alibi_slopes)
-        logits_NV = self.model.local_logits(self.model.decode(input_ids_N, position_N, context))
+        cohorts = [(one.cache, [self._memories[row] for row in one.cohort.history.requests]) for one in running]
+        logits_NV = self._decoder.logits(input_ids_N, position_N, cohorts)
         done: list[Done] = []
         for one, logits_RV in zip(running, logits_NV.split([history.num_rows for history in histories]), strict=True):
             step = one.cohort.step(logits_RV)
@@ -77,7 +76,7 @@ class Runner:
                 one.cache.keep(step.kept)
             done += step.done
         for finished in done:
-            del self._memories[finished.request]
+            self._decoder.forget(self._memories.pop(finished.request))
         self._running = {params: one for params, one in self._running.items() if one.cohort.requests}
         return done
 
@@ -86,11 +85,9 @@ class Runner:
         self._running.clear()
         self._memories.clear()
         self._prefixes.clear()
+        self._decoder = decoder_of(self.model)
 
     def _start(self, params: GenerationParams) -> Running:
-        model = self.model
         search = BeamCohort if (params.num_beams or 1) > 1 else SamplingCohort
-        cohort = search(params, model.device, self._stop_text, vocabulary_of(model))
-        like = torch.empty(0, dtype=model.dtype, device=model.device)
-        sizes = (model.num_layers, model.num_heads, model.head_dim, cohort.width)
-        return Running(cohort, AgedPools(lambda: EntryPool(*sizes, like, model.alibi_slopes)))
+        cohort = search(params, self.model.device, self._stop_text, vocabulary_of(self.model))
+        return Running(cohort, self._decoder.cache(cohort.width))

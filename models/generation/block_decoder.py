@@ -1,0 +1,146 @@
+"""The decoder for GPUs: keys and values in blocks, and steps of few different shapes, each a graph. It knows no search.
+
+The host says once a step, in arrays, which rows read which blocks; all the rest is on the device and has its address.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.generation.block_attention import BlockAttention, BlockReader, Reading, Writing, enter
+from models.generation.block_rows import Prompt, Text, joined, prompts_of, reading
+from models.generation.block_units import BlockUnits
+from models.generation.blocks import BLOCK, PADDING, BlockStore, Numbers, bucket
+from models.generation.graphs import Graphs, StaticInputs
+from models.generation.prompts import Prefilled, Prompts
+from models.generation.sequence import Request
+
+FEWEST_ROWS = 8
+Layer = tuple[Tensor, Tensor]  # keys and values
+
+
+class BlockDecoder:
+    """A model, and steps over any number of cohorts."""
+
+    # The rest of a block 1.2 for texts of 170 tokens, holes 1.1, growth 1.1; and not all that is reserved is used.
+    padding = 1.4
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        like = torch.empty(0, dtype=model.dtype, device=model.device)
+        self._stores = [
+            BlockStore(model.num_layers, model.num_heads, model.head_dim, like)
+            for _ in range(2 if model.is_encoder_decoder else 1)
+        ]
+        self._versions: list[int] = []
+        self._graphs = Graphs(model.device, model.group.size)
+        self._read: tuple[list[Prompt], Text] | None = None  # the last step's prompts; they seldom change
+
+    @property
+    def _own(self) -> BlockStore:
+        """Where new tokens are."""
+        return self._stores[0]
+
+    @property
+    def _source(self) -> BlockStore:
+        """Where prompts are."""
+        return self._stores[-1]
+
+    def cache(self, width: int) -> BlockUnits:
+        return BlockUnits(self._own, width)
+
+    def remember(self, prefilled: Prefilled) -> dict[Request, Prompt]:
+        return {request: prompt for prompts in prefilled.prompts for request, prompt in self._write(prompts).items()}
+
+    def forget(self, prompt: Prompt) -> None:
+        self._source.give_back(prompt.blocks)
+
+    def logits(
+        self, input_ids_N: Tensor, position_N: Tensor, cohorts: Sequence[tuple[BlockUnits, Sequence[Prompt]]]
+    ) -> Tensor:
+        all_units = [units for units, _ in cohorts]
+        prompts = [prompt for _, own in cohorts for prompt in own]
+        self._compact(all_units, prompts)
+        arrays, num_rows = self._arrays(all_units, prompts)
+        if (versions := [store.version for store in self._stores]) != self._versions:
+            self._graphs.clear()
+            self._versions = versions
+        inputs = self._graphs.inputs(arrays, num_rows)
+        inputs.load(arrays, input_ids_N, position_N)
+        table_NM, first = Reading(*inputs.numbers[3:7]).table_NM, 0
+        for units in all_units:
+            units.device_blocks_GM = table_NM[first : first + units.num_rows : units.width]
+            first += units.num_rows
+        return self._graphs.run(inputs, self._compute)[: len(input_ids_N)]
+
+    def _compute(self, inputs: StaticInputs) -> Tensor:
+        """A step, of buffers alone."""
+        model, position_N = self._model, inputs.position_N
+        writing = Writing(*inputs.numbers[:3])
+        enter(self._own, writing, position_N)
+        own, *cross = [
+            BlockReader(store, Reading(*inputs.numbers[first : first + 4]), position_N, model.alibi_slopes)
+            for store, first in zip(self._stores, (3, 7), strict=False)
+        ]
+        context = BlockAttention(self._own, writing, own, cross[0] if cross else None)
+        logits_NV: Tensor = model.local_logits(model.decode(inputs.input_ids_N, position_N, context))
+        return logits_NV
+
+    def _arrays(self, all_units: Sequence[BlockUnits], prompts: list[Prompt]) -> tuple[list[Numbers], int]:
+        """What the host says about a step: three arrays of a Writing, four of each store's Reading; and the rows."""
+        written_2N = np.concatenate([units.grow() for units in all_units], axis=1)
+        own = joined([units.text() for units in all_units])
+        if self._read is None or self._read[0] != prompts:
+            self._read = (prompts, prompts_of(prompts))
+        num_rows = max(FEWEST_ROWS, 1 << (len(prompts) - 1).bit_length())
+        rest = (0, num_rows - len(prompts))
+        arrays = [
+            np.pad(written_2N[0], rest, constant_values=PADDING),
+            np.pad(written_2N[1], rest),
+            np.pad(own.place_N, rest),
+        ]
+        texts = [[own], [self._read[1]]] if len(self._stores) == 2 else [[self._read[1], own]]
+        for store, read in zip(self._stores, texts, strict=True):
+            arrays += reading(read, num_rows, min(store.capacity, bucket(store.end)), store.num_readers)
+        return arrays, num_rows
+
+    def _compact(self, all_units: Sequence[BlockUnits], prompts: Sequence[Prompt]) -> None:
+        for store in self._stores:
+            moved = store.compact()
+            if moved is None:
+                continue
+            if store is self._own:
+                for units in all_units:
+                    units.blocks_GM = moved[units.blocks_GM]
+            if store is self._source:
+                for prompt in set(prompts):
+                    prompt.blocks = moved[prompt.blocks]
+                self._read = None
+
+    def _write(self, prompts: Prompts) -> dict[Request, Prompt]:
+        """Blocks for prompts that were computed together, filled; a common beginning is copied to each."""
+        written: dict[Request, Prompt] = {}
+        start = 0 if prompts.prefix is None else len(prompts.prefix.token_ids)
+        for request, length in zip(prompts.requests, prompts.lengths, strict=True):
+            self._source.seat(request.num_sequences)
+            blocks = self._source.take(-(-(start + length) // BLOCK))
+            written[request] = Prompt(blocks, start + length)
+        if prompts.prefix is not None:
+            layers = prompts.prefix.memory.layers
+            self._fill(written.values(), (0, start), (_repeated(*layer, len(written)) for layer in layers))
+        self._fill(written.values(), (start, None), prompts.layers)
+        return written
+
+    def _fill(self, prompts: Iterable[Prompt], part: tuple[int, int | None], layers: Iterable[Layer]) -> None:
+        """Part of the tokens of each prompt, packed."""
+        tokens = [np.arange(prompt.num_tokens)[slice(*part)] for prompt in prompts]
+        blocks = [prompt.blocks[own // BLOCK] for prompt, own in zip(prompts, tokens, strict=True)]
+        self._source.fill(np.concatenate(blocks), np.concatenate(tokens), layers)
+
+
+def _repeated(k_HSK: Tensor, v_HSK: Tensor, num: int) -> Layer:
+    """A memory's keys and values packed, [num * S, H, K], as often as there are prompts that begin with it."""
+    return k_HSK.transpose(0, 1).repeat(num, 1, 1), v_HSK.transpose(0, 1).repeat(num, 1, 1)
