@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from models.generation.cohort import Cohort, Done, Step, StopText
+from models.generation.crossings import fetch, places_of, to_device
 from models.generation.params import GenerationParams
 from models.generation.randomness import gumbels, sample_key
 from models.generation.sequence import Request, SequenceOutput
@@ -57,7 +58,7 @@ class BeamCohort(Cohort):
         self.finished_length_GB = torch.cat((self.finished_length_GB, score_GB.new_zeros(score_GB.shape).long()))
         self.can_improve_G = torch.cat((self.can_improve_G, self.can_improve_G.new_ones(num_new)))
         keys = [sample_key(request.seed, 0) for request in requests]
-        self.key_G = torch.cat((self.key_G, self.key_G.new_tensor(keys)))
+        self.key_G = torch.cat((self.key_G, to_device(keys, self.key_G.device)))
         self.finished_tokens_GBT = _enlarged(self.finished_tokens_GBT, num_new, width)
         self.finished_log_prob_GBT = _enlarged(self.finished_log_prob_GBT, num_new, width)
 
@@ -71,11 +72,11 @@ class BeamCohort(Cohort):
         is_done_G = ~self.can_improve_G | is_end_GC.all(1)
         if self.params.early_stopping is True:
             is_done_G |= self.is_finished_GB.all(1)
-        done = set(is_done_G.nonzero()[:, 0].tolist())
+        done = places_of(is_done_G)
         if not done:
             return Step([], parent_GB)
-        finished = [Done(self.requests[index], self._outputs(index)) for index in sorted(done)]
-        kept = [index for index in range(len(self.requests)) if index not in done]
+        finished = [Done(self.requests[index], own) for index, own in zip(done, self._outputs(done), strict=True)]
+        kept = sorted(set(range(len(self.requests))) - set(done))
         self._close_ranks(kept)
         return Step(finished, parent_GB, kept)
 
@@ -134,12 +135,12 @@ class BeamCohort(Cohort):
         return is_end_GC
 
     def _completes_stop(self, candidates: "Candidates") -> Tensor:
-        said = [self.history.new_tokens(row) for row in range(self.history.num_rows)]
+        said = self.history.new_tokens()
         stops = [
             [self.stops([*said[index * self.num_beams + parent], token]) for parent, token in zip(*both, strict=True)]
             for index, both in enumerate(zip(candidates.parent_GC.tolist(), candidates.token_GC.tolist(), strict=True))
         ]
-        return torch.tensor(stops, device=candidates.token_GC.device)
+        return to_device(stops, candidates.token_GC.device, torch.bool)
 
     def _finish(self, candidates: "Candidates", is_end_GC: Tensor, length_G: Tensor) -> None:
         """Lets candidates that end compete with the finished; only the best num_beams candidates may."""
@@ -184,7 +185,8 @@ class BeamCohort(Cohort):
         if self.params.early_stopping == "never" and self.length_penalty > 0.0:
             length_G = self._of_request(self.history.max_length_R)
         best_G1 = self.score_GB[:, :1] / self._length_divisor(length_G)
-        worst_GB = torch.where(self.is_finished_GB, self.finished_score_GB.amin(1, keepdim=True), WORST)
+        worst_G1 = self.finished_score_GB.amin(1, keepdim=True)
+        worst_GB = worst_G1.expand_as(self.is_finished_GB).masked_fill(~self.is_finished_GB, WORST)
         return (best_G1 > worst_GB).any(1)
 
     def _length_divisor(self, length_G: Tensor) -> Tensor:
@@ -199,21 +201,27 @@ class BeamCohort(Cohort):
     def _close_ranks(self, kept: list[int]) -> None:
         """Forgets all requests but these."""
         self.keep(kept, [index * self.num_beams + beam for index in kept for beam in range(self.num_beams)])
-        index_M = torch.tensor(kept, dtype=torch.long, device=self.score_GB.device)
+        index_M = to_device(kept, self.score_GB.device)
         for name in ("score_GB", "finished_score_GB", "is_finished_GB", "finished_length_GB", "can_improve_G", "key_G"):
             setattr(self, name, getattr(self, name)[index_M])
         width = self.history.tokens_RT.shape[1]
         self.finished_tokens_GBT = self.finished_tokens_GBT[index_M, :, :width]
         self.finished_log_prob_GBT = self.finished_log_prob_GBT[index_M, :, :width]
 
-    def _outputs(self, index: int) -> list[SequenceOutput]:
+    def _outputs(self, indexes: Sequence[int]) -> list[list[SequenceOutput]]:
+        """The best sequences of some requests."""
+        index_M = to_device(indexes, self.score_GB.device)
+        num = self.params.num_return_sequences or 1
+        numbers = (self.finished_length_GB, self.finished_score_GB)
+        texts = (self.finished_tokens_GBT, self.finished_log_prob_GBT)
+        columns_MX = [number_GB[index_M, :num, None].flatten(0, 1) for number_GB in numbers]
+        columns_MX += [text_GBT[index_M, :num, : self.history.longest].flatten(0, 1) for text_GBT in texts]
+        starts = [self.requests[index].num_start_tokens for index in indexes for _ in range(num)]
         outputs = []
-        for beam in range(self.params.num_return_sequences or 1):
-            new = slice(self.requests[index].num_start_tokens, int(self.finished_length_GB[index, beam]))
-            tokens = self.finished_tokens_GBT[index, beam, new].tolist()
-            log_probs = self.finished_log_prob_GBT[index, beam, new].tolist()
-            outputs.append(self.answer(tokens, log_probs, float(self.finished_score_GB[index, beam])))
-        return outputs
+        for start, (length,), (score,), tokens, log_probs in zip(starts, *fetch(*columns_MX), strict=True):
+            new = slice(start, int(length))
+            outputs.append(self.answer([int(token) for token in tokens[new]], log_probs[new], score))
+        return [outputs[first : first + num] for first in range(0, len(outputs), num)]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from torch import Tensor
 from models.generation.block_attention import BlockAttention, BlockReader, Reading, Writing, enter
 from models.generation.block_rows import Prompt, Text, joined, prompts_of, reading
 from models.generation.block_units import BlockUnits
-from models.generation.blocks import BLOCK, PADDING, BlockStore, Numbers, bucket
+from models.generation.blocks import BLOCK, PADDING, BlockStore, bucket
+from models.generation.crossings import Numbers
 from models.generation.graphs import Graphs, StaticInputs
 from models.generation.prompts import Prefilled, Prompts
 from models.generation.sequence import Request

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.generation.blocks import BLOCK, Numbers, bucket
+from models.generation.blocks import BLOCK, bucket
+from models.generation.crossings import Numbers
 
 FEWEST_COLUMNS = 4  # of tables: below, all are one shape
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from models.generation.block_rows import Text
-from models.generation.blocks import BLOCK, BlockStore, Numbers
+from models.generation.blocks import BLOCK, BlockStore
+from models.generation.crossings import Numbers
 
 
 class BlockUnits:

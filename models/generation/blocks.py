@@ -13,14 +13,13 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from models.generation.crossings import Numbers, upload
 
 BLOCK = 32  # tokens: half a block a text is read in vain, and each block costs a partial result as large as two keys
 NOBODYS = 0  # a block of zeros, never written: where a row has fewer blocks than others
 PADDING = 1  # a block that nobody reads: where rows that only pad write
-
-Numbers = NDArray[np.int64]
 
 
 class BlockStore:
@@ -121,15 +120,6 @@ def bucket(number: int) -> int:
     """The number, or up to an eighth more, so that few different ones are left."""
     step = 1 << max(0, number.bit_length() - 4)
     return -(-number // step) * step
-
-
-def upload(arrays: Sequence[Numbers], device: torch.device) -> list[Tensor]:
-    """Whole numbers to the device in one copy, for which the host does not wait."""
-    flat = torch.from_numpy(np.concatenate([array.ravel() for array in arrays]))
-    if device.type == "cuda":
-        flat = flat.pin_memory().to(device, non_blocking=True)
-    parts = flat.split([array.size for array in arrays])
-    return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
 
 def _enlarged(old: Tensor, shape: Sequence[int], filled: bool = False) -> Tensor:

@@ -10,13 +10,14 @@ BLOCK = 128  # tokens a block: a maximum a block costs one streaming pass, and t
 
 # Float32 copies of so many logits stay in a core's cache. Rows are taken by the handful, or 128 rows of 50 000 would be
 # copied to memory and back: 29 ms against 5, measured on one core.
-CACHED_LOGITS = 200_000
+# A GPU wants few calls: 256 MB of float32 a call.
+LOGITS_AT_ONCE = {False: 200_000, True: 64_000_000}
 
 
 def log_normalizer(logits_RV: Tensor) -> Tensor:
     """The logarithm of each row's sum of exponentials, float32 [R]: logit minus this is a log-probability."""
     num_rows, vocab_size = logits_RV.shape
-    rows_at_once = max(1, CACHED_LOGITS // vocab_size)
+    rows_at_once = max(1, LOGITS_AT_ONCE[logits_RV.device.type == "cuda"] // vocab_size)
     normalizer_R = logits_RV.new_empty(num_rows, dtype=torch.float32)
     for first in range(0, num_rows, rows_at_once):
         part_MV = logits_RV[first : first + rows_at_once]

@@ -49,7 +49,7 @@ class Cohort(ABC):
         self.vocabulary = vocabulary
         self.requests: list[Request] = []
         self.history = History(device, needs_source(params))
-        self.processors = processors_of(params, vocabulary)
+        self.processors = processors_of(params, vocabulary, device)
         self._stop_text = stop_text
 
     @property

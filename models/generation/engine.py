@@ -18,7 +18,7 @@ done leaves and makes room: the batch never drains while work is left.
     sampling.py    greedy search and sampling      processors.py      what may not be said, or must
     vocabulary.py  who holds which logits          warpers.py         what is too unlikely to be drawn
     candidates.py  passes over them                randomness.py      numbers that belong to a sample
-    device_memory.py   what fits
+    device_memory.py   what fits                   crossings.py       between host and device
 """
 
 import logging

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.generation.blocks import Numbers, upload
+from models.generation.crossings import Numbers, upload
 
 logger = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from models.generation.crossings import fetch, to_device
 from models.generation.sequence import Request
 
 
@@ -45,7 +46,7 @@ class History:
         self.log_prob_RT = _enlarged(self.log_prob_RT, len(self.requests), width)
         longest = max(request.num_start_tokens for request in rows)
         starts = [request.start_ids + [0] * (longest - request.num_start_tokens) for request in rows]
-        self.tokens_RT[-len(rows) :, :longest] = torch.tensor(starts, device=self.tokens_RT.device)
+        self.tokens_RT[-len(rows) :, :longest] = to_device(starts, self.tokens_RT.device)
         self._renew()
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -53,7 +54,7 @@ class History:
         self.requests = [self.requests[row] for row in rows]
         self.lengths = [self.lengths[row] for row in rows]
         width = max((request.max_length for request in self.requests), default=0)
-        index_M = torch.tensor(rows, dtype=torch.long, device=self.tokens_RT.device)
+        index_M = to_device(rows, self.tokens_RT.device)
         self.tokens_RT = self.tokens_RT[index_M, :width]
         self.log_prob_RT = self.log_prob_RT[index_M, :width]
         self._renew()
@@ -74,29 +75,31 @@ class History:
         """What the decoder reads next: [R]."""
         return self.tokens_RT.gather(1, self.length_R[:, None] - 1)[:, 0]
 
-    def new_tokens(self, row: int) -> list[int]:
-        """What a row said after its start tokens."""
-        tokens: list[int] = self.tokens_RT[row, self._new(row)].tolist()
-        return tokens
+    def new_tokens(self) -> list[list[int]]:
+        """What each row said after its start tokens."""
+        rows = self.tokens_RT[:, : self.longest].tolist()
+        return [tokens[self._new(row)] for row, tokens in enumerate(rows)]
 
-    def answer(self, row: int) -> tuple[list[int], list[float]]:
-        """A row's new tokens and their log-probabilities."""
-        return self.new_tokens(row), self.log_prob_RT[row, self._new(row)].tolist()
+    def answers(self, rows: Sequence[int]) -> list[tuple[list[int], list[float]]]:
+        """New tokens of some rows, and their log-probabilities."""
+        index_M = to_device(rows, self.tokens_RT.device)
+        both = (self.tokens_RT, self.log_prob_RT)
+        found = zip(rows, *fetch(*(matrix_RT[index_M, : self.longest] for matrix_RT in both)), strict=True)
+        return [([int(token) for token in tokens[self._new(row)]], log[self._new(row)]) for row, tokens, log in found]
 
     def _new(self, row: int) -> slice:
         return slice(self.requests[row].num_start_tokens, self.lengths[row])
 
     def _renew(self) -> None:
         device, requests = self.tokens_RT.device, self.requests
-        self.length_R = torch.tensor(self.lengths, dtype=torch.long, device=device)
-        starts = [request.num_start_tokens for request in requests]
-        self.start_length_R = torch.tensor(starts, dtype=torch.long, device=device)
-        self.max_length_R = torch.tensor([request.max_length for request in requests], dtype=torch.long, device=device)
+        self.length_R = to_device(self.lengths, device)
+        self.start_length_R = to_device([request.num_start_tokens for request in requests], device)
+        self.max_length_R = to_device([request.max_length for request in requests], device)
         if self._keeps_sources and requests:
             sources = [request.prompt_ids for request in requests]
             longest = max(map(len, sources))
-            self.source_RS = torch.tensor([ids + ids[:1] * (longest - len(ids)) for ids in sources], device=device)
-            self.source_length_R = torch.tensor([len(ids) for ids in sources], device=device)
+            self.source_RS = to_device([ids + ids[:1] * (longest - len(ids)) for ids in sources], device)
+            self.source_length_R = to_device([len(ids) for ids in sources], device)
 
 
 def _enlarged(matrix_RT: Tensor, num_rows: int, width: int) -> Tensor:

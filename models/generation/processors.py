@@ -4,11 +4,12 @@ Every change is sparse and in place: the vocabulary is never copied. The meaning
 transformers (5.23, GenerationMixin._get_logits_processor).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from models.generation.crossings import to_device
 from models.generation.history import History
 from models.generation.params import GenerationParams, as_ids
 from models.generation.vocabulary import Vocabulary
@@ -21,8 +22,12 @@ INFINITY = torch.inf
 Processor = Callable[[Tensor, History, Tensor | None], None]
 
 
-def processors_of(params: GenerationParams, vocabulary: Vocabulary) -> list[Processor]:
+def processors_of(params: GenerationParams, vocabulary: Vocabulary, device: torch.device) -> list[Processor]:
     """The processors that resolved params ask for, in the order of application, on the logits of this vocabulary."""
+
+    def columns(token_ids: Sequence[int]) -> Tensor:
+        return to_device(vocabulary.columns(token_ids), device)
+
     chain: list[Processor] = []
     if params.encoder_repetition_penalty != 1.0:
         assert params.encoder_repetition_penalty is not None
@@ -37,27 +42,25 @@ def processors_of(params: GenerationParams, vocabulary: Vocabulary) -> list[Proc
     if params.bad_words_ids:
         ends = {(end,) for end in params.eos_token_ids}
         words = [tuple(word) for word in params.bad_words_ids if tuple(word) not in ends]
-        chain.extend(_bad_word(word, vocabulary) for word in words)
+        chain.extend(_bad_word(word, vocabulary.columns(word[-1:])) for word in words)
     if params.eos_token_ids:
-        chain.append(_min_length(vocabulary.columns(params.eos_token_ids)))
+        chain.append(_min_length(columns(params.eos_token_ids)))
     if params.forced_bos_token_id is not None:
-        columns = vocabulary.columns((params.forced_bos_token_id,))
-        chain.append(_forced(columns, lambda history, row: history.lengths[row] == 1))
+        first = columns((params.forced_bos_token_id,))
+        chain.append(_forced(first, lambda history, row: history.lengths[row] == 1))
     if params.forced_eos_token_id is not None:
         chain.append(
             _forced(
-                vocabulary.columns(as_ids(params.forced_eos_token_id)),
+                columns(as_ids(params.forced_eos_token_id)),
                 lambda history, row: history.lengths[row] == history.requests[row].max_length - 1,
             )
         )
     if params.exponential_decay_length_penalty is not None and params.eos_token_ids:
-        columns = vocabulary.columns(params.eos_token_ids)
-        chain.append(_exponential_decay(*params.exponential_decay_length_penalty, columns))
+        chain.append(_exponential_decay(*params.exponential_decay_length_penalty, columns(params.eos_token_ids)))
     if params.suppress_tokens:
-        chain.append(_suppress(vocabulary.columns(params.suppress_tokens)))
+        chain.append(_suppress(columns(params.suppress_tokens)))
     if params.begin_suppress_tokens:
-        columns = vocabulary.columns(params.begin_suppress_tokens)
-        chain.append(_begin_suppress(columns, params.forced_bos_token_id is not None))
+        chain.append(_begin_suppress(columns(params.begin_suppress_tokens), params.forced_bos_token_id is not None))
     return chain
 
 
@@ -136,45 +139,41 @@ def _ban_completions(
     for offset in range(size - 1):
         wanted_R1 = history.tokens_RT.gather(1, (suffix_start_R + offset).clamp(min=0)[:, None])
         matches_RT &= text_RT[:, offset : offset + num_windows] == wanted_R1
-    rows, windows = matches_RT.nonzero(as_tuple=True)
-    vocabulary.ban(logits_RV, rows, text_RT[rows, windows + size - 1])
+    vocabulary.ban(logits_RV, text_RT[:, size - 1 : size - 1 + num_windows], matches_RT)
 
 
-def _bad_word(word: tuple[int, ...], vocabulary: Vocabulary) -> Processor:
-    *prefix, last = word
-    columns = vocabulary.columns((last,))
+def _bad_word(word: tuple[int, ...], columns: list[int]) -> Processor:
+    """`columns`: of the word's last token, none where it lies on another rank."""
+    prefix = word[:-1]
 
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
-        if not prefix:
-            logits_RV[:, columns] = -INFINITY
-            return
         start_R = history.length_R - len(prefix)
         is_match_R = start_R >= 0
         for offset, token in enumerate(prefix):
             is_match_R &= history.tokens_RT.gather(1, (start_R + offset).clamp(min=0)[:, None])[:, 0] == token
-        for column in columns:  # one, or none where the word's last token lies on another rank
-            logits_RV[is_match_R, column] = -INFINITY
+        for column in columns:
+            logits_RV[:, column].masked_fill_(is_match_R, -INFINITY)
 
     return process
 
 
-def _min_length(columns: list[int]) -> Processor:
+def _min_length(columns_C: Tensor) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
         rows = [row for row, length in enumerate(history.lengths) if length < history.requests[row].min_length]
-        _fill(logits_RV, rows, columns)
+        _fill(logits_RV, rows, columns_C)
 
     return process
 
 
-def _suppress(columns: list[int]) -> Processor:
+def _suppress(columns_C: Tensor) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
         del history, log_normalizer_R
-        logits_RV[:, columns] = -INFINITY
+        logits_RV.index_fill_(1, columns_C, -INFINITY)
 
     return process
 
 
-def _begin_suppress(columns: list[int], has_forced_bos: bool) -> Processor:
+def _begin_suppress(columns_C: Tensor, has_forced_bos: bool) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
         rows = []
         for row, (length, request) in enumerate(zip(history.lengths, history.requests, strict=True)):
@@ -183,47 +182,46 @@ def _begin_suppress(columns: list[int], has_forced_bos: bool) -> Processor:
             begin = start + 1 if start == 1 and has_forced_bos else start
             if length == begin:
                 rows.append(row)
-        _fill(logits_RV, rows, columns)
+        _fill(logits_RV, rows, columns_C)
 
     return process
 
 
-def _fill(logits_RV: Tensor, rows: list[int], columns: list[int]) -> None:
+def _fill(logits_RV: Tensor, rows: list[int], columns_C: Tensor) -> None:
     """Bans columns in some rows."""
     if len(rows) == logits_RV.shape[0]:
-        logits_RV[:, columns] = -INFINITY
-    elif rows and columns:
-        rows_M1 = torch.tensor(rows, device=logits_RV.device)[:, None]
-        logits_RV[rows_M1, torch.tensor(columns, device=logits_RV.device)] = -INFINITY
+        logits_RV.index_fill_(1, columns_C, -INFINITY)
+    elif rows:
+        logits_RV[to_device(rows, logits_RV.device)[:, None], columns_C] = -INFINITY
 
 
-def _forced(columns: list[int], is_due: Callable[[History, int], bool]) -> Processor:
+def _forced(columns_C: Tensor, is_due: Callable[[History, int], bool]) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
         rows = [row for row in range(len(history.lengths)) if is_due(history, row)]
         if not rows:
             return
-        rows_M = torch.tensor(rows, device=logits_RV.device)
-        logits_RV[rows_M] = -INFINITY
-        for column in columns:
-            logits_RV[rows_M, column] = 0.0
+        rows_M = to_device(rows, logits_RV.device)
+        logits_RV.index_fill_(0, rows_M, -INFINITY)
+        logits_RV[rows_M[:, None], columns_C] = 0.0
         if log_normalizer_R is not None:
-            log_normalizer_R[rows_M] = 0.0  # log-probability 0, exact in every dtype
+            log_normalizer_R.index_fill_(0, rows_M, 0.0)  # log-probability 0, exact in every dtype
 
     return process
 
 
-def _exponential_decay(start: int, factor: float, columns: list[int]) -> Processor:
+def _exponential_decay(start: int, factor: float, columns_C: Tensor) -> Processor:
     """Makes end tokens likelier with each token after the first `start` new ones."""
 
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
-        for row, (length, request) in enumerate(zip(history.lengths, history.requests, strict=True)):
-            excess = length - request.num_start_tokens - start
-            if excess <= 0:
-                continue
-            values = logits_RV[row, columns].float()
-            if log_normalizer_R is not None:
-                values = values - log_normalizer_R[row]
-            raised = values.abs() * (factor**excess - 1)
-            logits_RV[row, columns] += raised.masked_fill(~values.isfinite(), 0.0).to(logits_RV.dtype)
+        both = zip(history.lengths, history.requests, strict=True)
+        excess = [length - request.num_start_tokens - start for length, request in both]
+        if max(excess) <= 0:
+            return
+        raise_R = to_device([factor ** max(0, one) - 1 for one in excess], logits_RV.device, torch.float32)
+        values_RC = logits_RV[:, columns_C].float()
+        if log_normalizer_R is not None:
+            values_RC = values_RC - log_normalizer_R[:, None]
+        raised_RC = (values_RC.abs() * raise_R[:, None]).masked_fill(~values_RC.isfinite(), 0.0)
+        logits_RV[:, columns_C] += raised_RC.to(logits_RV.dtype)
 
     return process

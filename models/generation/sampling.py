@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from models.generation.cohort import Cohort, Done, Step, StopText
+from models.generation.crossings import places_of, to_device
 from models.generation.params import GenerationParams
 from models.generation.randomness import sample_key
 from models.generation.sequence import Request, SequenceOutput
@@ -29,7 +30,7 @@ class SamplingCohort(Cohort):
         self._answers |= {request: {} for request in requests}
         self._samples += [sample for request in requests for sample in range(request.num_sequences)]
         keys = [sample_key(request.seed, sample) for request in requests for sample in range(request.num_sequences)]
-        self._key_R = torch.cat((self._key_R, torch.tensor(keys, dtype=torch.long, device=self._key_R.device)))
+        self._key_R = torch.cat((self._key_R, to_device(keys, self._key_R.device)))
 
     def step(self, logits_RV: Tensor) -> Step:
         for process in self.processors:
@@ -39,9 +40,9 @@ class SamplingCohort(Cohort):
         is_done_R = self.history.length_R >= self.history.max_length_R
         for end in self.params.eos_token_ids:
             is_done_R = is_done_R | (token_R == end)
-        done = set(is_done_R.nonzero()[:, 0].tolist())
+        done = set(places_of(is_done_R))
         if self.params.stop_strings:
-            done |= {row for row in range(self.history.num_rows) if self.stops(self.history.new_tokens(row))}
+            done |= {row for row, tokens in enumerate(self.history.new_tokens()) if self.stops(tokens)}
         return self._leave(done)
 
     def _choose(self, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,8 +58,9 @@ class SamplingCohort(Cohort):
         if not done:
             return Step([])
         history = self.history
-        for row in sorted(done):
-            self._answers[history.requests[row]][self._samples[row]] = self.answer(*history.answer(row))
+        leaving = sorted(done)
+        for row, answer in zip(leaving, history.answers(leaving), strict=True):
+            self._answers[history.requests[row]][self._samples[row]] = self.answer(*answer)
         kept = [row for row in range(history.num_rows) if row not in done]
         staying = {history.requests[row] for row in kept}
         finished = [
@@ -67,6 +69,6 @@ class SamplingCohort(Cohort):
             if request not in staying
         ]
         self._samples = [self._samples[row] for row in kept]
-        self._key_R = self._key_R[torch.tensor(kept, dtype=torch.long, device=self._key_R.device)]
+        self._key_R = self._key_R[to_device(kept, self._key_R.device)]
         self.keep([index for index, request in enumerate(self.requests) if request in staying], kept)
         return Step(finished, kept=kept)

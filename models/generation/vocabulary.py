@@ -50,9 +50,12 @@ class Vocabulary:
         """Gives tokens new logits, those that lie here; one that stands twice in a row must have one value."""
         logits_RV.scatter_(1, token_RT, value_RT)
 
-    def ban(self, logits_RV: Tensor, row_M: Tensor, token_M: Tensor) -> None:
-        """Makes single tokens impossible, each in its row."""
-        logits_RV[row_M, token_M] = -torch.inf
+    def ban(self, logits_RV: Tensor, token_RT: Tensor, is_banned_RT: Tensor) -> None:
+        """Makes some of these tokens of each row impossible."""
+        row_R1 = torch.arange(len(logits_RV), device=logits_RV.device)[:, None]
+        # A sum, as a token may stand in a row twice, banned and not; a list of places would make the host wait.
+        penalty_RT = logits_RV.new_zeros(token_RT.shape).masked_fill_(is_banned_RT, -torch.inf)
+        logits_RV.index_put_((row_R1, token_RT), penalty_RT, accumulate=True)
 
 
 WHOLE = Vocabulary()
@@ -102,9 +105,9 @@ class DividedVocabulary(Vocabulary):
         row_M, place_M = self._is_own(token_RT).nonzero(as_tuple=True)
         logits_RV[row_M, token_RT[row_M, place_M] - self.own.start] = value_RT[row_M, place_M]
 
-    def ban(self, logits_RV: Tensor, row_M: Tensor, token_M: Tensor) -> None:
-        is_own_M = self._is_own(token_M)
-        logits_RV[row_M[is_own_M], token_M[is_own_M] - self.own.start] = -torch.inf
+    def ban(self, logits_RV: Tensor, token_RT: Tensor, is_banned_RT: Tensor) -> None:
+        column_RT = (token_RT - self.own.start).clamp(0, logits_RV.shape[1] - 1)
+        super().ban(logits_RV, column_RT, is_banned_RT & self._is_own(token_RT))
 
     def _is_own(self, token: Tensor) -> Tensor:
         return (token >= self.own.start) & (token < self.own.stop)

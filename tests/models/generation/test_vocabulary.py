@@ -153,7 +153,7 @@ def test_options_change_each_part_as_they_change_the_whole(options, in_log_probs
     def process(vocabulary, logits_RV):
         history = history_of(params, num_new)
         normalizer_R = vocabulary.log_normalizer(logits_RV) if in_log_probs else None
-        for processor in processors_of(params, vocabulary):
+        for processor in processors_of(params, vocabulary, logits_RV.device):
             processor(logits_RV, history, normalizer_R)
         return vocabulary.whole(logits_RV)
 
