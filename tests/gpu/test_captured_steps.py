@@ -1,0 +1,82 @@
+"""Captured steps on a GPU: the tokens of plain attention there, and of the CPU. Needs neither Ray nor transformers."""
+
+import logging
+
+import pytest
+import torch
+
+from benchmarks.random_model import random_model
+from models import Engine, GenerationParams
+from models.generation import runner
+from models.generation.block_decoder import BlockDecoder
+from models.generation.blocks import BlockStore
+from models.generation.graphs import Graphs
+from models.generation.pooled_decoder import PooledDecoder
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
+PROMPTS = [[(7 * row + 3 * place) % 200 + 5 for place in range(9 * row + 1)] for row in range(12)] * 3
+SEARCHES = {
+    "greedy": GenerationParams(max_new_tokens=40, min_new_tokens=40),
+    "beams": GenerationParams(max_new_tokens=40, min_new_tokens=20, num_beams=4, num_return_sequences=4),
+    "bans": GenerationParams(max_new_tokens=40, num_beams=3, no_repeat_ngram_size=2, repetition_penalty=1.2),
+    "samples": GenerationParams(max_new_tokens=20, do_sample=True, num_return_sequences=3),
+}
+
+
+def said(engine, params):
+    return [[one.token_ids for one in answer.outputs] for answer in engine.generate(PROMPTS, params, seed=3)]
+
+
+@pytest.mark.parametrize("params", SEARCHES.values(), ids=SEARCHES)
+@pytest.mark.parametrize("name", ["tiny-bart", "tiny-bloom"])
+def test_captured_steps_say_what_plain_attention_says(monkeypatch, name, params):
+    model = random_model(name, torch.device("cuda", 0), torch.float32, deviation=0.4)
+    engine = Engine(model, max_slots=20)
+    assert isinstance(engine._runner._decoder, BlockDecoder)
+    found = said(engine, params)
+    assert engine._runner._decoder._graphs._captures, "capturing failed"
+    assert any(one.graph for one in engine._runner._decoder._graphs._by_shape.values())
+    assert said(engine, params) == found, "a second run, mostly replayed, says something else"
+    monkeypatch.setattr(runner, "decoder_of", PooledDecoder)
+    assert said(Engine(model), params) == found
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_captured_steps_are_eager_steps_in_half_precision(monkeypatch, dtype):
+    """The same kernels on the same shapes: not one bit may differ."""
+    model = random_model("tiny-bloom", torch.device("cuda", 0), dtype, deviation=0.4)
+    captured = said(Engine(model), SEARCHES["beams"])
+    monkeypatch.setattr(Graphs, "run", lambda _, inputs, compute: compute(inputs))
+    assert said(Engine(model), SEARCHES["beams"]) == captured
+
+
+def test_a_step_waits_for_the_device_once():
+    """torch itself warns at whatever makes the host wait."""
+    model = random_model("tiny-bart", torch.device("cuda", 0), torch.float32, deviation=0.4)
+    engine = Engine(model)
+    for row, prompt in enumerate(PROMPTS):
+        engine.add(row, prompt, SEARCHES["bans"] if row % 2 else SEARCHES["greedy"])
+    for _ in range(6):
+        engine.step()
+    for _ in range(4):
+        torch.cuda.set_sync_debug_mode("warn")
+        with pytest.warns(UserWarning, match="synchronizing") as waits:
+            engine.step()
+        torch.cuda.set_sync_debug_mode("default")
+        assert sum("synchronizing" in str(one.message) for one in waits) <= 4  # two cohorts, and those who end
+
+
+def test_memory_that_runs_out_while_blocks_grow_halves_what_runs(monkeypatch, caplog):
+    model = random_model("tiny-bart", torch.device("cuda", 0), torch.float32, deviation=0.4)
+    expected = said(Engine(model), SEARCHES["beams"])
+    grow = BlockStore._resize
+
+    def limited(self, capacity, num_readers):
+        if capacity > 100:
+            torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+        grow(self, capacity, num_readers)
+
+    monkeypatch.setattr(BlockStore, "_resize", limited)
+    with caplog.at_level(logging.WARNING):
+        assert said(Engine(model), SEARCHES["beams"]) == expected
+    assert "out of memory with" in caplog.text
