@@ -83,13 +83,10 @@ def check(device: torch.device) -> None:
                 answers = engine.generate(prompts * 3, params)
                 said.append([[one.token_ids for one in answer.outputs] for answer in answers])
                 if decoder is BlockDecoder:
-                    shapes = engine._runner._decoder._graphs._by_shape.values()
-                    num_captured = sum(one.graph is not None for one in shapes)
+                    steps = dict(engine._runner._decoder._graphs.num_steps)
             num_equal = sum(one == two for one, two in zip(*said, strict=True))
             search = "samples" if params.do_sample else f"{params.num_beams or 1} beams"
-            print(
-                f"check {name}, {search}: {num_equal} of {len(said[0])} equal, {num_captured} of {len(shapes)} captured"
-            )
+            print(f"check {name}, {search}: {num_equal} of {len(said[0])} equal; steps {steps}", flush=True)
 
 
 def batchloom(
@@ -112,7 +109,8 @@ def batchloom(
             if options.profile and number == 1 and len(steps) == 8:
                 profile(engine)
         seconds = time.perf_counter() - begin
-        print(f"  batchloom, round {number}: {sum(lengths) / seconds:9.0f} tokens/s in {seconds:.2f} s")
+        kinds = dict(engine._runner._decoder._graphs.num_steps)
+        print(f"  batchloom, round {number}: {sum(lengths) / seconds:9.0f} tokens/s in {seconds:.2f} s; steps {kinds}")
     most = max(num_rows for num_rows, _, _ in steps)
     for name, part in (("most rows", [step for step in steps if step[0] == most]), ("all steps", steps)):
         times, floors = (statistics.median(step[place] for step in part) * 1e3 for place in (1, 2))

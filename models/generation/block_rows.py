@@ -11,18 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.generation.blocks import BLOCK, bucket
+from models.generation.blocks import BLOCK
 from models.generation.crossings import Numbers
 
-FEWEST_COLUMNS = 4  # of tables: below, all are one shape
+FEWEST_COLUMNS = 4  # of tables, which are as wide as a power of two: a column costs no more than two keys
 
 
 @dataclass(eq=False)
 class Prompt:
-    """Where a request's prompt lies."""
+    """Where a request's prompt lies, and what its answers may come to take."""
 
     blocks: Numbers
     num_tokens: int
+    num_reserved: int = 0  # blocks
 
 
 @dataclass(frozen=True)
@@ -66,5 +67,6 @@ def reading(texts: Sequence[Text], num_rows: int, num_blocks: int, num_readers: 
         count_B[block_E] = np.clip(text.num_tokens_N[row_E] - column_E * BLOCK, 0, BLOCK)
     table_NM = np.concatenate([text.blocks_NM for text in texts], axis=1)
     place_NM = np.concatenate([text.place_N[:, None].repeat(text.blocks_NM.shape[1], axis=1) for text in texts], axis=1)
-    room = ((0, num_rows - len(table_NM)), (0, bucket(max(FEWEST_COLUMNS, table_NM.shape[1])) - table_NM.shape[1]))
+    width = table_NM.shape[1]
+    room = ((0, num_rows - len(table_NM)), (0, max(FEWEST_COLUMNS, 1 << (width - 1).bit_length()) - width))
     return [reader_BR, count_B, np.pad(table_NM, room), np.pad(place_NM, room)]

@@ -36,7 +36,9 @@ class BlockStore:
         self.descent_BRS = like.new_zeros(0, 1, BLOCK, dtype=torch.bool)
         self.position_BS = like.new_zeros(0, BLOCK, dtype=torch.float32)
         self._free: list[int] = []
+        self._num_reserved = 0
         self.end = 0  # blocks from here on were never taken, or were given back
+        self.reserve(2)
         self.take(2)  # NOBODYS, PADDING
 
     @property
@@ -46,6 +48,15 @@ class BlockStore:
     @property
     def capacity(self) -> int:
         return len(self.position_BS)
+
+    def reserve(self, num: int) -> None:
+        """Room for so many blocks more and for holes, before they are taken: growing moves all, and ends all graphs."""
+        self._num_reserved += num
+        if (end := self._num_reserved * 8 // 7 + 1) > self.capacity:
+            self._resize(bucket(end), self.num_readers)
+
+    def release(self, num: int) -> None:
+        self._num_reserved -= num
 
     def take(self, num: int) -> Numbers:
         """Blocks that are free, the first ones first."""
@@ -117,8 +128,8 @@ class BlockStore:
 
 
 def bucket(number: int) -> int:
-    """The number, or up to an eighth more, so that few different ones are left."""
-    step = 1 << max(0, number.bit_length() - 4)
+    """The number, or up to a quarter more, so that few different ones are left: four an octave."""
+    step = 1 << max(0, number.bit_length() - 3)
     return -(-number // step) * step
 
 

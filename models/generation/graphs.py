@@ -5,6 +5,7 @@ thousand. What changes between two steps must lie in buffers that stay, and is l
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from models.generation.crossings import Numbers, upload
 logger = logging.getLogger(__name__)
 
 MAX_SHAPES = 64  # a graph of a large model takes some megabytes; the one not used for longest goes
+EAGER_USES = 3  # of a shape, before it is captured: that takes as long as a few steps, which a rare shape never saves
 
 
 class StaticInputs:
@@ -40,7 +42,7 @@ class StaticInputs:
 
 
 class Graphs:
-    """Static inputs of all shapes that came so far. A shape is captured when it comes for the second time."""
+    """Static inputs of all shapes that came so far. A shape that came a few times is captured."""
 
     def __init__(self, device: torch.device, num_ranks: int) -> None:
         self._device = device
@@ -48,6 +50,7 @@ class Graphs:
         if device.type == "cuda" and num_ranks > 1:
             logger.info("decode steps run eagerly: %d ranks' messages are not captured", num_ranks)
         self._by_shape: dict[tuple[tuple[int, ...], ...], StaticInputs] = {}
+        self.num_steps = Counter[str]()  # eager, captured and replayed ones
         self._pool: Any = None  # one for all: a graph's logits are read before the next one runs
 
     def inputs(self, arrays: Sequence[Numbers], num_rows: int) -> StaticInputs:
@@ -62,12 +65,14 @@ class Graphs:
     def run(self, inputs: StaticInputs, compute: Callable[[StaticInputs], Tensor]) -> Tensor:
         """What `compute` gives for what was loaded; it may run twice, and must do twice what it does once."""
         inputs.num_uses += 1
-        if inputs.graph is None and self._captures and inputs.num_uses > 1:
+        if inputs.graph is None and self._captures and inputs.num_uses > EAGER_USES:
             try:
                 inputs.graph, inputs.logits_NV = self._capture(lambda: compute(inputs))
+                self.num_steps["captured"] += 1
             except RuntimeError as error:
                 self._captures = False
                 logger.warning("decode steps run eagerly from now on, since one could not be captured: %s", error)
+        self.num_steps["eager" if inputs.graph is None else "replayed"] += 1
         if inputs.graph is None:
             return compute(inputs)
         inputs.graph.replay()

@@ -35,7 +35,7 @@ def test_captured_steps_say_what_plain_attention_says(monkeypatch, name, params)
     assert isinstance(engine._runner._decoder, BlockDecoder)
     found = said(engine, params)
     assert engine._runner._decoder._graphs._captures, "capturing failed"
-    assert any(one.graph for one in engine._runner._decoder._graphs._by_shape.values())
+    assert engine._runner._decoder._graphs.num_steps["replayed"] > 0
     assert said(engine, params) == found, "a second run, mostly replayed, says something else"
     monkeypatch.setattr(runner, "decoder_of", PooledDecoder)
     assert said(Engine(model), params) == found
