@@ -13,13 +13,12 @@ from torch import Tensor
 from models.generation.block_attention import BlockAttention, BlockReader, Reading, Writing, enter
 from models.generation.block_rows import Prompt, Text, joined, prompts_of, reading
 from models.generation.block_units import BlockUnits
-from models.generation.blocks import BLOCK, PADDING, BlockStore, bucket
-from models.generation.crossings import Numbers
+from models.generation.blocks import BLOCK, PADDING, BlockStore
 from models.generation.graphs import Graphs, StaticInputs
 from models.generation.prompts import Prefilled, Prompts
 from models.generation.sequence import Request
+from models.generation.step_shape import StepShape
 
-FEWEST_ROWS = 8
 Layer = tuple[Tensor, Tensor]  # keys and values
 
 
@@ -67,12 +66,8 @@ class BlockDecoder:
         all_units = [units for units, _ in cohorts]
         prompts = [prompt for _, own in cohorts for prompt in own]
         self._compact(all_units, prompts)
-        arrays, num_rows = self._arrays(all_units, prompts)
-        if (versions := [store.version for store in self._stores]) != self._versions:
-            self._graphs.clear()
-            self._versions = versions
-        inputs = self._graphs.inputs(arrays, num_rows)
-        inputs.load(arrays, input_ids_N, position_N)
+        inputs = self._inputs(all_units, prompts)
+        inputs.load_rows(input_ids_N, position_N)
         table_NM, first = Reading(*inputs.numbers[3:7]).table_NM, 0
         for units in all_units:
             units.device_blocks_GM = table_NM[first : first + units.num_rows : units.width]
@@ -92,23 +87,28 @@ class BlockDecoder:
         logits_NV: Tensor = model.local_logits(model.decode(inputs.input_ids_N, position_N, context))
         return logits_NV
 
-    def _arrays(self, all_units: Sequence[BlockUnits], prompts: list[Prompt]) -> tuple[list[Numbers], int]:
-        """What the host says about a step: three arrays of a Writing, four of each store's Reading; and the rows."""
+    def _inputs(self, all_units: Sequence[BlockUnits], prompts: list[Prompt]) -> StaticInputs:
+        """What the host says about a step: three arrays of a Writing, four of each store's Reading."""
         written_2N = np.concatenate([units.grow() for units in all_units], axis=1)
         own = joined([units.text() for units in all_units])
         if self._read is None or self._read[0] != prompts:
             self._read = (prompts, prompts_of(prompts))
-        num_rows = max(FEWEST_ROWS, 1 << (len(prompts) - 1).bit_length())
-        rest = (0, num_rows - len(prompts))
-        arrays = [
-            np.pad(written_2N[0], rest, constant_values=PADDING),
-            np.pad(written_2N[1], rest),
-            np.pad(own.place_N, rest),
-        ]
         texts = [[own], [self._read[1]]] if len(self._stores) == 2 else [[self._read[1], own]]
-        for store, read in zip(self._stores, texts, strict=True):
-            arrays += reading(read, num_rows, min(store.capacity, bucket(store.end)), store.num_readers)
-        return arrays, num_rows
+        if (versions := [store.version for store in self._stores]) != self._versions:
+            self._graphs.clear()
+            self._versions = versions
+        need = StepShape(
+            num_rows=len(prompts),
+            num_blocks=tuple(store.end for store in self._stores),
+            num_columns=tuple(sum(text.blocks_NM.shape[1] for text in read) for read in texts),
+        )
+        shape = self._graphs.shape(need, [store.capacity for store in self._stores])
+        rest = (0, shape.num_rows - len(prompts))
+        arrays = [np.pad(written_2N[0], rest, constant_values=PADDING), np.pad(written_2N[1], rest)]
+        arrays.append(np.pad(own.place_N, rest))
+        for store, read, blocks, columns in zip(self._stores, texts, shape.num_blocks, shape.num_columns, strict=True):
+            arrays += reading(read, shape.num_rows, blocks, columns, store.num_readers)
+        return self._graphs.inputs(shape, arrays)
 
     def _compact(self, all_units: Sequence[BlockUnits], prompts: Sequence[Prompt]) -> None:
         for store in self._stores:

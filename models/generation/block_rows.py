@@ -14,8 +14,6 @@ import numpy as np
 from models.generation.blocks import BLOCK
 from models.generation.crossings import Numbers
 
-FEWEST_COLUMNS = 4  # of tables, which are as wide as a power of two: a column costs no more than two keys
-
 
 @dataclass(eq=False)
 class Prompt:
@@ -56,7 +54,7 @@ def prompts_of(prompts: Sequence[Prompt]) -> Text:
     return text
 
 
-def reading(texts: Sequence[Text], num_rows: int, num_blocks: int, num_readers: int) -> list[Numbers]:
+def reading(texts: Sequence[Text], num_rows: int, num_blocks: int, num_columns: int, num_readers: int) -> list[Numbers]:
     """Readers [B, R], counts [B], tables [N, M] and places [N, M] where each row reads these texts."""
     reader_BR = np.full((num_blocks, num_readers), num_rows)
     count_B = np.zeros(num_blocks, dtype=np.int64)
@@ -67,6 +65,5 @@ def reading(texts: Sequence[Text], num_rows: int, num_blocks: int, num_readers: 
         count_B[block_E] = np.clip(text.num_tokens_N[row_E] - column_E * BLOCK, 0, BLOCK)
     table_NM = np.concatenate([text.blocks_NM for text in texts], axis=1)
     place_NM = np.concatenate([text.place_N[:, None].repeat(text.blocks_NM.shape[1], axis=1) for text in texts], axis=1)
-    width = table_NM.shape[1]
-    room = ((0, num_rows - len(table_NM)), (0, max(FEWEST_COLUMNS, 1 << (width - 1).bit_length()) - width))
+    room = ((0, num_rows - len(table_NM)), (0, num_columns - table_NM.shape[1]))
     return [reader_BR, count_B, np.pad(table_NM, room), np.pad(place_NM, room)]

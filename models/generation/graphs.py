@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from models.generation.crossings import Numbers, upload
+from models.generation.step_shape import StepShape
 
 logger = logging.getLogger(__name__)
 
 MAX_SHAPES = 64  # a graph of a large model takes some megabytes; the one not used for longest goes
-EAGER_USES = 3  # of a shape, before it is captured: that takes as long as a few steps, which a rare shape never saves
+EAGER_USES = 2  # of a shape, before it is captured: that takes as long as a few steps, which a rare shape never saves
 
 
 class StaticInputs:
@@ -34,9 +35,12 @@ class StaticInputs:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits_NV = torch.empty(0)
 
-    def load(self, arrays: Sequence[Numbers], input_ids_N: Tensor, position_N: Tensor) -> None:
-        """The next step's; rows beyond those that are given keep what they had, which nobody reads."""
+    def load(self, arrays: Sequence[Numbers]) -> None:
+        """The next step's numbers, in one copy."""
         self._numbers_I.copy_(upload([np.concatenate([array.ravel() for array in arrays])], self._numbers_I.device)[0])
+
+    def load_rows(self, input_ids_N: Tensor, position_N: Tensor) -> None:
+        """The next step's tokens; rows beyond them keep what they had, which nobody reads."""
         self.input_ids_N[: len(input_ids_N)] = input_ids_N
         self.position_N[: len(position_N)] = position_N
 
@@ -49,17 +53,23 @@ class Graphs:
         self._captures = device.type == "cuda" and num_ranks == 1
         if device.type == "cuda" and num_ranks > 1:
             logger.info("decode steps run eagerly: %d ranks' messages are not captured", num_ranks)
-        self._by_shape: dict[tuple[tuple[int, ...], ...], StaticInputs] = {}
+        self._by_shape: dict[StepShape, StaticInputs] = {}
         self.num_steps = Counter[str]()  # eager, captured and replayed ones
         self._pool: Any = None  # one for all: a graph's logits are read before the next one runs
 
-    def inputs(self, arrays: Sequence[Numbers], num_rows: int) -> StaticInputs:
-        """The buffers for arrays of these shapes and so many rows."""
-        shape = ((num_rows,), *(array.shape for array in arrays))
-        inputs = self._by_shape.pop(shape, None) or StaticInputs(arrays, num_rows, self._device)
+    def shape(self, need: StepShape, capacities: Sequence[int]) -> StepShape:
+        """The smallest shape that came before and serves, one with a graph if there is one; or else a new one."""
+        serving = [shape for shape in self._by_shape if shape.serves(need)]
+        new = need.roomy(capacities)
+        return min(serving, key=lambda shape: (self._by_shape[shape].graph is None, shape.total), default=new)
+
+    def inputs(self, shape: StepShape, arrays: Sequence[Numbers]) -> StaticInputs:
+        """The buffers of a shape, these numbers in them."""
+        inputs = self._by_shape.pop(shape, None) or StaticInputs(arrays, shape.num_rows, self._device)
         self._by_shape[shape] = inputs  # the last one used stands last
         if len(self._by_shape) > MAX_SHAPES:
             del self._by_shape[next(iter(self._by_shape))]
+        inputs.load(arrays)
         return inputs
 
     def run(self, inputs: StaticInputs, compute: Callable[[StaticInputs], Tensor]) -> Tensor:
