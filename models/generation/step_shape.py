@@ -1,7 +1,7 @@
 """The sizes of all that a step reads, few of them different, so that graphs recur. It knows no tensor and no request.
 
 Rows and columns of tables cost little, so they are powers of two. Blocks are read whether anybody needs them or not: a
-shape with up to a third more than needed is used again; a new one has room for new tokens, which become more.
+shape with up to a quarter more than needed is used again; a new one has room for new tokens, which become more.
 """
 
 from collections.abc import Iterable
@@ -28,13 +28,13 @@ class StepShape:
         """Whether all that is needed fits, and not much besides is read."""
         mine, needed = ((one.num_rows, *one.num_blocks, *one.num_columns) for one in (self, need))
         fits = all(own >= other for own, other in zip(mine, needed, strict=True))
-        is_near = 3 * (self.total - FEW_BLOCKS) <= 4 * need.total
+        is_near = 4 * (self.total - FEW_BLOCKS) <= 5 * need.total
         return fits and is_near and self.num_rows <= max(FEWEST_ROWS, 2 * need.num_rows)
 
     def roomy(self, capacities: Iterable[int]) -> "StepShape":
         """A shape for what is needed now and in some steps; no more blocks than there are."""
         own, *sources = self.num_blocks
-        blocks = (own + FEW_BLOCKS // 4 + self.total // 4, *(number + number // 16 for number in sources))
+        blocks = (own + FEW_BLOCKS // 4 + self.total // 8, *(number + number // 16 for number in sources))
         return StepShape(
             max(FEWEST_ROWS, _power(self.num_rows)),
             tuple(min(capacity, -(-number // 8) * 8) for capacity, number in zip(capacities, blocks, strict=True)),
