@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.footprint import BLOCK_PADDING
 from models.generation.block_attention import BlockAttention, BlockReader, Reading, Writing, enter
 from models.generation.block_rows import Prompt, Text, joined, prompts_of, reading
 from models.generation.block_units import BlockUnits
@@ -25,8 +26,7 @@ Layer = tuple[Tensor, Tensor]  # keys and values
 class BlockDecoder:
     """A model, and steps over any number of cohorts."""
 
-    # The rest of a block 1.2 for texts of 170 tokens, holes 1.14, growth 1.1 in the middle; answers seldom take all.
-    padding = 1.5
+    padding = BLOCK_PADDING
 
     def __init__(self, model: Any) -> None:
         self._model = model

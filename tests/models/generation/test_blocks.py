@@ -8,6 +8,7 @@ import torch
 
 from models.generation.block_rows import Prompt, Text, joined, prompts_of, reading
 from models.generation.blocks import BLOCK, PADDING, BlockStore, bucket
+from models.generation.step_shape import FEW_BLOCKS, StepShape
 
 
 def store():
@@ -19,6 +20,24 @@ def test_buckets_are_few_and_at_most_a_quarter_too_large():
     assert all(number <= size <= number * 5 / 4 for number, size in enumerate(buckets, start=1))
     assert len(set(buckets)) < 50
     assert [bucket(size) for size in buckets] == buckets
+
+
+def test_a_new_shape_serves_what_it_was_made_for_and_no_shape_serves_much_less():
+    choice = random.Random(4)
+    needs = [
+        StepShape(
+            choice.randint(1, 512), (choice.randint(2, 4000), choice.randint(2, 4000)), (3, choice.randint(1, 40))
+        )
+        for _ in range(60)
+    ]
+    for need in needs:
+        shape = need.roomy([5000, 4000])
+        assert shape.serves(need)
+        assert shape.num_blocks[1] <= 4000
+        for other in needs:
+            if shape.serves(other):
+                assert other.total <= shape.total <= 5 / 4 * other.total + FEW_BLOCKS
+                assert other.num_rows <= shape.num_rows <= max(8, 2 * other.num_rows)
 
 
 def test_blocks_keep_what_was_written_however_they_move():
