@@ -11,8 +11,8 @@ from models.config import BartConfig, BloomConfig
 # Of the memory that weights leave free, what keys and values may take, by device. The rest is for activations, for
 # logits, and on a CPU for whoever else runs there.
 CACHE_SHARE = {"cuda": 0.8, "cpu": 0.5}
-# Bytes that a GPU's blocks take for each byte of keys and values that may come: the rest of a block 1.2 for texts of 170
-# tokens, holes 1.14, and 1.1 as arrays grow by leaps. More in a bad moment, but few answers become as long as they may.
+# Bytes that a GPU's blocks take for each byte of keys and values that may come: the rest of a block 1.2 for texts of
+# 170 tokens, holes 1.14, and 1.1 as arrays grow by leaps. More at worst, but few answers become as long as they may.
 BLOCK_PADDING = 1.5
 # Of a device's memory: its driver's context, buffers of the ranks' messages, what the allocator cannot use.
 RESERVED_BYTES = 4e9

@@ -4,6 +4,7 @@ All shapes are those of the numbers it is given, and nothing asks the host, so t
 tokens, no weights, and of requests only the readers' places.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,18 +80,17 @@ class Writing:
 
 
 class BlockAttention:
-    """What a decoder asks in one step: its own text, and where there is an encoder, the encoder's."""
+    """What a decoder asks in one step: a reader of its own texts, and where there is an encoder, one of its texts."""
 
-    def __init__(self, store: BlockStore, writing: Writing, own: BlockReader, cross: BlockReader | None) -> None:
-        self._store, self._writing, self._own, self._cross = store, writing, own, cross
+    def __init__(self, store: BlockStore, writing: Writing, readers: Sequence[BlockReader]) -> None:
+        self._store, self._writing, self._readers = store, writing, readers
 
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
         self._store.write(layer, self._writing.block_N, self._writing.offset_N, k_NHK, v_NHK)
-        return self._own.attend(layer, q_NHK)
+        return self._readers[0].attend(layer, q_NHK)
 
     def cross_attend(self, layer: int, q_NHK: Tensor) -> Tensor:
-        assert self._cross is not None
-        return self._cross.attend(layer, q_NHK)
+        return self._readers[1].attend(layer, q_NHK)
 
 
 def enter(store: BlockStore, writing: Writing, position_N: Tensor) -> None:

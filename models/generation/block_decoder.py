@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.footprint import BLOCK_PADDING
 from models.generation.block_attention import BlockAttention, BlockReader, Reading, Writing, enter
-from models.generation.block_rows import Prompt, Text, joined, prompts_of, reading
+from models.generation.block_rows import Prompt, Text, joined, prompts_of, reading_arrays
 from models.generation.block_units import BlockUnits
 from models.generation.blocks import BLOCK, PADDING, BlockStore
 from models.generation.graphs import Graphs, StaticInputs
@@ -68,27 +68,28 @@ class BlockDecoder:
         self._compact(all_units, prompts)
         inputs = self._inputs(all_units, prompts)
         inputs.load_rows(input_ids_N, position_N)
-        table_NM, first = Reading(*inputs.numbers[3:7]).table_NM, 0
+        _, readings = _meaning(inputs)
+        first = 0
         for units in all_units:
-            units.device_blocks_GM = table_NM[first : first + units.num_rows : units.width]
+            units.device_blocks_GM = readings[0].table_NM[first : first + units.num_rows : units.width]
             first += units.num_rows
         return self._graphs.run(inputs, self._compute)[: len(input_ids_N)]
 
     def _compute(self, inputs: StaticInputs) -> Tensor:
         """A step, of buffers alone."""
         model, position_N = self._model, inputs.position_N
-        writing = Writing(*inputs.numbers[:3])
+        writing, readings = _meaning(inputs)
         enter(self._own, writing, position_N)
-        own, *cross = [
-            BlockReader(store, Reading(*inputs.numbers[first : first + 4]), position_N, model.alibi_slopes)
-            for store, first in zip(self._stores, (3, 7), strict=False)
+        readers = [
+            BlockReader(store, reading, position_N, model.alibi_slopes)
+            for store, reading in zip(self._stores, readings, strict=True)
         ]
-        context = BlockAttention(self._own, writing, own, cross[0] if cross else None)
+        context = BlockAttention(self._own, writing, readers)
         logits_NV: Tensor = model.local_logits(model.decode(inputs.input_ids_N, position_N, context))
         return logits_NV
 
     def _inputs(self, all_units: Sequence[BlockUnits], prompts: list[Prompt]) -> StaticInputs:
-        """What the host says about a step: three arrays of a Writing, four of each store's Reading."""
+        """What the host says about a step, in buffers."""
         written_2N = np.concatenate([units.grow() for units in all_units], axis=1)
         own = joined([units.text() for units in all_units])
         if self._read is None or self._read[0] != prompts:
@@ -107,7 +108,7 @@ class BlockDecoder:
         arrays = [np.pad(written_2N[0], rest, constant_values=PADDING), np.pad(written_2N[1], rest)]
         arrays.append(np.pad(own.place_N, rest))
         for store, read, blocks, columns in zip(self._stores, texts, shape.num_blocks, shape.num_columns, strict=True):
-            arrays += reading(read, shape.num_rows, blocks, columns, store.num_readers)
+            arrays += reading_arrays(read, shape.num_rows, blocks, columns, store.num_readers)
         return self._graphs.inputs(shape, arrays)
 
     def _compact(self, all_units: Sequence[BlockUnits], prompts: Sequence[Prompt]) -> None:
@@ -145,6 +146,12 @@ class BlockDecoder:
         tokens = [np.arange(prompt.num_tokens)[slice(*part)] for prompt in prompts]
         blocks = [prompt.blocks[own // BLOCK] for prompt, own in zip(prompts, tokens, strict=True)]
         self._source.fill(np.concatenate(blocks), np.concatenate(tokens), layers)
+
+
+def _meaning(inputs: StaticInputs) -> tuple[Writing, list[Reading]]:
+    """Three arrays say where new entries go, four for each store what is read."""
+    numbers = inputs.numbers
+    return Writing(*numbers[:3]), [Reading(*numbers[first : first + 4]) for first in range(3, len(numbers), 4)]
 
 
 def _repeated(k_HSK: Tensor, v_HSK: Tensor, num: int) -> Layer:

@@ -54,7 +54,9 @@ def prompts_of(prompts: Sequence[Prompt]) -> Text:
     return text
 
 
-def reading(texts: Sequence[Text], num_rows: int, num_blocks: int, num_columns: int, num_readers: int) -> list[Numbers]:
+def reading_arrays(
+    texts: Sequence[Text], num_rows: int, num_blocks: int, num_columns: int, num_readers: int
+) -> list[Numbers]:
     """Readers [B, R], counts [B], tables [N, M] and places [N, M] where each row reads these texts."""
     reader_BR = np.full((num_blocks, num_readers), num_rows)
     count_B = np.zeros(num_blocks, dtype=np.int64)

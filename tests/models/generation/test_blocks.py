@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.generation.block_rows import Prompt, Text, joined, prompts_of, reading
+from models.generation.block_rows import Prompt, Text, joined, prompts_of, reading_arrays
 from models.generation.blocks import BLOCK, PADDING, BlockStore, bucket
 from models.generation.step_shape import FEW_BLOCKS, StepShape
 
@@ -82,7 +82,7 @@ def test_rows_and_blocks_name_each_other():
     """The drawing of block_rows.py: two beams of one request beside another request."""
     prompts = [Prompt(np.array([2, 3]), BLOCK + 9)] * 2 + [Prompt(np.array([4]), 20)]
     said = Text(np.array([[5], [5], [6]]), np.array([2, 2, 1]), np.array([0, 1, 0]))
-    reader_BR, count_B, table_NM, place_NM = reading([prompts_of(prompts), joined([said])], 4, 8, 4, 2)
+    reader_BR, count_B, table_NM, place_NM = reading_arrays([prompts_of(prompts), joined([said])], 4, 8, 4, 2)
     assert reader_BR[2:7].tolist() == [[0, 1], [0, 1], [2, 4], [0, 1], [2, 4]]
     assert count_B.tolist() == [0, 0, BLOCK, 9, 20, 2, 1, 0]
     assert table_NM.tolist() == [[2, 3, 5, 0], [2, 3, 5, 0], [4, 0, 6, 0], [0, 0, 0, 0]]
