@@ -7,6 +7,8 @@ import torch
 import transformers
 
 from models import Engine, GenerationParams, SinglePass, load_model
+from models.generation import runner
+from models.generation.block_decoder import BlockDecoder
 from models.layers.linear import RowLinear
 
 SIZES = {"vocab_size": 83, "hidden_size": 24, "n_layer": 2, "n_head": 4, "num_labels": 3}
@@ -26,6 +28,12 @@ AT_THE_END = """
 import os
 from models.generation.kv_cache import EntryPool as owner
 name, number = "reorder", 3
+"""
+# As on GPUs: decoder_of looks at the device.
+IN_BLOCKS = """
+from models.generation import runner
+from models.generation.block_decoder import BlockDecoder
+runner.decoder_of = BlockDecoder
 """
 RAISES_ONCE = """
 plain, calls = getattr(owner, name), iter(range(1 << 60))
@@ -79,6 +87,19 @@ def test_an_engine_starts_again_with_half_of_it(tmp_path, in_followers, caplog, 
     assert marker.exists()
     assert "out of memory with 3 requests" in caplog.text
     assert f"of {size} ran out of memory: as the test wants" in caplog.text
+    shared.model.group.followers.close()
+
+
+def test_ranks_that_decode_as_on_gpus_start_again_as_well(tmp_path, in_followers, monkeypatch, caplog):
+    folder, marker = checkpoint(tmp_path, "BloomForCausalLM"), tmp_path / "raised"
+    in_followers(IN_BLOCKS + in_the_middle(17) + RAISES_ONCE.format(marker=str(marker)))
+    alone = [tokens(Engine(load_model(folder)).generate(PROMPTS, params)) for params in SEARCHES]
+    monkeypatch.setattr(runner, "decoder_of", BlockDecoder)
+    shared = Engine(load_model(folder, tensor_parallel=2))
+    with caplog.at_level(logging.WARNING):
+        assert [tokens(shared.generate(PROMPTS, params)) for params in SEARCHES] == alone
+    assert marker.exists()
+    assert "out of memory with 3 requests" in caplog.text
     shared.model.group.followers.close()
 
 
