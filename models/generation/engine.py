@@ -13,6 +13,7 @@ done leaves and makes room: the batch never drains while work is left.
     kv_cache.py    keys and values of prompts      blocks.py          keys and values in equal blocks
         and of what was said, in pools             block_units.py     blocks of what was said
     pools.py       such pools, by age              block_rows.py      which rows read which blocks
+                                                   step_shape.py      how many of each
                                                    graphs.py          steps as CUDA graphs
     beam.py        beam search                     history.py         what was said so far
     sampling.py    greedy search and sampling      processors.py      what may not be said, or must
