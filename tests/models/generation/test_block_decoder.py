@@ -119,17 +119,21 @@ def test_running_out_of_memory_while_blocks_grow_changes_no_answer(pair, answers
 
 
 class Replayed:
-    """In place of a CUDA graph: computes again from the same inputs, into the same logits."""
+    """In place of a CUDA graph: computes again from the same inputs, into the same logits.
+
+    Unlike a graph it would follow a tensor that has moved, so it looks at addresses.
+    """
 
     num_captured = num_replayed = 0
 
     @classmethod
-    def capture(cls, _, compute):
+    def capture(cls, graphs, compute):
         cls.num_captured += 1
-        logits_NV = compute()
+        logits_NV, addresses = compute(), graphs.addresses()
 
         def replay():
             cls.num_replayed += 1
+            assert graphs.addresses() == addresses
             logits_NV.copy_(compute())
 
         return SimpleNamespace(replay=replay), logits_NV
@@ -143,6 +147,11 @@ def captures(monkeypatch):
         def make(model):
             decoder = BlockDecoder(model)
             decoder._graphs._captures = True
+            decoder._graphs.addresses = lambda: [
+                tensor.data_ptr()
+                for store in decoder._stores
+                for tensor in (*store.layers, store.descent_BRS, store.position_BS)
+            ]
             return decoder
 
         monkeypatch.setattr(Graphs, "_capture", capture)
