@@ -16,6 +16,7 @@ from models.generation.prefixes import Prefix, Prefixes
 from models.generation.sequence import Request
 from models.layers.attention import PackedAttention
 from models.layers.positions import positions_of
+from models.layers.product_attention import ProductAttention
 
 MOST_SCORES = 1024  # tokens of a text whose scores are held at once: 16 heads of them take 32 MB
 
@@ -120,20 +121,14 @@ def _packed(texts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
 
 
 class _DocumentAttention:
-    """Attention over whole documents, two products each and no padding."""
+    """Attention over whole documents, products of each one's own and no padding."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.num_padded_tokens = sum(lengths)
-        self._lengths = list(lengths)
+        self._attention = ProductAttention(lengths, lengths, causal=False)
 
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:  # noqa: ARG002
-        scaled_NHK = q_NHK * q_NHK.shape[-1] ** -0.5
-        texts = (x_NHK.transpose(0, 1).split(self._lengths, dim=1) for x_NHK in (scaled_NHK, k_NHK, v_NHK))
-        attended = [
-            torch.bmm(torch.bmm(q_HTK, k_HTK.transpose(1, 2)).softmax(-1), v_HTK)
-            for q_HTK, k_HTK, v_HTK in zip(*texts, strict=True)
-        ]
-        return torch.cat(attended, dim=1).transpose(0, 1)
+        return self._attention(q_NHK, k_NHK, v_NHK, scale=q_NHK.shape[-1] ** -0.5)
 
     def cross_attend(self, layer: int, q_NHK: Tensor) -> Tensor:  # noqa: ARG002
         raise AssertionError("an encoder does not cross-attend")

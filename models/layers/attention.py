@@ -16,12 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.layers.grouped_attention import GroupedAttention
+from models.layers.layout import computes_in
 from models.layers.positions import positions_of
+from models.layers.product_attention import ProductAttention
 
 # ALiBi rides along as extra columns of q and k. Eight, because kernels want head widths that are multiples of eight.
 ALIBI_COLUMNS = 8
 # What stands in q's columns: a power of two, so exact, and large, so that float16 holds k's to position 50 thousand.
 ALIBI_QUERY = 8.0
+
+Plan = GroupedAttention | ProductAttention
 
 
 class AttentionContext(Protocol):
@@ -63,27 +68,30 @@ class PackedAttention:
         cross: EncoderMemory | None = None,
         query_lengths: Sequence[int] | None = None,
     ) -> None:
-        self.lengths, self.alibi_slopes, self.cross = list(lengths), alibi_slopes, cross
-        asking = self.lengths if query_lengths is None else query_lengths
-        self._self_plan = GroupedAttention(asking, self.lengths, causal)
-        self._cross_plan = GroupedAttention(asking, cross.lengths, causal=False) if cross else None
+        self.lengths, self.causal, self.alibi_slopes, self.cross = list(lengths), causal, alibi_slopes, cross
+        self.query_lengths = self.lengths if query_lengths is None else list(query_lengths)
+        self._self_plan: Plan | None = None
+        self._cross_plan: Plan | None = None
         self._alibi_columns: Tensor | None = None
 
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:  # noqa: ARG002
-        if self.alibi_slopes is None:
-            return self._self_plan(q_NHK, k_NHK, v_NHK, scale=q_NHK.shape[-1] ** -0.5)
-        return self._attend_with_alibi(q_NHK, k_NHK, v_NHK)
+        if self.alibi_slopes is not None:
+            return self._attend_with_alibi(q_NHK, k_NHK, v_NHK)
+        if self._self_plan is None:
+            self._self_plan = _plan(self.query_lengths, self.lengths, self.causal, q_NHK)
+        return self._self_plan(q_NHK, k_NHK, v_NHK, scale=q_NHK.shape[-1] ** -0.5)
 
     def cross_attend(self, layer: int, q_NHK: Tensor) -> Tensor:
         assert self.cross is not None, "this context was made without an encoder"
-        assert self._cross_plan is not None
+        if self._cross_plan is None:
+            self._cross_plan = _plan(self.query_lengths, self.cross.lengths, False, q_NHK)
         k_SHK, v_SHK = self.cross.keys_values[layer]
         return self._cross_plan(q_NHK, k_SHK, v_SHK, scale=q_NHK.shape[-1] ** -0.5)
 
     @property
     def num_padded_tokens(self) -> int:
-        """Positions that self-attention computes, the groups' padding included."""
-        return sum(group.size * group.num_keys for group in self._self_plan.groups)
+        """Positions that self-attention computes, padding included where it is known already."""
+        return sum(self.lengths) if self._self_plan is None else self._self_plan.num_positions
 
     def last_tokens(self, device: torch.device) -> Tensor:
         """Where each sequence's last token is among the packed: [B]."""
@@ -103,6 +111,9 @@ class PackedAttention:
         query sees slope * key position, not slope * distance: the same to the softmax (arXiv 2108.12409, section 3).
         """
         head_dim = q_NHK.shape[-1]
+        if self._self_plan is None:
+            # Not by products: slope * position outgrows what bfloat16 tells of a row's largest.
+            self._self_plan = GroupedAttention(self.query_lengths, self.lengths, self.causal)
         if self._alibi_columns is None:
             self._alibi_columns = self._make_alibi_columns(k_NHK, scale=head_dim**-0.5)
         asking_NHA = q_NHK.new_zeros(*q_NHK.shape[:2], ALIBI_COLUMNS)
@@ -127,132 +138,7 @@ class PackedAttention:
         return columns_NHA
 
 
-@dataclass(frozen=True)
-class Group:
-    """One call of the kernel: `size` sequences padded to T query and S key tokens, at an offset of the padded rows."""
-
-    size: int
-    num_queries: int
-    num_keys: int
-    first_query: int
-    first_key: int
-    key_lengths: list[int] | None  # None: every sequence has all num_keys keys, no mask needed
-
-
-class GroupedAttention:
-    """Softmax attention of B sequences, in few calls over groups of nearly equal length.
-
-    Sequences of 5, 17, 16, 5 tokens become two calls: [2, 17] with one padded token, and [2, 5] with none.
-    """
-
-    def __init__(self, query_lengths: Sequence[int], key_lengths: Sequence[int], causal: bool) -> None:
-        assert len(query_lengths) == len(key_lengths)
-        self.causal = causal
-        order = sorted(range(len(key_lengths)), key=lambda i: (-key_lengths[i], -query_lengths[i]))
-        self.groups: list[Group] = []
-        members: list[list[int]] = []
-        for row in order:
-            if members and _fits(members[-1][0], row, query_lengths, key_lengths):
-                members[-1].append(row)
-            else:
-                members.append([row])
-        self._query_index = _PadIndex(query_lengths, members)
-        self._key_index = _PadIndex(key_lengths, members)
-        first_query = first_key = 0
-        for rows in members:
-            longest_query = max(query_lengths[row] for row in rows)
-            lengths = [key_lengths[row] for row in rows]
-            # Right padding comes after every real query, so a causal group needs no mask: the triangle hides it.
-            needs_mask = not causal and min(lengths) < max(lengths)
-            group = Group(
-                size=len(rows),
-                num_queries=longest_query,
-                num_keys=max(lengths),
-                first_query=first_query,
-                first_key=first_key,
-                key_lengths=lengths if needs_mask else None,
-            )
-            self.groups.append(group)
-            first_query += group.size * group.num_queries
-            first_key += group.size * group.num_keys
-        self._masks: dict[int, Tensor] = {}
-
-    def __call__(self, q_NHK: Tensor, k_SHK: Tensor, v_SHK: Tensor, scale: float) -> Tensor:
-        q_PHK, k_PHK, v_PHK = self._query_index.pad(q_NHK), self._key_index.pad(k_SHK), self._key_index.pad(v_SHK)
-        attended = [self._attend(i, group, q_PHK, k_PHK, v_PHK, scale) for i, group in enumerate(self.groups)]
-        return self._query_index.unpad(attended[0] if len(attended) == 1 else torch.cat(attended))
-
-    def _attend(self, i: int, group: Group, q_PHK: Tensor, k_PHK: Tensor, v_PHK: Tensor, scale: float) -> Tensor:
-        q_GHTK = _rows(q_PHK, group.first_query, group.size, group.num_queries)
-        k_GHSK = _rows(k_PHK, group.first_key, group.size, group.num_keys)
-        v_GHSK = _rows(v_PHK, group.first_key, group.size, group.num_keys)
-        attended_GHTK = F.scaled_dot_product_attention(
-            q_GHTK,
-            k_GHSK,
-            v_GHSK,
-            attn_mask=self._mask(i, group, q_PHK.device),
-            is_causal=self.causal and group.num_queries > 1,
-            scale=scale,
-        )
-        return attended_GHTK.transpose(1, 2).reshape(group.size * group.num_queries, *q_PHK.shape[1:])
-
-    def _mask(self, i: int, group: Group, device: torch.device) -> Tensor | None:
-        """True where a key is real: [G, 1, 1, S]. Made once and shared by all layers."""
-        if group.key_lengths is None:
-            return None
-        if i not in self._masks:
-            mask_GS = torch.arange(group.num_keys) < torch.tensor(group.key_lengths)[:, None]
-            self._masks[i] = mask_GS[:, None, None, :].to(device)
-        return self._masks[i]
-
-
-class _PadIndex:
-    """Moves packed tokens into groups padded to their longest member, and back."""
-
-    def __init__(self, lengths: Sequence[int], members: list[list[int]]) -> None:
-        self._lengths, self._members = lengths, members
-        even = all(lengths[row] == lengths[rows[0]] for rows in members for row in rows)
-        in_order = [row for rows in members for row in rows] == list(range(len(lengths)))
-        self._is_identity = even and in_order
-        self._indexes: tuple[Tensor, Tensor] | None = None
-
-    def pad(self, x_NHK: Tensor) -> Tensor:
-        return x_NHK if self._is_identity else x_NHK.index_select(0, self._to(x_NHK.device)[0])
-
-    def unpad(self, x_PHK: Tensor) -> Tensor:
-        return x_PHK if self._is_identity else x_PHK.index_select(0, self._to(x_PHK.device)[1])
-
-    def _to(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        if self._indexes is None:
-            pad_P, unpad_N = self._make()
-            self._indexes = (pad_P.to(device), unpad_N.to(device))
-        return self._indexes
-
-    def _make(self) -> tuple[Tensor, Tensor]:
-        lengths_B = torch.tensor(self._lengths)
-        starts_B = lengths_B.cumsum(0) - lengths_B
-        sources: list[Tensor] = []
-        unpad_N = torch.empty(int(lengths_B.sum()), dtype=torch.long)
-        first = 0
-        for rows in self._members:
-            lengths_G1, starts_G1 = lengths_B[rows, None], starts_B[rows, None]
-            column_T = torch.arange(int(lengths_G1.max()))
-            # A padded place repeats its sequence's last token: any finite value would do.
-            source_GT = starts_G1 + torch.minimum(column_T, lengths_G1 - 1)
-            is_real_GT = column_T < lengths_G1
-            unpad_N[source_GT[is_real_GT]] = first + is_real_GT.flatten().nonzero().flatten()
-            sources.append(source_GT.flatten())
-            first += source_GT.numel()
-        return torch.cat(sources), unpad_N
-
-
-def _fits(leader: int, row: int, query_lengths: Sequence[int], key_lengths: Sequence[int]) -> bool:
-    """Whether `row` may join a group led by a row at least as long: an eighth, or eight tokens, of padding at most."""
-    return all(
-        abs(lengths[leader] - lengths[row]) <= max(8, lengths[leader] // 8) for lengths in (query_lengths, key_lengths)
-    )
-
-
-def _rows(x_PHK: Tensor, first: int, size: int, length: int) -> Tensor:
-    """One group's view of a padded tensor, as the kernel wants it: [G, H, length, K]."""
-    return x_PHK[first : first + size * length].view(size, length, *x_PHK.shape[1:]).transpose(1, 2)
+def _plan(query_lengths: Sequence[int], key_lengths: Sequence[int], causal: bool, like: Tensor) -> Plan:
+    """How attention over these sequences is fastest, for tensors like one."""
+    by_products = like.device.type == "cpu" and like.dtype == torch.bfloat16 and computes_in(like.dtype)
+    return (ProductAttention if by_products else GroupedAttention)(query_lengths, key_lengths, causal)

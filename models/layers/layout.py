@@ -30,7 +30,7 @@ _FUSED: dict[Activation, tuple[str, str]] = {
 
 def lay_out(weight_FD: Tensor) -> Tensor | None:
     """The weight rearranged, as an opaque tensor for `product` alone, or None where there is nothing to gain."""
-    if weight_FD.device.type != "cpu" or not _is_faster(weight_FD.dtype):
+    if weight_FD.device.type != "cpu" or not computes_in(weight_FD.dtype):
         return None
     laid_out: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_FD, None)
     return laid_out
@@ -56,7 +56,7 @@ def product(
 
 
 @cache
-def _is_faster(dtype: torch.dtype) -> bool:
+def computes_in(dtype: torch.dtype) -> bool:
     """Whether oneDNN computes in this dtype here; asked by trying, since builds differ."""
     try:
         supported = dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.layers.attention import EncoderMemory, GroupedAttention, PackedAttention
+from models.layers.attention import EncoderMemory, PackedAttention
+from models.layers.grouped_attention import GroupedAttention
 from models.layers.packing import lengths_to, packing_of
 from models.layers.positions import alibi_slopes, positions_of
 

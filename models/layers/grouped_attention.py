@@ -1,0 +1,144 @@
+"""Attention over groups of sequences of nearly equal length, a call of torch's kernel each. It knows no weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """One call of the kernel: `size` sequences padded to T query and S key tokens, at an offset of the padded rows."""
+
+    size: int
+    num_queries: int
+    num_keys: int
+    first_query: int
+    first_key: int
+    key_lengths: list[int] | None  # None: every sequence has all num_keys keys, no mask needed
+
+
+class GroupedAttention:
+    """Softmax attention of B sequences, in few calls over groups of nearly equal length.
+
+    Sequences of 5, 17, 16, 5 tokens become two calls: [2, 17] with one padded token, and [2, 5] with none.
+    """
+
+    def __init__(self, query_lengths: Sequence[int], key_lengths: Sequence[int], causal: bool) -> None:
+        assert len(query_lengths) == len(key_lengths)
+        self.causal = causal
+        order = sorted(range(len(key_lengths)), key=lambda i: (-key_lengths[i], -query_lengths[i]))
+        self.groups: list[Group] = []
+        members: list[list[int]] = []
+        for row in order:
+            if members and _fits(members[-1][0], row, query_lengths, key_lengths):
+                members[-1].append(row)
+            else:
+                members.append([row])
+        self._query_index = _PadIndex(query_lengths, members)
+        self._key_index = _PadIndex(key_lengths, members)
+        first_query = first_key = 0
+        for rows in members:
+            longest_query = max(query_lengths[row] for row in rows)
+            lengths = [key_lengths[row] for row in rows]
+            # Right padding comes after every real query, so a causal group needs no mask: the triangle hides it.
+            needs_mask = not causal and min(lengths) < max(lengths)
+            group = Group(
+                size=len(rows),
+                num_queries=longest_query,
+                num_keys=max(lengths),
+                first_query=first_query,
+                first_key=first_key,
+                key_lengths=lengths if needs_mask else None,
+            )
+            self.groups.append(group)
+            first_query += group.size * group.num_queries
+            first_key += group.size * group.num_keys
+        self._masks: dict[int, Tensor] = {}
+
+    @property
+    def num_positions(self) -> int:
+        """Key positions that are computed, padding included."""
+        return sum(group.size * group.num_keys for group in self.groups)
+
+    def __call__(self, q_NHK: Tensor, k_SHK: Tensor, v_SHK: Tensor, scale: float) -> Tensor:
+        q_PHK, k_PHK, v_PHK = self._query_index.pad(q_NHK), self._key_index.pad(k_SHK), self._key_index.pad(v_SHK)
+        attended = [self._attend(i, group, q_PHK, k_PHK, v_PHK, scale) for i, group in enumerate(self.groups)]
+        return self._query_index.unpad(attended[0] if len(attended) == 1 else torch.cat(attended))
+
+    def _attend(self, i: int, group: Group, q_PHK: Tensor, k_PHK: Tensor, v_PHK: Tensor, scale: float) -> Tensor:
+        q_GHTK = _rows(q_PHK, group.first_query, group.size, group.num_queries)
+        k_GHSK = _rows(k_PHK, group.first_key, group.size, group.num_keys)
+        v_GHSK = _rows(v_PHK, group.first_key, group.size, group.num_keys)
+        attended_GHTK = F.scaled_dot_product_attention(
+            q_GHTK,
+            k_GHSK,
+            v_GHSK,
+            attn_mask=self._mask(i, group, q_PHK.device),
+            is_causal=self.causal and group.num_queries > 1,
+            scale=scale,
+        )
+        return attended_GHTK.transpose(1, 2).reshape(group.size * group.num_queries, *q_PHK.shape[1:])
+
+    def _mask(self, i: int, group: Group, device: torch.device) -> Tensor | None:
+        """True where a key is real: [G, 1, 1, S]. Made once and shared by all layers."""
+        if group.key_lengths is None:
+            return None
+        if i not in self._masks:
+            mask_GS = torch.arange(group.num_keys) < torch.tensor(group.key_lengths)[:, None]
+            self._masks[i] = mask_GS[:, None, None, :].to(device)
+        return self._masks[i]
+
+
+class _PadIndex:
+    """Moves packed tokens into groups padded to their longest member, and back."""
+
+    def __init__(self, lengths: Sequence[int], members: list[list[int]]) -> None:
+        self._lengths, self._members = lengths, members
+        even = all(lengths[row] == lengths[rows[0]] for rows in members for row in rows)
+        in_order = [row for rows in members for row in rows] == list(range(len(lengths)))
+        self._is_identity = even and in_order
+        self._indexes: tuple[Tensor, Tensor] | None = None
+
+    def pad(self, x_NHK: Tensor) -> Tensor:
+        return x_NHK if self._is_identity else x_NHK.index_select(0, self._to(x_NHK.device)[0])
+
+    def unpad(self, x_PHK: Tensor) -> Tensor:
+        return x_PHK if self._is_identity else x_PHK.index_select(0, self._to(x_PHK.device)[1])
+
+    def _to(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if self._indexes is None:
+            pad_P, unpad_N = self._make()
+            self._indexes = (pad_P.to(device), unpad_N.to(device))
+        return self._indexes
+
+    def _make(self) -> tuple[Tensor, Tensor]:
+        lengths_B = torch.tensor(self._lengths)
+        starts_B = lengths_B.cumsum(0) - lengths_B
+        sources: list[Tensor] = []
+        unpad_N = torch.empty(int(lengths_B.sum()), dtype=torch.long)
+        first = 0
+        for rows in self._members:
+            lengths_G1, starts_G1 = lengths_B[rows, None], starts_B[rows, None]
+            column_T = torch.arange(int(lengths_G1.max()))
+            # A padded place repeats its sequence's last token: any finite value would do.
+            source_GT = starts_G1 + torch.minimum(column_T, lengths_G1 - 1)
+            is_real_GT = column_T < lengths_G1
+            unpad_N[source_GT[is_real_GT]] = first + is_real_GT.flatten().nonzero().flatten()
+            sources.append(source_GT.flatten())
+            first += source_GT.numel()
+        return torch.cat(sources), unpad_N
+
+
+def _fits(leader: int, row: int, query_lengths: Sequence[int], key_lengths: Sequence[int]) -> bool:
+    """Whether `row` may join a group led by a row at least as long: an eighth, or eight tokens, of padding at most."""
+    return all(
+        abs(lengths[leader] - lengths[row]) <= max(8, lengths[leader] // 8) for lengths in (query_lengths, key_lengths)
+    )
+
+
+def _rows(x_PHK: Tensor, first: int, size: int, length: int) -> Tensor:
+    """One group's view of a padded tensor, as the kernel wants it: [G, H, length, K]."""
+    return x_PHK[first : first + size * length].view(size, length, *x_PHK.shape[1:]).transpose(1, 2)
