@@ -1,9 +1,10 @@
-"""The demo: docstrings of installed packages in, summaries out, through the commands that a person types.
+"""The demo: docstrings of installed packages in, summaries and topics out, through the commands that a person types.
 
     python examples/demo.py --rows 300
 
-The packages are those that the demo's model never read (demo_models/held_out.txt). Everything that it makes lies in
-build/demo: corpus/, job.yaml, summaries/, report.html. A second call finds the work done and says so.
+The packages are those that the demo's models never read (demo_models/held_out.txt). One job summarizes them, a second
+one reads its answers and classifies the same texts, zero-shot. Everything lies in build/demo: corpus/, summaries.yaml,
+summaries/, topics.yaml, topics/, report.html. A second call finds the work done and says so.
 """
 
 import argparse
@@ -14,23 +15,25 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from textwrap import shorten
+from typing import Any
 
 import pyarrow.parquet as pq
 from docstrings import corpus
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL = Path("examples/demo_models/docs-bart-mini")
+MODELS = Path("examples/demo_models")
 
-JOB = """\
+SUMMARIES = """\
 # weights {digest}
 task: summarization
-model: {model}
+model: {models}/docs-bart-mini
 input:
   paths: [{folder}/corpus/*.parquet]
   text_column: text
-  keep_columns: [id, reference, module]
+  keep_columns: [id, module, reference, text]
   rows_per_unit: {rows_per_unit}
 output:
   path: {folder}/summaries
@@ -38,10 +41,26 @@ task_options:
   long_documents: truncate
 """
 
+TOPICS = """\
+# weights {digest}
+task: zero-shot-classification
+model: {models}/docs-bart-mini-mnli
+input:
+  paths: [{folder}/summaries/*.parquet]
+  text_column: text
+  keep_columns: [id, module, reference, summary_text]
+output:
+  path: {folder}/topics
+task_options:
+  candidate_labels: [linear algebra, dates, databases, plotting, statistics, text processing, file system, networking,
+    web development, neural networks, concurrency, graphs, testing, command line, data validation, data frames]
+  hypothesis_template: This text is about {{}}.
+"""
+
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Summarize the documentation of Python packages installed here.")
-    parser.add_argument("--rows", type=int, default=300, metavar="N", help="docstrings to summarize (default: 300)")
+    parser = argparse.ArgumentParser(description="Summarize and classify documentation of packages installed here.")
+    parser.add_argument("--rows", type=int, default=300, metavar="N", help="docstrings to take (default: 300)")
     parser.add_argument("--folder", default="build/demo", help="where everything goes (default: build/demo)")
     arguments = parser.parse_args()
     if arguments.rows < 1:
@@ -49,37 +68,46 @@ def main() -> int:
     os.chdir(ROOT)  # so that the paths in the job file and in what is printed are those of a person in the checkout
     started = time.monotonic()
     prepare(Path(arguments.folder), arguments.rows)
-    output, report = f"{arguments.folder}/summaries", f"{arguments.folder}/report.html"
+    summaries, topics, report = (f"{arguments.folder}/{name}" for name in ("summaries", "topics", "report.html"))
     commands = [
-        ["run", f"{arguments.folder}/job.yaml"],
-        ["verify", output],
-        ["show", output, "--columns", "reference,summary_text"],
-        ["report", output, "--html", report],
+        ["run", f"{summaries}.yaml"],
+        ["show", summaries, "--columns", "reference,summary_text"],
+        ["run", f"{topics}.yaml"],
+        ["verify", topics],
+        ["report", topics, "--html", report],
     ]
     for command in commands:
         code = batchloom(*command)
         if code:
             return code
-    print(f"\nAll in {time.monotonic() - started:.0f} s. The summaries: {output}/*.parquet. The report: {report}")
+    print("\nWhat it is about, by the number of docstrings, each topic with the one that is surest:\n")
+    print("\n".join(table_of_topics(Path(topics))))
+    print(f"\nAll in {time.monotonic() - started:.0f} s. Every row: {topics}/*.parquet. The report: {report}")
     return 0
 
 
 def prepare(folder: Path, num_rows: int) -> None:
-    """Write corpus and job file; an output of another corpus or model makes room."""
+    """Write corpus and job files; outputs of another corpus or model make room."""
     shards = corpus(num_rows)
     found = sum(pq.read_metadata(io.BytesIO(shard)).num_rows for shard in shards)
     print(f"Corpus: {found:,} docstrings of Python packages installed here, as {len(shards)} shards")
-    print(f"Model: {MODEL}, which was trained on docstrings of other packages")
+    print(f"Models: {MODELS}, which were trained on docstrings of other packages")
     files = {f"corpus/docstrings-{number:02d}.parquet": shard for number, shard in enumerate(shards)}
-    rows_per_unit = min(250, max(1, num_rows // 12))
-    job = JOB.format(digest=digest(MODEL), model=MODEL, folder=folder, rows_per_unit=rows_per_unit)
-    if write(folder, files | {"job.yaml": job.encode()}):
-        shutil.rmtree(folder / "summaries", ignore_errors=True)
+    values = {
+        "digest": digest(MODELS),
+        "models": MODELS,
+        "folder": folder,
+        "rows_per_unit": min(250, max(1, num_rows // 12)),
+    }
+    jobs = {"summaries.yaml": SUMMARIES.format(**values).encode(), "topics.yaml": TOPICS.format(**values).encode()}
+    if write(folder, files | jobs):
+        for output in ("summaries", "topics"):
+            shutil.rmtree(folder / output, ignore_errors=True)
 
 
 def digest(folder: Path) -> str:
-    """Stands in the job file, so that another model with the same name makes another job."""
-    contents = (path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file())
+    """Stands in the job files, so that other models with the same names make other jobs."""
+    contents = (path.read_bytes() for path in sorted(folder.glob("docs-bart-mini*/*")))
     return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()[:12]
 
 
@@ -97,6 +125,17 @@ def write(folder: Path, files: Mapping[str, bytes]) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return bool(stale or differing)
+
+
+def table_of_topics(output: Path) -> Iterator[str]:
+    rows = [row for row in pq.read_table(output).to_pylist() if row["labels"]]
+    by_topic: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_topic.setdefault(row["labels"][0], []).append(row)
+    for topic, members in sorted(by_topic.items(), key=lambda found: -len(found[1])):
+        surest = max(members, key=lambda row: row["scores"][0])
+        example = shorten(f"{surest['module']}: {surest['summary_text']}", 90, placeholder="…")
+        yield f"{topic:<16}{len(members):>6,}  {example}"
 
 
 def batchloom(*arguments: str) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rouge_score.rouge_scorer import RougeScorer
+from semantics import Semantics
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from topics import TEMPLATE, TOPICS, UNSEEN, topic_of
@@ -116,6 +117,7 @@ def print_topics(model: Path, rows: list[Row], train: list[Row], folder: Path) -
         ("docs-bart-mini-mnli", np.array([row["labels"][0] for row in found])),
         ("bag of words, trained on the seen topics", bag_of_words(texts, train)),
         ("the topic that the text names most often", named(texts)),
+        ("latent semantic analysis, the training's teacher", by_semantics(texts, train)),
         ("chance", None),
     ):
         shares = (
@@ -139,6 +141,12 @@ def bag_of_words(texts: Sequence[str], train: Sequence[Row]) -> np.ndarray:
     model = LogisticRegression(max_iter=300, class_weight="balanced")
     model.fit(counts, [topic_of(row["module"]) for row in seen])
     return np.asarray(model.predict(counter.transform(texts)))
+
+
+def by_semantics(texts: Sequence[str], train: Sequence[Row]) -> np.ndarray:
+    """The topic whose words are nearest."""
+    semantics = Semantics([f"{row['module'].replace('.', ' ')} {row['reference']} {row['text']}" for row in train])
+    return np.array(TOPICS)[np.argmax(semantics.texts(texts) @ semantics.phrases(TOPICS).T, axis=1)]
 
 
 def named(texts: Sequence[str]) -> np.ndarray:

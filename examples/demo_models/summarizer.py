@@ -21,6 +21,7 @@ from training import Tokens, batches, encode, padded, train
 from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig
 
 NAME = "docs-bart-mini"
+VOCABULARY = 8192
 IGNORED = -100
 MASKED_SHARE, MEAN_SPAN = 0.3, 3
 MAX_POSITIONS = 256
@@ -111,7 +112,7 @@ def generation_config() -> GenerationConfig:
 def tokenizer_of(folder: Path, texts: list[str]) -> Tokenizer:
     """The one of an earlier run where there is one, so that checkpoints stay readable."""
     if not (folder / NAME / "tokenizer.json").exists():
-        save(learn(texts), folder / NAME, MAX_POSITIONS)
+        save(learn(texts, VOCABULARY), folder / NAME, MAX_POSITIONS)
     return Tokenizer.from_file(str(folder / NAME / "tokenizer.json"))
 
 

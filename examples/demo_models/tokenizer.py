@@ -7,24 +7,24 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
-from tokenizers.normalizers import Replace, Sequence, Strip
+from tokenizers.normalizers import Lowercase, Replace, Sequence, Strip
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import RobertaProcessing
 from tokenizers.trainers import BpeTrainer
 
 BOS, PAD, EOS, UNK, MASK = range(5)
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-VOCABULARY = 8192
 
 
-def learn(texts: Iterable[str]) -> Tokenizer:
+def learn(texts: Iterable[str], vocabulary: int, lowercase: bool = False) -> Tokenizer:
     tokenizer = Tokenizer(BPE(unk_token="<unk>"))
     # Indentation and wrapped lines are half of a docstring's tokens and say little.
-    tokenizer.normalizer = Sequence([Replace(Regex(r"\s+"), " "), Strip()])
+    case = [Lowercase()] if lowercase else []
+    tokenizer.normalizer = Sequence([*case, Replace(Regex(r"\s+"), " "), Strip()])
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
     trainer = BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=SPECIAL_TOKENS,
         initial_alphabet=sorted(ByteLevel.alphabet()),
         show_progress=False,

@@ -1,6 +1,7 @@
 import io
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,21 +28,29 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.Co
 Demo = tuple[Path, "subprocess.CompletedProcess[str]"]
 
 
-def test_the_demo_summarizes_docstrings_and_says_where_they_are(demo: Demo) -> None:
+def test_the_demo_summarizes_and_classifies_docstrings_and_says_where_they_are(demo: Demo) -> None:
     folder, said = demo
     assert said.returncode == 0, said.stderr
     assert "24 rows in " in said.stdout
     assert "Every input row is there once, and every part is as it was written." in said.stdout
-    assert f"The summaries: {folder}/summaries/*.parquet. The report: {folder}/report.html" in said.stdout
-    table = pq.read_table(folder / "summaries")
-    assert table.column_names[:4] == ["id", "reference", "module", "summary_text"]
+    assert f"Every row: {folder}/topics/*.parquet. The report: {folder}/report.html" in said.stdout
+    table = pq.read_table(folder / "topics")
+    assert table.column_names[:6] == ["id", "module", "reference", "summary_text", "labels", "scores"]
     assert table.num_rows == NUM_ROWS
     assert all(len(summary.split()) > 1 for summary in table["summary_text"].to_pylist())
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
     assert pipelines.verify(str(folder / "summaries")).ok
 
 
-def test_the_corpus_is_of_packages_that_the_model_never_read(demo: Demo) -> None:
+def test_every_docstring_is_counted_at_its_topic(demo: Demo) -> None:
+    folder, said = demo
+    lines = said.stdout.partition("What it is about")[2].partition("All in")[0].splitlines()[1:]
+    counted = {line[:16].strip(): int(line[16:22]) for line in lines if line}
+    best = [labels[0] for labels in pq.read_table(folder / "topics")["labels"].to_pylist()]
+    assert counted == Counter(best)
+
+
+def test_the_corpus_is_of_packages_that_the_models_never_read(demo: Demo) -> None:
     folder, _ = demo
     held_out = (ROOT / "examples/demo_models/held_out.txt").read_text().split()
     modules = pq.read_table(folder / "summaries", columns=["module"])["module"].to_pylist()
@@ -63,16 +72,18 @@ def test_a_second_demo_finds_everything_done(demo: Demo) -> None:
     assert "were done already; nothing was computed" in again.stdout
 
 
-def test_another_corpus_takes_the_old_summaries_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_corpus_takes_the_old_answers_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     from demo import prepare
 
     prepare(tmp_path, 8)
-    (tmp_path / "summaries").mkdir()
+    outputs = [tmp_path / "summaries", tmp_path / "topics"]
+    for output in outputs:
+        output.mkdir()
     prepare(tmp_path, 8)
-    assert (tmp_path / "summaries").exists()
+    assert all(output.exists() for output in outputs)
     prepare(tmp_path, 9)
-    assert not (tmp_path / "summaries").exists()
+    assert not any(output.exists() for output in outputs)
 
 
 @pytest.fixture
