@@ -7,10 +7,11 @@ before it rounds. What a score loses is then in proportion to its distance from 
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
+
+from models.threads import side_by_side
 
 # Scores held at once, 4.5 MB with their float32 copy: fewer make calls too small, more leave the core's caches.
 MOST_SCORES = 3 << 18
@@ -35,16 +36,9 @@ class ProductAttention:
         parts = attended_NHK.split(queries), q_NHK.split(queries), k_SHK.split(keys), v_SHK.split(keys)
         work = iter(list(zip([size for size, *_ in runs], *parts, strict=True)))
         num_threads = torch.get_num_threads()
-        if min(num_threads, len(runs)) == 1:
-            self._attend_runs(work, scale)
-            return attended_NHK
         # Each thread takes run after run. Were it left to torch to cut each small call over its threads, these would
         # wait for one another ten times a run: with a core taken by others, up to ten times as long in all.
-        try:
-            with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                list(pool.map(lambda _: self._attend_runs(work, scale), range(num_threads)))
-        finally:
-            torch.set_num_threads(num_threads)  # what threads set is also what later ones begin with
+        side_by_side(lambda: self._attend_runs(work, scale), min(num_threads, len(runs)), num_threads)
         return attended_NHK
 
     @torch.inference_mode()
