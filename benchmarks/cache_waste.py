@@ -51,14 +51,14 @@ def main() -> None:
 def measured(model: Any, work: Workload, num_documents: int, num_slots: int) -> list[tuple[int, int]]:
     """Bytes reserved and live tokens after each step."""
     prompts, lengths = corpus(work, num_documents)
-    engine = Engine(model, max_slots=num_slots)
+    engine = Engine(model, max_slots=num_slots, num_lanes=1)
     for row, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
         ids = [token % 900 + 5 for token in prompt]
         engine.add(row, ids, GenerationParams(max_new_tokens=length, min_new_tokens=length, num_beams=work.num_beams))
     steps = []
     while engine.num_unfinished:
         engine.step()
-        runner = engine._runner
+        (runner,) = engine._lanes.runners
         memories = {memory for own in runner._memories.values() for memory in own}
         pools = [pool for running in runner._running.values() for pool in running.cache.pools]
         reserved = sum(pool.num_bytes for pool in pools)

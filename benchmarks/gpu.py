@@ -83,7 +83,7 @@ def check(device: torch.device) -> None:
                 answers = engine.generate(prompts * 3, params)
                 said.append([[one.token_ids for one in answer.outputs] for answer in answers])
                 if decoder is BlockDecoder:
-                    steps = dict(engine._runner._decoder._graphs.num_steps)
+                    steps = dict(engine._lanes.runners[0]._decoder._graphs.num_steps)
             num_equal = sum(one == two for one, two in zip(*said, strict=True))
             search = "samples" if params.do_sample else f"{params.num_beams or 1} beams"
             print(f"check {name}, {search}: {num_equal} of {len(said[0])} equal; steps {steps}", flush=True)
@@ -109,7 +109,7 @@ def batchloom(
             if options.profile and number == 1 and len(steps) == 8:
                 profile(engine)
         seconds = time.perf_counter() - begin
-        kinds = dict(engine._runner._decoder._graphs.num_steps)
+        kinds = dict(engine._lanes.runners[0]._decoder._graphs.num_steps)
         print(f"  batchloom, round {number}: {sum(lengths) / seconds:9.0f} tokens/s in {seconds:.2f} s; steps {kinds}")
     most = max(num_rows for num_rows, _, _ in steps)
     for name, part in (("most rows", [step for step in steps if step[0] == most]), ("all steps", steps)):
@@ -121,7 +121,7 @@ def batchloom(
 
 def step_bytes(engine: Engine) -> tuple[int, float]:
     """Rows that run, and the bytes that their step must read."""
-    model, histories = engine.model, [one.cohort.history for one in engine._runner._running.values()]
+    model, histories = engine.model, [one.cohort.history for one in engine._lanes.runners[0]._running.values()]
     prompts = {request for history in histories for request in history.requests}
     num_said = sum(
         length - request.num_start_tokens

@@ -4,8 +4,9 @@ Requests wait, run and finish. In each step those that fit start, every running 
 done leaves and makes room: the batch never drains while work is left.
 
     engine.py      the loop                        sequence.py        requests and answers
-    scheduler.py   who runs                        params.py          what a caller may ask
-    runner.py      prompts, then steps             shared_runner.py   the same on several ranks
+    scheduler.py   who runs, and where             params.py          what a caller may ask
+    lanes.py       runners side by side            shared_runner.py   a runner on several ranks
+    runner.py      prompts, then steps
     prompts.py     prompts into keys and values    prefixes.py        what prompts have in common
     cohort.py      requests that decode alike      decoder.py         keys, values and logits of a step, on
     pooled_decoder.py  CPUs, in exact shapes, or   block_decoder.py   GPUs, in few shapes
@@ -25,23 +26,21 @@ done leaves and makes room: the batch never drains while work is left.
 import logging
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-
-import torch
 
 from models.errors import ParamsError
 from models.generation.cohort import StopText
 from models.generation.device_memory import is_out_of_memory, keep_freed_memory, max_cached_tokens
+from models.generation.lanes import Lanes, Stepped
 from models.generation.params import GenerationParams
 from models.generation.randomness import sample_key
 from models.generation.scheduler import Scheduler
 from models.generation.sequence import Request, RequestOutput, SequenceOutput
-from models.generation.shared_runner import runner_of
 
 logger = logging.getLogger(__name__)
 
-# Sequences at a time where nobody says: products of 128 rows are near a CPU's best; a GPU's want more.
+# Sequences of a lane where nobody says: products of 128 rows are near a CPU's best; a GPU's want more.
 DEFAULT_SLOTS = {False: 128, True: 512}
 
 __all__ = ["Engine", "EngineStats", "RequestOutput", "SequenceOutput"]
@@ -62,7 +61,8 @@ class Engine:
     """Serves any number of requests at a time with one model.
 
     `max_batch_tokens`: prompt tokens computed in one step. `max_slots`: sequences that grow at a time. `stop_text`:
-    token ids to the text in which stop strings are looked for, e.g. `lambda ids: tokenizer.decode_batch([ids])[0]`.
+    token ids to the text in which stop strings are looked for, e.g. `lambda ids: tokenizer.decode_batch([ids])[0]`; any
+    thread may call it. `num_lanes`: threads that step apart; on CPUs as many as torch has, four at most, else one.
     """
 
     def __init__(
@@ -71,17 +71,19 @@ class Engine:
         max_batch_tokens: int = 16384,
         max_slots: int | None = None,
         stop_text: StopText | None = None,
+        num_lanes: int | None = None,
     ) -> None:
         self.model = model
         self.stats = EngineStats()
         self._stop_text = stop_text
         if model.device.type == "cpu":
             keep_freed_memory()
-        self._runner = runner_of(model, stop_text)
+        self._lanes = Lanes(model, stop_text, num_lanes)
         self._scheduler = Scheduler(
-            max_sequences=max_slots or DEFAULT_SLOTS[model.device.type == "cuda"],
+            max_sequences=max_slots or DEFAULT_SLOTS[model.device.type == "cuda"] * len(self._lanes),
             max_prompt_tokens=max_batch_tokens,
-            max_cached_tokens=max(1, int(max_cached_tokens(model) / self._runner.padding)),
+            max_cached_tokens=max(1, int(max_cached_tokens(model) / self._lanes.runners[0].padding)),
+            num_lanes=len(self._lanes),
         )
         self._resolved: dict[GenerationParams, GenerationParams] = {}
 
@@ -104,31 +106,25 @@ class Engine:
         request.check(self.model.config.vocab_size, self.model.max_positions)
         self._scheduler.add(request)
 
-    @torch.inference_mode()
     def step(self) -> list[RequestOutput]:
-        """Starts what fits, gives every running sequence one token, and returns what is answered.
+        """Starts what fits, gives the running sequences of a lane one token each, and returns what is answered.
 
         Where memory runs out, all that runs starts again, half of it at a time; a request that has no room alone comes
         back with an error.
         """
         if not self.num_unfinished:
             return []
-        begin = time.perf_counter()
+        began = time.perf_counter()
+        outputs: list[RequestOutput] = []
+        self._begin_steps()
         try:
-            started = self._scheduler.admit()
-            num_positions = self._runner.prefill(started) if started else 0
-            done = self._runner.decode()
+            for stepped in self._lanes.take():
+                outputs += self._answer(stepped)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return self._make_room()
-        for finished in done:
-            self._scheduler.release(finished.request)
-        outputs = [
-            RequestOutput(finished.request.request_id, len(finished.request.prompt_ids), finished.outputs)
-            for finished in done
-        ]
-        self._count(started, num_positions, outputs, time.perf_counter() - begin)
+            outputs += self._make_room()
+        self.stats = replace(self.stats, busy_seconds=self.stats.busy_seconds + time.perf_counter() - began)
         return outputs
 
     def generate(
@@ -153,10 +149,35 @@ class Engine:
             answers |= {output.request_id: output for output in self.step()}
         return [answers[index] for index in range(len(prompts))]
 
+    def _begin_steps(self) -> None:
+        """Every lane that is idle goes on, with what may start in it."""
+        admitted = self._scheduler.admit(self._lanes.idle)
+        num_busy = sum(bool(load.running) for load in self._scheduler.loads)
+        for lane, started in admitted.items():
+            if self._scheduler.loads[lane].running:
+                self._lanes.begin(lane, started, num_busy)
+
+    def _answer(self, stepped: Stepped) -> list[RequestOutput]:
+        """Gives back what those held that are done, and counts."""
+        outputs = []
+        for done in stepped.done:
+            self._scheduler.release(done.request)
+            outputs.append(RequestOutput(done.request.request_id, len(done.request.prompt_ids), done.outputs))
+        before = self.stats
+        self.stats = replace(
+            before,
+            num_steps=before.num_steps + 1,
+            num_prompt_tokens=before.num_prompt_tokens + sum(len(request.prompt_ids) for request in stepped.started),
+            num_padded_prompt_tokens=before.num_padded_prompt_tokens + stepped.num_positions,
+            num_output_tokens=before.num_output_tokens
+            + sum(len(one.token_ids) for output in outputs for one in output.outputs),
+        )
+        return outputs
+
     def _make_room(self) -> list[RequestOutput]:
         """After memory ran out: half as much at a time from now on. Answers do not depend on what ran beside them."""
         num_running = len(self._scheduler.running)
-        self._runner.clear()
+        self._lanes.clear()
         if num_running == 1:
             return [_no_room(self._scheduler.give_up())]
         self._scheduler.halve()
@@ -177,19 +198,6 @@ class Engine:
                 )
             self._resolved[params] = resolved
         return self._resolved[params]
-
-    def _count(
-        self, started: Sequence[Request], num_positions: int, outputs: Sequence[RequestOutput], seconds: float
-    ) -> None:
-        before = self.stats
-        self.stats = EngineStats(
-            num_steps=before.num_steps + 1,
-            busy_seconds=before.busy_seconds + seconds,
-            num_prompt_tokens=before.num_prompt_tokens + sum(len(request.prompt_ids) for request in started),
-            num_padded_prompt_tokens=before.num_padded_prompt_tokens + num_positions,
-            num_output_tokens=before.num_output_tokens
-            + sum(len(one.token_ids) for output in outputs for one in output.outputs),
-        )
 
 
 def _no_room(request: Request) -> RequestOutput:

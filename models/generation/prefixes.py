@@ -6,6 +6,7 @@ memory, which the steps then read once for all sequences.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 from models.generation.kv_cache import PromptMemory
 
@@ -22,9 +23,13 @@ class Prefix:
 
 
 class Prefixes:
-    """The prefixes that are held, by their first MIN_SHARED tokens; the one that came first leaves first."""
+    """The prefixes that are held, by their first MIN_SHARED tokens; the one that came first leaves first.
+
+    `reading` is a lock for whoever finds some missing, until they are held: what several lanes miss is read once.
+    """
 
     def __init__(self) -> None:
+        self.reading = Lock()
         self._held: dict[tuple[int, ...], Prefix] = {}
 
     def find(self, prompt_ids: Sequence[int]) -> Prefix | None:

@@ -52,10 +52,11 @@ def encode(model: Any, requests: Sequence[Request]) -> Prefilled:
 def read(model: Any, requests: Sequence[Request], prefixes: Prefixes) -> Prefilled:
     """Decoder-only: keys and values of all of a prompt's tokens but the last; a beginning that others share, once."""
     num_positions = 0
-    for token_ids in prefixes.missing([request.prompt_ids for request in requests]):
-        layers, num = _read(model, [token_ids], None)
-        prefixes.hold(Prefix(token_ids, memories(layers, [len(token_ids)], 0, model.alibi_slopes)[0]))
-        num_positions += num
+    with prefixes.reading:
+        for token_ids in prefixes.missing([request.prompt_ids for request in requests]):
+            layers, num = _read(model, [token_ids], None)
+            prefixes.hold(Prefix(token_ids, memories(layers, [len(token_ids)], 0, model.alibi_slopes)[0]))
+            num_positions += num
     by_prefix: dict[Prefix | None, list[Request]] = {}
     for request in requests:
         by_prefix.setdefault(prefixes.find(request.prompt_ids), []).append(request)

@@ -28,12 +28,13 @@ class Running:
 class Runner:
     """A model and the requests that run on it, in cohorts of equal params, lengths apart."""
 
-    def __init__(self, model: Any, stop_text: StopText | None = None) -> None:
+    def __init__(self, model: Any, stop_text: StopText | None = None, prefixes: Prefixes | None = None) -> None:
+        """`prefixes`: those of other runners of the same model."""
         self.model = model
         self._stop_text = stop_text
         self._running: dict[GenerationParams, Running] = {}
         self._memories: dict[Request, Any] = {}  # the decoder's, of each request's prompt
-        self._prefixes = Prefixes()
+        self._prefixes = prefixes or Prefixes()
         self._decoder = decoder_of(model)
 
     @property

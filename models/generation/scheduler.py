@@ -1,31 +1,57 @@
-"""The scheduler decides which requests run. It knows counts of sequences and tokens, no tensor and no model.
+"""The scheduler decides which requests run, and in which lane. It knows counts of sequences and tokens, no tensor.
 
 There is no latency to protect, so the longest work starts first and the short fills the gaps that it leaves at the end.
 """
 
 import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import count
 
 from models.generation.sequence import Request
+
+# A lane with fewer sequences reads the model's weights for too little: it is not opened before the others have as many.
+FEWEST_SEQUENCES = 16
+
+
+@dataclass
+class Load:
+    """What runs in one lane."""
+
+    running: set[Request] = field(default_factory=set)
+    num_sequences: int = 0
+    num_reserved_tokens: int = 0
 
 
 class Scheduler:
     """Requests wait in order of their work, and run while sequences, prompt tokens and cache tokens are to be had.
 
     `max_sequences`: sequences that grow at a time. `max_prompt_tokens`: prompt tokens computed in one step.
-    `max_cached_tokens`: tokens whose keys and values fit in memory; a running request's worst case is reserved.
+    `max_cached_tokens`: tokens whose keys and values fit in memory; a running request's worst case is reserved. These
+    are for all lanes together, and each has an equal share.
     """
 
-    def __init__(self, max_sequences: int, max_prompt_tokens: int, max_cached_tokens: int) -> None:
+    def __init__(self, max_sequences: int, max_prompt_tokens: int, max_cached_tokens: int, num_lanes: int = 1) -> None:
         self.max_sequences = max_sequences
         self.max_prompt_tokens = max_prompt_tokens
         self.max_cached_tokens = max_cached_tokens
-        self.num_running_sequences = 0
-        self.num_reserved_tokens = 0
-        self.running: set[Request] = set()
+        self.loads = [Load() for _ in range(num_lanes)]
         self._before_halving: tuple[int, int] | None = None  # budgets that no finished request has replaced yet
         self._waiting: list[tuple[int, int, Request]] = []
+        self._num_waiting_sequences = 0
         self._arrivals = count()
+
+    @property
+    def running(self) -> set[Request]:
+        return set().union(*(load.running for load in self.loads))
+
+    @property
+    def num_running_sequences(self) -> int:
+        return sum(load.num_sequences for load in self.loads)
+
+    @property
+    def num_reserved_tokens(self) -> int:
+        return sum(load.num_reserved_tokens for load in self.loads)
 
     @property
     def num_waiting(self) -> int:
@@ -33,24 +59,40 @@ class Scheduler:
 
     @property
     def num_unfinished(self) -> int:
-        return len(self._waiting) + len(self.running)
+        return len(self._waiting) + sum(len(load.running) for load in self.loads)
+
+    @property
+    def num_open(self) -> int:
+        """Lanes that requests may start in: as many as can have FEWEST_SEQUENCES each, and one at least."""
+        num_sequences = min(self.num_running_sequences + self._num_waiting_sequences, self.max_sequences)
+        return max(1, min(len(self.loads), num_sequences // FEWEST_SEQUENCES))
 
     def add(self, request: Request) -> None:
         """Lets a request wait; among equal work the first come is first served."""
         heapq.heappush(self._waiting, (-request.max_cached_tokens, next(self._arrivals), request))
+        self._num_waiting_sequences += request.num_sequences
 
-    def admit(self) -> list[Request]:
-        """The requests that start now. One that is larger than all there is still runs, alone."""
-        admitted: list[Request] = []
-        num_prompt_tokens = 0
+    def admit(self, lanes: Sequence[int] = (0,)) -> dict[int, list[Request]]:
+        """The requests that start now, by lane. One that is larger than all there is still runs, alone."""
+        admitted: dict[int, list[Request]] = {lane: [] for lane in lanes}
+        num_prompt_tokens = dict.fromkeys(lanes, 0)
         while self._waiting:
             request = self._waiting[0][-1]
-            num_prompt_tokens += len(request.prompt_ids)
-            if (admitted and num_prompt_tokens > self.max_prompt_tokens) or not self._fits(request):
+            num_tokens = len(request.prompt_ids)
+            open_lanes = [
+                lane
+                for lane in lanes
+                if self._fits(request, lane)
+                and (not admitted[lane] or num_prompt_tokens[lane] + num_tokens <= self._share(self.max_prompt_tokens))
+            ]
+            if not open_lanes:
                 break
+            lane = min(open_lanes, key=lambda lane: self.loads[lane].num_reserved_tokens)
             heapq.heappop(self._waiting)
-            self._start(request)
-            admitted.append(request)
+            self._num_waiting_sequences -= request.num_sequences
+            self._start(request, self.loads[lane])
+            admitted[lane].append(request)
+            num_prompt_tokens[lane] += num_tokens
         return admitted
 
     def release(self, request: Request) -> None:
@@ -77,19 +119,31 @@ class Scheduler:
         return request
 
     def _stop(self, request: Request) -> None:
-        self.running.remove(request)
-        self.num_running_sequences -= request.num_sequences
-        self.num_reserved_tokens -= request.max_cached_tokens
+        load = next(load for load in self.loads if request in load.running)
+        load.running.remove(request)
+        load.num_sequences -= request.num_sequences
+        load.num_reserved_tokens -= request.max_cached_tokens
 
-    def _start(self, request: Request) -> None:
-        self.running.add(request)
-        self.num_running_sequences += request.num_sequences
-        self.num_reserved_tokens += request.max_cached_tokens
+    def _start(self, request: Request, load: Load) -> None:
+        load.running.add(request)
+        load.num_sequences += request.num_sequences
+        load.num_reserved_tokens += request.max_cached_tokens
 
-    def _fits(self, request: Request) -> bool:
-        if not self.running:
+    def _fits(self, request: Request, lane: int) -> bool:
+        """Whether a request may start in a lane: within what there is and the lane's share of it and of the work."""
+        if not self.num_running_sequences:
             return True
-        return (
-            self.num_running_sequences + request.num_sequences <= self.max_sequences
-            and self.num_reserved_tokens + request.max_cached_tokens <= self.max_cached_tokens
+        num_sequences = self.num_running_sequences + request.num_sequences
+        num_tokens = self.num_reserved_tokens + request.max_cached_tokens
+        if lane >= self.num_open or num_sequences > self.max_sequences or num_tokens > self.max_cached_tokens:
+            return False
+        load = self.loads[lane]
+        num_unfinished = self.num_running_sequences + self._num_waiting_sequences
+        return not load.running or (
+            load.num_sequences < self._share(num_unfinished)
+            and load.num_sequences + request.num_sequences <= self._share(self.max_sequences)
+            and load.num_reserved_tokens + request.max_cached_tokens <= self._share(self.max_cached_tokens)
         )
+
+    def _share(self, number: int) -> int:
+        return -(-number // self.num_open)

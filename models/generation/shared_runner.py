@@ -17,11 +17,6 @@ from models.generation.sequence import Request
 _numbers = count()
 
 
-def runner_of(model: Any, stop_text: StopText | None) -> Runner:
-    """The runner that fits a model."""
-    return SharedRunner(model, stop_text) if model.group.followers else Runner(model, stop_text)
-
-
 class SharedRunner(Runner):
     """The first rank's runner. Each call runs on all ranks: they hold the same requests and choose the same tokens."""
 

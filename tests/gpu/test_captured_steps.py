@@ -32,10 +32,10 @@ def said(engine, params):
 def test_captured_steps_say_what_plain_attention_says(monkeypatch, name, params):
     model = random_model(name, torch.device("cuda", 0), torch.float32, deviation=0.4)
     engine = Engine(model, max_slots=20)
-    assert isinstance(engine._runner._decoder, BlockDecoder)
+    assert isinstance(engine._lanes.runners[0]._decoder, BlockDecoder)
     found = said(engine, params)
-    assert engine._runner._decoder._graphs._captures, "capturing failed"
-    assert engine._runner._decoder._graphs.num_steps["replayed"] > 0
+    assert engine._lanes.runners[0]._decoder._graphs._captures, "capturing failed"
+    assert engine._lanes.runners[0]._decoder._graphs.num_steps["replayed"] > 0
     assert said(engine, params) == found, "a second run, mostly replayed, says something else"
     monkeypatch.setattr(runner, "decoder_of", PooledDecoder)
     assert said(Engine(model), params) == found

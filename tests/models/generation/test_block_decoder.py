@@ -84,10 +84,10 @@ def test_every_block_has_one_owner_after_each_step(pair, monkeypatch):
             engine.add(added, [7] * choice.randint(1, 90), params)
             added += 1
         engine.step()
-        assert_each_owned_once(engine._runner)
+        assert_each_owned_once(engine._lanes.runners[0])
     while engine.num_unfinished:
         engine.step()
-    for store in engine._runner._decoder._stores:
+    for store in engine._lanes.runners[0]._decoder._stores:
         assert store.num_taken == store._num_reserved == 2, "a block was leaked"
 
 

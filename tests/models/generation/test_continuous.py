@@ -62,13 +62,15 @@ def scripted_answer(max_new_tokens):
     return tokens
 
 
-def test_invariants_hold_after_every_step_of_a_long_random_run():
+@pytest.mark.parametrize("num_lanes", [1, 3])
+def test_invariants_hold_after_every_step_of_a_long_random_run(monkeypatch, num_lanes):
     """10 000 steps: what runs, what is cached, what is searched and what is reserved are always the same requests."""
+    monkeypatch.setattr("models.generation.scheduler.FEWEST_SEQUENCES", 2)
     choice = random.Random(1)
-    engine = Engine(ScriptedModel(), max_batch_tokens=200, max_slots=12)
+    engine = Engine(ScriptedModel(), max_batch_tokens=200, max_slots=12, num_lanes=num_lanes)
     engine._scheduler.max_cached_tokens = 400
-    runner, scheduler = engine._runner, engine._scheduler
-    added, answered, steps = 0, [], 0
+    scheduler = engine._scheduler
+    added, answered, steps, used = 0, [], 0, set()
     while steps < 10_000:
         if engine.num_unfinished < 20 and choice.random() < 0.6:
             num_beams = choice.choice((1, 1, 1, 2, 4))
@@ -81,24 +83,34 @@ def test_invariants_hold_after_every_step_of_a_long_random_run():
                 assert output.outputs[0].token_ids == scripted_answer(max_new_tokens)
             answered.append(output.request_id[0])
         steps += 1
-        searched = [request for one in runner._running.values() for request in one.cohort.requests]
-        assert len(searched) == len(set(searched)), "a request is searched twice"
-        assert set(searched) == set(runner._memories) == scheduler.running
-        for one in runner._running.values():
-            assert one.cohort.requests, "an empty cohort was kept"
-            assert one.cohort.history.num_rows == sum(pool.num_units * pool.width for pool in one.cache.pools)
-            for pool in one.cache.pools:
-                slots = pool._places + pool._free
-                assert sorted(slots) == list(range(len(pool._num_entries))), "a slot is owned twice, or leaked"
-        assert scheduler.num_reserved_tokens == sum(request.max_cached_tokens for request in searched)
-        if len(searched) > 1:
+        for lane in engine._lanes.idle:  # the others are in a step
+            check_lane(engine._lanes.runners[lane], scheduler.loads[lane])
+            used |= {lane} if scheduler.loads[lane].running else set()
+        assert len(scheduler.running) == sum(len(load.running) for load in scheduler.loads), "a request runs twice"
+        if len(scheduler.running) > 1:
             assert scheduler.num_running_sequences <= 12
             assert scheduler.num_reserved_tokens <= 400
     while engine.num_unfinished:
         answered += [output.request_id[0] for output in engine.step()]
     assert sorted(answered) == list(range(added)), "a request was lost or answered twice"
-    assert not runner._memories
-    assert not runner._running
+    assert len(used) == num_lanes
+    for runner in engine._lanes.runners:
+        assert not runner._memories
+        assert not runner._running
+
+
+def check_lane(runner, load):
+    searched = [request for one in runner._running.values() for request in one.cohort.requests]
+    assert len(searched) == len(set(searched)), "a request is searched twice"
+    assert set(searched) == set(runner._memories) == load.running
+    for one in runner._running.values():
+        assert one.cohort.requests, "an empty cohort was kept"
+        assert one.cohort.history.num_rows == sum(pool.num_units * pool.width for pool in one.cache.pools)
+        for pool in one.cache.pools:
+            slots = pool._places + pool._free
+            assert sorted(slots) == list(range(len(pool._num_entries))), "a slot is owned twice, or leaked"
+    assert load.num_reserved_tokens == sum(request.max_cached_tokens for request in searched)
+    assert load.num_sequences == sum(request.num_sequences for request in searched)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -185,7 +197,40 @@ def test_a_request_without_room_alone_is_an_error_and_the_others_are_answered(ca
         assert "Shorten the text" in answer.error
     assert budgets == (scheduler.max_prompt_tokens, scheduler.max_cached_tokens)
     assert (scheduler.num_running_sequences, scheduler.num_reserved_tokens) == (0, 0)
-    assert not engine._runner._memories
+    assert not any(runner._memories for runner in engine._lanes.runners)
+
+
+def test_lanes_that_run_out_of_memory_start_again_together(monkeypatch, caplog):
+    """Some have no room while others step: what those did is done again, and every answer comes once."""
+    monkeypatch.setattr("models.generation.scheduler.FEWEST_SEQUENCES", 2)
+    engine, params = Engine(Scarce(16), num_lanes=3), GenerationParams(max_new_tokens=12)
+    prompts = [[7] * (n % 5 + 1) for n in range(60)] + [[7] * 70]
+    for index, prompt in enumerate(prompts):
+        engine.add(index, prompt, params)
+    outputs = []
+    with caplog.at_level(logging.WARNING):
+        while engine.num_unfinished:
+            outputs += engine.step()
+    assert "out of memory" in caplog.text
+    assert sorted(output.request_id for output in outputs) == list(range(61))
+    by_id = {output.request_id: output for output in outputs}
+    assert "A prompt of 70 tokens" in by_id.pop(60).error
+    assert all(output.outputs[0].token_ids == scripted_answer(12) for output in by_id.values())
+    assert not engine._scheduler.running
+    assert not any(runner._memories for runner in engine._lanes.runners)
+
+
+def test_a_lane_that_breaks_is_heard(monkeypatch):
+    monkeypatch.setattr("models.generation.scheduler.FEWEST_SEQUENCES", 1)
+
+    class BreaksLater(ScriptedModel):
+        def decode(self, input_ids_N, positions_N, context):
+            if positions_N.max() > 3:
+                raise RuntimeError("broken")
+            return super().decode(input_ids_N, positions_N, context)
+
+    with pytest.raises(RuntimeError, match="broken"):
+        Engine(BreaksLater(), num_lanes=3).generate([[7]] * 9, GenerationParams(max_new_tokens=12))
 
 
 def test_another_failure_is_not_taken_for_a_lack_of_memory():

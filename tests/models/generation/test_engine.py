@@ -24,6 +24,24 @@ def test_answers_are_the_same_alone_and_together_in_any_order(pair, params):
             )
 
 
+@pytest.mark.parametrize("family", ["bart", "bloom"])
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_answers_do_not_depend_on_lanes(pair, monkeypatch, family, num_beams):
+    """Nor does what is computed: a beginning that all prompts share is read by one lane for all."""
+    monkeypatch.setattr("models.generation.scheduler.FEWEST_SEQUENCES", 4)
+    _, model = pair(family)
+    prompts = [[*range(10, 50), *prompt, end] for prompt in PROMPTS for end in range(60, 66)]
+    each = [GenerationParams(max_new_tokens=4 + n % 7, num_beams=num_beams) for n in range(30)]
+    one, four = (Engine(model, max_slots=24, num_lanes=number) for number in (1, 4))
+    expected, found = one.generate(prompts, each), four.generate(prompts, each)
+    for answer, other in zip(expected, found, strict=True):
+        assert [output.token_ids for output in answer.outputs] == [output.token_ids for output in other.outputs]
+    assert four.stats.num_output_tokens == one.stats.num_output_tokens
+    assert four.stats.num_steps > one.stats.num_steps, "only one lane was used"
+    if family == "bloom":  # prompts would be 1614 tokens, were the beginning read for each; by each lane, 454 and 120
+        assert max(one.stats.num_padded_prompt_tokens, four.stats.num_padded_prompt_tokens) < 570
+
+
 def test_requests_with_different_params_share_a_batch(pair):
     _, model = pair("bart")
     each = [
@@ -46,7 +64,7 @@ def test_requests_that_differ_in_lengths_alone_are_searched_together(pair):
     for n, (prompt, params) in enumerate(zip(PROMPTS, each, strict=True)):
         engine.add(n, prompt, params)
     engine.step()
-    assert len(engine._runner._running) == 1
+    assert len(engine._lanes.runners[0]._running) == 1
     answers = {}
     while engine.num_unfinished:
         answers |= {output.request_id: output for output in engine.step()}

@@ -109,7 +109,7 @@ def test_a_step_copies_down_once_and_once_more_where_sequences_end(pair, monkeyp
     """Lengths differ, so that options act on some rows; the first step, which computes prompts, is not counted."""
     _, model = pair(family)
     monkeypatch.setattr(runner, "decoder_of", BlockDecoder)
-    engine = Engine(model)
+    engine = Engine(model, num_lanes=1)  # in this thread, which counts
     for row in range(4):
         params = GenerationParams(min_new_tokens=5 + row, max_new_tokens=12 + 4 * row, **options, **search)
         engine.add(row, [7, 8, 9, 30 + row, 31], params)
