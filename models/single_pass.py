@@ -1,11 +1,10 @@
 """Heads without a decode loop: classes, spans, embeddings and scores of thousands of token lists. It knows no text.
 
 Sequences are ordered longest first and cut into batches under a token budget; a batch is packed, so no padded token is
-ever multiplied, and neighbours in it have nearly equal lengths, which attention likes. A batch that runs out of memory
-is halved and tried again, and the budget with it.
+ever multiplied, and neighbours in it have nearly equal lengths, which attention likes. On a CPU each core takes batches
+of its own. A batch that runs out of memory is halved and tried again, and the budget with it.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -14,12 +13,11 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from models.batches import Batches
 from models.errors import RequestError, UnsupportedModelError
 from models.families.base import LoadedModel
 from models.generation.device_memory import is_out_of_memory
 from models.generation.vocabulary import vocabulary_of
-
-logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
@@ -65,7 +63,7 @@ def on_all_ranks(method: Callable[Concatenate["SinglePass", Sequences, Arguments
                 is_alone = self.max_batch_tokens <= max(map(len, sequences), default=0)
                 if self.model.group.followers is None or is_alone or not is_out_of_memory(error):
                     raise
-            self._halve(min(self.max_batch_tokens, sum(map(len, sequences))))
+            self._batches.halve(min(self.max_batch_tokens, sum(map(len, sequences))))
 
     return call
 
@@ -76,9 +74,19 @@ class SinglePass:
     def __init__(self, model: LoadedModel, max_batch_tokens: int | None = None) -> None:
         self.model: Any = model  # which methods it has depends on its head; each method here asks
         self._vocabulary = vocabulary_of(model)
-        self.max_batch_tokens = max_batch_tokens or (
-            CPU_BATCH_TOKENS if model.device.type == "cpu" else DEVICE_BATCH_TOKENS
+        on_cpu = model.device.type == "cpu"
+        num_threads = torch.get_num_threads()
+        self._batches = Batches(
+            max_batch_tokens or (CPU_BATCH_TOKENS if on_cpu else DEVICE_BATCH_TOKENS),
+            # A core takes batches of its own; ranks would mix up their collectives.
+            num_workers=num_threads if on_cpu and model.group.size == 1 else 1,
+            num_threads=num_threads,
         )
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """Tokens of a batch at most; less than at first where memory ran out."""
+        return self._batches.max_tokens
 
     def check(self, token_ids: Sequence[int]) -> None:
         """Raises RequestError where the model cannot read a token list; the others can go on without it."""
@@ -170,7 +178,7 @@ class SinglePass:
             starts = _starts(lengths)
             rows = [start + position for start, wanted in zip(starts, asked, strict=True) for position in wanted]
             hidden_MD = self.model.packed_hidden(ids_N, lengths)[torch.tensor(rows, device=ids_N.device)]
-            found = [self._likeliest(part_MD, top_k) for part_MD in hidden_MD.split(HEAD_POSITIONS)]
+            found = [self._likeliest(part_MD, top_k) for part_MD in hidden_MD.split(self._num_positions)]
             ids, probabilities = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
             counts = [len(wanted) for wanted in asked]
             return list(zip(ids.split(counts), probabilities.split(counts), strict=True))
@@ -195,7 +203,8 @@ class SinglePass:
     def _log_probs(self, hidden_MD: Tensor, wanted_M: Tensor) -> Tensor:
         """The log-probability of one token a row, float32 [M] on the CPU; never holds [M, V]."""
         parts = []
-        for part_MD, wanted in zip(hidden_MD.split(HEAD_POSITIONS), wanted_M.split(HEAD_POSITIONS), strict=True):
+        num = self._num_positions
+        for part_MD, wanted in zip(hidden_MD.split(num), wanted_M.split(num), strict=True):
             logits_MV = self.model.local_logits(part_MD)
             value_M = self._vocabulary.find(logits_MV, wanted[:, None])[:, 0].float()
             parts.append((value_M - self._vocabulary.log_normalizer(logits_MV)).cpu())
@@ -208,13 +217,17 @@ class SinglePass:
         hidden_ND: Tensor = self.model.packed_hidden(ids_N, lengths)
         return hidden_ND
 
+    @property
+    def _num_positions(self) -> int:
+        """Whose logits are held at once: HEAD_POSITIONS of all workers, unless products would be small and slow."""
+        return min(HEAD_POSITIONS, max(128, HEAD_POSITIONS // self._batches.num_workers))
+
     def _needs(self, method: str, what: str) -> None:
         if not hasattr(self.model, method):
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} is not {what}. Load another checkpoint, or pass another architecture."
             )
 
-    @torch.inference_mode()
     def _run(
         self,
         sequences: Sequence[Sequence[int]],
@@ -229,41 +242,14 @@ class SinglePass:
                 raise RequestError(f"Sequence {row}: {error}") from error
         lengths = [len(sequence) for sequence in sequences]
         costs = lengths if partners is None else [n + len(p) for n, p in zip(lengths, partners, strict=True)]
-        results: dict[int, Result] = {}
-        waiting = sorted(range(len(sequences)), key=lambda row: (-costs[row], row))
-        while waiting:
-            rows = _fill(waiting, costs, self.max_batch_tokens)
+
+        @torch.inference_mode()
+        def answer(rows: list[int]) -> list[Result]:
             ids_N = torch.tensor([token for row in rows for token in sequences[row]], device=self.model.device)
             extra = () if partners is None else ([partners[row] for row in rows],)
-            try:
-                answers = compute(ids_N, [lengths[row] for row in rows], *extra)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or len(rows) == 1 or self.model.group.size > 1:
-                    raise
-                answers = None  # try again outside of the handler, which keeps the failed batch's tensors alive
-            if answers is None:
-                self._halve(sum(costs[row] for row in rows))
-                continue
-            results.update(zip(rows, answers, strict=True))
-            waiting = waiting[len(rows) :]
-        return [results[row] for row in range(len(sequences))]
+            return compute(ids_N, [lengths[row] for row in rows], *extra)
 
-    def _halve(self, num_tokens: int) -> None:
-        self.max_batch_tokens = max(1, num_tokens // 2)
-        logger.warning("out of memory at %d tokens; going on with %d a batch", num_tokens, self.max_batch_tokens)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def _fill(waiting: list[int], costs: list[int], budget: int) -> list[int]:
-    """The first rows that fit the budget together; one at least."""
-    rows, num_tokens = waiting[:1], costs[waiting[0]]
-    for row in waiting[1:]:
-        if num_tokens + costs[row] > budget:
-            break
-        rows.append(row)
-        num_tokens += costs[row]
-    return rows
+        return self._batches.compute(costs, answer, may_halve=self.model.group.size == 1)
 
 
 def _starts(lengths: Sequence[int]) -> list[int]:

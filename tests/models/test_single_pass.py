@@ -179,7 +179,8 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_tried_again(load, error):
     single_pass = SinglePass(small, max_batch_tokens=400)
     assert torch.allclose(single_pass.classify(texts()), SinglePass(model).classify(texts()), **CLOSE)
     failures = [tokens for tokens in small.batches if tokens > 60]
-    assert 1 <= len(failures) <= 3  # the budget stays halved: it does not fail at each batch
+    # The budget stays halved: it does not fail at each batch, though each worker may have begun one by then.
+    assert 1 <= len(failures) <= 3 * torch.get_num_threads()
     assert single_pass.max_batch_tokens <= 100
 
 
@@ -194,4 +195,4 @@ def test_other_errors_are_not_taken_for_lack_of_memory(load):
     broken = SmallMemory(load("BartForSequenceClassification"), limit=10, error=RuntimeError("broken kernel"))
     with pytest.raises(RuntimeError, match="broken kernel"):
         SinglePass(broken).classify(texts())
-    assert len(broken.batches) == 1
+    assert 1 <= len(broken.batches) <= torch.get_num_threads()
