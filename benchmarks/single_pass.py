@@ -1,7 +1,8 @@
 """Zero-shot classification as entailment pairs: single passes beside transformers, in turns, in one process.
 
 bart-base sizes with random weights in bfloat16; texts of log-normal length (mean 200 tokens) times labels, each pair a
-sequence that ends in the end token. The rival sorts by length and tries several batch sizes, of which its best counts.
+sequence that ends in the end token. The rival sorts by length and tries several batch sizes, on all threads and with a
+worker for each as our own single passes have; its best counts.
 
     python -m benchmarks.single_pass [--texts 64] [--labels 8] [--rounds 3] [--threads 2] [--device cpu]
 
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from models import load_model
 from models.single_pass import SinglePass
+from models.threads import side_by_side
 
 BATCH_SIZES = (2, 4, 8, 16, 32, 64)
 SIZES = {
@@ -54,18 +56,33 @@ def make_pairs(num_texts: int, num_labels: int) -> list[list[int]]:
     return pairs
 
 
-@torch.inference_mode()
-def reference_logits(model: torch.nn.Module, pairs: list[list[int]], batch_size: int, device: str) -> Tensor:
+@dataclass(frozen=True)
+class Setting:
+    """How transformers runs: sequences of a batch, and batches at a time."""
+
+    batch_size: int
+    num_workers: int
+
+    def __str__(self) -> str:
+        return f"{self.num_workers} x {self.batch_size:2d}"
+
+
+def reference_logits(model: torch.nn.Module, pairs: list[list[int]], setting: Setting, device: str) -> Tensor:
     """transformers over length-sorted, padded batches; logits in the order of the pairs."""
     order = sorted(range(len(pairs)), key=lambda row: -len(pairs[row]))
     logits = [torch.empty(0)] * len(pairs)
-    for first in range(0, len(order), batch_size):
-        rows = order[first : first + batch_size]
-        longest = max(len(pairs[row]) for row in rows)
-        ids = torch.tensor([pairs[row] + [1] * (longest - len(pairs[row])) for row in rows], device=device)
-        found = model(input_ids=ids, attention_mask=(ids != 1).long(), use_cache=False).logits.float().cpu()
-        for row, logit in zip(rows, found, strict=True):
-            logits[row] = logit
+    batches = iter([order[first : first + setting.batch_size] for first in range(0, len(order), setting.batch_size)])
+
+    @torch.inference_mode()
+    def work() -> None:
+        for rows in batches:
+            longest = max(len(pairs[row]) for row in rows)
+            ids = torch.tensor([pairs[row] + [1] * (longest - len(pairs[row])) for row in rows], device=device)
+            found = model(input_ids=ids, attention_mask=(ids != 1).long(), use_cache=False).logits.float().cpu()
+            for row, logit in zip(rows, found, strict=True):
+                logits[row] = logit
+
+    side_by_side(work, setting.num_workers, torch.get_num_threads())
     return torch.stack(logits)
 
 
@@ -113,14 +130,15 @@ def main() -> None:
     reference.to(device)
 
     seconds = {}
-    for batch_size in BATCH_SIZES:
-        sample = middle_of(pairs)[: max(32, batch_size)]
-        reference_logits(reference, sample[:batch_size], batch_size, device)  # warm up
-        measured = timed(partial(reference_logits, reference, sample, batch_size, device), device)
-        seconds[batch_size] = (measured.processor_seconds if device == "cpu" else measured.wall_seconds) / len(sample)
+    workers = {1, torch.get_num_threads() if device == "cpu" else 1}
+    for setting in (Setting(size, num_workers) for num_workers in sorted(workers) for size in BATCH_SIZES):
+        sample = middle_of(pairs)[: max(32, setting.batch_size * setting.num_workers)]
+        reference_logits(reference, sample[: setting.batch_size], setting, device)  # warm up
+        measured = timed(partial(reference_logits, reference, sample, setting, device), device)
+        seconds[setting] = measured.wall_seconds / len(sample)
         rate = sum(map(len, sample)) / measured.wall_seconds
-        print(f"transformers, batches of {batch_size:3d}: {rate:7.0f} tokens/s", flush=True)
-    best = min(seconds, key=lambda size: seconds[size])
+        print(f"transformers, workers x batch {setting}: {rate:7.0f} tokens/s", flush=True)
+    best = min(seconds, key=lambda setting: seconds[setting])
 
     single_pass.classify(middle_of(pairs)[:8])  # warm up
     ratios, processor_ratios = [], []
@@ -130,7 +148,7 @@ def main() -> None:
         ratios.append(theirs.wall_seconds / ours.wall_seconds)
         processor_ratios.append(theirs.processor_seconds / ours.processor_seconds)
         print(
-            f"transformers (batches of {best}) {num_tokens / theirs.wall_seconds:7.0f} tokens/s, "
+            f"transformers ({best}) {num_tokens / theirs.wall_seconds:7.0f} tokens/s, "
             f"single pass {num_tokens / ours.wall_seconds:7.0f} tokens/s: {ratios[-1]:.2f} times by the clock, "
             f"{processor_ratios[-1]:.2f} by processor time",
             flush=True,
