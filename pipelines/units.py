@@ -17,6 +17,7 @@ from pipelines.errors import InputError
 from pipelines.storage import GLOB_CHARACTERS, is_glob, open_filesystem
 
 FOOTER_THREADS = 32  # a footer is one or two small requests: latency, not bandwidth
+STEM_BYTES = 180  # of a shard's name in a part's: filesystems allow 255 for all of it, and a letter may have four
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
 
 
@@ -59,7 +60,8 @@ class Unit:
         """A name for people: the shard's name without folders and ending, and the rows."""
         name = posixpath.basename(self.shard).removesuffix(".parquet")
         safe = "".join(c if c.isalnum() or c in "-._" else "_" for c in name).lstrip("._") or "shard"
-        return f"{safe[:80]}-{self.start:09d}-{self.stop:09d}"
+        short = safe[:80].encode()[:STEM_BYTES].decode(errors="ignore")
+        return f"{short}-{self.start:09d}-{self.stop:09d}"
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -71,6 +73,7 @@ class Unit:
 
 def find_shards(config: InputConfig) -> tuple[list[Shard], list[pa.Schema]]:
     """All shards in a fixed order, and the schema of each. Every file that cannot be read is named in one error."""
+    _refuse_several_filesystems(config)
     files = list(_find_files(config))
     root = _common_folder([folder for folder, _, _ in files])
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
@@ -129,33 +132,75 @@ def _unit_id(shard: Shard, start: int, stop: int) -> str:
 def _find_files(config: InputConfig) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(folder the pattern started from, path, info) of each file, sorted, each file once."""
     seen: set[str] = set()
+    unmatched: list[str] = []
     for pattern in config.paths:
-        filesystem, path = open_filesystem(pattern, config.storage_options)
-        filesystem.invalidate_cache()
-        path = path.rstrip("/")
-        try:
-            if is_glob(path) and not filesystem.exists(path):  # a folder may be called "2024[1]"
-                folder = posixpath.dirname(path[: min(path.index(c) for c in GLOB_CHARACTERS if c in path)])
-                found = filesystem.glob(path, detail=True)
-            elif filesystem.isdir(path):
-                folder, found = path, filesystem.find(path, detail=True)
-                found = {p: i for p, i in found.items() if p.endswith(".parquet") and not _is_hidden(p, path)}
-            else:
-                folder, found = posixpath.dirname(path), {path: filesystem.info(path)}
-        except FileNotFoundError:
-            found = {}
-        except Exception as error:
-            raise InputError(f"Cannot list input path {pattern!r}: {type(error).__name__}: {error}") from error
-        files = {p: info for p, info in sorted(found.items()) if info["type"] == "file"}
+        folder, files = _matching(config, pattern)
         if not files:
-            raise InputError(
-                f"Input path {pattern!r} matches no file. Check the spelling and the pattern; "
-                "a folder is searched for files that end in .parquet."
-            )
-        for file in files:
+            unmatched.append(pattern)
+        for file in sorted(files):
             if file not in seen:
                 seen.add(file)
                 yield folder, file, files[file]
+    if unmatched:
+        raise InputError(
+            "\n".join(f"Input path {pattern!r} matches no file." for pattern in unmatched)
+            + " Check the spelling and the pattern; a folder is searched for files that end in .parquet."
+        )
+
+
+def _refuse_several_filesystems(config: InputConfig) -> None:
+    opened = {path: open_filesystem(path, config.storage_options)[0] for path in config.paths}
+    first, *others = opened
+    for path in others:
+        if opened[path] != opened[first]:
+            raise InputError(
+                f"input.paths: {first!r} and {path!r} lie in different stores, and a job reads from one. "
+                "Run a job for each, with an output of its own."
+            )
+
+
+def _matching(config: InputConfig, pattern: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """(folder the pattern starts from, the files it stands for with their infos)."""
+    filesystem, path = open_filesystem(pattern, config.storage_options)
+    filesystem.invalidate_cache()
+    path = path.rstrip("/")
+    try:
+        if is_glob(path) and not filesystem.exists(path):  # a folder may be called "2024[1]"
+            folder = posixpath.dirname(path[: min(path.index(c) for c in GLOB_CHARACTERS if c in path)])
+            found = _followed(filesystem, filesystem.glob(path, detail=True))
+            folders = [p for p, info in found.items() if info["type"] == "directory" and p.endswith(".parquet")]
+            for dataset in folders:  # as Spark writes them
+                found |= _below(filesystem, dataset)
+        elif filesystem.isdir(path):
+            folder, found = path, _below(filesystem, path)
+        else:
+            folder, found = posixpath.dirname(path), {path: filesystem.info(path)}
+    except FileNotFoundError:
+        return "", {}
+    except Exception as error:
+        raise InputError(f"Cannot list input path {pattern!r}: {type(error).__name__}: {error}") from error
+    return folder, {p: info for p, info in found.items() if info["type"] == "file"}
+
+
+def _below(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
+    """The Parquet files of a folder and of those in it, hidden ones left out."""
+    found = filesystem.find(folder, detail=True)
+    return _followed(
+        filesystem, {p: i for p, i in found.items() if p.endswith(".parquet") and not _is_hidden(p, folder)}
+    )
+
+
+def _followed(filesystem: Any, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What links lead to in place of them: a listing tells of the link, and a dataset in a hub's cache is all links.
+
+    A link to nothing counts as a file, so that it is named with those that cannot be read.
+    """
+
+    def behind(path: str) -> dict[str, Any]:
+        info: dict[str, Any] = filesystem.info(path) if filesystem.exists(path) else {"type": "file", "size": 0}
+        return info
+
+    return {path: behind(path) if info["type"] == "other" else info for path, info in found.items()}
 
 
 def _is_hidden(path: str, root: str) -> bool:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pipelines.config import InputConfig
 from pipelines.errors import InputError
 from pipelines.units import Shard, cut, find_shards
+from pipelines.write import part_name
 
 
 def shard_of(row_groups: list[int]) -> Shard:
@@ -83,3 +84,40 @@ def test_a_path_that_matches_nothing_is_named(tmp_path, pattern: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="matches no file"):
         find_shards(InputConfig(paths=(str(tmp_path / pattern),)))
+
+
+def names_of(*paths) -> list[str]:
+    return [shard.name for shard in find_shards(InputConfig(paths=tuple(map(str, paths))))[0]]
+
+
+def test_linked_files_are_input_as_files_are(tmp_path) -> None:
+    """A listing calls a link "other": such shards were left out without a word, and their rows were lost."""
+    write(tmp_path / "blobs" / "1", pa.table({"t": ["x"]}))
+    write(tmp_path / "in" / "a.parquet", pa.table({"t": ["x"]}))
+    (tmp_path / "in" / "b.parquet").symlink_to(tmp_path / "blobs" / "1")
+    assert names_of(tmp_path / "in") == names_of(tmp_path / "in" / "*") == ["a.parquet", "b.parquet"]
+    (tmp_path / "in" / "c.parquet").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match=r"1 of 3 input files cannot be read as Parquet:\n.*c\.parquet"):
+        names_of(tmp_path / "in")
+
+
+def test_a_dataset_that_a_glob_matches_is_read_whole(tmp_path) -> None:
+    write(tmp_path / "a.parquet", pa.table({"t": ["x"]}))
+    write(tmp_path / "b.parquet" / "part-0.parquet", pa.table({"t": ["x"]}))
+    assert names_of(tmp_path / "*.parquet") == ["a.parquet", "b.parquet/part-0.parquet"]
+
+
+def test_all_paths_that_match_nothing_are_named(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"one' matches no file\.\nInput path '.*two/\*' matches no file\. Check"):
+        names_of(tmp_path / "one", tmp_path / "two/*")
+
+
+def test_paths_in_several_stores_are_refused(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"and 'memory://x' lie in different stores"):
+        names_of(tmp_path, "memory://x")
+
+
+def test_the_name_of_a_part_fits_into_a_filesystem() -> None:
+    unit = next(cut(Shard(path="", name="\N{CJK UNIFIED IDEOGRAPH-8CC7}" * 82 + ".parquet", size=1, version="v",
+                          row_groups=(2**40,)), 2**40))  # fmt: skip
+    assert len(part_name(unit, "f" * 64).encode()) <= 255
