@@ -1,12 +1,15 @@
 """A plan is all that a job will do: shards, units, columns, fingerprint. Making it starts nothing: no ray, no torch."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+from fsspec.utils import glob_translate
 
 import models
 from pipelines.columns import choose_columns
@@ -84,8 +87,8 @@ class JobPlan:
 
 def plan(config: JobConfig) -> JobPlan:
     """Look at the checkpoint and at every shard's footer. Raises ConfigError or ModelError for what cannot work."""
+    _check_values(config)
     config = _with_absolute_paths(config)
-    _check_numbers(config)
     checkpoint = models.describe(config.model, task=config.task)
     models.check_ranks(checkpoint.config, config.engine.tensor_parallel)
     task = create_task(
@@ -142,7 +145,7 @@ def _with_absolute_paths(config: JobConfig) -> JobConfig:
     )
 
 
-def _check_numbers(config: JobConfig) -> None:
+def _check_values(config: JobConfig) -> None:
     at_least_one = {
         "input.rows_per_unit": config.input.rows_per_unit,
         "engine.tensor_parallel": config.engine.tensor_parallel,
@@ -158,8 +161,12 @@ def _check_numbers(config: JobConfig) -> None:
         )
     if not 0 <= config.limits.max_error_rate <= 1:
         problems.append(f"limits.max_error_rate: is {config.limits.max_error_rate}, must be between 0 and 1.")
-    if not config.input.paths:
-        problems.append("input.paths: is empty; name at least one file, folder or glob.")
+    if not all(config.input.paths or [""]):
+        problems.append("input.paths: is empty or holds an empty text; name files, folders or globs.")
+    if not config.output.path:
+        problems.append("output.path: is empty; name a folder.")
+    if not config.model:
+        problems.append("model: is empty; name a folder, a URL or hf://org/name.")
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -167,11 +174,17 @@ def _check_numbers(config: JobConfig) -> None:
 def _check_apart(config: JobConfig, shards: Sequence[Shard]) -> None:
     """ConfigError where parts would be found as input the next time the job runs."""
     _, output = open_filesystem(config.output.path, config.output.storage_options)
-    below = [shard.path for shard in shards if shard.path.startswith(output.rstrip("/") + "/")]
+    output = output.rstrip("/") + "/"
+    below = [shard.path for shard in shards if shard.path.startswith(output)]
     for pattern in config.input.paths:
-        _, path = open_filesystem(pattern, config.input.storage_options)
-        if not is_glob(path) and f"{output.rstrip('/')}/".startswith(path.rstrip("/") + "/"):
-            below.append(path)
+        filesystem, path = open_filesystem(pattern, config.input.storage_options)
+        if is_glob(path) and not filesystem.exists(path):
+            part = PurePosixPath(output, "part.parquet")
+            found = [one for one in (part, *part.parents) if re.fullmatch(glob_translate(path), str(one))]
+            finds_parts = any(one.suffix == ".parquet" for one in found)  # the part, or a folder that is read whole
+        else:
+            finds_parts = output.startswith(path.rstrip("/") + "/")
+        below += [path] if finds_parts else []
     if below:
         raise ConfigError(
             f"output.path: {config.output.path} and the input ({below[0]}) lie in each other, so "

@@ -222,6 +222,24 @@ def test_an_output_inside_the_input_is_refused(make_job, corpus) -> None:
         pipelines.run(make_job(output=str(corpus / "summaries")))
 
 
+@pytest.mark.parametrize(
+    ("paths", "output"),
+    [("in[1]", "in[1]/out"), ("**/*.parquet", "out"), ("*/*.parquet", "out"), ("*.parquet", "out.parquet")],
+)
+def test_an_output_that_the_next_run_would_read_is_refused(make_job, make_corpus, tmp_path, paths, output) -> None:
+    """The first run went well, and the second one refused to go on with what the first had written."""
+    make_corpus(tmp_path / "in[1]")
+    make_corpus(tmp_path / "in.parquet")
+    with pytest.raises(ConfigError, match="lie in each other"):
+        pipelines.plan(make_job(paths=(str(tmp_path / paths),), output=str(tmp_path / output)))
+
+
+def test_an_empty_text_is_no_path(make_job) -> None:
+    """As the shell makes of an unset variable: it stood for the working folder."""
+    with pytest.raises(ConfigError, match=r"input\.paths: is empty(.|\n)*output\.path: is empty(.|\n)*model: is empty"):
+        pipelines.plan(make_job(paths=("",), output="", model=""))
+
+
 def test_a_model_folder_without_a_checkpoint_is_named(make_job, tmp_path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(Exception, match="nothing") as caught:
