@@ -44,17 +44,17 @@ def run(config: JobConfig, on_event: Callable[[Event], None] = ignore) -> Manife
     ledger.refuse_foreign(store, found, config.output.mode, job.job_record(), job.parts)
     account = Account(job, _done_already(job, found))
     on_event(account.planned())
-    if found.is_closed and not account.pending and config.output.mode != "overwrite":
-        manifest = ledger.read_manifest(store)
-        assert manifest is not None
-    else:
+    account.check_limit()
+    manifest = ledger.read_manifest(store) if found.is_closed else None
+    is_finished = manifest is not None and manifest.fingerprint == job.fingerprint and not account.pending
+    if manifest is None or not is_finished or config.output.mode == "overwrite":
         ledger.open_job(store, found, config.output.mode, job.job_record())
-        account.check_limit()
         for record, measures in _stream(job, account, on_event):
             account.add(record, measures)
             on_event(UnitDone(record))
             account.check_limit()
         manifest = account.manifest()
+        ledger.refuse_company(store, job.parts)
         ledger.close_job(store, manifest)
     on_event(Finished(manifest))
     return manifest
@@ -112,7 +112,7 @@ class Account:
     def check_limit(self) -> None:
         """Raises ErrorLimitError as soon as the job cannot end below its limit any more."""
         limit = self.job.config.limits.max_error_rate
-        if self.num_errors > limit * self.job.num_rows:
+        if self.num_errors and self.num_errors / self.job.num_rows > limit:  # 29 / 100 is 0.29, 0.29 * 100 is not 29
             counts = errors_by_kind([*self.resumed, *self.computed])
             kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
             raise ErrorLimitError(

@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.errors import OutputError
+from pipelines.errors import JobError, OutputError
 from pipelines.fingerprint import differences
 from pipelines.metrics import Manifest, UnitRecord
 from pipelines.probe import Answers
 from pipelines.storage import Store
-from pipelines.write import read_record
+from pipelines.write import check_pages, is_part_name, read_record
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Found:
     job: Mapping[str, Any] | None
     """`_batchloom/job.json`."""
     is_closed: bool
-    """The manifest is there."""
+    """The manifest is there, and the marker that comes after it."""
 
 
 def look(store: Store) -> Found:
@@ -49,8 +49,8 @@ def look(store: Store) -> Found:
     return Found(
         parts={name: names[name] for name in shown if name.endswith(".parquet")},
         others=tuple(name for name in shown if not name.endswith(".parquet")),
-        job=json.loads(store.read(JOB)) if JOB in names else None,
-        is_closed=MANIFEST in names,
+        job=_read_json(store, JOB) if JOB in names else None,
+        is_closed=MANIFEST in names and SUCCESS in names,
     )
 
 
@@ -72,21 +72,38 @@ def refuse_foreign(store: Store, found: Found, mode: str, job: Mapping[str, Any]
             f"Output {store.url} holds files that no batchloom job wrote ({_some(held)}). "
             "Choose an empty folder; they are not removed under output.mode: overwrite either."
         )
-    if mode == "overwrite":
+    strangers = sorted(name for name in found.parts if not is_part_name(name))
+    if strangers:
+        raise OutputError(
+            f"Output {store.url} holds Parquet files that are no parts ({_some(strangers)}): readers would take them "
+            "for answers, and output.mode: overwrite removes no stranger's file. Take them away, or choose another "
+            "output.path."
+        )
+    foreign = sorted(name for name in found.parts if name not in planned)
+    if mode == "overwrite" or not foreign:
         return
     differing = list(differences(found.job["fingerprint_of"], job["fingerprint_of"]))
-    if differing and found.parts:
+    if differing:
         raise OutputError(
             f"Output {store.url} belongs to another configuration:\n"
             + "".join(f"  {line}\n" for line in differing)
             + "Change the job file back, choose another output.path, or set output.mode: overwrite."
         )
-    foreign = sorted(name for name in found.parts if name not in planned)
+    raise OutputError(
+        f"Output {store.url} holds {len(foreign)} parts of inputs that are gone or have changed since "
+        f"({_some(foreign)}). Resuming would mix old answers with new ones. "
+        "Put the inputs back, choose another output.path, or set output.mode: overwrite."
+    )
+
+
+def refuse_company(store: Store, planned: Collection[str]) -> None:
+    """JobError where the output holds other parts than the planned ones: a job beside this one has written them."""
+    foreign = sorted(name for name in look(store).parts if name not in planned)
     if foreign:
-        raise OutputError(
-            f"Output {store.url} holds {len(foreign)} parts of inputs that are gone or have changed since "
-            f"({_some(foreign)}). Resuming would mix old answers with new ones. "
-            "Put the inputs back, choose another output.path, or set output.mode: overwrite."
+        raise JobError(
+            f"Output {store.url} holds {len(foreign)} parts that another job wrote while this one ran "
+            f"({_some(foreign)}), so rows would be there twice. This job's parts are kept, and the output is not "
+            "closed. Remove the parts of one of the two, and run the other again."
         )
 
 
@@ -114,12 +131,15 @@ def whole_parts(store: Store, found: Found, planned: Collection[str]) -> list[Un
 
     Each part is read in full: its hash goes into the manifest, or is compared with the one that is there.
     """
-    manifest = read_manifest(store) if found.is_closed else None
+    manifest = read_manifest(store)
     written = {record.part: record for record in manifest.parts} if manifest else {}
 
     def one(name: str) -> UnitRecord | None:
         try:
-            record, _ = read_record(name, store.read(name))
+            content = store.read(name)
+            record, _ = read_record(name, content)
+            if name not in written:  # nothing tells the hash: the checksums of its pages must do
+                check_pages(content)
         except ValueError as error:
             log.warning("%s is computed again: %s", name, error)
             return None
@@ -143,7 +163,29 @@ def close_job(store: Store, manifest: Manifest) -> None:
 def read_manifest(store: Store) -> Manifest | None:
     if MANIFEST not in store.names():
         return None
-    return Manifest.from_dict(json.loads(store.read(MANIFEST)))
+    try:
+        return Manifest.from_dict(_read_json(store, MANIFEST))
+    except (TypeError, KeyError) as error:
+        raise _damaged(store, MANIFEST, f"it lacks or has too much: {error}") from error
+
+
+def _read_json(store: Store, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads(store.read(name))
+    except ValueError as error:
+        raise _damaged(store, name, f"it is no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise _damaged(store, name, "it holds no keys")
+    return values
+
+
+def _damaged(store: Store, name: str, what: str) -> OutputError:
+    remedy = (
+        "Remove it and run the job again: what is done stays, and it is written anew from the parts."
+        if name == MANIFEST
+        else "Put the file back, or choose another output.path."
+    )
+    return OutputError(f"{store.path(name)} is not as batchloom wrote it: {what}. {remedy}")
 
 
 def read_probe(store: Store, job: Mapping[str, Any]) -> Answers | None:

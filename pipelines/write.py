@@ -6,6 +6,7 @@ replaces equal bytes with equal bytes.
 
 import hashlib
 import json
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -37,6 +38,10 @@ LEDGER_FIELDS = [
 def part_name(unit: Unit, fingerprint: str) -> str:
     """Fixed by the unit and the fingerprint: finding it is knowing that the unit is done."""
     return f"part-{unit.stem}-{unit.id[:12]}-{fingerprint[:8]}.parquet"
+
+
+def is_part_name(name: str) -> bool:
+    return re.fullmatch(r"part-.*-[0-9a-f]{12}-[0-9a-f]{8}\.parquet", name) is not None
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,14 @@ def read_record(name: str, content: bytes) -> tuple[UnitRecord, str]:
     footer = json.loads(metadata[FOOTER_KEY])
     digest = hashlib.sha256(content).hexdigest()
     return UnitRecord(part=name, bytes=len(content), sha256=digest, **footer["account"]), footer["fingerprint"]
+
+
+def check_pages(content: bytes) -> None:
+    """ValueError where a page of the part is not as it was written; the footer does not tell."""
+    try:
+        pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"it is damaged ({error})") from error
 
 
 def _failures(results: pa.Table) -> dict[int, dict[str, str]]:

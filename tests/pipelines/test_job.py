@@ -145,6 +145,56 @@ def test_files_of_somebody_else_are_never_touched(make_job, tmp_path) -> None:
     assert (tmp_path / "out" / "thesis.parquet").read_bytes() == b"precious"
 
 
+def test_a_file_of_somebody_that_came_later_is_never_touched(make_job) -> None:
+    """Overwriting removed every Parquet file of the folder, whoever had put it there."""
+    job = make_job()
+    pipelines.run(job)
+    thesis = Path(job.output.path) / "thesis.parquet"
+    thesis.write_bytes(b"precious")
+    for mode in ("resume", "overwrite"):
+        with pytest.raises(OutputError, match=r"files that are no parts \(thesis\.parquet\)"):
+            pipelines.run(make_job(mode=mode))
+    assert thesis.read_bytes() == b"precious"
+
+
+def test_a_damaged_page_of_an_unfinished_job_is_computed_again(make_job) -> None:
+    """The footer was whole, so the part passed for done, and verify held it to its own wrong hash."""
+    job = make_job()
+    pipelines.run(job)
+    whole = parts(job.output.path)
+    (Path(job.output.path) / "_batchloom" / "manifest.json").unlink()
+    name = sorted(whole)[0]
+    content = bytearray(whole[name])
+    content[60] ^= 255
+    (Path(job.output.path) / name).write_bytes(content)
+    assert pipelines.run(job).timing["units_computed"] == 1
+    assert parts(job.output.path) == whole
+
+
+def test_a_job_that_was_killed_before_its_last_mark_gets_it(make_job) -> None:
+    job = make_job()
+    pipelines.run(job)
+    (Path(job.output.path) / "_SUCCESS").unlink()
+    assert pipelines.run(job).timing["units_computed"] == 0
+    assert (Path(job.output.path) / "_SUCCESS").exists()
+
+
+def test_a_job_beside_another_one_is_not_closed(make_job) -> None:
+    """Both found the folder empty and ended well, and every row was there twice."""
+    job, other = make_job(), make_job(generation={"num_beams": 1, "max_length": 16, "min_length": 2})
+
+    def run_other(event) -> None:
+        if isinstance(event, ReplicasStarting):
+            pipelines.run(other)
+
+    with pytest.raises(JobError, match="parts that another job wrote while this one ran"):
+        pipelines.run(job, run_other)
+    for name in parts(job.output.path).keys() - pipelines.plan(job).parts.keys():
+        (Path(job.output.path) / name).unlink()
+    assert pipelines.run(job).timing["units_computed"] == 0
+    assert pipelines.verify(job.output.path).ok
+
+
 def test_rows_that_cannot_be_answered_keep_their_place(make_job, output_table, tmp_path) -> None:
     texts = ["fine", None, "", " \n\t ", "word " * 500, "😀 עברית \x00 nul", "fine"]
     folder = tmp_path / "odd"
@@ -182,7 +232,9 @@ def test_too_many_errors_stop_the_job_and_keep_its_parts(make_job, corpus) -> No
     with pytest.raises(ErrorLimitError, match=r"of 95 rows failed \(\d+ null_text\); limits\.max_error_rate is 0\.1"):
         pipelines.run(make_job(max_error_rate=0.1))
     assert not (Path(make_job().output.path) / "_SUCCESS").exists()
-    assert pipelines.run(make_job(max_error_rate=0.5)).totals["errors"] == 20
+    assert pipelines.run(make_job(max_error_rate=20 / 95)).totals["errors"] == 20
+    with pytest.raises(ErrorLimitError, match="20 of 95 rows failed"):  # finished, and held to another limit
+        pipelines.run(make_job(max_error_rate=0.0))
 
 
 def test_a_job_without_rows_is_closed_too(make_job, tmp_path) -> None:
