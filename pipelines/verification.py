@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from pipelines import ledger
 from pipelines.config import InputConfig
 from pipelines.errors import InputError, OutputError
-from pipelines.metrics import Manifest, UnitRecord, totals
+from pipelines.metrics import Manifest, UnitRecord, errors_by_kind, totals
 from pipelines.storage import Store
 from pipelines.units import cut, find_shards
-from pipelines.write import part_name
+from pipelines.write import part_name, read_record
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def verify(output: str, storage_options: Mapping[str, Any] | None = None) -> Ver
     problems = [problem for _, _, part_problems in checked for problem in part_problems]
     problems += [
         f"{name}: it is in the output and not in the manifest"
-        for name in sorted(set(found.parts) - {record.part for record in manifest.parts})
+        for name in sorted({*found.parts, *found.others} - {record.part for record in manifest.parts})
     ]
     num_input_rows, input_problems = _check_input(manifest, storage_options or {})
     return Verification(
@@ -83,14 +83,16 @@ def _check_part(store: Store, manifest: Manifest, record: UnitRecord) -> tuple[i
         return 0, 0, [f"{record.part}: its bytes are not the ones that were written"]
     errors = pq.read_table(pa.BufferReader(content), columns=["error"])["error"]
     num_errors = len(errors) - errors.null_count
-    return len(errors), num_errors, list(_miscounts(manifest, record, len(errors), num_errors))
+    return len(errors), num_errors, list(_miscounts(manifest, record, content, len(errors), num_errors))
 
 
-def _miscounts(manifest: Manifest, record: UnitRecord, num_rows: int, num_errors: int) -> Iterator[str]:
+def _miscounts(manifest: Manifest, record: UnitRecord, content: bytes, num_rows: int, num_errors: int) -> Iterator[str]:
     if num_rows != record.stop - record.start or num_rows != record.num_rows:
         yield f"{record.part}: it has {num_rows} rows for rows {record.start} to {record.stop} of {record.shard}"
     if num_errors != record.num_errors:
         yield f"{record.part}: it has {num_errors} error rows, and the manifest says {record.num_errors}"
+    if read_record(record.part, content)[0] != record:
+        yield f"{record.part}: its footer tells of other figures than the manifest"
     if not record.part.endswith(f"-{manifest.fingerprint[:8]}.parquet"):
         yield f"{record.part}: it belongs to another fingerprint than {manifest.fingerprint[:8]}"
 
@@ -99,6 +101,8 @@ def _check_totals(manifest: Manifest) -> Iterator[str]:
     for name, value in totals(manifest.parts).items():
         if name != "shards" and manifest.totals.get(name) != value:  # empty shards have no parts
             yield f"manifest: totals.{name} is {manifest.totals.get(name)}, and its parts sum to {value}"
+    if manifest.errors_by_kind != (counts := errors_by_kind(manifest.parts)):
+        yield f"manifest: errors_by_kind is {dict(manifest.errors_by_kind)}, and its parts sum to {counts}"
 
 
 def _check_input(manifest: Manifest, storage_options: Mapping[str, Any]) -> tuple[int | None, list[str]]:

@@ -1,7 +1,10 @@
 """What verify must find: a part deleted, cut short, altered or added, and an input that is not what it was."""
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -92,3 +95,42 @@ def test_an_unfinished_output_is_no_success(output: Path) -> None:
 def test_a_folder_that_is_no_output_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no batchloom output"):
         pipelines.verify(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "sub/x.parquet"])
+def test_a_file_that_is_no_part_is_named(output: Path, name: str) -> None:
+    """A reader of the whole folder would stumble over it."""
+    (output / name).parent.mkdir(exist_ok=True)
+    (output / name).write_bytes(b"")
+    assert only_problem(output) == f"{name}: it is in the output and not in the manifest"
+
+
+def edit_manifest(output: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = output / "_batchloom" / "manifest.json"
+    values = json.loads(manifest.read_text())
+    change(values)
+    manifest.write_text(json.dumps(values))
+
+
+def test_a_manifest_with_other_figures_than_its_parts_is_found(output: Path) -> None:
+    def add_tokens(values: dict[str, Any]) -> None:
+        values["parts"][0]["num_input_tokens"] += 5
+        values["totals"]["input_tokens"] += 5
+
+    edit_manifest(output, add_tokens)
+    assert only_problem(output).endswith("its footer tells of other figures than the manifest")
+
+
+def test_error_kinds_are_recounted(output: Path) -> None:
+    edit_manifest(output, lambda values: values["errors_by_kind"].update(null_text=3))
+    assert only_problem(output) == "manifest: errors_by_kind is {'null_text': 3}, and its parts sum to {}"
+
+
+@pytest.mark.parametrize("content", [b'{"parts": [', b"[]", b"{}", b"\xff"])
+@pytest.mark.parametrize("name", ["manifest.json", "job.json"])
+def test_a_record_that_is_damaged_is_named(output: Path, name: str, content: bytes) -> None:
+    (output / "_batchloom" / name).write_bytes(content)
+    if name == "job.json" and content == b"{}":
+        pytest.skip("keys are looked for where they are needed")
+    with pytest.raises(OutputError, match=rf"{name} is not as batchloom wrote it"):
+        pipelines.verify(str(output))
