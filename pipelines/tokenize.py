@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 import models
 from pipelines.bucket import cut_into_buckets
-from pipelines.errors import failing_as
+from pipelines.errors import RowError, failing_as
 from pipelines.read import ERROR_FIELD, ERROR_TYPE
 from pipelines.tasks.base import Prepared, Task
 from pipelines.work import Work
@@ -44,13 +45,18 @@ class Tokenize:
     def prepare(self, work: Work, tokenizer: Any) -> Work:
         """Rows become kept columns with the row ledger; the requests are in bucket order."""
         rows = work.rows
-        columns = [as_text(rows[name]) for name in self.task.input_columns()]
+        columns, unreadable = [], dict[int, dict[str, str]]()
+        for name in self.task.input_columns():
+            column, bad = _readable(as_text(rows[name]))
+            columns.append(column)
+            unreadable |= dict.fromkeys(bad, _not_utf8(name))
         distinct, answer_of = _distinct(columns) if self.compute_once else (np.arange(rows.num_rows),) * 2
         prepared = self.task.prepare([column.take(pa.array(distinct)) for column in columns], tokenizer)
         kept = rows.select(self.keep_columns).append_column(ANSWER_OF, pa.array(answer_of, pa.int32()))
         for name in LEDGER_INPUT:
             kept = kept.append_column(name, pa.array(getattr(prepared, name)[answer_of], pa.int32()))
-        errors = _first_error(rows["error"].to_pylist(), answer_of.tolist(), prepared)
+        before = [error or unreadable.get(row) for row, error in enumerate(rows["error"].to_pylist())]
+        errors = _first_error(before, answer_of.tolist(), prepared)
         return replace(
             work,
             rows=kept.append_column(ERROR_FIELD, pa.array(errors, ERROR_TYPE)),
@@ -72,6 +78,26 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The column as plain strings, or lists of them, whatever the file stores them as."""
     is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
     return column.cast(pa.list_(pa.string()) if is_list else pa.string())
+
+
+def _readable(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
+    """(the column with null where its bytes are no UTF-8, those rows): a file may call text what is none."""
+    if _is_utf8(column):
+        return column, []
+    is_bad = [not _is_utf8(column.take(pa.array([row]))) for row in range(len(column))]
+    return pc.if_else(pa.array(is_bad), pa.scalar(None, column.type), column), np.flatnonzero(is_bad).tolist()
+
+
+def _not_utf8(column: str) -> dict[str, str]:
+    return vars(RowError("prepare", "not_utf8", f"column {column!r} holds bytes that are no UTF-8 in this row"))
+
+
+def _is_utf8(column: pa.ChunkedArray) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _distinct(columns: Sequence[pa.ChunkedArray]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -51,11 +51,12 @@ GENERATES = {"summarization", "text-generation", "text2text-generation", "conver
 
 
 def asked(task, texts):
-    if task == "fill-mask":
+    if task == "fill-mask" and isinstance(texts, list):
         texts = [text and f"{text} <mask>" if text and text.strip() else text for text in texts]
+    column = pa.array(texts, pa.string()) if isinstance(texts, list) else texts
     if task == "question-answering":
-        return {"question": ["Where is it?"] * len(texts), "context": pa.array(texts, pa.string())}
-    return {"text": pa.array(texts, pa.string())}
+        return {"question": ["Where is it?"] * len(texts), "context": column}
+    return {"text": column}
 
 
 @pytest.fixture
@@ -89,6 +90,28 @@ def test_a_unit_of_nulls_has_the_columns_of_the_others(ask_case, task):
     some, none, empty = ask_case(task, ["The river."]), ask_case(task, [None, None]), ask_case(task, [])
     assert some.schema == none.schema == empty.schema
     assert none["error"].null_count == 0
+
+
+def not_utf8(*contents):
+    """Text as a careless writer of Parquet leaves it: nobody has looked at the bytes."""
+    array = pa.array(contents, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(array), array.buffers())
+
+
+@pytest.mark.parametrize("task", CASES)
+def test_bytes_that_are_no_utf8_are_an_error_row(ask_case, error_kinds, task):
+    """One such row ended the job, each time that it was run."""
+    mask = b" <mask>" if task == "fill-mask" else b""
+    texts = not_utf8(b"The river." + mask, b"\xff\xfe river", b"A zone." + mask)
+    assert error_kinds(ask_case(task, texts)) == [None, "not_utf8", None]
+
+
+def test_a_list_with_bytes_that_are_no_utf8_is_an_error_row(ask, make_checkpoint, error_kinds):
+    turns = pa.ListArray.from_arrays([0, 1, 3, 4], not_utf8(b"Hello.", b"Yes.", b"\xff", b"Hi."))
+    generation = {"max_new_tokens": 4, "num_beams": 1}
+    model = make_checkpoint("BlenderbotSmallForConditionalGeneration")
+    part = ask("conversational", model, {"text": turns}, generation=generation)
+    assert error_kinds(part) == [None, "not_utf8", None]
 
 
 def rounded(value):
