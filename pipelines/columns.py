@@ -23,7 +23,9 @@ def choose_columns(
     names = list(dict.fromkeys(name for schema in plain for name in schema.names))
     _check_present(config, task, names)
     kept = _kept(config, task, names)
-    fields = [_shared_field(name, shards, plain) for name in dict.fromkeys([*task.input_columns(), *kept])]
+    chosen = list(dict.fromkeys([*task.input_columns(), *kept]))
+    _check_once(chosen, shards, plain)
+    fields = [_shared_field(name, shards, plain) for name in chosen]
     for name, kind in task.input_columns().items():
         _check_in_every_shard(name, shards, plain)
         _check_kind(next(field for field in fields if field.name == name), kind)
@@ -62,6 +64,17 @@ def _kept(config: InputConfig, task: Task, names: Sequence[str]) -> tuple[str, .
             "List the others in input.keep_columns, or rename them."
         )
     return tuple(dict.fromkeys(kept))
+
+
+def _check_once(chosen: Sequence[str], shards: Sequence[Shard], schemas: Sequence[pa.Schema]) -> None:
+    """Parquet allows two columns of one name; which of them would be meant?"""
+    for shard, schema in zip(shards, schemas, strict=True):
+        twice = [name for name in chosen if schema.names.count(name) > 1]
+        if twice:
+            raise InputError(
+                f"{shard.name} has several columns of the name {_quoted(twice)}. "
+                "Rename them in the file, or leave the name out of input.keep_columns and the task's columns."
+            )
 
 
 def _shared_field(name: str, shards: Sequence[Shard], schemas: Sequence[pa.Schema]) -> pa.Field:
@@ -108,7 +121,7 @@ def _holds(found: pa.DataType, kind: ColumnKind) -> bool:
     if kind is ColumnKind.TEXT_OR_TEXTS and _is_list(found):
         return _holds(found.value_type, ColumnKind.TEXT)
     is_text = pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)
-    return is_text or (kind is ColumnKind.VALUE and pa.types.is_primitive(found))
+    return is_text or (kind is ColumnKind.VALUE and (pa.types.is_primitive(found) or pa.types.is_decimal(found)))
 
 
 def _is_list(found: pa.DataType) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.errors import RowError, failing_as
+from pipelines.errors import JobError, RowError, failing_as
 from pipelines.storage import open_filesystem
 from pipelines.units import Shard, Unit
 from pipelines.work import Work
@@ -95,17 +95,15 @@ class Read:
                     held.append(next(batches))
                     held_stop += held[-1].num_rows
                 table = pa.Table.from_batches(held).slice(unit.start - held_start, unit.num_rows)
-                yield self._with_all_columns(table)
+                yield self._with_all_columns(table, unit)
                 while held and held_start + held[0].num_rows <= unit.stop:
                     held_start += held.pop(0).num_rows
 
-    def _with_all_columns(self, table: pa.Table) -> pa.Table:
+    def _with_all_columns(self, table: pa.Table, unit: Unit) -> pa.Table:
         """The table with the types that all shards share; a column that this shard does not have is null."""
         nulls = pa.nulls(table.num_rows)
         columns = [table[field.name] if field.name in table.column_names else nulls for field in self.schema]
-        return pa.table(
-            [column.cast(field.type) for column, field in zip(columns, self.schema, strict=True)], self.schema
-        )
+        return pa.table([_cast(*pair, unit) for pair in zip(columns, self.schema, strict=True)], self.schema)
 
     def _lost(self, unit: Unit, error: Exception) -> pa.Table:
         columns = {field.name: pa.nulls(unit.num_rows, field.type) for field in self.schema}
@@ -113,6 +111,18 @@ class Read:
         return pa.table(columns, schema=self.schema).append_column(
             ERROR_FIELD, pa.array([vars(reason)] * unit.num_rows, ERROR_TYPE)
         )
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field, unit: Unit) -> pa.ChunkedArray:
+    """JobError where a value does not fit: that is no damage of the rows, and no reason to leave them unanswered."""
+    try:
+        return column.cast(field.type)
+    except pa.ArrowException as error:
+        raise JobError(
+            f"Column {field.name!r} of {unit.shard} holds {column.type}, and all shards together {field.type}, which "
+            f"has no room for one of its values ({error}). Give all shards one type, leave the column out of "
+            "input.keep_columns, or run the shard as a job of its own."
+        ) from error
 
 
 def _row_groups_of(metadata: pq.FileMetaData, units: Sequence[Unit]) -> tuple[list[int], int]:

@@ -68,3 +68,18 @@ def test_a_text_column_of_numbers_is_refused() -> None:
 def test_a_kept_column_with_a_name_of_the_output_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         choose({"text": pa.string(), name: pa.string()})
+
+
+def test_two_columns_of_one_name_are_refused_where_they_are_chosen() -> None:
+    doubled = pa.schema([("text", pa.string()), ("id", pa.int64()), ("id", pa.string())])
+    shard = Shard(path="a", name="a.parquet", size=1, version="", row_groups=(1,))
+    with pytest.raises(InputError, match=r"a\.parquet has several columns of the name 'id'"):
+        choose_columns(InputConfig(paths=("in",)), TASK, [shard], [doubled])
+    assert choose_columns(InputConfig(paths=("in",), keep_columns=()), TASK, [shard], [doubled])[1] == ()
+
+
+def test_a_template_may_name_a_price() -> None:
+    task: Any = SimpleNamespace(input_columns=lambda: {"price": ColumnKind.VALUE}, output_fields=list)
+    shard = Shard(path="a", name="a.parquet", size=1, version="", row_groups=(1,))
+    price = pa.schema([("price", pa.decimal128(9, 2))])
+    assert choose_columns(InputConfig(paths=("in",)), task, [shard], [price])[0] == price

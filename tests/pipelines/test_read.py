@@ -3,6 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import InputConfig
+from pipelines.errors import JobError
 from pipelines.read import Read, stretches
 from pipelines.units import cut, find_shards
 from pipelines.work import Work
@@ -83,3 +84,12 @@ def test_a_column_that_a_shard_does_not_have_is_null(tmp_path) -> None:
     ((_, table),) = Read(wider, {}, str(tmp_path)).tables(list(cut(shards[0], 50)))
     assert table["late"].null_count == 5
     assert table["late"].type == pa.int64()
+
+
+def test_a_value_that_the_shared_type_cannot_hold_is_no_damage(tmp_path) -> None:
+    """All rows of the unit were left unanswered, with their ids lost, for one large number."""
+    pq.write_table(pa.table({"t": ["x", "y"], "n": [2**53 + 1, 1]}), tmp_path / "a.parquet")
+    shards, _ = the_shards_of(tmp_path)
+    read = Read(pa.schema([("t", pa.string()), ("n", pa.float64())]), {}, str(tmp_path))
+    with pytest.raises(JobError, match=r"Column 'n' of a\.parquet holds int64, and all shards together double"):
+        list(read.tables(list(cut(shards[0], 50))))
