@@ -51,6 +51,11 @@ class Conversational(Task):
     @classmethod
     def create(cls, spec: TaskSpec) -> "Conversational":
         options = read_options(spec.task, spec.options, ConversationalOptions)
+        if options.persona_column == spec.input.text_column:
+            raise ConfigError(
+                f"task_options.persona_column: is {options.persona_column!r}, which is input.text_column. "
+                "Name another column, or leave it out."
+            )
         family = spec.checkpoint.config.model_type
         if family not in DELIMITERS:
             raise ConfigError(

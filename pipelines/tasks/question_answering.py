@@ -64,6 +64,8 @@ class QuestionAnswering(Task):
         problems = []
         if options.doc_stride < 0 or (most > 0 and options.doc_stride > most):
             problems.append(f"task_options.doc_stride: is {options.doc_stride}, must be from 0 to {most}.")
+        if spec.input.question_column == spec.input.context_column:
+            problems.append(f"input: question_column and context_column are both {spec.input.context_column!r}.")
         if options.max_answer_len < 1:
             problems.append(f"task_options.max_answer_len: is {options.max_answer_len}, must be at least 1.")
         if problems:

@@ -168,11 +168,11 @@ def _check(options: ZeroShotOptions) -> None:
         problems.append("task_options.candidate_labels: needs at least one label, and none of white space alone.")
     try:
         says_label = options.hypothesis_template.format("x") != options.hypothesis_template.format("y")
-    except (IndexError, KeyError, ValueError):
+    except (IndexError, KeyError, ValueError, AttributeError, TypeError):
         says_label = False
     if not says_label:
         problems.append(
-            f"task_options.hypothesis_template: {options.hypothesis_template!r} has no {{}} where the label goes."
+            f"task_options.hypothesis_template: {options.hypothesis_template!r} has not one {{}} where the label goes."
         )
     if problems:
         raise ConfigError("\n".join(problems))

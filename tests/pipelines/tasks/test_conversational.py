@@ -89,3 +89,5 @@ def test_what_cannot_be_meant_is_refused(ask, talker, checkpoint):
         ask("conversational", checkpoint, {"text": ["hi"]})
     with pytest.raises(ConfigError, match="num_return_sequences: is 2, and conversational gives one text a row"):
         ask("conversational", talker[1], {"text": ["hi"]}, generation={"num_beams": 2, "num_return_sequences": 2})
+    with pytest.raises(ConfigError, match=r"persona_column: is 'text', which is input\.text_column"):
+        ask("conversational", talker[1], {"text": ["hi"]}, options={"persona_column": "text"})

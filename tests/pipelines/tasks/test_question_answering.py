@@ -87,3 +87,5 @@ def test_what_cannot_be_meant_is_refused(ask, reader):
     columns = {"question": ["a"], "context": ["b"]}
     with pytest.raises(ConfigError, match=r"doc_stride: is 320.*\n.*max_answer_len: is 0"):
         ask("question-answering", reader, columns, options={"doc_stride": 320, "max_answer_len": 0})
+    with pytest.raises(ConfigError, match="question_column and context_column are both 'context'"):
+        ask("question-answering", reader, columns, options={"doc_stride": 8}, question_column="context")
