@@ -111,7 +111,8 @@ def _explain(error: ErrorDetails, path: KeyPath) -> str:
         case "tuple_type" if isinstance(error["input"], str):
             return f"needs a list, found {found}. Write [{error['input']}]."
         case kind if kind in _NEEDS:
-            emptied = " Leave the key out to get its default." if error["input"] is None else ""
+            has_default = path[:-1] not in _SECTIONS or path not in _required(path[:-1])
+            emptied = " Leave the key out to get its default." if error["input"] is None and has_default else ""
             return f"needs {_NEEDS[kind]}, found {found}.{emptied}"
     return f"{error['msg'][0].lower()}{error['msg'][1:]}, found {found}."
 

@@ -10,7 +10,8 @@ class InputConfig:
     """Where the rows come from."""
 
     paths: tuple[str, ...]
-    """Files, folders or globs: local paths or fsspec URLs."""
+    """Files, folders or globs of one store: local paths or fsspec URLs. Links to files are followed, to folders only
+    where they are named here."""
     text_column: str = "text"
     """The column a task reads; strings. Conversations may be lists of strings."""
     question_column: str = "question"
@@ -53,7 +54,7 @@ class EngineConfig:
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: the checkpoint's on an accelerator, float32 on a CPU."""
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: an accelerator where there is one; cpu; cuda."""
     tensor_parallel: int = 1
     """Ranks of a replica: devices that hold one model together, on one node where a node has as many GPUs."""

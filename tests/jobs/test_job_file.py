@@ -35,6 +35,7 @@ def test_an_empty_file_has_no_values(tmp_path: Path) -> None:
         ("task: a: b", "A text that holds ': ' needs quotes"),
         ("seed: 1\ntask: a\nseed: 2", "line 3  not valid YAML: the key seed stands here a second time."),
         ("\n- task", "line 2  not valid YAML: a job file is a mapping such as 'task: summarization'."),
+        ("task: a\n? [b]\n: c", "line 2  not valid YAML: a key is a text, found a list."),
         ("task: [a", "not valid YAML: while parsing a flow sequence"),
         ("task: a\x00", "not valid YAML"),
     ],

@@ -81,6 +81,13 @@ def test_what_is_missing_is_named_with_its_option(complaints: Any) -> None:
     ]
 
 
+def test_a_default_is_promised_only_where_there_is_one(complaints: Any) -> None:
+    assert complaints(WHOLE | {"task": None, "seed": None}) == [
+        "line 1 task: needs a text, found nothing.",
+        "line 8 seed: needs a whole number, found nothing. Leave the key out to get its default.",
+    ]
+
+
 def test_an_unknown_key_that_resembles_none_lists_what_there_is(complaints: Any) -> None:
     assert complaints(WHOLE | {"output": {"path": "out", "zzz": 1}}) == [
         "line 8 output.zzz: unknown key. There are: path, mode, storage_options."
