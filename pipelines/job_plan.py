@@ -1,17 +1,20 @@
 """A plan is all that a job will do: shards, units, columns, fingerprint. Making it starts nothing: no ray, no torch."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import PurePosixPath
+from textwrap import indent
 from typing import Any
 
 import pyarrow as pa
 from fsspec.utils import glob_translate
 
 import models
+from models.errors import ModelError
 from pipelines.columns import choose_columns
 from pipelines.config import JobConfig
 from pipelines.errors import ConfigError
@@ -87,21 +90,18 @@ class JobPlan:
 
 def plan(config: JobConfig) -> JobPlan:
     """Look at the checkpoint and at every shard's footer. Raises ConfigError or ModelError for what cannot work."""
-    _check_values(config)
+    _check_named(config)
     config = _with_absolute_paths(config)
-    checkpoint = models.describe(config.model, task=config.task)
+    problems: list[ConfigError | ModelError] = []
+    with _gathering(problems):
+        _check_numbers(config)
+    with _gathering(problems):
+        checkpoint, task = _task_of(config)
+    with _gathering(problems):
+        shards, schemas = find_shards(config.input)
+        _check_apart(config, shards)
+    _raise_all(problems)
     models.check_ranks(checkpoint.config, config.engine.tensor_parallel)
-    task = create_task(
-        TaskSpec(
-            task=config.task,
-            input=config.input,
-            options=config.task_options,
-            generation=config.generation,
-            checkpoint=checkpoint,
-        )
-    )
-    shards, schemas = find_shards(config.input)
-    _check_apart(config, shards)
     schema, keep_columns = choose_columns(config.input, task, shards, schemas)
     return JobPlan(
         config=config,
@@ -136,6 +136,34 @@ def plan(config: JobConfig) -> JobPlan:
     )
 
 
+def _task_of(config: JobConfig) -> tuple[models.CheckpointInfo, Task]:
+    checkpoint = models.describe(config.model, task=config.task)
+    spec = TaskSpec(
+        task=config.task,
+        input=config.input,
+        options=config.task_options,
+        generation=config.generation,
+        checkpoint=checkpoint,
+    )
+    return checkpoint, create_task(spec)
+
+
+@contextmanager
+def _gathering(problems: list[ConfigError | ModelError]) -> Iterator[None]:
+    """What is wrong inside is kept for later: a person should see all of it at one look."""
+    try:
+        yield
+    except (ConfigError, ModelError) as problem:
+        problems.append(problem)
+
+
+def _raise_all(problems: Sequence[ConfigError | ModelError]) -> None:
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise ConfigError("the job cannot run as it is:\n" + indent("\n".join(map(str, problems)), "  "))
+
+
 def _with_absolute_paths(config: JobConfig) -> JobConfig:
     return replace(
         config,
@@ -145,7 +173,20 @@ def _with_absolute_paths(config: JobConfig) -> JobConfig:
     )
 
 
-def _check_values(config: JobConfig) -> None:
+def _check_named(config: JobConfig) -> None:
+    """ConfigError for what is empty: made absolute, it would be the working folder."""
+    problems = []
+    if not all(config.input.paths or [""]):
+        problems.append("input.paths: is empty or holds an empty text; name files, folders or globs.")
+    if not config.output.path:
+        problems.append("output.path: is empty; name a folder.")
+    if not config.model:
+        problems.append("model: is empty; name a folder, a URL or hf://org/name.")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _check_numbers(config: JobConfig) -> None:
     at_least_one = {
         "input.rows_per_unit": config.input.rows_per_unit,
         "engine.tensor_parallel": config.engine.tensor_parallel,
@@ -161,12 +202,6 @@ def _check_values(config: JobConfig) -> None:
         )
     if not 0 <= config.limits.max_error_rate <= 1:
         problems.append(f"limits.max_error_rate: is {config.limits.max_error_rate}, must be between 0 and 1.")
-    if not all(config.input.paths or [""]):
-        problems.append("input.paths: is empty or holds an empty text; name files, folders or globs.")
-    if not config.output.path:
-        problems.append("output.path: is empty; name a folder.")
-    if not config.model:
-        problems.append("model: is empty; name a folder, a URL or hf://org/name.")
     if problems:
         raise ConfigError("\n".join(problems))
 

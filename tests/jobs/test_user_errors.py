@@ -102,6 +102,30 @@ def test_a_number_out_of_range(batchloom: Run, make_job: Run) -> None:
     assert "input.rows_per_unit: is 0, must be at least 1." in said.err
 
 
+def test_all_that_only_a_plan_can_see_comes_at_once(batchloom: Run, make_job: Run) -> None:
+    wrong = ["input.rows_per_unit=0", "limits.max_error_rate=2", "task_options.prefix=1", "input.paths=[/one, /two/*]"]
+    said = batchloom("run", make_job(), *(word for key in wrong for word in ("--set", key)))
+    assert said.code == 2
+    assert (
+        said.err
+        == """\
+Error: the job cannot run as it is:
+  input.rows_per_unit: is 0, must be at least 1.
+  limits.max_error_rate: is 2.0, must be between 0 and 1.
+  task_options.prefix: must be a text or null; found 1.
+  Input path '/one' matches no file.
+  Input path '/two/*' matches no file. Check the spelling and the pattern; a folder is searched for files that end in \
+.parquet.
+"""
+    )
+
+
+def test_a_device_that_nobody_knows(batchloom: Run, make_job: Run) -> None:
+    said = batchloom("run", make_job(), "--set", "engine.device=gpu")
+    assert said.code == 2
+    assert "engine.device: the text 'gpu' is not one of auto, cpu or cuda." in said.err
+
+
 def test_a_protocol_that_nobody_knows(batchloom: Run, make_job: Run) -> None:
     said = batchloom("run", make_job(), "--input", "s4://bucket/x.parquet")
     assert said.code == 2
