@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 import pipelines
 
@@ -84,6 +85,18 @@ def test_another_corpus_takes_the_old_answers_away(tmp_path: Path, monkeypatch: 
     assert all(output.exists() for output in outputs)
     prepare(tmp_path, 9)
     assert not any(output.exists() for output in outputs)
+
+
+def test_the_demo_asks_for_the_topics_that_the_figures_are_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job file says them in words, as a person would; the corpus of training and evaluation has them in a table."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.syspath_prepend(str(ROOT / "examples/demo_models"))
+    from demo import prepare
+    from topics import TEMPLATE, TOPICS
+
+    prepare(tmp_path, 8)
+    asked = yaml.safe_load((tmp_path / "topics.yaml").read_text())["task_options"]
+    assert asked == {"candidate_labels": list(TOPICS), "hypothesis_template": TEMPLATE}
 
 
 @pytest.fixture
