@@ -70,10 +70,12 @@ class Write:
         good = results.filter(pc.invert(pc.is_in(results["row"], pa.array(failed, pa.int32()))))
         answers = self.task.finish(Answered(good, num_answers, work.notes), tokenizer)
         columns = [answer.take(answer_of) for answer in answers]
+        is_failed = pc.is_in(answer_of, pa.array(failed, pa.int32()))
+        num_read, num_cut = (pc.if_else(is_failed, pa.scalar(0, pa.int32()), rows[name]) for name in LEDGER_INPUT)
         ledger = [
-            rows["num_input_tokens"],
+            num_read,
             _num_output_tokens(good, num_answers).take(answer_of),
-            rows["num_truncated_tokens"],
+            num_cut,
             _finish_reasons(good, num_answers).take(answer_of),
             _merged_errors(rows["error"], answer_of, failed),
         ]

@@ -51,6 +51,15 @@ def test_several_answers_are_a_list_best_first(ask, equal, checkpoint, make_sent
     equal("text2text-generation", part["generated_text"].to_pylist(), [*expected, None])
 
 
+def test_a_row_that_the_model_refused_has_read_nothing(ask, make_checkpoint):
+    """The refused prompt was counted as read, here and in the job's totals."""
+    model = make_checkpoint("BloomForCausalLM")
+    part = ask("text-generation", model, {"text": ["Short.", "word " * 5000]}, generation=GREEDY)
+    short, long = part.to_pylist()
+    assert short["num_input_tokens"] > 0
+    assert (long["error"]["kind"], long["num_input_tokens"], long["num_output_tokens"]) == ("too_long", 0, 0)
+
+
 def test_a_template_puts_columns_into_the_prompt(ask, make_checkpoint):
     model = make_checkpoint("BloomForCausalLM")
     columns = {"title": ["Harbour", None, "River"], "number": [1, 2, 3]}
