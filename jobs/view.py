@@ -17,6 +17,7 @@ from pipelines.storage import Store
 from pipelines.write import FOOTER_KEY, LEDGER_FIELDS
 
 READ_THREADS = 16
+NOT_UTF8 = "(bytes that are no UTF-8)"
 
 Row = dict[str, Any]
 
@@ -102,4 +103,17 @@ def _record(store: Store, part: str, size: int) -> UnitRecord | None:
 def _first_rows(store: Store, part: str, num_rows: int) -> list[Row]:
     with store.filesystem.open(store.path(part), "rb") as file:
         batch = next(pq.ParquetFile(file).iter_batches(batch_size=num_rows), None)
-    return [] if batch is None else batch.to_pylist()
+    if batch is None:
+        return []
+    return [
+        {name: _value(column[row]) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+        for row in range(batch.num_rows)
+    ]
+
+
+def _value(cell: pa.Scalar) -> Any:
+    """A kept column is copied byte for byte, and an input may call text what is none."""
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return NOT_UTF8

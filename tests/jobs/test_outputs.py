@@ -9,6 +9,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from jobs import view
 from jobs.report import Histogram, Report
 
@@ -91,6 +94,18 @@ def test_show_works_while_the_job_is_running(batchloom: Run, unfinished: Path) -
     assert (
         said.out.splitlines()[-1] == "Not finished. So far: 20 rows, 18 answered, 2 errors (1 empty_text, 1 too_long)"
     )
+
+
+def test_show_says_where_a_kept_text_is_none(batchloom: Run, unfinished: Path) -> None:
+    """A column is copied as it is; to decode it was a traceback."""
+    part = sorted(unfinished.glob("*.parquet"))[0]
+    table = pq.read_table(part)
+    ids = pa.array([b"\xff\xfe"] * table.num_rows)
+    text = pa.Array.from_buffers(pa.string(), len(ids), ids.buffers())
+    pq.write_table(table.set_column(0, "id", text), part)
+    said = batchloom("show", unfinished, "--json")
+    assert said.code == 0
+    assert said.json[0]["rows"][0]["id"] == "(bytes that are no UTF-8)"
 
 
 def test_a_part_that_was_cut_short_is_not_counted(unfinished: Path) -> None:
