@@ -69,7 +69,10 @@ class Store:
         temporary name, are synced, and renamed.
         """
         if isinstance(self.filesystem, LocalFileSystem):
-            self._put_local(name, content)
+            try:
+                self._put_local(name, content)
+            except FileNotFoundError:  # a job beside this one has ended, and has removed the temporary names of both
+                self._put_local(name, content)
         else:
             self.filesystem.pipe_file(self.path(name), content)
 

@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import pytest
@@ -37,6 +38,19 @@ def test_a_writer_that_dies_leaves_no_part(tmp_path, monkeypatch) -> None:
     with pytest.raises(OSError, match="killed"):
         store.put("a.parquet", b"abc")
     assert not any(name.endswith(".parquet") for name in store.names())
+
+
+def test_a_writer_survives_a_job_that_cleans_up_beside_it(tmp_path, monkeypatch) -> None:
+    store, replace = Store(str(tmp_path)), os.replace
+
+    def after_cleaning_up(source: str, target: str) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        store.remove_temporary()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", after_cleaning_up)
+    store.put("a.parquet", b"part")
+    assert store.read("a.parquet") == b"part"
 
 
 def test_an_unknown_protocol_is_refused() -> None:
