@@ -26,6 +26,7 @@ PROBE = "_batchloom/probe.json"
 MANIFEST = "_batchloom/manifest.json"
 SUCCESS = "_SUCCESS"
 READ_THREADS = 16
+ENDING = len("-00000000.parquet")  # the end of a part's name, which all parts of a job share
 PROBE_BELONGS_TO = ("batchloom", "fingerprint")
 
 
@@ -100,10 +101,11 @@ def refuse_company(store: Store, planned: Collection[str]) -> None:
     """JobError where the output holds other parts than the planned ones: a job beside this one has written them."""
     foreign = sorted(name for name in look(store).parts if name not in planned)
     if foreign:
+        kinds = ", ".join(sorted({f"*{name[-ENDING:]}" for name in foreign}))
         raise JobError(
-            f"Output {store.url} holds {len(foreign)} parts that another job wrote while this one ran "
-            f"({_some(foreign)}), so rows would be there twice. This job's parts are kept, and the output is not "
-            "closed. Remove the parts of one of the two, and run the other again."
+            f"Output {store.url} holds {len(foreign)} parts that another job wrote while this one ran ({kinds}), so "
+            "rows would be there twice, and the output is not closed. Remove those parts and run this job again, or "
+            "remove this job's and run the other."
         )
 
 

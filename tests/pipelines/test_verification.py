@@ -126,11 +126,9 @@ def test_error_kinds_are_recounted(output: Path) -> None:
     assert only_problem(output) == "manifest: errors_by_kind is {'null_text': 3}, and its parts sum to {}"
 
 
-@pytest.mark.parametrize("content", [b'{"parts": [', b"[]", b"{}", b"\xff"])
+@pytest.mark.parametrize("content", [b'{"parts": [', b"[]", b"\xff"])
 @pytest.mark.parametrize("name", ["manifest.json", "job.json"])
 def test_a_record_that_is_damaged_is_named(output: Path, name: str, content: bytes) -> None:
     (output / "_batchloom" / name).write_bytes(content)
-    if name == "job.json" and content == b"{}":
-        pytest.skip("keys are looked for where they are needed")
     with pytest.raises(OutputError, match=rf"{name} is not as batchloom wrote it"):
         pipelines.verify(str(output))
