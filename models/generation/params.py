@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from models.errors import ParamsError
+from models.generation.option_values import problems_of, tokens_of
 
 TokenIds = int | Sequence[int]
 
@@ -62,8 +63,8 @@ class GenerationParams:
     def __post_init__(self) -> None:
         for field in fields(self):  # lists become tuples: params are the key of a cohort, so they must be hashable
             object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
-        problems = [*_range_problems(self), *_contradictions(self)]
-        if problems:
+        # Values first: what cannot be used cannot be compared.
+        if problems := problems_of(self) or _contradictions(self):
             raise ParamsError("; ".join(problems))
 
     @classmethod
@@ -117,6 +118,17 @@ class GenerationParams:
         if chosen["num_beams"] == 1:
             chosen |= _BEAMS_ONLY
         return replace(GenerationParams(), **chosen)
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raises ParamsError for every option that names a token which a vocabulary of this size does not have."""
+        if self._highest_token < vocab_size:
+            return
+        unknown = [f"{name} names token {token}" for name, token in tokens_of(self) if token >= vocab_size]
+        raise ParamsError(f"{'; '.join(unknown)}; the model's vocabulary is 0 to {vocab_size - 1}")
+
+    @cached_property
+    def _highest_token(self) -> int:
+        return max((token for _, token in tokens_of(self)), default=-1)
 
     @cached_property
     def search(self) -> "GenerationParams":
@@ -227,40 +239,6 @@ def _frozen(value: Any) -> Any:
 
 def _thawed(value: Any) -> Any:
     return [_thawed(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _range_problems(params: GenerationParams) -> list[str]:
-    """Values that no model could use."""
-    problems = []
-
-    def check(name: str, is_good: Any, wanted: str, kind: tuple[type, ...] = (int,)) -> None:
-        value = getattr(params, name)
-        if value is None:
-            return
-        if not isinstance(value, kind) or isinstance(value, bool) or not is_good(value):
-            problems.append(f"{name} = {value!r}; it must be {wanted}")
-
-    for name in ("max_length", "max_new_tokens", "num_beams", "num_return_sequences"):
-        check(name, lambda value: value >= 1, "a whole number of at least 1")
-    for name in ("min_length", "min_new_tokens", "top_k", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"):
-        check(name, lambda value: value >= 0, "a whole number of at least 0")
-    for name in ("temperature", "repetition_penalty", "encoder_repetition_penalty"):
-        check(name, lambda value: value > 0, "a number above 0", (int, float))
-    for name in ("top_p", "min_p", "epsilon_cutoff", "eta_cutoff"):
-        check(name, lambda value: 0 <= value <= 1, "a number from 0 to 1", (int, float))
-    check("typical_p", lambda value: 0 < value <= 1, "a number above 0, at most 1", (int, float))
-    check("length_penalty", lambda value: value == value, "a number", (int, float))
-    if params.early_stopping not in (None, True, False, "never"):
-        problems.append(f"early_stopping = {params.early_stopping!r}; it must be true, false or 'never'")
-    for name in ("do_sample", "renormalize_logits"):
-        if getattr(params, name) not in (None, True, False):
-            problems.append(f"{name} = {getattr(params, name)!r}; it must be true or false")
-    if not all(isinstance(stop, str) and stop for stop in params.stops) or params.stop_strings == ():
-        problems.append(f"stop_strings = {params.stop_strings!r}; it must be a string or a list of them, none empty")
-    words = params.bad_words_ids
-    if words is not None and (not words or not all(isinstance(word, tuple) and word for word in words)):
-        problems.append("bad_words_ids must be a list of lists of token ids, none of them empty")
-    return problems
 
 
 def _contradictions(params: GenerationParams) -> list[str]:

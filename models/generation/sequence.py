@@ -82,7 +82,8 @@ class Request:
         return len(self.prompt_ids) + self.num_sequences * self.max_new_tokens
 
     def check(self, vocab_size: int, max_positions: int | None) -> None:
-        """Raises RequestError where the model cannot serve this request, whatever else runs."""
+        """Raises where the model can never serve this request: RequestError, or ParamsError for its params."""
+        self.params.check_vocabulary(vocab_size)
         if not self.prompt_ids:
             raise RequestError("The prompt is empty; a request needs one token at least.")
         low, high = min(self.prompt_ids), max(self.prompt_ids)

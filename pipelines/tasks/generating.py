@@ -21,8 +21,9 @@ def resolved_generation(spec: TaskSpec, **own: Any) -> Mapping[str, Any]:
     if twice:
         raise ConfigError(f"{', '.join(twice)}: set in task_options and in generation. Keep one.")
     try:
-        params = models.GenerationParams.from_dict({**asked, **own})
-        return params.resolve(spec.checkpoint.generation_defaults).to_dict()
+        params = models.GenerationParams.from_dict({**asked, **own}).resolve(spec.checkpoint.generation_defaults)
+        params.check_vocabulary(spec.checkpoint.config.vocab_size)
+        return params.to_dict()
     except ParamsError as error:
         raise ConfigError(f"generation: {error}") from error
 

@@ -3,7 +3,7 @@
 import pytest
 
 from models import Engine, GenerationParams
-from models.errors import RequestError
+from models.errors import ParamsError, RequestError
 
 PROMPTS = [[5, 9, 17, 30, 2], [44], list(range(10, 60)), [7, 7, 7], [100, 101, 102, 9, 8]]
 
@@ -125,4 +125,14 @@ def test_a_request_that_cannot_be_served_is_refused_and_the_others_go_on(pair, p
     engine.add(0, PROMPTS[0], GenerationParams(max_new_tokens=2))
     with pytest.raises(RequestError, match=message):
         engine.add(1, prompt, params)
+    assert engine.num_unfinished == 1
+
+
+def test_params_with_tokens_outside_the_vocabulary_are_refused_before_anything_runs(pair):
+    """They ended the step of all that ran with an IndexError, and a negative id meant another token."""
+    _, model = pair("bart")
+    engine = Engine(model)
+    engine.add(0, PROMPTS[0], GenerationParams(max_new_tokens=2))
+    with pytest.raises(ParamsError, match="suppress_tokens names token 211"):
+        engine.add(1, PROMPTS[1], GenerationParams(suppress_tokens=[5, 211]))
     assert engine.num_unfinished == 1

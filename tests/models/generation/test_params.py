@@ -71,6 +71,15 @@ def test_several_end_ids_are_kept():
         ({"do_sample": False, "temperature": 0.7}, "temperature = 0.7 needs do_sample"),
         ({"forced_eos_token_id": 2, "suppress_tokens": [2]}, "is in suppress_tokens too"),
         ({"bad_words_ids": [[]]}, "bad_words_ids"),
+        ({"bad_words_ids": [["the"]]}, "bad_words_ids = .*list of lists of token ids"),
+        ({"suppress_tokens": 5}, "suppress_tokens = 5; it must be a list of token ids"),
+        ({"begin_suppress_tokens": [-1]}, "begin_suppress_tokens"),
+        ({"eos_token_id": "</s>"}, "eos_token_id = '</s>'"),
+        ({"forced_bos_token_id": [5]}, "forced_bos_token_id"),
+        ({"decoder_start_token_id": True}, "decoder_start_token_id = True"),
+        ({"exponential_decay_length_penalty": [4]}, "exponential_decay_length_penalty"),
+        ({"early_stopping": 1}, "early_stopping = 1"),
+        ({"stop_strings": {"x"}}, "stop_strings"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(options, message):
@@ -85,6 +94,13 @@ def test_options_that_change_no_token_are_let_pass():
 def test_greedy_search_refuses_several_answers():
     with pytest.raises(ParamsError, match="one answer"):
         GenerationParams(num_return_sequences=2).resolve({})
+
+
+def test_tokens_that_a_vocabulary_does_not_have_are_refused_by_option():
+    params = GenerationParams(bad_words_ids=[[7, 50], [3]], eos_token_id=[2, 40], suppress_tokens=[39])
+    params.check_vocabulary(51)
+    with pytest.raises(ParamsError, match=r"eos_token_id names token 40; bad_words_ids names token 50; .* 0 to 39"):
+        params.check_vocabulary(40)
 
 
 def test_an_option_of_the_checkpoint_that_we_do_not_have_is_refused_by_name():

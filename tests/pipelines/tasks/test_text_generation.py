@@ -111,6 +111,7 @@ def test_an_answer_ends_with_a_stop_string(ask, make_checkpoint, make_sentences)
             r"did you mean prompt_template\?",
         ),
         ("text-generation", "BloomForCausalLM", {}, {"num_beamz": 1}, "num_beams"),
+        ("text-generation", "BloomForCausalLM", {}, {"suppress_tokens": [99999]}, "suppress_tokens names token 99999"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(ask, make_checkpoint, task, architecture, options, generation, message):
