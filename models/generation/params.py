@@ -114,7 +114,8 @@ class GenerationParams:
                 chosen[low] = min(chosen[low], chosen[high])
         chosen = {name: DEFAULTS.get(name) if value is None else value for name, value in chosen.items()}
         if not chosen["do_sample"]:
-            chosen |= _SAMPLING_ONLY
+            # The checkpoint's have no meaning then; a caller's are a contradiction, and stay to be refused as one.
+            chosen |= {name: value for name, value in _SAMPLING_ONLY.items() if name not in owned}
         if chosen["num_beams"] == 1:
             chosen |= _BEAMS_ONLY
         return replace(GenerationParams(), **chosen)

@@ -96,6 +96,14 @@ def test_greedy_search_refuses_several_answers():
         GenerationParams(num_return_sequences=2).resolve({})
 
 
+def test_sampling_options_without_sampling_are_refused_and_a_checkpoints_mean_nothing():
+    """A caller's temperature was dropped without a word where do_sample was left out."""
+    with pytest.raises(ParamsError, match=r"temperature = 0\.7 needs do_sample"):
+        GenerationParams(temperature=0.7).resolve({})
+    assert GenerationParams(temperature=0.7).resolve({"do_sample": True}).temperature == 0.7
+    assert GenerationParams().resolve({"temperature": 0.7}).temperature == 1.0
+
+
 def test_tokens_that_a_vocabulary_does_not_have_are_refused_by_option():
     params = GenerationParams(bad_words_ids=[[7, 50], [3]], eos_token_id=[2, 40], suppress_tokens=[39])
     params.check_vocabulary(51)
