@@ -149,8 +149,8 @@ def weight_file_names(source: ModelSource) -> list[str]:
 
 def _sharded(source: ModelSource, index_name: str) -> list[str]:
     weight_map = (source.read_json(index_name) or {}).get("weight_map")
-    if not isinstance(weight_map, Mapping):
-        raise CheckpointError(f"Model {source.uri!r}: {index_name} has no weight_map. Copy the file again.")
+    if not isinstance(weight_map, Mapping) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"Model {source.uri!r}: {index_name} has no weight_map of files. Copy the file again.")
     files = sorted(set(weight_map.values()))
     if missing := [name for name in files if name not in source.file_names]:
         raise CheckpointError(

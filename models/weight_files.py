@@ -8,6 +8,7 @@ in both any slice of rows is one range of bytes, on a disk or in an object store
 import json
 import math
 import pickle
+import zipfile
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -107,18 +108,21 @@ def _read_safetensors(source: ModelSource, file_name: str) -> dict[str, StoredTe
 def _read_pickle(source: ModelSource, file_name: str) -> dict[str, StoredTensor]:
     """A .bin file's names and places. weights_only unpickles tensors and plain values, and refuses everything else."""
     with source.filesystem.open(source.weight_path(file_name), "rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
-        file.seek(0)
-        # Fake tensors have shapes and no memory: only the pickle itself is read.
-        if is_zip:
+        if file.read(4) == b"PK\x03\x04":
+            if not zipfile.is_zipfile(file):  # its table of contents stands at the end
+                raise CheckpointError(f"Model {source.uri!r}: {file_name} is cut short. Copy the file again.")
+            # Fake tensors have shapes and no memory: only the pickle itself is read.
             with FakeTensorMode():
-                loaded = _unpickle(source, file_name, file)
-        else:
-            loaded = _unpickle(source, file_name, file)  # from before torch 1.6: no places, all of it at once
-        return {name: _stored(file_name, tensor) for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
+                places = _unpickle(source, file_name, file)
+            if all(tensor.is_contiguous() for tensor in places.values()):
+                return {name: _placed(file_name, tensor) for name, tensor in places.items()}
+        # From before torch 1.6, or with transposed tensors, as conversions leave them: no places, all of it at once.
+        values = _unpickle(source, file_name, file)
+    return {name: StoredTensor(file_name, one.dtype, tuple(one.shape), value=one) for name, one in values.items()}
 
 
-def _unpickle(source: ModelSource, file_name: str, file: IO[bytes]) -> dict[str, Any]:
+def _unpickle(source: ModelSource, file_name: str, file: IO[bytes]) -> dict[str, Tensor]:
+    file.seek(0)
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -134,12 +138,10 @@ def _unpickle(source: ModelSource, file_name: str, file: IO[bytes]) -> dict[str,
         raise CheckpointError(
             f"Model {source.uri!r}: {file_name} holds a {type(loaded).__name__}; tensors by name expected."
         )
-    return loaded
+    return {name: one for name, one in loaded.items() if isinstance(one, Tensor) and one.layout == torch.strided}
 
 
-def _stored(file_name: str, tensor: Tensor) -> StoredTensor:
-    storage_start = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
-    if storage_start is None or not tensor.is_contiguous():
-        return StoredTensor(file_name, tensor.dtype, tuple(tensor.shape), value=tensor)
-    first_byte = storage_start + tensor.storage_offset() * tensor.dtype.itemsize
+def _placed(file_name: str, tensor: Tensor) -> StoredTensor:
+    storage: Any = tensor.untyped_storage()
+    first_byte = storage._checkpoint_offset + tensor.storage_offset() * tensor.dtype.itemsize
     return StoredTensor(file_name, tensor.dtype, tuple(tensor.shape), first_byte)

@@ -111,15 +111,17 @@ def _set_parameter(model: nn.Module, name: str, parameter: nn.Parameter) -> None
 
 
 def _problems(model: LoadedModel, checkpoint: Checkpoint, stored_names: dict[str, str | None]) -> list[str]:
-    """A line for each tensor that is missing or has another shape than the model's whole, uncut parameter."""
+    """A line for each tensor that is missing, quantized or of another shape than the model's whole parameter."""
     problems = []
     for name, parameter in model.named_parameters():
         expected = list(_part(model, name, parameter).whole_shape)
         stored_name = stored_names[name]
         if stored_name is not None:
-            found = list(checkpoint.tensors[stored_name].shape)
-            if found != expected:
-                problems.append(f"{name} should be {expected}; the file has {found}")
+            tensor = checkpoint.tensors[stored_name]
+            if list(tensor.shape) != expected:
+                problems.append(f"{name} should be {expected}; the file has {list(tensor.shape)}")
+            elif not tensor.dtype.is_floating_point:  # its scale lies elsewhere, if anywhere
+                problems.append(f"{name} is stored as {tensor.dtype}, quantized; we read floating point alone")
         elif _canonical(name) not in model.ZERO_IF_ABSENT:
             problems.append(f"{name} {expected} is missing")
     return problems

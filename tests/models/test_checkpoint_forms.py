@@ -96,6 +96,12 @@ def write_bin_of_old(weights, folder):
     torch.save(weights, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
 
 
+def write_bin_of_transposed(weights, folder):
+    """As conversions from TensorFlow leave them: torch.save keeps strides."""
+    transposed = {name: one.t().contiguous().t() if one.dim() == 2 else one for name, one in weights.items()}
+    torch.save(transposed | {"stray": torch.eye(2).to_sparse()}, folder / "pytorch_model.bin")
+
+
 def write_bin_with_every_tied_name(weights, folder):
     shared = weights["model.shared.weight"]
     tied = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
@@ -135,6 +141,7 @@ FORMS = [
     write_bin,
     write_bin_shards,
     write_bin_of_old,
+    write_bin_of_transposed,
     write_bin_with_every_tied_name,
     write_equal_copies,
     write_under_another_tied_name,
@@ -238,6 +245,37 @@ def test_a_bin_file_that_is_none_is_refused(bart, tmp_path, content):
 
     with pytest.raises(CheckpointError):
         load_model(str(rewritten(bart, tmp_path / "broken", broken)))
+
+
+@pytest.mark.parametrize("missing", [30, 200, 5000])
+def test_a_bin_file_that_is_cut_short_is_said_so(bart, tmp_path, missing):
+    """Some lengths came back as OSError: Invalid argument, from a seek to before the file's begin."""
+
+    def cut(weights, folder):
+        write_bin(weights, folder)
+        path = folder / "pytorch_model.bin"
+        path.write_bytes(path.read_bytes()[:-missing])
+
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is cut short"):
+        load_model(str(rewritten(bart, tmp_path / "cut", cut)))
+
+
+def test_quantized_weights_are_refused_by_name(bart, tmp_path):
+    """Eight-bit files hold int8 under the plain names, and the scales under names of their own."""
+
+    def quantize(weights, folder):
+        name = "model.decoder.layers.0.fc1.weight"
+        write_safetensors(weights | {name: weights[name].to(torch.int8), f"{name}_scale": torch.ones(24)}, folder)
+
+    with pytest.raises(CheckpointError, match=r"decoder.layers.0.fc1.weight is stored as torch.int8, quantized"):
+        load_model(str(rewritten(bart, tmp_path / "quantized", quantize)))
+
+
+def test_an_index_that_names_no_files_is_refused(bart, tmp_path):
+    folder = rewritten(bart, tmp_path / "shards", write_shards)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.shared.weight": None}}))
+    with pytest.raises(CheckpointError, match="no weight_map of files"):
+        load_model(str(folder))
 
 
 def test_an_index_whose_shard_is_absent_is_refused(bart, tmp_path):
