@@ -189,11 +189,13 @@ def _lookup(raw: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> A
 
 
 def _labels(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[int, str]:
-    """Classes by column: id2label, else label2id turned round, else LABEL_0 .. LABEL_n as the reference names them."""
-    if raw.get("id2label"):
-        return dict(sorted((int(column), str(label)) for column, label in raw["id2label"].items()))
-    if raw.get("label2id"):
-        return dict(sorted((int(column), str(label)) for label, column in raw["label2id"].items()))
+    """Classes by column: id2label, else label2id turned round, else LABEL_0 .. LABEL_n as the reference names them.
+
+    Also as there, num_labels counts where it disagrees with the names.
+    """
+    names = raw.get("id2label") or {column: label for label, column in (raw.get("label2id") or {}).items()}
+    if names and raw.get("num_labels") in (None, len(names)):
+        return dict(sorted((int(column), str(label)) for column, label in names.items()))
     num_labels = raw.get("num_labels") or raw.get("_num_labels") or defaults.get("num_labels", 2)
     return {column: f"LABEL_{column}" for column in range(num_labels)}
 

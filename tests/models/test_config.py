@@ -212,6 +212,8 @@ def test_labels_are_in_the_order_of_their_columns():
     assert config.label2id["entailment"] == 2
     assert bart(label2id={"yes": 1, "no": 0}).id2label == {0: "no", 1: "yes"}
     assert bart(num_labels=5).num_labels == 5
+    # The reference counts num_labels where the names are not as many.
+    assert bart(num_labels=3, id2label={"0": "no", "1": "yes"}).id2label == {n: f"LABEL_{n}" for n in range(3)}
     assert bart().num_labels == 3  # BART's default; BLOOM's is 2
 
 
@@ -249,6 +251,12 @@ def test_generation_config_speaks_alone_where_it_exists():
     """As in the reference: a beam count left in config.json does not come back through it."""
     raw = {"num_beams": 4, "decoder_start_token_id": 2}
     assert generation_defaults(raw, {"max_length": 60}) == {"max_length": 60, "decoder_start_token_id": 2}
+
+
+@pytest.mark.parametrize("option", [{"stop_strings": ["end"]}, {"guidance_scale": 1.5}, {"force_words_ids": [[5]]}])
+def test_what_a_checkpoint_asks_of_generation_is_not_lost(option):
+    """Options that decide tokens were not looked for, so a checkpoint that asks for one was answered without it."""
+    assert generation_defaults({}, option) == option
 
 
 def test_describe_puts_the_tasks_parameters_on_top(tmp_path):
