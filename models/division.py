@@ -21,6 +21,8 @@ def run(count: int, size: int, rank: int) -> slice:
 
 def check_ranks(config: BartConfig | BloomConfig, size: int) -> None:
     """Raises DeviceError where a configuration's heads or feed-forwards cannot be divided among `size` ranks."""
+    if size < 1:
+        raise DeviceError(f"tensor_parallel = {size} must be a whole number of at least 1.")
     if isinstance(config, BloomConfig):
         share(config.n_head, size, "attention heads")
         return

@@ -27,6 +27,7 @@ from models.rank_process import Elsewhere
 from models.registry import architecture_of, model_class
 from models.weights import differing_copies, fill, tie
 
+_DEVICES = "Use 'auto', 'cpu', 'cuda' or 'cuda:1'."
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -116,7 +117,9 @@ def resolve_device(device: str, group: TensorParallel) -> torch.device:
     try:
         place = torch.device(device)
     except RuntimeError as error:
-        raise DeviceError(f"device = {device!r} is not a device. Use 'auto', 'cpu', 'cuda' or 'cuda:1'.") from error
+        raise DeviceError(f"device = {device!r} is not a device. {_DEVICES}") from error
+    if place.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device = {device!r} is not one that this runs on. {_DEVICES}")
     if place.type == "cuda":
         if not num_devices:
             raise DeviceError(

@@ -27,7 +27,7 @@ def stream_model(uri: str, architecture: str | None = None) -> LoadedModel:
 
     Raises CheckpointError with all that does not fit, UnsupportedModelError.
     """
-    source = open_source(uri)
+    source = open_source(str(uri))
     config, _ = read_configuration(source)
     name = architecture_of(config, architecture)
     checkpoint = Checkpoint(source)

@@ -106,6 +106,10 @@ class EncoderDecoderModel(LoadedModel):
         if decoder_input_ids is None:
             return self.packed_hidden(input_ids_N, lengths), packing
         self.check_ids(decoder_input_ids, "decoder_input_ids")
+        if len(decoder_input_ids) != len(input_ids):
+            raise RequestError(
+                f"decoder_input_ids hold {len(decoder_input_ids)} rows, input_ids {len(input_ids)}. Give as many."
+            )
         decoder_packing = packing_of(decoder_input_ids, None)
         decoder_ids_N, decoder_lengths = decoder_packing.pack(decoder_input_ids), decoder_packing.lengths
         return self.packed_hidden(input_ids_N, lengths, decoder_ids_N, decoder_lengths), decoder_packing

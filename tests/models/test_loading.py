@@ -1,6 +1,7 @@
 """load_model: what fits is loaded, what does not is named."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -91,3 +92,18 @@ def test_dtypes_are_taken_by_name_and_auto_is_float32_on_a_cpu(bart_folder):
     assert load_model(str(bart_folder), dtype="float16", device="cpu").dtype == torch.float16
     with pytest.raises(DeviceError, match="float8"):
         load_model(str(bart_folder), dtype="float8")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "gpu"}, "device = 'gpu' is not a device. Use 'auto', 'cpu'"),
+        ({"device": "mps"}, "device = 'mps' is not one that this runs on. Use 'auto', 'cpu'"),
+        ({"device": "meta"}, "device = 'meta' is not one that this runs on"),
+        ({"tensor_parallel": 0}, "tensor_parallel = 0 must be a whole number of at least 1"),
+        ({"tensor_parallel": -2}, "tensor_parallel = -2 must be a whole number of at least 1"),
+    ],
+)
+def test_devices_and_ranks_that_cannot_be_are_refused(bart_folder, options, message):
+    with pytest.raises(DeviceError, match=re.escape(message)):
+        load_model(str(bart_folder), **options)

@@ -108,6 +108,8 @@ def test_ids_outside_the_vocabulary_and_rows_too_long_are_refused(load):
         model(packed_ids([3, 3]).view(2, 3), torch.tensor([[1, 1, 0], [0, 0, 0]]))
     with pytest.raises(RequestError, match="shape of input_ids"):
         model(packed_ids([3, 3]).view(2, 3), torch.ones(2, 4))
+    with pytest.raises(RequestError, match="decoder_input_ids hold 1 rows, input_ids 2"):
+        model(packed_ids([3, 3]).view(2, 3), decoder_input_ids=packed_ids([3]).view(1, 3))
 
 
 def test_a_text_without_an_end_token_cannot_be_classified(load):
