@@ -84,7 +84,7 @@ class CheckpointInfo:
     generation_defaults: dict[str, Any]  # with the task's own parameters on top
     prefix: str  # what the checkpoint wants before each text; bart-large-cnn: one space
     max_positions: int | None  # tokens a sequence can have; None where there is no limit
-    dtype: str  # "float32", "bfloat16" or "float16": the weights', as config.json says; float32 where it says nothing
+    dtype: str  # "float32", "bfloat16" or "float16": the weights', by config.json; float32 where it says another
     folder: Path  # holds config.json and the tokenizer's files
 
 
@@ -118,8 +118,8 @@ def describe(uri: str, task: str | None = None) -> CheckpointInfo:
 
 
 def _dtype(raw_config: Mapping[str, Any]) -> str:
-    named = str(raw_config.get("dtype") or raw_config.get("torch_dtype") or "float32")
-    return named.removeprefix("torch.")
+    named = str(raw_config.get("dtype") or raw_config.get("torch_dtype")).removeprefix("torch.")
+    return named if named in ("bfloat16", "float16") else "float32"
 
 
 def generation_defaults(raw_config: Mapping[str, Any], raw_generation: Mapping[str, Any] | None) -> dict[str, Any]:

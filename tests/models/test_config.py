@@ -277,6 +277,21 @@ def test_describe_puts_the_tasks_parameters_on_top(tmp_path):
     assert plain.architecture == "BartForConditionalGeneration"
 
 
+@pytest.mark.parametrize(
+    ("named", "dtype"),
+    [
+        ({"torch_dtype": "torch.bfloat16"}, "bfloat16"),
+        ({"dtype": "float16"}, "float16"),
+        ({"dtype": "float64"}, "float32"),
+    ],
+)
+def test_a_checkpoints_dtype_is_one_that_a_model_is_loaded_in(named, dtype, tmp_path):
+    """Any other name of config.json's ended a plan for GPUs with a KeyError."""
+    save_reference({"model_type": "bart", **TINY_BART}, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bart", **TINY_BART, **named}))
+    assert describe(str(tmp_path)).dtype == dtype
+
+
 def test_describe_imports_no_torch(tmp_path):
     import subprocess
     import sys
