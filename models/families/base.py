@@ -16,7 +16,8 @@ class LoadedModel(nn.Module):
 
     A forward takes padded ids and gives logits `[B, T, V]` (language models), `[B, L]` (sequence classes), `[B, T, L]`
     (token classes), `(start [B, T], end [B, T])` (answers) or hidden states `[B, T, D]` (bare models); padding gives
-    zeros.
+    zeros. Padding may stand anywhere: positions count real tokens, so a row is answered as it is alone. (transformers'
+    learned positions count padding on the left.)
     """
 
     is_encoder_decoder: ClassVar[bool]

@@ -92,6 +92,17 @@ def test_a_row_does_not_depend_on_its_neighbours(load, architecture):
     assert torch.allclose(model(ids), alone, atol=1e-6)
 
 
+@pytest.mark.parametrize("architecture", DECODERS)
+def test_padding_changes_nothing_wherever_it_stands(load, architecture):
+    model, ids = load(architecture), packed_ids([6]).view(1, 6)
+    places = torch.tensor([0, 1, 0, 1, 1, 1, 0, 1, 1]).bool()
+    padded = torch.full((1, 9), 1)
+    padded[:, places] = ids
+    logits = model(padded, places[None])
+    assert torch.allclose(logits[:, places], model(ids), atol=1e-6)
+    assert not logits[:, ~places].any()
+
+
 @pytest.mark.parametrize("architecture", SPEAKING[1:])
 def test_blenderbots_demand_decoder_ids(load, architecture):
     with pytest.raises(RequestError, match="needs decoder_input_ids"):
