@@ -121,7 +121,7 @@ class BeamCohort(Cohort):
         return Candidates(
             score_GC=score_GC.gather(1, index_GC),
             parent_GC=index_GC // width,
-            token_GC=token_RC.view(num_requests, -1).gather(1, index_GC),
+            token_GC=token_RC.reshape(num_requests, -1).gather(1, index_GC),  # of a whole vocabulary all rows are one
             log_prob_GC=log_prob_RC.view(num_requests, -1).gather(1, index_GC),
         )
 

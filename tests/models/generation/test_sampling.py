@@ -150,6 +150,7 @@ def test_the_likeliest_token_is_drawn_where_no_other_is_left(pair):
     "options",
     [
         {"num_beams": 2, "top_k": 3, "temperature": 4.0},
+        {"num_beams": 2, "top_k": 0, "temperature": 2.0},
         {"num_beams": 3, "top_k": 0, "top_p": 0.3, "temperature": 3.0, "renormalize_logits": True},
         {"num_beams": 2, "top_k": 5, "temperature": 5.0, "eos_token_id": [2, *range(20, 43)], "early_stopping": True},
     ],
