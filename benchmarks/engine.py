@@ -69,37 +69,38 @@ def main() -> None:
     runs: dict[str, Run] = {}
     for system in options.systems:
         try:
-            runs |= fastest(makers[system]())
+            runs |= fastest(makers[system](), options.threads)
         except ImportError as error:
             print(f"{system}: left out, {error}", file=sys.stderr)
     timed = {name: [(math.inf, math.inf)] for name in runs}
     for _ in range(options.rounds):
         for name, run in runs.items():
-            timed[name].append(clocked(run))
+            timed[name].append(clocked(run, options.threads))
     mean = sum(map(len, prompts)) / len(prompts)
     print(f"{options.workload}: {len(prompts)} documents of {mean:.0f} tokens, {sum(lengths)} new tokens, ", end="")
     print(f"{options.threads} threads, torch {torch.__version__}")
     for name, times in timed.items():
         wall, cpu = (min(one) for one in zip(*times, strict=True))
         print(f"{name:40s} {len(prompts) / wall:7.2f} rows/s  {len(prompts) / cpu:7.2f} rows per processor second")
-    floor = floor_seconds(work, prompts, lengths)
+    floor = floor_seconds(work, prompts, lengths, options.threads)
     print(f"{'floor':40s} {len(prompts) / floor:7.2f} rows/s, products alone at this machine's best speed")
 
 
-def fastest(runs: dict[str, Run]) -> dict[str, Run]:
+def fastest(runs: dict[str, Run], num_threads: int) -> dict[str, Run]:
     """The settings that take least time by the clock, each tried once; a first run, which warms up, does not count."""
     if len(runs) == 1:
         return runs
     next(iter(runs.values()))()
     seconds = {}
     for name, run in runs.items():
-        seconds[name], _ = clocked(run)
+        seconds[name], _ = clocked(run, num_threads)
         print(f"tried: {name:33s} {seconds[name]:6.1f} s", flush=True)
     best = min(seconds, key=lambda name: seconds[name])
     return {best: runs[best]}
 
 
-def clocked(run: Run) -> tuple[float, float]:
+def clocked(run: Run, num_threads: int) -> tuple[float, float]:
+    torch.set_num_threads(num_threads)  # CTranslate2 sets the number of this thread to that of its workers
     wall, cpu = time.perf_counter(), time.process_time()
     run()
     return time.perf_counter() - wall, time.process_time() - cpu
@@ -291,10 +292,10 @@ def token_batches(prompts: list[list[int]], batch_tokens: int) -> list[list[int]
     return batches
 
 
-def floor_seconds(work: Workload, prompts: list[list[int]], lengths: list[int]) -> float:
+def floor_seconds(work: Workload, prompts: list[list[int]], lengths: list[int], num_threads: int) -> float:
     """Operations of all products, without attention, at the speed of a large product on this machine."""
     left, right = torch.randn(2048, 1024, dtype=torch.bfloat16), torch.randn(1024, 4096, dtype=torch.bfloat16)
-    speed = max(2 * 2048 * 1024 * 4096 / clocked(lambda: torch.mm(left, right))[0] for _ in range(8))
+    speed = max(2 * 2048 * 1024 * 4096 / clocked(lambda: torch.mm(left, right), num_threads)[0] for _ in range(8))
     num_prompt, num_steps = sum(map(len, prompts)), sum(lengths) * work.num_beams
     if "bloom" in work.checkpoint:
         layers, head = 24 * 12 * 1024**2, 250_880 * 1024

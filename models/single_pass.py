@@ -149,6 +149,11 @@ class SinglePass:
         if self.model.is_encoder_decoder:
             if targets is None or len(targets) != len(sequences):
                 raise RequestError("An encoder-decoder model scores targets given sources: pass one target a sequence.")
+            for number, target in enumerate(targets):
+                try:
+                    self.check(target)
+                except RequestError as error:
+                    raise RequestError(f"Target {number}: {error}") from error
             return self._run(sequences, self._score_targets, targets)
         if targets is not None:
             raise RequestError("A model with one stack scores the sequences themselves: leave targets out.")
@@ -173,6 +178,11 @@ class SinglePass:
         which is what its denoising training means by a mask.
         """
         self._needs("logits", "a language model")
+        if len(positions) != len(sequences):
+            raise RequestError(f"{len(sequences)} sequences came with {len(positions)} lists of positions; give one each.")
+        for row, (sequence, wanted) in enumerate(zip(sequences, positions, strict=True)):
+            if outside := [position for position in wanted if not 0 <= position < len(sequence)]:
+                raise RequestError(f"Sequence {row} has no positions {outside}: it has {len(sequence)} tokens.")
 
         def compute(ids_N: Tensor, lengths: list[int], asked: list[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
             starts = _starts(lengths)

@@ -4,7 +4,8 @@ Requests wait, run and finish. In each step those that fit start, every running 
 done leaves and makes room: the batch never drains while work is left.
 
     engine.py      the loop                        sequence.py        requests and answers
-    scheduler.py   who runs, and where             params.py          what a caller may ask
+    scheduler.py   who runs, and where             params.py          what a caller may ask, and in
+                                                   option_values.py   which values
     lanes.py       runners side by side            shared_runner.py   a runner on several ranks
     runner.py      prompts, then steps
     prompts.py     prompts into keys and values    prefixes.py        what prompts have in common
@@ -29,7 +30,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from models.errors import ParamsError
+from models.errors import ParamsError, RequestError
 from models.generation.cohort import StopText
 from models.generation.device_memory import is_out_of_memory, keep_freed_memory, max_cached_tokens
 from models.generation.lanes import Lanes, Stepped
@@ -96,15 +97,7 @@ class Engine:
         self, request_id: Hashable, prompt_ids: Sequence[int], params: GenerationParams | None = None, seed: int = 0
     ) -> None:
         """Lets a request wait for a place. Raises RequestError if it cannot be served, ParamsError for its params."""
-        request = Request(
-            request_id,
-            list(prompt_ids),
-            self._resolve(params or GenerationParams()),
-            seed,
-            self.model.is_encoder_decoder,
-        )
-        request.check(self.model.config.vocab_size, self.model.max_positions)
-        self._scheduler.add(request)
+        self._scheduler.add(self._request(request_id, prompt_ids, params, seed))
 
     def step(self) -> list[RequestOutput]:
         """Starts what fits, gives the running sequences of a lane one token each, and returns what is answered.
@@ -142,8 +135,18 @@ class Engine:
             raise ParamsError(
                 f"{len(prompts)} prompts came with {len(each)} params; give one for all, or one for each."
             )
-        for index, (prompt, own) in enumerate(zip(prompts, each, strict=True)):
-            self.add(index, prompt, own, seed=sample_key(seed, index))
+        if self.num_unfinished:
+            raise RequestError(
+                f"generate() was called while {self.num_unfinished} requests of add() are unfinished, whose answers it "
+                "would take. Call step() until they are answered, or use another engine."
+            )
+        # All are made before one is added: a refusal leaves none behind, to be answered in another call's place.
+        requests = [
+            self._request(index, prompt, own, sample_key(seed, index))
+            for index, (prompt, own) in enumerate(zip(prompts, each, strict=True))
+        ]
+        for request in requests:
+            self._scheduler.add(request)
         answers: dict[Hashable, RequestOutput] = {}
         while self.num_unfinished:
             answers |= {output.request_id: output for output in self.step()}
@@ -188,6 +191,14 @@ class Engine:
             self._scheduler.max_prompt_tokens,
         )
         return []
+
+    def _request(
+        self, request_id: Hashable, prompt_ids: Sequence[int], params: GenerationParams | None, seed: int
+    ) -> Request:
+        resolved = self._resolve(params or GenerationParams())
+        request = Request(request_id, list(prompt_ids), resolved, seed, self.model.is_encoder_decoder)
+        request.check(self.model.config.vocab_size, self.model.max_positions)
+        return request
 
     def _resolve(self, params: GenerationParams) -> GenerationParams:
         if params not in self._resolved:

@@ -196,3 +196,18 @@ def test_other_errors_are_not_taken_for_lack_of_memory(load):
     with pytest.raises(RuntimeError, match="broken kernel"):
         SinglePass(broken).classify(texts())
     assert 1 <= len(broken.batches) <= torch.get_num_threads()
+
+
+def test_a_target_that_cannot_be_scored_is_named(load):
+    single_pass = SinglePass(load("BartForConditionalGeneration"))
+    for target, message in (([], "Target 1: .*empty"), ([5, 10**6], "Target 1: .*1000000"), ([-1], "Target 1: .*-1")):
+        with pytest.raises(RequestError, match=message):
+            single_pass.score([[5, 6, 2], [7, 2]], targets=[[9, 2], target])
+
+
+def test_positions_that_are_not_there_are_named(load):
+    single_pass = SinglePass(load("BartForConditionalGeneration"))
+    with pytest.raises(RequestError, match=r"2 sequences came with 1 lists of positions"):
+        single_pass.top_tokens([[5, 6, 2], [7, 2]], [[1]], 3)
+    with pytest.raises(RequestError, match=r"Sequence 1 has no positions \[2, -1\]: it has 2 tokens"):
+        single_pass.top_tokens([[5, 6, 2], [7, 2]], [[1], [0, 2, -1]], 3)

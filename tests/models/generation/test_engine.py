@@ -136,3 +136,27 @@ def test_params_with_tokens_outside_the_vocabulary_are_refused_before_anything_r
     with pytest.raises(ParamsError, match="suppress_tokens names token 211"):
         engine.add(1, PROMPTS[1], GenerationParams(suppress_tokens=[5, 211]))
     assert engine.num_unfinished == 1
+
+
+def test_a_refused_call_leaves_nothing_behind(pair):
+    """Its first request stayed in the queue, and was answered in the place of the next call's first."""
+    _, model = pair("bart")
+    engine = Engine(model)
+    with pytest.raises(RequestError):
+        engine.generate([PROMPTS[0], [-1]], GenerationParams(max_new_tokens=9))
+    assert engine.num_unfinished == 0
+    params = GenerationParams(max_new_tokens=3)
+    assert engine.generate([PROMPTS[2]], params) == Engine(model).generate([PROMPTS[2]], params)
+
+
+def test_a_call_does_not_take_the_answers_of_requests_that_were_added(pair):
+    _, model = pair("bart")
+    engine, params = Engine(model), GenerationParams(max_new_tokens=3)
+    engine.add(0, PROMPTS[0], params)
+    with pytest.raises(RequestError, match="while 1 requests of add"):
+        engine.generate([PROMPTS[1]], params)
+    answers = []
+    while engine.num_unfinished:
+        answers += engine.step()
+    assert [answer.request_id for answer in answers] == [0]
+    assert len(engine.generate([PROMPTS[1]], params)) == 1
