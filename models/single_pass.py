@@ -179,7 +179,9 @@ class SinglePass:
         """
         self._needs("logits", "a language model")
         if len(positions) != len(sequences):
-            raise RequestError(f"{len(sequences)} sequences came with {len(positions)} lists of positions; give one each.")
+            raise RequestError(
+                f"{len(sequences)} sequences came with {len(positions)} lists of positions; give one for each."
+            )
         for row, (sequence, wanted) in enumerate(zip(sequences, positions, strict=True)):
             if outside := [position for position in wanted if not 0 <= position < len(sequence)]:
                 raise RequestError(f"Sequence {row} has no positions {outside}: it has {len(sequence)} tokens.")

@@ -63,7 +63,7 @@ class Engine:
 
     `max_batch_tokens`: prompt tokens computed in one step. `max_slots`: sequences that grow at a time. `stop_text`:
     token ids to the text in which stop strings are looked for, e.g. `lambda ids: tokenizer.decode_batch([ids])[0]`; any
-    thread may call it. `num_lanes`: threads that step apart; on CPUs as many as torch has, four at most, else one.
+    thread may call it. `num_lanes`: threads that step apart on a CPU: torch's number, four at most. Elsewhere one.
     """
 
     def __init__(

@@ -6,7 +6,8 @@ cores are better used by a lane each, with sequences of its own, that waits for 
     lane 0   | prompts of 64 | step of 64 | step of 64 | prompts of 3, step of 64 |
     lane 1   | prompts of 61      | step of 61  | step of 61  | step of 61  | step of 61  |
 
-`docs/log.md` has what that gives. What lanes share, a model and the beginnings of prompts, they only read.
+`docs/log.md` has what that gives. Lanes share a model, which they only read, and the beginnings that prompts have in
+common, which one of them reads for all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -65,11 +66,12 @@ class Lanes:
     """An engine's lanes. Each is idle, or in a step that was begun and not yet taken."""
 
     def __init__(self, model: Any, stop_text: StopText | None, num_lanes: int | None) -> None:
-        self._num_threads = torch.get_num_threads() if model.device.type == "cpu" else 1
+        self._num_threads = torch.get_num_threads()
         if model.group.followers:
             self._lanes = [Lane(SharedRunner(model, stop_text), None)]
             return
-        num_lanes = num_lanes or min(self._num_threads, MOST_LANES)
+        # A device runs one graph at a time, and captures it on one thread.
+        num_lanes = 1 if model.device.type != "cpu" else num_lanes or min(self._num_threads, MOST_LANES)
         prefixes = Prefixes()
         threads = [ThreadPoolExecutor(1, "lane") for _ in range(num_lanes)] if num_lanes > 1 else [None]
         self._lanes = [Lane(Runner(model, stop_text, prefixes), thread) for thread in threads]
