@@ -39,7 +39,7 @@ class Batches:
         results: dict[int, Result] = {}
         num_workers = min(self.num_workers, len(costs))
         # Work for all: where there is little, batches are small.
-        queue = _Queue(costs, range(len(costs)), most_tokens=-(-sum(costs) // max(1, num_workers)))
+        queue = _Queue(costs, most_tokens=-(-sum(costs) // max(1, num_workers)))
         crowded_out: list[int] = []
 
         def work() -> None:
@@ -82,9 +82,9 @@ class Batches:
 class _Queue:
     """Rows that wait, longest first; several workers take from it."""
 
-    def __init__(self, costs: Sequence[int], rows: Sequence[int], most_tokens: int) -> None:
+    def __init__(self, costs: Sequence[int], most_tokens: int) -> None:
         self._costs, self._most_tokens = costs, most_tokens
-        self._waiting = sorted(rows, key=self._order)
+        self._waiting = sorted(range(len(costs)), key=self._order)
         self._changing = Lock()
 
     def take(self, budget: int) -> list[int]:

@@ -149,11 +149,7 @@ class SinglePass:
         if self.model.is_encoder_decoder:
             if targets is None or len(targets) != len(sequences):
                 raise RequestError("An encoder-decoder model scores targets given sources: pass one target a sequence.")
-            for number, target in enumerate(targets):
-                try:
-                    self.check(target)
-                except RequestError as error:
-                    raise RequestError(f"Target {number}: {error}") from error
+            self._check_each("Target", targets)
             return self._run(sequences, self._score_targets, targets)
         if targets is not None:
             raise RequestError("A model with one stack scores the sequences themselves: leave targets out.")
@@ -240,6 +236,13 @@ class SinglePass:
                 f"{type(self.model).__name__} is not {what}. Load another checkpoint, or pass another architecture."
             )
 
+    def _check_each(self, what: str, sequences: Sequences) -> None:
+        for row, sequence in enumerate(sequences):
+            try:
+                self.check(sequence)
+            except RequestError as error:
+                raise RequestError(f"{what} {row}: {error}") from error
+
     def _run(
         self,
         sequences: Sequence[Sequence[int]],
@@ -247,11 +250,7 @@ class SinglePass:
         partners: Sequence[Sequence[int]] | None = None,
     ) -> list[Result]:
         """compute(packed ids, lengths[, partners]) over batches; `partners` are second lists, batched along."""
-        for row, sequence in enumerate(sequences):
-            try:
-                self.check(sequence)
-            except RequestError as error:
-                raise RequestError(f"Sequence {row}: {error}") from error
+        self._check_each("Sequence", sequences)
         lengths = [len(sequence) for sequence in sequences]
         costs = lengths if partners is None else [n + len(p) for n, p in zip(lengths, partners, strict=True)]
 

@@ -1,7 +1,7 @@
 """The engine turns requests into tokens. It knows no text, no rows and no Ray.
 
-Requests wait, run and finish. In each step those that fit start, every running sequence gets one token, and what is
-done leaves and makes room: the batch never drains while work is left.
+Requests wait, run and finish. In each step those that fit start, a lane's sequences get one token each, and what is
+done leaves and makes room: the batch never drains while work is left. A GPU has one lane, a CPU up to four.
 
     engine.py      the loop                        sequence.py        requests and answers
     scheduler.py   who runs, and where             params.py          what a caller may ask, and in

@@ -211,3 +211,8 @@ def test_positions_that_are_not_there_are_named(load):
         single_pass.top_tokens([[5, 6, 2], [7, 2]], [[1]], 3)
     with pytest.raises(RequestError, match=r"Sequence 1 has no positions \[2, -1\]: it has 2 tokens"):
         single_pass.top_tokens([[5, 6, 2], [7, 2]], [[1], [0, 2, -1]], 3)
+
+
+def test_a_cpu_computes_a_batch_a_thread(load, monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+    assert SinglePass(load("BartForSequenceClassification"))._batches.num_workers == 3

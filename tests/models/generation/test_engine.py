@@ -24,6 +24,13 @@ def test_answers_are_the_same_alone_and_together_in_any_order(pair, params):
             )
 
 
+@pytest.mark.parametrize(("num_threads", "expected"), [(1, 1), (3, 3), (9, 4)])
+def test_a_cpu_has_a_lane_a_thread_up_to_four(pair, monkeypatch, num_threads, expected):
+    _, model = pair("bart")
+    monkeypatch.setattr("torch.get_num_threads", lambda: num_threads)
+    assert len(Engine(model)._lanes) == expected
+
+
 @pytest.mark.parametrize("family", ["bart", "bloom"])
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_answers_do_not_depend_on_lanes(pair, monkeypatch, family, num_beams):
