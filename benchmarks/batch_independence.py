@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
+from batchloom.models import Engine, GenerationParams, load_model
 from benchmarks.engine import Workload, checkpoint, corpus
-from models import Engine, GenerationParams, load_model
 
 SEARCHES = {
     "greedy": {"num_beams": 1},

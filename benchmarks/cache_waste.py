@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import transformers
 
+from batchloom.models import Engine, GenerationParams, load_model
+from batchloom.models.device import bytes_per_token
 from benchmarks.engine import Workload, corpus
-from models import Engine, GenerationParams, load_model
-from models.generation.device_memory import bytes_per_token
 
 RUNS = {
     "greedy, 64 new": Workload("bart", 301, 64),

@@ -164,7 +164,7 @@ def checkpoint(name: str, root: Path) -> Path:
 
 
 def batchloom(folder: Path, work: Workload, prompts: list[list[int]], lengths: list[int]) -> Run:
-    from models import Engine, GenerationParams, load_model
+    from batchloom.models import Engine, GenerationParams, load_model
 
     model = load_model(str(folder), dtype="bfloat16", device="cpu")
     params = [

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
+from batchloom.models import Engine, GenerationParams
+from batchloom.models.device import bytes_per_token
+from batchloom.models.generation import runner
+from batchloom.models.generation.memory.cpu.decoder import PooledDecoder
+from batchloom.models.generation.memory.gpu.decoder import BlockDecoder
 from benchmarks.engine import Workload, corpus
 from benchmarks.random_model import BLOOM, SIZES, random_model, raw_config
-from models import Engine, GenerationParams
-from models.generation import runner
-from models.generation.block_decoder import BlockDecoder
-from models.generation.device_memory import bytes_per_token
-from models.generation.pooled_decoder import PooledDecoder
 
 CASES = {
     "bart-large-beam": (Workload("bart-large", 215, 64, num_beams=4, no_repeat_ngram_size=3), 256),

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig
 
-import pipelines
-from pipelines.config import InputConfig, JobConfig, OutputConfig
+from batchloom import pipelines
+from batchloom.pipelines.config import InputConfig, JobConfig, OutputConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))

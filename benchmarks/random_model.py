@@ -2,10 +2,10 @@
 
 import torch
 
-from models.config import read_config
-from models.families.base import LoadedModel
-from models.loading import empty_model, lay_out
-from models.parallel import SINGLE
+from batchloom.models.checkpoints.loading import empty_model, lay_out
+from batchloom.models.families.base import LoadedModel
+from batchloom.models.families.config import read_config
+from batchloom.models.ranks.group import SINGLE
 
 BART, BLOOM = "BartForConditionalGeneration", "BloomForCausalLM"
 _TINY = {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}

@@ -25,9 +25,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from models import load_model
-from models.single_pass import SinglePass
-from models.threads import side_by_side
+from batchloom.models import load_model
+from batchloom.models.single_pass.single_pass import SinglePass
+from batchloom.models.threads import side_by_side
 
 BATCH_SIZES = (2, 4, 8, 16, 32, 64)
 SIZES = {

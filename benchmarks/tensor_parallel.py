@@ -67,25 +67,25 @@ def write_checkpoint(config: dict[str, Any], folder: Path) -> int:
 
 def run_rank(rank: int, size: int, folder: str, meeting: str, answers: Any) -> None:
     """Loads one rank's part and decodes; every rank does the same, so that no one has to be told."""
-    import models.checkpoint
-    from models.generation.engine import Engine
-    from models.generation.params import GenerationParams
-    from models.loading import load_part
-    from models.parallel import SINGLE, Collectives, TensorParallel
+    from batchloom.models.checkpoints import tensors
+    from batchloom.models.checkpoints.loading import load_part
+    from batchloom.models.generation.engine import Engine
+    from batchloom.models.generation.params import GenerationParams
+    from batchloom.models.ranks.group import SINGLE, Collectives, TensorParallel
 
     torch.set_num_threads(1)
     place = torch.device("cpu")
     collectives = Collectives(f"{meeting}/file", rank, size, place).meet() if size > 1 else None
     group = TensorParallel(rank=rank, size=size, collectives=collectives) if size > 1 else SINGLE
     num_read = 0
-    read = models.checkpoint.read_bytes
+    read = tensors.read_bytes
 
     def counted(source: Any, file_name: str, start: int, stop: int) -> Any:
         nonlocal num_read
         num_read += stop - start
         return read(source, file_name, start, stop)
 
-    models.checkpoint.read_bytes = counted
+    tensors.read_bytes = counted
     before, began = private_bytes(), time.perf_counter()
     with watching() as seen:
         model = load_part(folder, None, "float32", place, group)

@@ -29,16 +29,16 @@ from tokenizers import ByteLevelBPETokenizer
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import models  # noqa: E402
-from pipelines.config import InputConfig  # noqa: E402
-from pipelines.infer import answer  # noqa: E402
-from pipelines.read import ERROR_FIELD, ERROR_TYPE  # noqa: E402
-from pipelines.replica import start_replica  # noqa: E402
-from pipelines.tasks import TaskSpec, create_task  # noqa: E402
-from pipelines.tokenize import Tokenize  # noqa: E402
-from pipelines.units import Unit  # noqa: E402
-from pipelines.work import Work  # noqa: E402
-from pipelines.write import Write  # noqa: E402
+from batchloom import models  # noqa: E402
+from batchloom.pipelines.config import InputConfig  # noqa: E402
+from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE  # noqa: E402
+from batchloom.pipelines.planning.units import Unit  # noqa: E402
+from batchloom.pipelines.replicas.replica import start_replica  # noqa: E402
+from batchloom.pipelines.stages.infer import answer  # noqa: E402
+from batchloom.pipelines.stages.tokenize import Tokenize  # noqa: E402
+from batchloom.pipelines.stages.work import Work  # noqa: E402
+from batchloom.pipelines.stages.write import Write  # noqa: E402
+from batchloom.pipelines.tasks import TaskSpec, create_task  # noqa: E402
 
 BATCH_SIZES = (1, 4, 16, 64)
 TARGET = 2.0

@@ -141,7 +141,7 @@ def table_of_topics(output: Path) -> Iterator[str]:
 def batchloom(*arguments: str) -> int:
     """Say the command, run it, and give back its exit code."""
     print(f"\n$ batchloom {' '.join(arguments)}", flush=True)
-    return subprocess.run([sys.executable, "-m", "jobs", *arguments], check=False).returncode
+    return subprocess.run([sys.executable, "-m", "batchloom", *arguments], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.exit_codes import ExitCode
-from models.errors import ModelError
-from models.footprint import Machine
-from pipelines.errors import ConfigError, ErrorLimitError, PipelineError
+from batchloom.jobs.exit_codes import ExitCode
+from batchloom.models.errors import ModelError
+from batchloom.models.footprint import Machine
+from batchloom.pipelines.errors import ConfigError, ErrorLimitError, PipelineError
 
 # Ray, torch, pyarrow and pydantic take seconds to import. Each command imports what it needs, so --help is instant.
 if TYPE_CHECKING:
-    from jobs.output import Output
-    from jobs.view import View
-    from pipelines.config import JobConfig
+    from batchloom.jobs.output import Output
+    from batchloom.jobs.view import View
+    from batchloom.pipelines.config import JobConfig
 
 app = typer.Typer(
     name="batchloom",
@@ -65,7 +65,7 @@ def run(
     """Do what is left of a job: the same command starts it, and goes on with it after a stop."""
     flags = _flags(task, model, inputs, output_path, text_column, keep_columns)
     with _command(as_json) as output:
-        import pipelines
+        from batchloom import pipelines
 
         config = _load(job, sets, flags)
         with output.watching() as watcher:
@@ -95,7 +95,7 @@ def plan(
     """Say what `run` would do, and do none of it."""
     flags = _flags(task, model, inputs, output_path, text_column, keep_columns)
     with _command(as_json) as output:
-        from jobs.dry_run import DryRun
+        from batchloom.jobs.dry_run import DryRun
 
         machine = Machine(
             memory=memory * 1e9,
@@ -121,7 +121,7 @@ def submit(
 ) -> None:
     """Run a job on a Ray cluster, whose nodes have batchloom installed."""
     with _command(as_json) as output:
-        from jobs.submit import Submission, absolute
+        from batchloom.jobs.submit import Submission, absolute
 
         config, local = absolute(_load(job, sets, {}))
         if local:
@@ -143,7 +143,7 @@ def verify(folder: Folder, as_json: Json = False) -> None:
     with _command(as_json) as output:
         from dataclasses import asdict
 
-        import pipelines
+        from batchloom import pipelines
 
         found = pipelines.verify(*_address(folder))
         output.result({"ok": found.ok, **asdict(found)})
@@ -160,7 +160,7 @@ def show(
 ) -> None:
     """Show some rows of an output, its totals and its errors; the job need not be finished."""
     with _command(as_json) as output:
-        from jobs.view import chosen_columns
+        from batchloom.jobs.view import chosen_columns
 
         view = _look(folder)
         sample = view.sample(rows)
@@ -175,7 +175,7 @@ def show(
 def status(folder: Folder, as_json: Json = False) -> None:
     """Say how far a job is, from its output alone."""
     with _command(as_json) as output:
-        from jobs.status import Status
+        from batchloom.jobs.status import Status
 
         found = Status.of(_look(folder))
         output.result(found.values())
@@ -190,14 +190,16 @@ def report(
 ) -> None:
     """Report on an output: rows, speed, padding, errors, lengths."""
     with _command(as_json) as output:
-        from jobs.report import Report
+        from batchloom.jobs.report import Report
 
         found = Report.of(_look(folder))
         output.result(found.values())
         if html is None:
             output.pairs(found.words())
         else:
-            found.write_html(html)
+            from batchloom.jobs import report_page
+
+            report_page.write(found, html)
             output.say(f"Report: {html}")
 
 
@@ -207,7 +209,7 @@ def report(
 @contextmanager
 def _command(as_json: bool) -> Iterator["Output"]:
     """An Output, and the exit code of whatever goes wrong. What nobody expected keeps its traceback."""
-    from jobs.output import Output
+    from batchloom.jobs.output import Output
 
     output = Output(as_json)
     try:
@@ -266,8 +268,8 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _load(job: str | None, sets: list[str] | None, flags: dict[str, object]) -> "JobConfig":
-    from jobs import spec
-    from jobs.job_schema import FLAGS
+    from batchloom.jobs import spec
+    from batchloom.jobs.job_schema import FLAGS
 
     overrides = [spec.Override(FLAGS[name], value, name) for name, value in flags.items()]
     return spec.load(job, [*overrides, *(spec.parse_set(text) for text in sets or [])])
@@ -282,6 +284,6 @@ def _address(folder: str) -> tuple[str, dict[str, object]]:
 
 
 def _look(folder: str) -> "View":
-    from jobs import view
+    from batchloom.jobs import view
 
     return view.look(*_address(folder))

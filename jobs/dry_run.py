@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pipelines
-from jobs import wording
-from jobs.replica_estimate import ReplicaEstimate
-from models import Machine
-from pipelines import ledger
-from pipelines.config import JobConfig
-from pipelines.job_plan import JobPlan
-from pipelines.write import LEDGER_FIELDS
+from batchloom import pipelines
+from batchloom.jobs import wording
+from batchloom.jobs.replica_estimate import ReplicaEstimate
+from batchloom.models import Machine
+from batchloom.pipelines.config import JobConfig
+from batchloom.pipelines.fields import LEDGER_FIELDS
+from batchloom.pipelines.ledger import ledger
+from batchloom.pipelines.planning.job_plan import JobPlan
 
 
 @dataclass(frozen=True)

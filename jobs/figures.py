@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jobs import wording
-from pipelines.metrics import Manifest
+from batchloom.jobs import wording
+from batchloom.pipelines.metrics import Manifest
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.errors import ConfigError
+from batchloom.pipelines.errors import ConfigError
 
 KeyPath = tuple[str, ...]
 

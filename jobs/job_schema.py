@@ -9,9 +9,9 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from pydantic_core import ErrorDetails
 
-from jobs.job_file import KeyPath, Problem
-from pipelines.config import JobConfig
-from pipelines.tasks import TASKS
+from batchloom.jobs.job_file import KeyPath, Problem
+from batchloom.pipelines.config import JobConfig
+from batchloom.pipelines.tasks import TASKS
 
 FLAGS: Mapping[str, KeyPath] = {
     "--task": ("task",),

@@ -15,16 +15,16 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from jobs import wording
-from jobs.exit_codes import ExitCode
-from jobs.figures import Figures
-from jobs.progress import Progress
-from jobs.progress_line import LiveLine, PlainLines, planned
-from jobs.row_table import RowTable
-from jobs.stray_lines import caught
-from jobs.view import Row, View
-from pipelines.metrics import Event, Finished, Manifest, Planned, ReplicasStarting, UnitDone
-from pipelines.verification import Verification
+from batchloom.jobs import wording
+from batchloom.jobs.exit_codes import ExitCode
+from batchloom.jobs.figures import Figures
+from batchloom.jobs.progress import Progress
+from batchloom.jobs.progress_line import LiveLine, PlainLines, planned
+from batchloom.jobs.row_table import RowTable
+from batchloom.jobs.stray_lines import caught
+from batchloom.jobs.view import Row, View
+from batchloom.pipelines.ledger.verification import Verification
+from batchloom.pipelines.metrics import Event, Finished, Manifest, Planned, ReplicasStarting, UnitDone
 
 
 class Output:

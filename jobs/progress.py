@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from pipelines.metrics import Event, Finished, Planned, ReplicasStarting, UnitDone
+from batchloom.pipelines.metrics import Event, Finished, Planned, ReplicasStarting, UnitDone
 
 WINDOW = 64  # finished units that a rate looks back on: long enough to be calm, short enough to follow a change
 

@@ -9,9 +9,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from jobs import wording
-from jobs.progress import Progress
-from pipelines.metrics import Event, Planned, ReplicasStarting, UnitDone
+from batchloom.jobs import wording
+from batchloom.jobs.progress import Progress
+from batchloom.pipelines.metrics import Event, Planned, ReplicasStarting, UnitDone
 
 PLAIN_SECONDS = 10.0  # between two plain lines: the log of a night's job stays readable
 MIN_BAR, MAX_BAR = 8, 36

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from jobs import wording
-from models import Machine
-from pipelines.job_plan import JobPlan
+from batchloom.jobs import wording
+from batchloom.models import Machine
+from batchloom.pipelines.planning.job_plan import JobPlan
 
 # Sequences at a time on an accelerator, where memory allows: models/generation/engine.py.
 MOST_ROWS = 512

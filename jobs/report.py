@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -11,12 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs import wording
-from jobs.figures import Figures
-from jobs.view import Row, View, spread
-from pipelines.errors import ConfigError
-from pipelines.metrics import UnitRecord
-from pipelines.write import LEDGER_FIELDS
+from batchloom.jobs import wording
+from batchloom.jobs.figures import Figures
+from batchloom.jobs.view import Row, View, spread
+from batchloom.pipelines.fields import LEDGER_FIELDS
+from batchloom.pipelines.metrics import UnitRecord
 
 MAX_PARTS = 64  # that lengths are read from: enough for a shape, and no report reads a whole archive
 MAX_BINS = 30
@@ -106,19 +104,6 @@ class Report:
         """By title; a task that writes no tokens has no output lengths."""
         named = {"Input lengths": self.input_lengths, "Output lengths": self.output_lengths}
         return {name: lengths for name, lengths in named.items() if lengths is not None and lengths.largest > 0}
-
-    def write_html(self, path: str) -> None:
-        """One page that needs no other file.
-
-        Raises:
-            ConfigError: `path` cannot be written.
-        """
-        from jobs.report_page import page
-
-        try:
-            Path(path).write_text(page(self), encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--html {path}: cannot be written: {error.strerror}.") from error
 
 
 def _read(view: View, records: Sequence[UnitRecord]) -> pa.Table:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from html import escape
+from pathlib import Path
 
-from jobs import spec, wording
-from jobs.report import Histogram, Report
-from jobs.view import Row, chosen_columns
+from batchloom.jobs import spec, wording
+from batchloom.jobs.report import Histogram, Report
+from batchloom.jobs.view import Row, chosen_columns
+from batchloom.pipelines.errors import ConfigError
 
 STYLE = """
 :root {
@@ -48,6 +50,18 @@ details { margin-top: 8px } summary { cursor: pointer; color: var(--soft); font-
 pre { overflow-x: auto; font: 12.5px/1.5 ui-monospace, monospace; margin: 12px 0 0 }
 """
 MAX_CELL_CHARACTERS = 400
+
+
+def write(report: Report, path: str) -> None:
+    """One page that needs no other file.
+
+    Raises:
+        ConfigError: `path` cannot be written.
+    """
+    try:
+        Path(path).write_text(page(report), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--html {path}: cannot be written: {error.strerror}.") from error
 
 
 def page(report: Report) -> str:

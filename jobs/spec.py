@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from jobs.job_file import JobFile, JobFileError, KeyPath, Problem, parse_value
-from jobs.job_schema import describe, resolve
-from pipelines.config import JobConfig
+from batchloom.jobs.job_file import JobFile, JobFileError, KeyPath, Problem, parse_value
+from batchloom.jobs.job_schema import describe, resolve
+from batchloom.pipelines.config import JobConfig
 
 
 @dataclass(frozen=True)

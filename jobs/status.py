@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import pipelines
-from jobs import spec, wording
-from jobs.view import View
-from models.errors import ModelError
-from pipelines.errors import ConfigError
+from batchloom import pipelines
+from batchloom.jobs import spec, wording
+from batchloom.jobs.view import View
+from batchloom.models.errors import ModelError
+from batchloom.pipelines.errors import ConfigError
 
 
 @dataclass(frozen=True)

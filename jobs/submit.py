@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import spec
-from jobs.exit_codes import ExitCode
-from pipelines import storage
-from pipelines.config import JobConfig
-from pipelines.errors import ConfigError, JobError
+from batchloom.jobs import spec
+from batchloom.jobs.exit_codes import ExitCode
+from batchloom.pipelines import storage
+from batchloom.pipelines.config import JobConfig
+from batchloom.pipelines.errors import ConfigError, JobError
 
-ENTRY_POINT = "python -m jobs run job.yaml"
+ENTRY_POINT = "python -m batchloom run job.yaml"
 STATUS_SECONDS = 0.5  # between two looks at a job whose log has ended
 TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")  # on uploads and sockets
 

@@ -10,11 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import ledger
-from pipelines.errors import ConfigError, OutputError
-from pipelines.metrics import Manifest, UnitRecord, errors_by_kind, totals
-from pipelines.storage import Store
-from pipelines.write import FOOTER_KEY, LEDGER_FIELDS
+from batchloom.pipelines.errors import ConfigError, OutputError
+from batchloom.pipelines.fields import LEDGER_FIELDS
+from batchloom.pipelines.ledger import ledger
+from batchloom.pipelines.ledger.parts import FOOTER_KEY
+from batchloom.pipelines.metrics import Manifest, UnitRecord, errors_by_kind, totals
+from batchloom.pipelines.storage import Store
 
 READ_THREADS = 16
 NOT_UTF8 = "(bytes that are no UTF-8)"

@@ -4,33 +4,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from models.checkpoint_info import CheckpointInfo, describe
-    from models.division import check_ranks
-    from models.footprint import Footprint, Machine
-    from models.generation.engine import Engine, EngineStats, RequestOutput, SequenceOutput
-    from models.generation.params import GenerationParams
-    from models.loading import load_model
-    from models.single_pass import SinglePass
-    from models.streamed import stream_model
-    from models.tokenizers import Encoded, Tokenizer, load_tokenizer
+    from batchloom.models.checkpoints.info import CheckpointInfo, describe
+    from batchloom.models.checkpoints.loading import load_model
+    from batchloom.models.checkpoints.streamed import stream_model
+    from batchloom.models.footprint import Footprint, Machine
+    from batchloom.models.generation.engine import Engine, EngineStats, RequestOutput, SequenceOutput
+    from batchloom.models.generation.params import GenerationParams
+    from batchloom.models.ranks.division import check_ranks
+    from batchloom.models.single_pass.single_pass import SinglePass
+    from batchloom.models.tokenizers import Encoded, Tokenizer, load_tokenizer
 
 _HOME = {
-    "CheckpointInfo": "models.checkpoint_info",
-    "Encoded": "models.tokenizers",
-    "Engine": "models.generation.engine",
-    "EngineStats": "models.generation.engine",
-    "Footprint": "models.footprint",
-    "GenerationParams": "models.generation.params",
-    "Machine": "models.footprint",
-    "RequestOutput": "models.generation.engine",
-    "SequenceOutput": "models.generation.engine",
-    "SinglePass": "models.single_pass",
-    "Tokenizer": "models.tokenizers",
-    "check_ranks": "models.division",
-    "describe": "models.checkpoint_info",
-    "load_model": "models.loading",
-    "load_tokenizer": "models.tokenizers",
-    "stream_model": "models.streamed",
+    "CheckpointInfo": "batchloom.models.checkpoints.info",
+    "Encoded": "batchloom.models.tokenizers",
+    "Engine": "batchloom.models.generation.engine",
+    "EngineStats": "batchloom.models.generation.engine",
+    "Footprint": "batchloom.models.footprint",
+    "GenerationParams": "batchloom.models.generation.params",
+    "Machine": "batchloom.models.footprint",
+    "RequestOutput": "batchloom.models.generation.engine",
+    "SequenceOutput": "batchloom.models.generation.engine",
+    "SinglePass": "batchloom.models.single_pass.single_pass",
+    "Tokenizer": "batchloom.models.tokenizers",
+    "check_ranks": "batchloom.models.ranks.division",
+    "describe": "batchloom.models.checkpoints.info",
+    "load_model": "batchloom.models.checkpoints.loading",
+    "load_tokenizer": "batchloom.models.tokenizers",
+    "stream_model": "batchloom.models.checkpoints.streamed",
 }
 
 __all__ = [
@@ -55,7 +55,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'models' has no attribute {name!r}")
+        raise AttributeError(f"module 'batchloom.models' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
 
 

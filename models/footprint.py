@@ -6,7 +6,7 @@ that has to be read at full bandwidth, and computes all that has to be computed 
 
 from dataclasses import dataclass
 
-from models.config import BartConfig, BloomConfig
+from batchloom.models.families.config import BartConfig, BloomConfig
 
 # Of the memory that weights leave free, what keys and values may take, by device. The rest is for activations, for
 # logits, and on a CPU for whoever else runs there.
@@ -45,7 +45,7 @@ class Footprint:
 
     config: BartConfig | BloomConfig
     architecture: str
-    """A name of models/registry.py."""
+    """A name of models/families/table.py."""
     num_ranks: int = 1
     dtype: str = "float32"
 

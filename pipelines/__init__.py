@@ -4,19 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.config import JobConfig
-    from pipelines.driver import run
-    from pipelines.job_plan import JobPlan, plan
-    from pipelines.verification import Verification, verify
+    from batchloom.pipelines.config import JobConfig
+    from batchloom.pipelines.driver import run
+    from batchloom.pipelines.ledger.verification import Verification, verify
+    from batchloom.pipelines.planning.job_plan import JobPlan, plan
 
 # No module shares its name with a function of the door: importing a module would put it in the function's place.
 _HOME = {
-    "JobConfig": "pipelines.config",
-    "JobPlan": "pipelines.job_plan",
-    "Verification": "pipelines.verification",
-    "plan": "pipelines.job_plan",
-    "run": "pipelines.driver",
-    "verify": "pipelines.verification",
+    "JobConfig": "batchloom.pipelines.config",
+    "JobPlan": "batchloom.pipelines.planning.job_plan",
+    "Verification": "batchloom.pipelines.ledger.verification",
+    "plan": "batchloom.pipelines.planning.job_plan",
+    "run": "batchloom.pipelines.driver",
+    "verify": "batchloom.pipelines.ledger.verification",
 }
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'pipelines' has no attribute {name!r}")
+        raise AttributeError(f"module 'batchloom.pipelines' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
 
 

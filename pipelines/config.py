@@ -82,7 +82,7 @@ class LimitsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig:
-    """One job file, resolved. Fields that decide an answer enter the fingerprint; see pipelines/job_plan.py."""
+    """One job file, resolved. Fields that decide an answer enter the fingerprint: pipelines/planning/job_plan.py."""
 
     task: str
     """One of pipelines.tasks.TASKS."""

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from pipelines import ledger
-from pipelines.config import JobConfig
-from pipelines.errors import ErrorLimitError
-from pipelines.job_plan import JobPlan, plan
-from pipelines.metrics import (
+from batchloom.pipelines.config import JobConfig
+from batchloom.pipelines.errors import ErrorLimitError
+from batchloom.pipelines.ledger import ledger
+from batchloom.pipelines.metrics import (
     READY_AT,
     Event,
     Finished,
@@ -24,6 +23,7 @@ from pipelines.metrics import (
     errors_by_kind,
     totals,
 )
+from batchloom.pipelines.planning.job_plan import JobPlan, plan
 
 REPORTED_VERSIONS = ("batchloom", "ray", "torch", "pyarrow", "tokenizers")
 
@@ -71,7 +71,7 @@ def _stream(
 ) -> Iterator[tuple[UnitRecord, dict[str, float]]]:
     """Records of units as their parts are written; Ray is started only where something is left to do."""
     if account.pending:
-        from pipelines.stream import stream
+        from batchloom.pipelines.stream import stream
 
         on_event(ReplicasStarting())
         yield from stream(job, account.pending)

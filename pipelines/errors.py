@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from models.errors import ModelError
+from batchloom.models.errors import ModelError
 
 
 class PipelineError(Exception):

@@ -11,7 +11,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.errors import ConfigError
+from batchloom.pipelines.errors import ConfigError
 
 TEMPORARY = "_batchloom/tmp"
 GLOB_CHARACTERS = "*?["

@@ -2,7 +2,7 @@
 
     stretches -> read -> tokenize -> | infer (pool of replicas) | -> write -> records
 
-A row of the dataset is a unit (see pipelines/work.py), so every stage is `map_batches(batch_size=1)`: a call, a unit.
+A row of the dataset is a unit (stages/work.py), so every stage is `map_batches(batch_size=1)`: a call, a unit.
 """
 
 import json
@@ -16,18 +16,19 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from models.errors import ModelError
-from pipelines import ledger, probe, spanning
-from pipelines.errors import JobError, PipelineError
-from pipelines.infer import Infer
-from pipelines.job_plan import JobPlan
-from pipelines.metrics import UnitRecord
-from pipelines.placement import STAGE_CPUS, Placement, place
-from pipelines.read import Read, stretches
-from pipelines.starts import Starts
-from pipelines.tokenize import Tokenize
-from pipelines.units import Unit
-from pipelines.write import Write
+from batchloom.models.errors import ModelError
+from batchloom.pipelines.errors import JobError, PipelineError
+from batchloom.pipelines.ledger import ledger
+from batchloom.pipelines.metrics import UnitRecord
+from batchloom.pipelines.planning.job_plan import JobPlan
+from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.replicas import probe, spanning
+from batchloom.pipelines.replicas.placement import STAGE_CPUS, Placement, place
+from batchloom.pipelines.replicas.starts import Starts
+from batchloom.pipelines.stages.infer import Infer
+from batchloom.pipelines.stages.read import Read, stretches
+from batchloom.pipelines.stages.tokenize import Tokenize
+from batchloom.pipelines.stages.write import Write
 
 DATA_SETTINGS = {
     "target_max_block_size": 1,  # every unit its own block: it travels on as soon as it is there

@@ -22,8 +22,8 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from topics import TEMPLATE, TOPICS, UNSEEN, topic_of
 
-import pipelines
-from pipelines.config import InputConfig, OutputConfig
+from batchloom import pipelines
+from batchloom.pipelines.config import InputConfig, OutputConfig
 
 NUM_SUMMARIES, NUM_SAMPLES = 1000, 20
 MAX_PER_TOPIC = 100  # networkx alone would be a quarter of all

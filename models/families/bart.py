@@ -7,20 +7,20 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from models.config import BartConfig
-from models.families.encoder_decoder import (
+from batchloom.models.families.config import BartConfig
+from batchloom.models.families.encoder_decoder import (
     ConditionalGeneration,
     EncoderDecoderModel,
     clamp_half,
 )
-from models.families.heads import DecoderAlone, QuestionAnswering, SequenceClassification
-from models.families.projections import CrossAttention, SelfAttention
-from models.layers.attention import AttentionContext, PackedAttention
-from models.layers.embedding import VocabularyEmbedding
-from models.layers.feedforward import activation
-from models.layers.linear import ColumnLinear, RowLinear
-from models.layers.positions import LearnedPositions
-from models.parallel import TensorParallel
+from batchloom.models.families.heads import DecoderAlone, QuestionAnswering, SequenceClassification
+from batchloom.models.families.projections import CrossAttention, SelfAttention
+from batchloom.models.layers.attention import AttentionContext, PackedAttention
+from batchloom.models.layers.embedding import VocabularyEmbedding
+from batchloom.models.layers.feedforward import activation
+from batchloom.models.layers.linear import ColumnLinear, RowLinear
+from batchloom.models.layers.positions import LearnedPositions
+from batchloom.models.ranks.group import TensorParallel
 
 POSITION_OFFSET = 2
 

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.config import BartConfig, BloomConfig
-from models.errors import RequestError
-from models.parallel import TensorParallel
+from batchloom.models.errors import RequestError
+from batchloom.models.families.config import BartConfig, BloomConfig
+from batchloom.models.ranks.group import TensorParallel
 
 
 class LoadedModel(nn.Module):

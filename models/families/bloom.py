@@ -9,15 +9,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.config import BloomConfig
-from models.families.decoder_only import DecoderOnlyModel
-from models.layers.attention import AttentionContext, PackedAttention
-from models.layers.embedding import VocabularyEmbedding, VocabularyHead
-from models.layers.feedforward import gelu_tanh
-from models.layers.linear import ColumnLinear, RowLinear
-from models.layers.packing import lengths_to, packing_of
-from models.layers.positions import alibi_slopes, positions_of
-from models.parallel import TensorParallel
+from batchloom.models.families.config import BloomConfig
+from batchloom.models.families.decoder_only import DecoderOnlyModel
+from batchloom.models.layers.attention import AttentionContext, PackedAttention
+from batchloom.models.layers.embedding import VocabularyEmbedding, VocabularyHead
+from batchloom.models.layers.feedforward import gelu_tanh
+from batchloom.models.layers.linear import ColumnLinear, RowLinear
+from batchloom.models.layers.packing import lengths_to, packing_of
+from batchloom.models.layers.positions import alibi_slopes, positions_of
+from batchloom.models.ranks.group import TensorParallel
 
 BLOOM_TIED = ("word_embeddings.weight", "lm_head.weight")
 

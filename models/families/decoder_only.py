@@ -4,10 +4,10 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from models.families.base import LoadedModel
-from models.layers.attention import AttentionContext, PackedAttention
-from models.layers.packing import Packing, packing_of
-from models.layers.positions import positions_of
+from batchloom.models.families.base import LoadedModel
+from batchloom.models.layers.attention import AttentionContext, PackedAttention
+from batchloom.models.layers.packing import Packing, packing_of
+from batchloom.models.layers.positions import positions_of
 
 
 class DecoderOnlyModel(LoadedModel):

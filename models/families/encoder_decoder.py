@@ -8,15 +8,15 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from models.config import BartConfig
-from models.errors import RequestError
-from models.families.base import LoadedModel
-from models.layers.attention import AttentionContext, EncoderMemory, PackedAttention
-from models.layers.embedding import VocabularyHead
-from models.layers.linear import frozen
-from models.layers.packing import Packing, packing_of
-from models.layers.positions import positions_of
-from models.parallel import TensorParallel
+from batchloom.models.errors import RequestError
+from batchloom.models.families.base import LoadedModel
+from batchloom.models.families.config import BartConfig
+from batchloom.models.layers.attention import AttentionContext, EncoderMemory, PackedAttention
+from batchloom.models.layers.embedding import VocabularyHead
+from batchloom.models.layers.linear import frozen
+from batchloom.models.layers.packing import Packing, packing_of
+from batchloom.models.layers.positions import positions_of
+from batchloom.models.ranks.group import TensorParallel
 
 
 class Encoder(Protocol):

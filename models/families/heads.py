@@ -8,15 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.config import BartConfig
-from models.errors import RequestError
-from models.families.decoder_only import DecoderOnlyModel
-from models.families.encoder_decoder import Decoder, EncoderDecoderModel
-from models.layers.attention import AttentionContext, PackedAttention
-from models.layers.embedding import VocabularyHead
-from models.layers.packing import lengths_to, packing_of
-from models.layers.positions import positions_of
-from models.parallel import TensorParallel
+from batchloom.models.errors import RequestError
+from batchloom.models.families.config import BartConfig
+from batchloom.models.families.decoder_only import DecoderOnlyModel
+from batchloom.models.families.encoder_decoder import Decoder, EncoderDecoderModel
+from batchloom.models.layers.attention import AttentionContext, PackedAttention
+from batchloom.models.layers.embedding import VocabularyHead
+from batchloom.models.layers.packing import lengths_to, packing_of
+from batchloom.models.layers.positions import positions_of
+from batchloom.models.ranks.group import TensorParallel
 
 
 class ClassificationHead(nn.Module):

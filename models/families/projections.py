@@ -6,10 +6,10 @@ They know their weights and ask the context for the rest. Products of one input 
 import torch
 from torch import Tensor, nn
 
-from models.layers.attention import AttentionContext
-from models.layers.layout import lay_out, product
-from models.layers.linear import ColumnLinear, RowLinear, without_memory
-from models.parallel import TensorParallel
+from batchloom.models.layers.attention import AttentionContext
+from batchloom.models.layers.layout import lay_out, product
+from batchloom.models.layers.linear import ColumnLinear, RowLinear, without_memory
+from batchloom.models.ranks.group import TensorParallel
 
 
 class SelfAttention(nn.Module):

@@ -30,14 +30,14 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from models.errors import ParamsError, RequestError
-from models.generation.cohort import StopText
-from models.generation.device_memory import is_out_of_memory, keep_freed_memory, max_cached_tokens
-from models.generation.lanes import Lanes, Stepped
-from models.generation.params import GenerationParams
-from models.generation.randomness import sample_key
-from models.generation.scheduler import Scheduler
-from models.generation.sequence import Request, RequestOutput, SequenceOutput
+from batchloom.models.device import is_out_of_memory, keep_freed_memory, max_cached_tokens
+from batchloom.models.errors import ParamsError, RequestError
+from batchloom.models.generation.lanes import Lanes, Stepped
+from batchloom.models.generation.params import GenerationParams
+from batchloom.models.generation.requests import Request, RequestOutput, SequenceOutput
+from batchloom.models.generation.scheduler import Scheduler
+from batchloom.models.generation.search.cohort import StopText
+from batchloom.models.generation.search.randomness import sample_key
 
 logger = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from models.generation.cohort import Done, StopText
-from models.generation.prefixes import Prefixes
-from models.generation.runner import Runner
-from models.generation.sequence import Request
-from models.generation.shared_runner import SharedRunner
-from models.threads import use_threads
+from batchloom.models.generation.memory.prefixes import Prefixes
+from batchloom.models.generation.requests import Request
+from batchloom.models.generation.runner import Runner
+from batchloom.models.generation.search.cohort import Done, StopText
+from batchloom.models.generation.shared_runner import SharedRunner
+from batchloom.models.threads import use_threads
 
 # A lane's steps hold Python's lock for a part of their time, so that many lanes would wait for it.
 MOST_LANES = 4

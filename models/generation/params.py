@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from models.errors import ParamsError
-from models.generation.option_values import problems_of, tokens_of
+from batchloom.models.errors import ParamsError
+from batchloom.models.generation.option_values import problems_of, tokens_of
 
 TokenIds = int | Sequence[int]
 

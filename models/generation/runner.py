@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from models.generation.beam import BeamCohort
-from models.generation.cohort import Cohort, Done, StopText
-from models.generation.decoder import CohortCache, decoder_of
-from models.generation.params import GenerationParams
-from models.generation.prefixes import Prefixes
-from models.generation.prompts import encode, read
-from models.generation.sampling import SamplingCohort
-from models.generation.sequence import Request
-from models.generation.vocabulary import vocabulary_of
+from batchloom.models.generation.memory.decoder import CohortCache, decoder_of
+from batchloom.models.generation.memory.prefixes import Prefixes
+from batchloom.models.generation.memory.prompts import encode, read
+from batchloom.models.generation.params import GenerationParams
+from batchloom.models.generation.requests import Request
+from batchloom.models.generation.search.beam import BeamCohort
+from batchloom.models.generation.search.cohort import Cohort, Done, StopText
+from batchloom.models.generation.search.sampling import SamplingCohort
+from batchloom.models.generation.search.vocabulary import vocabulary_of
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from models.generation.sequence import Request
+from batchloom.models.generation.requests import Request
 
 # A lane with fewer sequences reads the model's weights for too little: it is not opened before the others have as many.
 FEWEST_SEQUENCES = 16

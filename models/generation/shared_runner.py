@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-from models.errors import ModelError
-from models.generation.cohort import Done, StopText
-from models.generation.runner import Runner
-from models.generation.sequence import Request
+from batchloom.models.errors import ModelError
+from batchloom.models.generation.requests import Request
+from batchloom.models.generation.runner import Runner
+from batchloom.models.generation.search.cohort import Done, StopText
 
 _numbers = count()
 

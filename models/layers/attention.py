@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.layers.grouped_attention import GroupedAttention
-from models.layers.layout import computes_in
-from models.layers.positions import positions_of
-from models.layers.product_attention import ProductAttention
+from batchloom.models.layers.grouped_attention import GroupedAttention
+from batchloom.models.layers.layout import computes_in
+from batchloom.models.layers.positions import positions_of
+from batchloom.models.layers.product_attention import ProductAttention
 
 # ALiBi rides along as extra columns of q and k. Eight, because kernels want head widths that are multiples of eight.
 ALIBI_COLUMNS = 8

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.division import run
-from models.layers.layout import lay_out, product
-from models.layers.linear import frozen
-from models.parallel import Part, TensorParallel
+from batchloom.models.layers.layout import lay_out, product
+from batchloom.models.layers.linear import frozen
+from batchloom.models.ranks.division import run
+from batchloom.models.ranks.group import Part, TensorParallel
 
 
 class VocabularyEmbedding(nn.Module):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.errors import UnsupportedModelError
+from batchloom.models.errors import UnsupportedModelError
 
 Activation = Callable[[Tensor], Tensor]
 

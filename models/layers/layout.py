@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.layers.feedforward import Activation, gelu_tanh
+from batchloom.models.layers.feedforward import Activation, gelu_tanh
 
 # Activations that the product can apply to its sums before they are rounded, with oneDNN's names for them.
 _FUSED: dict[Activation, tuple[str, str]] = {

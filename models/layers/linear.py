@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from models.division import run
-from models.layers.feedforward import Activation
-from models.layers.layout import lay_out, product
-from models.parallel import Part, TensorParallel
+from batchloom.models.layers.feedforward import Activation
+from batchloom.models.layers.layout import lay_out, product
+from batchloom.models.ranks.division import run
+from batchloom.models.ranks.group import Part, TensorParallel
 
 
 class ColumnLinear(nn.Module):

@@ -7,7 +7,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from models.errors import RequestError
+from batchloom.models.errors import RequestError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.linear import frozen
+from batchloom.models.layers.linear import frozen
 
 
 class LearnedPositions(nn.Module):

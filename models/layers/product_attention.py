@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from models.threads import side_by_side
+from batchloom.models.threads import side_by_side
 
 # Scores held at once, 4.5 MB with their float32 copy: fewer make calls too small, more leave the core's caches.
 MOST_SCORES = 3 << 18

@@ -1,6 +1,6 @@
 """The tokenizers turn text into token ids and back. They know no tensors, no rows and no model."""
 
-from models.tokenizers.loading import load_tokenizer
-from models.tokenizers.tokenizer import Encoded, Tokenizer
+from batchloom.models.tokenizers.loading import load_tokenizer
+from batchloom.models.tokenizers.tokenizer import Encoded, Tokenizer
 
 __all__ = ["Encoded", "Tokenizer", "load_tokenizer"]

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.errors import TokenizerError
-from models.tokenizers.merge_table import MergeTable
-from models.tokenizers.settings import ROLES, Settings
-from models.tokenizers.tokenizer import (
+from batchloom.models.errors import TokenizerError
+from batchloom.models.tokenizers.merge_table import MergeTable
+from batchloom.models.tokenizers.settings import ROLES, Settings
+from batchloom.models.tokenizers.tokenizer import (
     Encoded,
     Int32Array,
     Tokenizer,
@@ -19,7 +19,7 @@ from models.tokenizers.tokenizer import (
     clean_up_spaces,
     offsets_of,
 )
-from models.tokenizers.vocabulary import Merges
+from batchloom.models.tokenizers.vocabulary import Merges
 
 _DEFAULT_ROLES = {
     "bos_token": "__start__",

@@ -10,10 +10,10 @@ from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.processors import ByteLevel as ByteLevelOffsets
 from tokenizers.processors import RobertaProcessing
 
-from models.errors import TokenizerError
-from models.tokenizers.overlay import DEFAULT_ROLES, add_blenderbot_end, add_tokens, role_content
-from models.tokenizers.settings import Family, Settings
-from models.tokenizers.vocabulary import Merges
+from batchloom.models.errors import TokenizerError
+from batchloom.models.tokenizers.overlay import DEFAULT_ROLES, add_blenderbot_end, add_tokens, role_content
+from batchloom.models.tokenizers.settings import Family, Settings
+from batchloom.models.tokenizers.vocabulary import Merges
 
 # The split of BLOOM's tokenizer.json: unlike GPT-2's it keeps letters, digits and signs of any script together.
 # It stops at white space and at the sentence marks of BLOOM's languages, and at ( | ), which the class holds too.

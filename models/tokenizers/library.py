@@ -10,10 +10,10 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as LibraryBackend
 from tokenizers.models import BPE
 
-from models.errors import RequestError
-from models.tokenizers.overlay import role_content
-from models.tokenizers.settings import Settings
-from models.tokenizers.tokenizer import (
+from batchloom.models.errors import RequestError
+from batchloom.models.tokenizers.overlay import role_content
+from batchloom.models.tokenizers.settings import Settings
+from batchloom.models.tokenizers.tokenizer import (
     Encoded,
     Int32Array,
     Tokenizer,

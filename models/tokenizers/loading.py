@@ -5,14 +5,14 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as LibraryBackend
 
-from models.errors import TokenizerError
-from models.tokenizers.blenderbot_small import BlenderbotSmallTokenizer
-from models.tokenizers.byte_bpe import build_byte_bpe, recognise_family
-from models.tokenizers.library import LibraryTokenizer
-from models.tokenizers.overlay import add_blenderbot_end, add_tokens, set_prefix_space
-from models.tokenizers.settings import Family, Settings, read_settings
-from models.tokenizers.tokenizer import Tokenizer
-from models.tokenizers.vocabulary import read_vocabulary
+from batchloom.models.errors import TokenizerError
+from batchloom.models.tokenizers.blenderbot_small import BlenderbotSmallTokenizer
+from batchloom.models.tokenizers.byte_bpe import build_byte_bpe, recognise_family
+from batchloom.models.tokenizers.library import LibraryTokenizer
+from batchloom.models.tokenizers.overlay import add_blenderbot_end, add_tokens, set_prefix_space
+from batchloom.models.tokenizers.settings import Family, Settings, read_settings
+from batchloom.models.tokenizers.tokenizer import Tokenizer
+from batchloom.models.tokenizers.vocabulary import read_vocabulary
 
 
 def load_tokenizer(uri: str | os.PathLike[str]) -> Tokenizer:
@@ -23,7 +23,7 @@ def load_tokenizer(uri: str | os.PathLike[str]) -> Tokenizer:
     name = os.fspath(uri).rstrip("/").rsplit("/", 1)[-1]
     folder = Path(uri)
     if not folder.is_dir():
-        from models.hub import local_folder  # a local folder needs neither fsspec nor a hub
+        from batchloom.models.checkpoints.hub import local_folder  # a local folder needs neither fsspec nor a hub
 
         folder = local_folder(os.fspath(uri))
     try:

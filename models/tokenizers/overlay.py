@@ -6,8 +6,8 @@ from typing import Any
 from tokenizers import Tokenizer as LibraryBackend
 from tokenizers.processors import TemplateProcessing
 
-from models.errors import TokenizerError
-from models.tokenizers.settings import Settings
+from batchloom.models.errors import TokenizerError
+from batchloom.models.tokenizers.settings import Settings
 
 DEFAULT_ROLES = {
     "bos_token": "<s>",

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import AddedToken
 
-from models.errors import TokenizerError
+from batchloom.models.errors import TokenizerError
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 

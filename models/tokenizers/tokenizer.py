@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from models.errors import RequestError
+from batchloom.models.errors import RequestError
 
 Int32Array = npt.NDArray[np.int32]
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from models.errors import TokenizerError
-from models.tokenizers.settings import read_json
+from batchloom.models.errors import TokenizerError
+from batchloom.models.tokenizers.settings import read_json
 
 Merges = list[tuple[str, str]]
 

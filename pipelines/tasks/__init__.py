@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping
 
-from pipelines.errors import ConfigError
-from pipelines.tasks.base import Task, TaskSpec
-from pipelines.tasks.conversational import Conversational
-from pipelines.tasks.feature_extraction import FeatureExtraction
-from pipelines.tasks.fill_mask import FillMask
-from pipelines.tasks.perplexity import Perplexity
-from pipelines.tasks.question_answering import QuestionAnswering
-from pipelines.tasks.summarization import Summarization
-from pipelines.tasks.text2text_generation import Text2TextGeneration
-from pipelines.tasks.text_classification import TextClassification
-from pipelines.tasks.text_generation import TextGeneration
-from pipelines.tasks.token_classification import TokenClassification
-from pipelines.tasks.zero_shot_classification import ZeroShotClassification
+from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.tasks.base import Task, TaskSpec
+from batchloom.pipelines.tasks.conversational import Conversational
+from batchloom.pipelines.tasks.feature_extraction import FeatureExtraction
+from batchloom.pipelines.tasks.fill_mask import FillMask
+from batchloom.pipelines.tasks.perplexity import Perplexity
+from batchloom.pipelines.tasks.question_answering import QuestionAnswering
+from batchloom.pipelines.tasks.summarization import Summarization
+from batchloom.pipelines.tasks.text2text_generation import Text2TextGeneration
+from batchloom.pipelines.tasks.text_classification import TextClassification
+from batchloom.pipelines.tasks.text_generation import TextGeneration
+from batchloom.pipelines.tasks.token_classification import TokenClassification
+from batchloom.pipelines.tasks.zero_shot_classification import ZeroShotClassification
 
 TASKS: Mapping[str, type[Task]] = {
     "summarization": Summarization,

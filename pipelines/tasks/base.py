@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.config import InputConfig
-from pipelines.errors import ConfigError, RowError
+from batchloom.pipelines.config import InputConfig
+from batchloom.pipelines.errors import ConfigError, RowError
 
 if TYPE_CHECKING:
-    from models import CheckpointInfo
+    from batchloom.models import CheckpointInfo
 
 Values = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
@@ -68,7 +68,7 @@ class Answered:
     """What came back for a unit's requests."""
 
     results: pa.Table
-    """RESULT_SCHEMA of pipelines/results.py, in the order of rows, pieces and samples; no row of it has an error."""
+    """RESULT_SCHEMA of replicas/results.py, in the order of rows, pieces and samples; no row of it has an error."""
     num_rows: int
     notes: pa.Table | None
     """What `prepare` noted."""

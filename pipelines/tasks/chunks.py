@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.tasks.base import Ints
+from batchloom.pipelines.tasks.base import Ints
 
 if TYPE_CHECKING:
-    from models import Tokenizer
+    from batchloom.models import Tokenizer
 
 OVERLAP_SHARE = 8  # a chunk repeats up to 1/8 of its length of the chunk before: enough for whom "she" means
 SLACK = 4  # tokens by which a piece of text, encoded alone, may exceed its share of the whole

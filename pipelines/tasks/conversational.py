@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.errors import ConfigError, RowError
-from pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, request_table, with_head
-from pipelines.tasks.generating import first_answers, one_answer, resolved_generation, texts_of
-from pipelines.tasks.options import read_options
-from pipelines.tasks.texts import no_tokens
+from batchloom.pipelines.errors import ConfigError, RowError
+from batchloom.pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, request_table, with_head
+from batchloom.pipelines.tasks.generating import first_answers, one_answer, resolved_generation, texts_of
+from batchloom.pipelines.tasks.options import read_options
+from batchloom.pipelines.tasks.texts import no_tokens
 
 if TYPE_CHECKING:
-    from models import Tokenizer
+    from batchloom.models import Tokenizer
 
 PERSONA = "your persona: "  # how the Blenderbots' training data began a line about the speaker
 # What stood between turns when each family was trained. BlenderbotSmall's tokenizer drops spaces, so two of them

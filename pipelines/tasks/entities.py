@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.tasks.base import Values
+from batchloom.pipelines.tasks.base import Values
 
 NO_ENTITY = "O"
 

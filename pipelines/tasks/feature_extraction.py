@@ -6,12 +6,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, refuse_generation, without_head
-from pipelines.tasks.options import read_options
-from pipelines.tasks.texts import prepare_texts
+from batchloom.pipelines.tasks.base import (
+    Answered,
+    ColumnKind,
+    Prepared,
+    Task,
+    TaskSpec,
+    refuse_generation,
+    without_head,
+)
+from batchloom.pipelines.tasks.options import read_options
+from batchloom.pipelines.tasks.texts import prepare_texts
 
 if TYPE_CHECKING:
-    from models import Tokenizer
+    from batchloom.models import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-import models
-from pipelines.errors import ConfigError, RowError
-from pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, refuse_generation, with_head
-from pipelines.tasks.generating import resolved_generation
-from pipelines.tasks.options import read_options
-from pipelines.tasks.texts import prepare_texts
+from batchloom import models
+from batchloom.pipelines.errors import ConfigError, RowError
+from batchloom.pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, refuse_generation, with_head
+from batchloom.pipelines.tasks.generating import resolved_generation
+from batchloom.pipelines.tasks.options import read_options
+from batchloom.pipelines.tasks.texts import prepare_texts
 
 if TYPE_CHECKING:
-    from models import Tokenizer
+    from batchloom.models import Tokenizer
 
 FILL_TYPE = pa.struct(
     [("token", pa.int32()), ("token_str", pa.string()), ("score", pa.float32()), ("sequence", pa.string())]

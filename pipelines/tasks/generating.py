@@ -6,10 +6,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-import models
-from models.errors import ParamsError
-from pipelines.errors import ConfigError
-from pipelines.tasks.base import TaskSpec
+from batchloom import models
+from batchloom.models.errors import ParamsError
+from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.tasks.base import TaskSpec
 
 Row = int
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pipelines.errors import ConfigError
+from batchloom.pipelines.errors import ConfigError
 
 Options = TypeVar("Options")
 

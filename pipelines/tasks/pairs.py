@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from models import Tokenizer
+    from batchloom.models import Tokenizer
 
 
 @dataclass(frozen=True)

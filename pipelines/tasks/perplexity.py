@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.errors import ConfigError, RowError
-from pipelines.tasks.base import (
+from batchloom.pipelines.errors import ConfigError, RowError
+from batchloom.pipelines.tasks.base import (
     Answered,
     ColumnKind,
     Prepared,
@@ -23,12 +23,12 @@ from pipelines.tasks.base import (
     request_table,
     with_head,
 )
-from pipelines.tasks.options import read_options
-from pipelines.tasks.texts import unanswerable
-from pipelines.tasks.windows import window_size, windows
+from batchloom.pipelines.tasks.options import read_options
+from batchloom.pipelines.tasks.texts import unanswerable
+from batchloom.pipelines.tasks.windows import window_size, windows
 
 if TYPE_CHECKING:
-    from models import Tokenizer
+    from batchloom.models import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from string import Formatter
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.errors import ConfigError
-from pipelines.tasks.base import ColumnKind
+from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.tasks.base import ColumnKind
 
 
 @dataclass(frozen=True)

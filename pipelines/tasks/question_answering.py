@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.errors import ConfigError, RowError
-from pipelines.tasks.base import (
+from batchloom.pipelines.errors import ConfigError, RowError
+from batchloom.pipelines.tasks.base import (
     Answered,
     ColumnKind,
     Prepared,
@@ -21,14 +21,14 @@ from pipelines.tasks.base import (
     request_table,
     with_head,
 )
-from pipelines.tasks.options import read_options
-from pipelines.tasks.pairs import PairTemplate
-from pipelines.tasks.spans import Span, best_span
-from pipelines.tasks.texts import no_tokens, unanswerable
-from pipelines.tasks.windows import window_size, windows
+from batchloom.pipelines.tasks.options import read_options
+from batchloom.pipelines.tasks.pairs import PairTemplate
+from batchloom.pipelines.tasks.spans import Span, best_span
+from batchloom.pipelines.tasks.texts import no_tokens, unanswerable
+from batchloom.pipelines.tasks.windows import window_size, windows
 
 if TYPE_CHECKING:
-    from models import Encoded, Tokenizer
+    from batchloom.models import Encoded, Tokenizer
 
 WINDOW_TOKENS = 384  # with question and special tokens: what question-answering checkpoints are trained on
 QUESTION_TOKENS = 64  # of a longer question the rest is cut off

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipelines.tasks.base import Values
+from batchloom.pipelines.tasks.base import Values
 
 
 def softmax(logits: Values) -> Values:

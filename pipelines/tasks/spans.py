@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.tasks.base import Values
-from pipelines.tasks.scores import softmax
+from batchloom.pipelines.tasks.base import Values
+from batchloom.pipelines.tasks.scores import softmax
 
 
 @dataclass(frozen=True)

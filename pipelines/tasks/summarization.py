@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.errors import RowError
-from pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, request_table, with_head
-from pipelines.tasks.chunks import chunks, joined
-from pipelines.tasks.generating import first_answers, one_answer, resolved_generation, texts_of
-from pipelines.tasks.options import read_options
-from pipelines.tasks.texts import prepare_texts
+from batchloom.pipelines.errors import RowError
+from batchloom.pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, request_table, with_head
+from batchloom.pipelines.tasks.chunks import chunks, joined
+from batchloom.pipelines.tasks.generating import first_answers, one_answer, resolved_generation, texts_of
+from batchloom.pipelines.tasks.options import read_options
+from batchloom.pipelines.tasks.texts import prepare_texts
 
 if TYPE_CHECKING:
-    from models import Tokenizer
+    from batchloom.models import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from pipelines.tasks.base import TaskSpec, with_head
-from pipelines.tasks.text_generation import TextGeneration
+from batchloom.pipelines.tasks.base import TaskSpec, with_head
+from batchloom.pipelines.tasks.text_generation import TextGeneration
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,23 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from pipelines.errors import ConfigError
-from pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, Values, refuse_generation, with_head
-from pipelines.tasks.options import read_options
-from pipelines.tasks.scores import sigmoid, softmax
-from pipelines.tasks.texts import prepare_texts
+from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.tasks.base import (
+    Answered,
+    ColumnKind,
+    Prepared,
+    Task,
+    TaskSpec,
+    Values,
+    refuse_generation,
+    with_head,
+)
+from batchloom.pipelines.tasks.options import read_options
+from batchloom.pipelines.tasks.scores import sigmoid, softmax
+from batchloom.pipelines.tasks.texts import prepare_texts
 
 if TYPE_CHECKING:
-    from models import Tokenizer
+    from batchloom.models import Tokenizer
 
 Applied = Literal["softmax", "sigmoid", "none"]
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
-from pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, with_head
-from pipelines.tasks.generating import resolved_generation, texts_of
-from pipelines.tasks.options import read_options
-from pipelines.tasks.prompts import PromptTemplate
-from pipelines.tasks.texts import prepare_texts
+from batchloom.pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, with_head
+from batchloom.pipelines.tasks.generating import resolved_generation, texts_of
+from batchloom.pipelines.tasks.options import read_options
+from batchloom.pipelines.tasks.prompts import PromptTemplate
+from batchloom.pipelines.tasks.texts import prepare_texts
 
 if TYPE_CHECKING:
-    from models import Tokenizer
+    from batchloom.models import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.errors import RowError
-from pipelines.tasks.base import REQUEST_SCHEMA, Ints, Prepared
+from batchloom.pipelines.errors import RowError
+from batchloom.pipelines.tasks.base import REQUEST_SCHEMA, Ints, Prepared
 
 if TYPE_CHECKING:
-    from models import Tokenizer
+    from batchloom.models import Tokenizer
 
 
 def prepare_texts(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from pipelines.errors import ConfigError
-from pipelines.tasks.base import (
+from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.tasks.base import (
     Answered,
     ColumnKind,
     Prepared,
@@ -18,14 +18,14 @@ from pipelines.tasks.base import (
     request_table,
     with_head,
 )
-from pipelines.tasks.entities import Entity, Token, entities_of, without_overlaps
-from pipelines.tasks.options import read_options
-from pipelines.tasks.scores import softmax
-from pipelines.tasks.texts import no_tokens, unanswerable
-from pipelines.tasks.windows import window_size, windows
+from batchloom.pipelines.tasks.entities import Entity, Token, entities_of, without_overlaps
+from batchloom.pipelines.tasks.options import read_options
+from batchloom.pipelines.tasks.scores import softmax
+from batchloom.pipelines.tasks.texts import no_tokens, unanswerable
+from batchloom.pipelines.tasks.windows import window_size, windows
 
 if TYPE_CHECKING:
-    from models import Tokenizer
+    from batchloom.models import Tokenizer
 
 ENTITY_TYPE = pa.struct(
     [

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.errors import ConfigError, RowError
-from pipelines.tasks.base import (
+from batchloom.pipelines.errors import ConfigError, RowError
+from batchloom.pipelines.tasks.base import (
     Answered,
     ColumnKind,
     Prepared,
@@ -24,13 +24,13 @@ from pipelines.tasks.base import (
     request_table,
     with_head,
 )
-from pipelines.tasks.options import read_options
-from pipelines.tasks.pairs import PairTemplate
-from pipelines.tasks.scores import softmax
-from pipelines.tasks.texts import unanswerable
+from batchloom.pipelines.tasks.options import read_options
+from batchloom.pipelines.tasks.pairs import PairTemplate
+from batchloom.pipelines.tasks.scores import softmax
+from batchloom.pipelines.tasks.texts import unanswerable
 
 if TYPE_CHECKING:
-    from models import Tokenizer
+    from batchloom.models import Tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -76,7 +76,7 @@ def job_file(tmp_path: Path, checkpoint: str, make_sentences) -> Path:
 
 def batchloom(*arguments: str, **variables: str) -> "subprocess.Popen[bytes]":
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
-    command = [sys.executable, "-m", "jobs", *arguments]
+    command = [sys.executable, "-m", "batchloom", *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
@@ -169,7 +169,7 @@ def test_rank_actor_and_driver_are_killed_in_turn_and_the_job_ends_right(
     output = job_file.parent / "out"
 
     def nothing_is_left() -> bool:
-        ranks_and_replicas = running("models.follower") + running("Infer") + running("pipelines")
+        ranks_and_replicas = running("batchloom.models.ranks.follower") + running("Infer") + running("pipelines")
         files = [*temporary_folder.glob("batchloom-*"), *(shared_memory() - before)]
         left[:] = [*ranks_and_replicas, *files]
         return not left
@@ -177,15 +177,15 @@ def test_rank_actor_and_driver_are_killed_in_turn_and_the_job_ends_right(
     before, left = shared_memory(), []
     process = batchloom("run", str(job_file), RAY_ADDRESS=address)
     wait_until(more_parts(process, output, 2), 120)
-    wait_until(lambda: len(running("models.follower")) == len(running("Infer")) == 2, 60)
+    wait_until(lambda: len(running("batchloom.models.ranks.follower")) == len(running("Infer")) == 2, 60)
     assert held_gpus(address) == 4
 
-    os.kill(running("models.follower")[0], signal.SIGKILL)
+    os.kill(running("batchloom.models.ranks.follower")[0], signal.SIGKILL)
     wait_until(more_parts(process, output, 6), 60)
-    wait_until(lambda: len(running("models.follower")) == len(running("Infer")) == 2, 60)
+    wait_until(lambda: len(running("batchloom.models.ranks.follower")) == len(running("Infer")) == 2, 60)
 
     os.kill(running("Infer")[0], signal.SIGKILL)
-    wait_until(lambda: len(running("models.follower")) == 1, 10)
+    wait_until(lambda: len(running("batchloom.models.ranks.follower")) == 1, 10)
     wait_until(more_parts(process, output, 6), 60)
 
     process.kill()

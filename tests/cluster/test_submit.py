@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-import pipelines
+from batchloom import pipelines
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "BATCHLOOM_TEST_HEAD"  # in the environment of the head, so in that of every process it starts
@@ -124,7 +124,7 @@ def submit(tmp_path: Path, checkpoint: str, corpus: Path, head: Head) -> Callabl
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
 
     def submit(*options: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "jobs", "submit", "job.yaml", "--address", head.address, *options]
+        command = [sys.executable, "-m", "batchloom", "submit", "job.yaml", "--address", head.address, *options]
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False

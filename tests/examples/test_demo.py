@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-import pipelines
+from batchloom import pipelines
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_ROWS = 24

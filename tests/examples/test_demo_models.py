@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-import models
+from batchloom import models
 
 ROOT = Path(__file__).resolve().parents[2]
 SUMMARIZER = ROOT / "examples/demo_models/docs-bart-mini"

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-import pipelines
-from jobs import spec
-from pipelines.config import JobConfig
+from batchloom import pipelines
+from batchloom.jobs import spec
+from batchloom.pipelines.config import JobConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -24,7 +24,7 @@ SMALL = ["--set", "generation.max_new_tokens=8", "--set", "generation.min_length
 
 
 def run_job(name: str, *options: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "jobs", "run", str(EXAMPLES / name), *options, *SMALL]
+    command = [sys.executable, "-m", "batchloom", "run", str(EXAMPLES / name), *options, *SMALL]
     environment = os.environ | variables
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
@@ -101,7 +101,7 @@ def test_the_s3_job_runs_with_nothing_but_the_environment(s3: dict[str, str], mo
     assert said.returncode == 0, said.stderr
     assert "24 rows, all answered" in said.stdout
     shown = subprocess.run(
-        [sys.executable, "-m", "jobs", "show", str(EXAMPLES / "summarization_s3.yaml"), "--json"],
+        [sys.executable, "-m", "batchloom", "show", str(EXAMPLES / "summarization_s3.yaml"), "--json"],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert list(json.loads(shown.stdout)["rows"][0])[:3] == ["id", "url", "summary_text"]

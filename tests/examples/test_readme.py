@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from jobs import spec
-from jobs.cli import app
+from batchloom.jobs import spec
+from batchloom.jobs.cli import app
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text().replace("\\\n", " ")
 JOBS = [block for block in re.findall(r"```ya?ml\n(.*?)```", README, re.DOTALL) if "task:" in block]

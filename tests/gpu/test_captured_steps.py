@@ -5,13 +5,13 @@ import logging
 import pytest
 import torch
 
+from batchloom.models import Engine, GenerationParams
+from batchloom.models.generation import runner
+from batchloom.models.generation.memory.cpu.decoder import PooledDecoder
+from batchloom.models.generation.memory.gpu.blocks import BlockStore
+from batchloom.models.generation.memory.gpu.decoder import BlockDecoder
+from batchloom.models.generation.memory.gpu.graphs import Graphs
 from benchmarks.random_model import random_model
-from models import Engine, GenerationParams
-from models.generation import runner
-from models.generation.block_decoder import BlockDecoder
-from models.generation.blocks import BlockStore
-from models.generation.graphs import Graphs
-from models.generation.pooled_decoder import PooledDecoder
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
 PROMPTS = [[(7 * row + 3 * place) % 200 + 5 for place in range(9 * row + 1)] for row in range(12)] * 3

@@ -34,7 +34,7 @@ def batchloom() -> Callable[..., Said]:
     """The command line inside this process. An exception that is not an exit is raised, as a traceback would be."""
 
     def run(*arguments: object) -> Said:
-        from jobs.cli import app
+        from batchloom.jobs.cli import app
 
         result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False, env={"COLUMNS": "120"})
         return Said(result.exit_code, result.stdout, result.stderr)
@@ -44,7 +44,7 @@ def batchloom() -> Callable[..., Said]:
 
 def run_command(*arguments: object) -> Said:
     """The command line as a process of its own."""
-    command = [sys.executable, "-m", "jobs", *map(str, arguments)]
+    command = [sys.executable, "-m", "batchloom", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     return Said(done.returncode, done.stdout, done.stderr)
 

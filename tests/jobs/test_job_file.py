@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.job_file import JobFile, JobFileError
+from batchloom.jobs.job_file import JobFile, JobFileError
 
 
 def read(tmp_path: Path, text: str) -> JobFile:

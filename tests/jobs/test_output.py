@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from jobs.output import Output
-from pipelines.metrics import ReplicasStarting
+from batchloom.jobs.output import Output
+from batchloom.pipelines.metrics import ReplicasStarting
 
 
 def test_what_others_print_does_not_get_between_lines_of_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs import view
-from jobs.report import Histogram, Report
+from batchloom.jobs import view
+from batchloom.jobs.report import Histogram, Report
 
 Run = Callable[..., Any]
 KINDS = {"empty_text": 1, "null_text": 1, "too_long": 1}

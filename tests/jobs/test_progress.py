@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs.progress import Progress
-from jobs.progress_line import PLAIN_SECONDS, LiveLine, PlainLines, figures
-from pipelines.metrics import Event, Planned, ReplicasStarting, UnitDone, UnitRecord
+from batchloom.jobs.progress import Progress
+from batchloom.jobs.progress_line import PLAIN_SECONDS, LiveLine, PlainLines, figures
+from batchloom.pipelines.metrics import Event, Planned, ReplicasStarting, UnitDone, UnitRecord
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import models
+from batchloom import models
 
 Run = Callable[..., Any]
 MakeJob = Callable[..., Path]

@@ -7,9 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import spec
-from jobs.job_file import JobFileError
-from pipelines.config import EngineConfig, InputConfig, JobConfig, OutputConfig
+from batchloom.jobs import spec
+from batchloom.jobs.job_file import JobFileError
+from batchloom.pipelines.config import EngineConfig, InputConfig, JobConfig, OutputConfig
 
 WHOLE = {"task": "summarization", "model": "m", "input": {"paths": ["a.parquet"]}, "output": {"path": "out"}}
 

@@ -14,7 +14,7 @@ def test_help_loads_nothing_heavy_and_is_quick() -> None:
     probe = (
         "import sys\n"
         "sys.argv = ['batchloom', '--help']\n"
-        "from jobs.cli import main\n"
+        "from batchloom.jobs.cli import main\n"
         "try:\n    main()\n"
         "except SystemExit as end:\n    assert not end.code\n"
         "print(' '.join({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"
@@ -28,6 +28,6 @@ def test_help_loads_nothing_heavy_and_is_quick() -> None:
 
 
 def test_python_m_jobs_is_the_command() -> None:
-    command = [sys.executable, "-m", "jobs", "run", "--help"]
+    command = [sys.executable, "-m", "batchloom", "run", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--keep-columns" in done.stdout

@@ -34,7 +34,7 @@ def at_terminal(command: list[str], **variables: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("columns", ["30", "120"])
 def test_a_run_at_a_terminal_of_any_width(finished: Any, columns: str) -> None:
-    code, screen = at_terminal([sys.executable, "-m", "jobs", "run", str(finished.job)], COLUMNS=columns)
+    code, screen = at_terminal([sys.executable, "-m", "batchloom", "run", str(finished.job)], COLUMNS=columns)
     assert code == 0
     assert "Looking at the model" in screen
     assert "nothing was computed" in screen
@@ -42,7 +42,7 @@ def test_a_run_at_a_terminal_of_any_width(finished: Any, columns: str) -> None:
 
 @pytest.mark.parametrize(("variables", "is_red"), [({}, True), ({"NO_COLOR": "1"}, False)])
 def test_an_error_is_red_unless_no_color_is_set(tmp_path: Path, variables: dict[str, str], is_red: bool) -> None:
-    code, screen = at_terminal([sys.executable, "-m", "jobs", "show", str(tmp_path)], **variables)
+    code, screen = at_terminal([sys.executable, "-m", "batchloom", "show", str(tmp_path)], **variables)
     assert code == 2
     assert "holds no batchloom output" in screen
     assert ("31m" in screen) == is_red
@@ -52,7 +52,7 @@ def test_native_lines_are_caught_and_those_that_only_inform_left_out() -> None:
     """Ray's C++ side wrote into the middle of the live line, past Python and past rich."""
     script = (
         "import os, sys\n"
-        "from jobs.stray_lines import caught\n"
+        "from batchloom.jobs.stray_lines import caught\n"
         "told = []\n"
         "with caught(told.append) as stderr:\n"
         "    os.write(2, b'[2026-01-02 03:04:05,678 I 12 12] logging.cc:303: Set ray log level\\n')\n"
@@ -70,7 +70,7 @@ def test_native_lines_are_caught_and_those_that_only_inform_left_out() -> None:
 def test_a_child_that_keeps_stderr_open_does_not_hold_the_command_up() -> None:
     script = (
         "import subprocess, sys\n"
-        "from jobs.stray_lines import caught\n"
+        "from batchloom.jobs.stray_lines import caught\n"
         "with caught(print):\n"
         "    subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(20)'])\n"
         "print('done')\n"

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.errors import JobError
+from batchloom.pipelines.errors import JobError
 
 Run = Callable[..., Any]
 
@@ -201,7 +201,7 @@ def test_a_job_that_fails_on_its_way_has_exit_code_1(batchloom: Run, make_job: R
     def failing(*_: Any) -> None:
         raise JobError("The last replica died.")
 
-    monkeypatch.setattr("pipelines.run", failing, raising=False)
+    monkeypatch.setattr("batchloom.pipelines.run", failing, raising=False)
     said = batchloom("run", make_job())
     assert (said.code, said.err) == (1, "Error: The last replica died.\n")
 
@@ -210,7 +210,7 @@ def test_an_interrupt_says_that_the_job_can_go_on(batchloom: Run, make_job: Run,
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.run", interrupted, raising=False)
+    monkeypatch.setattr("batchloom.pipelines.run", interrupted, raising=False)
     said = batchloom("run", make_job())
     assert said.code == 130
     assert "finished parts are kept and the same command goes on from there" in said.err
@@ -220,6 +220,6 @@ def test_what_nobody_expected_keeps_its_traceback(batchloom: Run, make_job: Run,
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("pipelines.run", broken, raising=False)
+    monkeypatch.setattr("batchloom.pipelines.run", broken, raising=False)
     with pytest.raises(ZeroDivisionError):
         batchloom("run", make_job())

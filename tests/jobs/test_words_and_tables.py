@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from jobs import wording
-from jobs.row_table import RowTable, shared_widths
+from batchloom.jobs import wording
+from batchloom.jobs.row_table import RowTable, shared_widths
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def in_followers(tmp_path, monkeypatch):
 
     def prepare(code):
         lines = "\n".join(f"    {line}" for line in code.splitlines())
-        text = f"import sys\nif 'models.follower' in sys.orig_argv:\n{lines}\n"
+        text = f"import sys\nif 'batchloom.models.ranks.follower' in sys.orig_argv:\n{lines}\n"
         (tmp_path / "sitecustomize.py").write_text(text)
         monkeypatch.syspath_prepend(str(tmp_path))
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from models.config import read_config
-from models.footprint import Footprint, Machine
-from models.generation.device_memory import bytes_per_token
-from models.loading import empty_model
-from models.parallel import TensorParallel
-from models.registry import ARCHITECTURES, FAMILIES
+from batchloom.models.checkpoints.loading import empty_model
+from batchloom.models.device import bytes_per_token
+from batchloom.models.families.config import read_config
+from batchloom.models.families.table import ARCHITECTURES, FAMILIES
+from batchloom.models.footprint import Footprint, Machine
+from batchloom.models.ranks.group import TensorParallel
 
 BART = {
     "vocab_size": 83,  # odd: the last rank holds fewer rows

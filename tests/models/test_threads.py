@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from models.threads import side_by_side, use_threads
+from batchloom.models.threads import side_by_side, use_threads
 
 
 @pytest.fixture

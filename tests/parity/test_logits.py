@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from models import load_model
+from batchloom.models import load_model
 
 BOUND = 2e-5
 BART_LIKE = {

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
-import models
+from batchloom import models
 
 # (width, heads, feed-forward, encoder layers, decoder layers, vocabulary)
 SIZES = [(36, 3, 50, 1, 3, 503), (35, 5, 77, 2, 1, 1009), (56, 7, 64, 3, 2, 50)]

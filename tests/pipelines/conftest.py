@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.config import EngineConfig, InputConfig, JobConfig, LimitsConfig, OutputConfig, ReplicasConfig
+from batchloom.pipelines.config import EngineConfig, InputConfig, JobConfig, LimitsConfig, OutputConfig, ReplicasConfig
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import pipelines
-from models.errors import ModelError
-from pipelines.errors import ConfigError, ErrorLimitError, InputError, JobError, OutputError
-from pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone
+from batchloom import pipelines
+from batchloom.models.errors import ModelError
+from batchloom.pipelines.errors import ConfigError, ErrorLimitError, InputError, JobError, OutputError
+from batchloom.pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

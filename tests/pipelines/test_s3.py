@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import pipelines
-from pipelines.storage import Store
+from batchloom import pipelines
+from batchloom.pipelines.storage import Store
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -3,8 +3,8 @@ import pickle
 
 import pytest
 
-from pipelines.errors import ConfigError
-from pipelines.storage import Store, open_filesystem
+from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.storage import Store, open_filesystem
 
 
 @pytest.fixture(params=["local", "memory"])

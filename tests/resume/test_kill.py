@@ -16,7 +16,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-import pipelines
+from batchloom import pipelines
 
 NUM_ROWS, ROWS_PER_UNIT = 240, 10
 NUM_UNITS = NUM_ROWS // ROWS_PER_UNIT
@@ -44,7 +44,7 @@ def job_file(tmp_path: Path, checkpoint: str, make_sentences) -> Path:
 
 
 def start(job_file: Path, output: Path, *settings: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "jobs", "run", str(job_file)]
+    command = [sys.executable, "-m", "batchloom", "run", str(job_file)]
     for setting in (f"output.path={output}", *settings):
         command += ["--set", setting]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
@@ -148,13 +148,13 @@ def test_a_job_on_two_ranks_survives_the_kill_of_a_rank_and_of_the_actor(
     marker = f"BATCHLOOM_TEST_RUN={tmp_path}"
     process = start(job_file, both, *TWO_RANKS)
     wait_for_parts(process, both, 2)
-    (rank,) = running(marker, "models.follower")
+    (rank,) = running(marker, "batchloom.models.ranks.follower")
     os.kill(rank, signal.SIGKILL)
     wait_for_parts(process, both, len(parts(both)) + 5)  # more than one may be on its way to be written
     (replica,) = running(marker, "Infer")
-    (rank,) = running(marker, "models.follower")
+    (rank,) = running(marker, "batchloom.models.ranks.follower")
     os.kill(replica, signal.SIGKILL)
-    wait_until(lambda: rank not in running(marker, "models.follower"), seconds=10)
+    wait_until(lambda: rank not in running(marker, "batchloom.models.ranks.follower"), seconds=10)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed.decode()
     assert parts(both).keys() == parts(one).keys()
@@ -162,7 +162,7 @@ def test_a_job_on_two_ranks_survives_the_kill_of_a_rank_and_of_the_actor(
     assert tables[0] == tables[1]
     verification = pipelines.verify(str(both))
     assert verification.ok, verification.problems
-    wait_until(lambda: not running(marker, "models.follower"), seconds=10)
+    wait_until(lambda: not running(marker, "batchloom.models.ranks.follower"), seconds=10)
     wait_until_gone(marker)
     assert not list(temporary_folder.glob("batchloom-*"))
 
@@ -210,10 +210,10 @@ def test_a_killed_driver_leaves_no_rank_behind(
     marker = f"BATCHLOOM_TEST_RUN={tmp_path}"
     process = start(job_file, tmp_path / "out", *TWO_RANKS)
     wait_for_parts(process, tmp_path / "out", 1)
-    assert running(marker, "models.follower")
+    assert running(marker, "batchloom.models.ranks.follower")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    wait_until(lambda: not running(marker, "models.follower"), seconds=10)
+    wait_until(lambda: not running(marker, "batchloom.models.ranks.follower"), seconds=10)
     wait_until_gone(marker)
     assert not list(temporary_folder.glob("batchloom-*"))
 
@@ -225,7 +225,7 @@ def kill_ranks_as_they_come(process: subprocess.Popen, marker: str, at_most: int
     """SIGKILL each follower as soon as it is seen, long before it has a model, until the job ends."""
     killed: set[int] = set()
     while process.poll() is None and len(killed) < at_most:
-        for rank in set(running(marker, "models.follower")) - killed:
+        for rank in set(running(marker, "batchloom.models.ranks.follower")) - killed:
             os.kill(rank, signal.SIGKILL)
             killed.add(rank)
         time.sleep(0.05)

@@ -4,11 +4,11 @@ import pytest
 import torch
 import transformers
 
-from models import load_model
-from models.errors import RequestError
-from models.families.encoder_decoder import clamp_half
-from models.layers.attention import EncoderMemory, PackedAttention
-from models.layers.positions import positions_of
+from batchloom.models import load_model
+from batchloom.models.errors import RequestError
+from batchloom.models.families.encoder_decoder import clamp_half
+from batchloom.models.layers.attention import EncoderMemory, PackedAttention
+from batchloom.models.layers.positions import positions_of
 
 BART = {
     "vocab_size": 83,

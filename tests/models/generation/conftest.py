@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from models import load_model
+from batchloom.models import load_model
 
 BART_LIKE = {
     "vocab_size": 211,

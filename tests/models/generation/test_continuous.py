@@ -10,8 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models import Engine, GenerationParams
-from models.parallel import SINGLE
+from batchloom.models import Engine, GenerationParams
+from batchloom.models.ranks.group import SINGLE
 
 END = 2
 
@@ -65,7 +65,7 @@ def scripted_answer(max_new_tokens):
 @pytest.mark.parametrize("num_lanes", [1, 3])
 def test_invariants_hold_after_every_step_of_a_long_random_run(monkeypatch, num_lanes):
     """10 000 steps: what runs, what is cached, what is searched and what is reserved are always the same requests."""
-    monkeypatch.setattr("models.generation.scheduler.FEWEST_SEQUENCES", 2)
+    monkeypatch.setattr("batchloom.models.generation.scheduler.FEWEST_SEQUENCES", 2)
     choice = random.Random(1)
     engine = Engine(ScriptedModel(), max_batch_tokens=200, max_slots=12, num_lanes=num_lanes)
     engine._scheduler.max_cached_tokens = 400
@@ -202,7 +202,7 @@ def test_a_request_without_room_alone_is_an_error_and_the_others_are_answered(ca
 
 def test_lanes_that_run_out_of_memory_start_again_together(monkeypatch, caplog):
     """Some have no room while others step: what those did is done again, and every answer comes once."""
-    monkeypatch.setattr("models.generation.scheduler.FEWEST_SEQUENCES", 2)
+    monkeypatch.setattr("batchloom.models.generation.scheduler.FEWEST_SEQUENCES", 2)
     engine, params = Engine(Scarce(16), num_lanes=3), GenerationParams(max_new_tokens=12)
     prompts = [[7] * (n % 5 + 1) for n in range(60)] + [[7] * 70]
     for index, prompt in enumerate(prompts):
@@ -221,7 +221,7 @@ def test_lanes_that_run_out_of_memory_start_again_together(monkeypatch, caplog):
 
 
 def test_a_lane_that_breaks_is_heard(monkeypatch):
-    monkeypatch.setattr("models.generation.scheduler.FEWEST_SEQUENCES", 1)
+    monkeypatch.setattr("batchloom.models.generation.scheduler.FEWEST_SEQUENCES", 1)
 
     class BreaksLater(ScriptedModel):
         def decode(self, input_ids_N, positions_N, context):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from models import Engine, GenerationParams
-from models.errors import ParamsError, RequestError
+from batchloom.models import Engine, GenerationParams
+from batchloom.models.errors import ParamsError, RequestError
 
 PROMPTS = [[5, 9, 17, 30, 2], [44], list(range(10, 60)), [7, 7, 7], [100, 101, 102, 9, 8]]
 
@@ -35,7 +35,7 @@ def test_a_cpu_has_a_lane_a_thread_up_to_four(pair, monkeypatch, num_threads, ex
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_answers_do_not_depend_on_lanes(pair, monkeypatch, family, num_beams):
     """Nor does what is computed: a beginning that all prompts share is read by one lane for all."""
-    monkeypatch.setattr("models.generation.scheduler.FEWEST_SEQUENCES", 4)
+    monkeypatch.setattr("batchloom.models.generation.scheduler.FEWEST_SEQUENCES", 4)
     _, model = pair(family)
     prompts = [[*range(10, 50), *prompt, end] for prompt in PROMPTS for end in range(60, 66)]
     each = [GenerationParams(max_new_tokens=4 + n % 7, num_beams=num_beams) for n in range(30)]

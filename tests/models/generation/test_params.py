@@ -2,8 +2,8 @@
 
 import pytest
 
-from models.errors import ParamsError
-from models.generation.params import GenerationParams
+from batchloom.models.errors import ParamsError
+from batchloom.models.generation.params import GenerationParams
 
 CNN = {
     "num_beams": 4,

@@ -10,8 +10,8 @@ import random
 import pytest
 import torch
 
-from models import Engine, GenerationParams
-from models.errors import ParamsError
+from batchloom.models import Engine, GenerationParams
+from batchloom.models.errors import ParamsError
 
 FAMILIES = ("bart", "blenderbot", "blenderbot_small", "bloom")
 CNN = {  # bart-large-cnn's habits, shortened

@@ -2,9 +2,9 @@
 
 import random
 
-from models.generation.params import GenerationParams
-from models.generation.scheduler import Scheduler
-from models.generation.sequence import Request
+from batchloom.models.generation.params import GenerationParams
+from batchloom.models.generation.requests import Request
+from batchloom.models.generation.scheduler import Scheduler
 
 DEFAULTS = {"decoder_start_token_id": 2, "eos_token_id": 2}
 

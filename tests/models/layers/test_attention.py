@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.layers.attention import EncoderMemory, PackedAttention
-from models.layers.grouped_attention import GroupedAttention
-from models.layers.packing import lengths_to, packing_of
-from models.layers.positions import alibi_slopes, positions_of
+from batchloom.models.layers.attention import EncoderMemory, PackedAttention
+from batchloom.models.layers.grouped_attention import GroupedAttention
+from batchloom.models.layers.packing import lengths_to, packing_of
+from batchloom.models.layers.positions import alibi_slopes, positions_of
 
 HEADS, HEAD_DIM = 3, 8
 # float32 sums in another order; values near 1

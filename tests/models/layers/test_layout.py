@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.layers.feedforward import gelu_tanh
-from models.layers.layout import lay_out, product
-from models.layers.linear import ColumnLinear
-from models.parallel import SINGLE
+from batchloom.models.layers.feedforward import gelu_tanh
+from batchloom.models.layers.layout import lay_out, product
+from batchloom.models.layers.linear import ColumnLinear
+from batchloom.models.ranks.group import SINGLE
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.layers import product_attention
-from models.layers.attention import PackedAttention
-from models.layers.grouped_attention import GroupedAttention
-from models.layers.product_attention import ProductAttention
+from batchloom.models.layers import product_attention
+from batchloom.models.layers.attention import PackedAttention
+from batchloom.models.layers.grouped_attention import GroupedAttention
+from batchloom.models.layers.product_attention import ProductAttention
 
 HEADS, HEAD_DIM = 3, 8
 # float32 sums in another order, and powers of two in place of e; values near 1

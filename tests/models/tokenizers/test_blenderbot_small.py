@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BlenderbotSmallTokenizer as Reference
 
-from models import load_tokenizer
-from models.errors import RequestError, TokenizerError
-from models.tokenizers import blenderbot_small
+from batchloom.models import load_tokenizer
+from batchloom.models.errors import RequestError, TokenizerError
+from batchloom.models.tokenizers import blenderbot_small
 
 
 @pytest.fixture(scope="module")

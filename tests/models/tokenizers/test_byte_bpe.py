@@ -10,9 +10,9 @@ from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import BartTokenizer, BlenderbotTokenizer, PreTrainedTokenizerFast
 
-from models import load_tokenizer
-from models.errors import TokenizerError
-from models.tokenizers.vocabulary import read_vocabulary
+from batchloom.models import load_tokenizer
+from batchloom.models.errors import TokenizerError
+from batchloom.models.tokenizers.vocabulary import read_vocabulary
 
 
 @pytest.fixture(scope="module")

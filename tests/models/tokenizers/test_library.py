@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from models import load_tokenizer
-from models.errors import RequestError
-from models.tokenizers import library
+from batchloom.models import load_tokenizer
+from batchloom.models.errors import RequestError
+from batchloom.models.tokenizers import library
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from transformers import BartTokenizer, BlenderbotTokenizer, PreTrainedTokenizerFast
 
-import models
-from models import load_tokenizer
-from models.errors import TokenizerError
-from models.tokenizers.byte_bpe import recognise_family
-from models.tokenizers.settings import Family, read_settings
+from batchloom import models
+from batchloom.models import load_tokenizer
+from batchloom.models.errors import TokenizerError
+from batchloom.models.tokenizers.byte_bpe import recognise_family
+from batchloom.models.tokenizers.settings import Family, read_settings
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_name_is_the_last_part_of_the_uri(bart_folder):
 
 
 def test_a_uri_that_is_no_folder_goes_to_the_hub(bart_folder, monkeypatch, sentences):
-    hub = pytest.importorskip("models.hub")
+    hub = pytest.importorskip("batchloom.models.checkpoints.hub")
     monkeypatch.setattr(hub, "local_folder", lambda uri: {"hf://a/b@c": bart_folder}[uri])
     tokenizer = models.load_tokenizer("hf://a/b@c")
     assert tokenizer.name == "b@c"

@@ -4,7 +4,7 @@ from math import inf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.tokenizers.merge_table import MergeTable
+from batchloom.models.tokenizers.merge_table import MergeTable
 
 
 def merge_plainly(merges: list[tuple[str, str]], symbols: list[str]) -> list[str]:

@@ -7,8 +7,8 @@ from itertools import islice
 import pytest
 from transformers import BartTokenizer, BlenderbotSmallTokenizer, BlenderbotTokenizer
 
-from models import load_tokenizer
-from models.tokenizers.vocabulary import read_vocabulary
+from batchloom.models import load_tokenizer
+from batchloom.models.tokenizers.vocabulary import read_vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-import models
-from pipelines.config import InputConfig
-from pipelines.infer import answer
-from pipelines.replica import start_replica
-from pipelines.tasks import TaskSpec, create_task
-from pipelines.tokenize import Tokenize
-from pipelines.units import Unit
-from pipelines.work import Work
-from pipelines.write import Write
+from batchloom import models
+from batchloom.pipelines.config import InputConfig
+from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.replicas.replica import start_replica
+from batchloom.pipelines.stages.infer import answer
+from batchloom.pipelines.stages.tokenize import Tokenize
+from batchloom.pipelines.stages.work import Work
+from batchloom.pipelines.stages.write import Write
+from batchloom.pipelines.tasks import TaskSpec, create_task
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import load_tokenizer
-from pipelines.tasks.chunks import chunks, cut
+from batchloom.models import load_tokenizer
+from batchloom.pipelines.tasks.chunks import chunks, cut
 
 
 def letters(text):

@@ -5,8 +5,8 @@ import pytest
 import torch
 import transformers
 
-from models import load_tokenizer
-from pipelines.errors import ConfigError
+from batchloom.models import load_tokenizer
+from batchloom.pipelines.errors import ConfigError
 
 GENERATION = {"num_beams": 2, "max_new_tokens": 8}
 DELIMITERS = {"BlenderbotForConditionalGeneration": "  ", "BlenderbotSmallForConditionalGeneration": "\n"}

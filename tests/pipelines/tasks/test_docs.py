@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import models
-from jobs import spec
-from pipelines.tasks import TASKS, TaskSpec, create_task
+from batchloom import models
+from batchloom.jobs import spec
+from batchloom.pipelines.tasks import TASKS, TaskSpec, create_task
 
 ROOT = Path(__file__).resolve().parents[3]
 JOBS = re.findall(r"```yaml\n(task: .*?)```", (ROOT / "docs/migration.md").read_text(), re.DOTALL)

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from pipelines.tasks import TASKS
+from batchloom.pipelines.tasks import TASKS
 
 NLI = {"id2label": {0: "contradiction", 1: "entailment"}, "label2id": {"contradiction": 0, "entailment": 1}}
 CASES = {

@@ -4,8 +4,8 @@ import pytest
 import torch
 import transformers
 
-from pipelines.errors import ConfigError
-from pipelines.tasks.fill_mask import filled_words
+from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.tasks.fill_mask import filled_words
 
 TEXTS = ["The river <mask> the harbour.", "A <mask> batch of <mask>, and a garden.", "<mask>"]
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import pipelines
-from jobs import spec
-from pipelines.tasks import TASKS
+from batchloom import pipelines
+from batchloom.jobs import spec
+from batchloom.pipelines.tasks import TASKS
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

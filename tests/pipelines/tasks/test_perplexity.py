@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers
 
-from models import load_tokenizer
-from pipelines.errors import ConfigError
+from batchloom.models import load_tokenizer
+from batchloom.pipelines.errors import ConfigError
 
 
 def log_probs(folder, architecture, ids):

@@ -5,7 +5,7 @@ import pytest
 import torch
 import transformers
 
-from pipelines.errors import ConfigError
+from batchloom.pipelines.errors import ConfigError
 
 
 @pytest.fixture(scope="module", params=["BartForQuestionAnswering", "BloomForQuestionAnswering"])

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from models import load_tokenizer
-from pipelines.tasks.chunks import chunks
+from batchloom.models import load_tokenizer
+from batchloom.pipelines.tasks.chunks import chunks
 
 SOME = pytest.mark.parametrize(
     "share", [pytest.param(0.05, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]

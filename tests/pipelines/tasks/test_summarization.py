@@ -5,14 +5,14 @@ import pytest
 import torch
 import transformers
 
-import models
-from models import load_tokenizer
-from pipelines.config import InputConfig
-from pipelines.errors import ConfigError
-from pipelines.results import result_table
-from pipelines.tasks import TaskSpec, create_task
-from pipelines.tasks.base import Answered
-from pipelines.tasks.chunks import chunks
+from batchloom import models
+from batchloom.models import load_tokenizer
+from batchloom.pipelines.config import InputConfig
+from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.replicas.results import result_table
+from batchloom.pipelines.tasks import TaskSpec, create_task
+from batchloom.pipelines.tasks.base import Answered
+from batchloom.pipelines.tasks.chunks import chunks
 
 GENERATION = {"num_beams": 2, "max_new_tokens": 10}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import transformers
 
-from pipelines.errors import ConfigError
+from batchloom.pipelines.errors import ConfigError
 
 CASES = {
     "several": {"num_labels": 4},

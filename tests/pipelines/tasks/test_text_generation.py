@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from pipelines.errors import ConfigError
+from batchloom.pipelines.errors import ConfigError
 
 GREEDY = {"max_new_tokens": 8, "do_sample": False}
 

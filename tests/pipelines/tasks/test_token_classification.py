@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import transformers
 
-from models import load_tokenizer
-from pipelines.errors import ConfigError
-from pipelines.tasks.entities import Entity, Token, entities_of, without_overlaps, words
-from pipelines.tasks.windows import windows
+from batchloom.models import load_tokenizer
+from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.tasks.entities import Entity, Token, entities_of, without_overlaps, words
+from batchloom.pipelines.tasks.windows import windows
 
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC"}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import transformers
 
-from pipelines.errors import ConfigError
+from batchloom.pipelines.errors import ConfigError
 
 NLI = {
     "id2label": {0: "contradiction", 1: "neutral", 2: "entailment"},

@@ -1,0 +1,199 @@
+"""A model's URI to its files: a local folder, any fsspec URL, hf://org/name@revision. It knows no tensor.
+
+    /models/bart-large-cnn, file:///models/...   used where it lies
+    s3://bucket/bart, memory://bart, ...         small files are cached once per node, weights are streamed from there
+    hf://facebook/bart-large-cnn@main            everything is cached once per node (hubs limit requests)
+
+A cached folder is named by the URI and the listing of what lies there (sizes, etags): a changed model is fetched anew.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+from filelock import FileLock
+from fsspec.implementations.local import LocalFileSystem
+
+from batchloom.models.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+# Formats that are not ours, and none of our small files.
+_FOREIGN_SUFFIXES = {".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".ckpt", ".gguf", ".tflite"}
+_WEIGHT_SUFFIXES = {".safetensors", ".bin"}
+_PINNED = re.compile(r"hf://.+@[0-9a-f]{40}$")
+
+Listing = dict[str, dict[str, Any]]  # a store's entry for each file, by name
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model's files are: small ones always in `folder`, weights under `root` of `filesystem`."""
+
+    uri: str
+    folder: Path
+    filesystem: fsspec.AbstractFileSystem
+    root: str
+    file_names: tuple[str, ...]
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, LocalFileSystem)
+
+    def weight_path(self, name: str) -> str:
+        """A weight file's path on `filesystem`."""
+        return f"{self.root.rstrip('/')}/{name}"
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The parsed file, or None where there is none. Raises CheckpointError where it is no JSON object."""
+        if name not in self.file_names:
+            return None
+        try:
+            parsed = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{self.uri}: {name} is not valid JSON ({error}). Copy the file again.") from error
+        if not isinstance(parsed, dict):
+            raise CheckpointError(f"{self.uri}: {name} must hold a JSON object; found {type(parsed).__name__}.")
+        return parsed
+
+
+def local_folder(uri: str) -> Path:
+    """A local folder with the model's small files: configuration and tokenizer."""
+    return open_source(uri).folder
+
+
+def open_source(uri: str) -> ModelSource:
+    """Finds a model's files, fetching what is not local. Raises CheckpointError where there is no such folder."""
+    if _PINNED.match(uri) and (cached := _newest_cached(uri)):
+        return _cached_source(uri, cached)  # a commit never changes: no request at all
+    filesystem, root = _filesystem_of(uri)
+    try:
+        listing = _list(filesystem, root, uri)
+    except CheckpointError as error:
+        if uri.startswith("hf://") and (cached := _newest_cached(uri)):
+            logger.warning("%s Using the copy of it in %s.", error, cached)
+            return _cached_source(uri, cached)
+        raise
+    if isinstance(filesystem, LocalFileSystem):
+        return ModelSource(uri, Path(root), filesystem, root, tuple(sorted(listing)))
+    names = tuple(sorted(name for name in listing if _is_ours(name)))
+    if uri.startswith("hf://"):
+        names = _one_weight_format(names)
+        return _cached_source(uri, _fetch_once(filesystem, root, uri, {name: listing[name] for name in names}))
+    small = {name: listing[name] for name in names if not _is_weight(name)}
+    return ModelSource(uri, _fetch_once(filesystem, root, uri, small), filesystem, root, names)
+
+
+def _cached_source(uri: str, folder: Path) -> ModelSource:
+    names = tuple(sorted(path.name for path in folder.iterdir()))
+    return ModelSource(uri, folder, LocalFileSystem(), str(folder), names)
+
+
+def _filesystem_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        filesystem, root = fsspec.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        hint = "pip install 'batchloom[hub]'" if uri.startswith("hf://") else "install the package for this scheme"
+        raise CheckpointError(f"Cannot open model {uri!r}: {error}. Perhaps: {hint}.") from error
+    return filesystem, root
+
+
+def _list(filesystem: fsspec.AbstractFileSystem, root: str, uri: str) -> Listing:
+    """Files directly in the folder, by name."""
+    try:
+        entries = filesystem.ls(root, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        entries = []
+    except Exception as error:  # each store has errors of its own: no network, no credentials, no permission
+        raise CheckpointError(f"Model {uri!r} cannot be listed: {type(error).__name__}: {error}") from error
+    # Links are listed as such; the hub's own cache consists of them.
+    kinds = {entry["name"]: entry["type"] for entry in entries}
+    links = {name for name, kind in kinds.items() if kind not in ("file", "directory") and filesystem.isfile(name)}
+    entries = [entry for entry in entries if entry["type"] == "file" or entry["name"] in links]
+    files = {PurePosixPath(entry["name"]).name: entry for entry in entries}
+    if not files or (len(files) == 1 and entries[0]["name"].rstrip("/") == root.rstrip("/")):
+        found = "that is a file" if files else "no such folder, or it is empty"
+        raise CheckpointError(
+            f"Model {uri!r}: {found}. Give a folder that holds config.json, the weights and the tokenizer's files."
+        )
+    return files
+
+
+def _is_ours(name: str) -> bool:
+    return PurePosixPath(name).suffix not in _FOREIGN_SUFFIXES
+
+
+def _is_weight(name: str) -> bool:
+    return PurePosixPath(name).suffix in _WEIGHT_SUFFIXES
+
+
+def _one_weight_format(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Safetensors where the hub has them, .bin files otherwise: never both, they hold the same."""
+    if any(name.endswith(".safetensors") for name in names):
+        return tuple(name for name in names if not name.endswith((".bin", ".bin.index.json")))
+    return names
+
+
+def _fetch_once(filesystem: fsspec.AbstractFileSystem, root: str, uri: str, files: Listing) -> Path:
+    """Copies files to a folder of the cache; the node's processes wait for the first, none sees half a copy."""
+    folder = _cache_home() / f"{_digest(uri)}-{_digest([(name, _version(files[name])) for name in sorted(files)])}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if folder.is_dir():
+            return folder
+        logger.info("fetching %d files of %s into %s", len(files), uri, folder)
+        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
+        try:
+            for name, entry in files.items():
+                _fetch_file(filesystem, f"{root.rstrip('/')}/{name}", partial / name, entry, uri)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _fetch_file(
+    filesystem: fsspec.AbstractFileSystem, remote: str, local: Path, entry: dict[str, Any], uri: str
+) -> None:
+    try:
+        filesystem.get_file(remote, str(local))
+    except Exception as error:  # as in _list
+        raise CheckpointError(
+            f"Model {uri!r}: fetching {local.name} failed: {type(error).__name__}: {error}"
+        ) from error
+    expected, found = entry.get("size"), local.stat().st_size
+    if expected is not None and found != expected:
+        raise CheckpointError(
+            f"Model {uri!r}: {local.name} should be {expected} bytes; {found} came. It changed meanwhile, or the "
+            "connection broke: try again."
+        )
+
+
+def _newest_cached(uri: str) -> Path | None:
+    folders = [path for path in _cache_home().glob(f"{_digest(uri)}-*") if path.is_dir()]
+    return max(folders, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _cache_home() -> Path:
+    home = os.environ.get("BATCHLOOM_CACHE") or os.path.join(os.path.expanduser("~"), ".cache", "batchloom")
+    return Path(home) / "models"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()[:16]
+
+
+def _version(entry: dict[str, Any]) -> Any:
+    """What changes when a file's content does: its size, and the first of these that its store knows."""
+    keys = ("ETag", "etag", "blob_id", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "created")
+    return entry.get("size"), next((entry[key] for key in keys if entry.get(key)), None)

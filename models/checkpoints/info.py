@@ -1,0 +1,188 @@
+"""What a checkpoint is, read from its small files and hashes. It imports no torch, so a job's driver can ask it.
+
+The hashes are part of a job's fingerprint: sha256 over the contents of the weight files, and of the tokenizer's.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batchloom.models.checkpoints.hub import ModelSource, open_source
+from batchloom.models.errors import CheckpointError
+from batchloom.models.families.config import BartConfig, BloomConfig, read_config
+from batchloom.models.families.table import architecture_of
+
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+# Fields of config.json that steer generation, as the reference's GenerationConfig names them.
+GENERATION_FIELDS = (
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "constraints",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "dola_layers",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
+    "eos_token_id",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "exponential_decay_length_penalty",
+    "force_words_ids",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "guidance_scale",
+    "length_penalty",
+    "max_length",
+    "max_new_tokens",
+    "min_length",
+    "min_new_tokens",
+    "min_p",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "pad_token_id",
+    "penalty_alpha",
+    "remove_invalid_values",
+    "renormalize_logits",
+    "repetition_penalty",
+    "sequence_bias",
+    "stop_strings",
+    "suppress_tokens",
+    "temperature",
+    "token_healing",
+    "top_h",
+    "top_k",
+    "top_p",
+    "typical_p",
+    "watermarking_config",
+)
+SPECIAL_TOKEN_FIELDS = ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """A checkpoint as a job sees it before anything is started."""
+
+    architecture: str  # the class that load_model takes by default
+    config: BartConfig | BloomConfig
+    weights_hash: str  # sha256, hexadecimal
+    tokenizer_hash: str  # sha256, hexadecimal
+    generation_defaults: dict[str, Any]  # with the task's own parameters on top
+    prefix: str  # what the checkpoint wants before each text; bart-large-cnn: one space
+    max_positions: int | None  # tokens a sequence can have; None where there is no limit
+    dtype: str  # "float32", "bfloat16" or "float16": the weights', by config.json; float32 where it says another
+    folder: Path  # holds config.json and the tokenizer's files
+
+
+def describe(uri: str, task: str | None = None) -> CheckpointInfo:
+    """Reads a checkpoint's small files and hashes the big ones; `task` picks config.json's task_specific_params.
+
+    Raises CheckpointError where the folder is none, has no config.json or no weights.
+    """
+    source = open_source(str(uri))
+    raw_config = source.read_json("config.json")
+    if raw_config is None:
+        raise CheckpointError(
+            f"Model {uri!r} has no config.json, so it is no checkpoint. Found: {', '.join(source.file_names)}."
+        )
+    config = read_config(raw_config, where=f"config.json of {uri!r}")
+    weight_files = weight_file_names(source)
+    task_params = dict((raw_config.get("task_specific_params") or {}).get(task) or {})
+    defaults = generation_defaults(raw_config, source.read_json("generation_config.json"))
+    defaults |= {key: value for key, value in task_params.items() if key != "prefix" and value is not None}
+    return CheckpointInfo(
+        architecture=architecture_of(config),
+        config=config,
+        weights_hash=_hash_files(source, weight_files),
+        tokenizer_hash=_hash_files(source, [name for name in TOKENIZER_FILES if name in source.file_names]),
+        generation_defaults=defaults,
+        prefix=str(task_params.get("prefix") or raw_config.get("prefix") or ""),
+        max_positions=config.max_position_embeddings if isinstance(config, BartConfig) else None,
+        dtype=_dtype(raw_config),
+        folder=source.folder,
+    )
+
+
+def _dtype(raw_config: Mapping[str, Any]) -> str:
+    named = str(raw_config.get("dtype") or raw_config.get("torch_dtype")).removeprefix("torch.")
+    return named if named in ("bfloat16", "float16") else "float32"
+
+
+def generation_defaults(raw_config: Mapping[str, Any], raw_generation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How a checkpoint wants to generate; nulls say nothing and are left out.
+
+    As in the reference, generation_config.json speaks alone where it exists (what it leaves out is not looked up in
+    config.json), and only the ids of special tokens are filled in from there.
+    """
+    names = GENERATION_FIELDS if raw_generation is None else SPECIAL_TOKEN_FIELDS
+    defaults = {name: raw_config[name] for name in names if raw_config.get(name) is not None}
+    if raw_generation is not None:
+        return defaults | {
+            name: raw_generation[name] for name in GENERATION_FIELDS if raw_generation.get(name) is not None
+        }
+    if raw_config.get("force_bos_token_to_be_generated") and "forced_bos_token_id" not in defaults:
+        defaults["forced_bos_token_id"] = raw_config.get("bos_token_id")  # the old spelling
+    return defaults
+
+
+def weight_file_names(source: ModelSource) -> list[str]:
+    """The files that hold the weights: safetensors before .bin, an index before a single file."""
+    for index_name, single in (
+        ("model.safetensors.index.json", "model.safetensors"),
+        ("pytorch_model.bin.index.json", "pytorch_model.bin"),
+    ):
+        if index_name in source.file_names:
+            return _sharded(source, index_name)
+        if single in source.file_names:
+            return [single]
+    raise CheckpointError(
+        f"Model {source.uri!r} has no weights: expected model.safetensors or pytorch_model.bin, or an index of either. "
+        f"Found: {', '.join(source.file_names)}."
+    )
+
+
+def _sharded(source: ModelSource, index_name: str) -> list[str]:
+    weight_map = (source.read_json(index_name) or {}).get("weight_map")
+    if not isinstance(weight_map, Mapping) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"Model {source.uri!r}: {index_name} has no weight_map of files. Copy the file again.")
+    files = sorted(set(weight_map.values()))
+    if missing := [name for name in files if name not in source.file_names]:
+        raise CheckpointError(
+            f"Model {source.uri!r}: {index_name} names {len(files)} files; absent: {', '.join(missing)}. Copy them too."
+        )
+    return files
+
+
+def _hash_files(source: ModelSource, names: Iterable[str]) -> str:
+    """One hash over files by name and content; files are hashed in parallel (hashlib releases the GIL)."""
+    names = sorted(names)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        digests = pool.map(lambda name: _hash_file(source, name), names)
+    total = hashlib.sha256()
+    for name, digest in zip(names, digests, strict=True):
+        total.update(f"{name}\0{digest}\n".encode())
+    return total.hexdigest()
+
+
+def _hash_file(source: ModelSource, name: str) -> str:
+    small = source.folder / name
+    digest = hashlib.sha256()
+    opened = small.open("rb") if small.exists() else source.filesystem.open(source.weight_path(name), "rb")
+    with opened as file:
+        while block := file.read(8 * 1024 * 1024):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,184 @@
+"""load_model: a URI to a model whose weights are where they belong. It knows no layer and no file format.
+
+The model is built without memory, every parameter gets its place on the device in its final dtype, and each is then
+filled from its slice of the file; a processor's own order comes last. So the peak is the model and one tensor.
+"""
+
+import weakref
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+
+from batchloom.models.checkpoints.hub import ModelSource, open_source
+from batchloom.models.checkpoints.info import generation_defaults
+from batchloom.models.checkpoints.tensors import Checkpoint
+from batchloom.models.checkpoints.weights import differing_copies, fill, tie
+from batchloom.models.errors import CheckpointError, DeviceError
+from batchloom.models.families.base import LoadedModel
+from batchloom.models.families.config import BartConfig, BloomConfig, read_config
+from batchloom.models.families.projections import CrossAttention, SelfAttention
+from batchloom.models.families.table import architecture_of, model_class
+from batchloom.models.layers.embedding import VocabularyHead
+from batchloom.models.layers.linear import ColumnLinear, RowLinear
+from batchloom.models.ranks.connection import Elsewhere
+from batchloom.models.ranks.division import check_ranks
+from batchloom.models.ranks.group import SINGLE, Collectives, TensorParallel
+from batchloom.models.ranks.processes import FollowerProcesses
+
+_DEVICES = "Use 'auto', 'cpu', 'cuda' or 'cuda:1'."
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@torch.inference_mode(False)  # a caller's inference mode would make weights that reader threads may not fill
+def load_model(
+    uri: str,
+    architecture: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    tensor_parallel: int = 1,
+    elsewhere: Elsewhere | None = None,
+) -> LoadedModel:
+    """A checkpoint as a model, ready to run.
+
+    `uri`: a folder, an fsspec URL or hf://org/name@revision. `architecture`: by default the first of config.json's.
+    `dtype`: "float32", "float16", "bfloat16", or "auto", the checkpoint's own on an accelerator and float32 on a CPU.
+    `device`: "auto" (an accelerator where there is one), "cpu", "cuda", "cuda:1". `tensor_parallel`: the number of
+    ranks that hold the model together, each on a device of its own. The caller is the first; the others are processes
+    that are started here, or by `elsewhere` on other nodes; they read their slices only, and end with the caller.
+    Raises CheckpointError with all that does not fit, UnsupportedModelError, DeviceError.
+    """
+    if tensor_parallel == 1:
+        return load_part(uri, architecture, dtype, resolve_device(device, SINGLE), SINGLE)
+    place = resolve_device(device, TensorParallel(size=tensor_parallel) if elsewhere is None else SINGLE)
+    check_ranks(read_configuration(open_source(str(uri)))[0], tensor_parallel)
+    followers = FollowerProcesses(
+        tensor_parallel,
+        {
+            "uri": str(uri),
+            "architecture": architecture,
+            "dtype": dtype,
+            "device": device,
+            "num_threads": torch.get_num_threads(),
+        },
+        elsewhere,
+    )
+    try:
+        followers.collectives = Collectives(followers.file, 0, tensor_parallel, place, followers.host, followers.store)
+        followers.meet()
+        group = TensorParallel(rank=0, size=tensor_parallel, collectives=followers.collectives, followers=followers)
+        model = load_part(uri, architecture, dtype, place, group)
+        followers.wait_for("ready")
+    except BaseException as error:
+        followers.end_after(error)
+        raise
+    weakref.finalize(model, followers.close)
+    return model
+
+
+def load_part(
+    uri: str, architecture: str | None, dtype: str, place: torch.device, group: TensorParallel
+) -> LoadedModel:
+    """What one rank holds of a checkpoint's model."""
+    source = open_source(str(uri))
+    config, raw_config = read_configuration(source)
+    name = architecture_of(config, architecture)
+    checkpoint = Checkpoint(source)
+    model = empty_model(
+        name,
+        config,
+        group,
+        place,
+        resolve_dtype(dtype, place, checkpoint.dtype),
+        apart=differing_copies(name, config, checkpoint, group),
+    )
+    fill(model, checkpoint)
+    lay_out(model)
+    model.generation_defaults = generation_defaults(raw_config, source.read_json("generation_config.json"))
+    return model
+
+
+def read_configuration(source: ModelSource) -> tuple[BartConfig | BloomConfig, dict[str, Any]]:
+    """config.json, understood and as it stands."""
+    raw_config = source.read_json("config.json")
+    if raw_config is None:
+        raise CheckpointError(
+            f"Model {source.uri!r} has no config.json, so it is no checkpoint. Found: {', '.join(source.file_names)}."
+        )
+    return read_config(raw_config, where=f"config.json of {source.uri!r}"), raw_config
+
+
+def resolve_device(device: str, group: TensorParallel) -> torch.device:
+    """The device of a name. Raises DeviceError where it is not there."""
+    num_devices = torch.cuda.device_count()
+    if device == "auto":
+        device = "cuda" if num_devices else "cpu"
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(f"device = {device!r} is not a device. {_DEVICES}") from error
+    if place.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device = {device!r} is not one that this runs on. {_DEVICES}")
+    if place.type == "cuda":
+        if not num_devices:
+            raise DeviceError(
+                f"device = {device!r} asked for; torch sees no CUDA device here. Use device = 'cpu', or see that the "
+                "driver works (nvidia-smi) and that torch is built for CUDA."
+            )
+        if group.size > 1 and (place.index is not None or group.size > num_devices):
+            raise DeviceError(
+                f"tensor_parallel = {group.size} with device = {device!r}: each rank needs a device of its own; this "
+                f"process sees {num_devices}. Use device = 'cuda' and at most so many ranks, or device = 'cpu'."
+            )
+        index = place.index if place.index is not None else group.rank % max(1, num_devices)
+        if index >= num_devices:
+            raise DeviceError(f"device = {device!r} asked for; this process sees {num_devices} CUDA devices.")
+        return torch.device("cuda", index)
+    return place
+
+
+def resolve_dtype(dtype: str, place: torch.device, stored: torch.dtype) -> torch.dtype:
+    """The dtype of a name: "auto" keeps the checkpoint's on an accelerator and is float32 on a CPU."""
+    if dtype == "auto":
+        return stored if place.type != "cpu" and stored in DTYPES.values() else torch.float32
+    if dtype not in DTYPES:
+        raise DeviceError(f"dtype = {dtype!r} is not one we have. Use 'auto', {', '.join(map(repr, DTYPES))}.")
+    return DTYPES[dtype]
+
+
+def empty_model(
+    architecture: str,
+    config: BartConfig | BloomConfig,
+    group: TensorParallel,
+    place: torch.device,
+    dtype: torch.dtype,
+    apart: Collection[str] = (),
+) -> LoadedModel:
+    """The model with memory for its parameters and nothing in it yet; `apart` names copies that are not tied."""
+    with torch.device("meta"):
+        model = model_class(architecture)(config, group)
+    tie(model, apart)
+    for module in model.modules():
+        if isinstance(module, SelfAttention | CrossAttention):
+            module.allocate(place, dtype)
+    placed: dict[nn.Parameter, nn.Parameter] = {}  # tied parameters are one object and stay one
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_meta:
+                if parameter not in placed:
+                    memory = torch.empty(parameter.shape, device=place, dtype=dtype)
+                    placed[parameter] = nn.Parameter(memory, requires_grad=False)
+                setattr(module, name, placed[parameter])
+    return model.eval()
+
+
+def lay_out(model: LoadedModel) -> None:
+    """Gives the weights the order that the processor wants. Outer modules come first: fused ones own their parts."""
+    fused: set[nn.Module] = set()
+    for module in model.modules():
+        if isinstance(module, SelfAttention | CrossAttention):
+            module.lay_out()
+            fused |= set(module.linears)
+        elif isinstance(module, ColumnLinear | RowLinear | VocabularyHead) and module not in fused:
+            module.lay_out()

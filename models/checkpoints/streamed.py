@@ -1,0 +1,94 @@
+"""A streamed model holds no weights: each is read when a product needs it and forgotten after. It knows no layer.
+
+For one forward of a model of any size: what is held at a time is one weight, in float32. Nothing is cut, fused or laid
+out, so its answers do not depend on how ranks divide a model.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from batchloom.models.checkpoints.hub import open_source
+from batchloom.models.checkpoints.loading import read_configuration
+from batchloom.models.checkpoints.tensors import Checkpoint
+from batchloom.models.checkpoints.weights import NUM_READERS, differing_copies, stored_names, tie
+from batchloom.models.families.base import LoadedModel
+from batchloom.models.families.projections import CrossAttention, SelfAttention
+from batchloom.models.families.table import architecture_of, model_class
+from batchloom.models.ranks.group import SINGLE
+
+
+def stream_model(uri: str, architecture: str | None = None) -> LoadedModel:
+    """A checkpoint as a model on the CPU, in float32, whose every forward reads all weights anew.
+
+    Raises CheckpointError with all that does not fit, UnsupportedModelError.
+    """
+    source = open_source(str(uri))
+    config, _ = read_configuration(source)
+    name = architecture_of(config, architecture)
+    checkpoint = Checkpoint(source)
+    with torch.device("meta"):
+        model = model_class(name)(config, SINGLE)
+    tie(model, differing_copies(name, config, checkpoint, SINGLE))
+    stored = stored_names(model, checkpoint)
+    streamed = {
+        parameter: nn.Parameter(_weight(checkpoint, stored[name], parameter.shape), requires_grad=False)
+        for name, parameter in model.named_parameters()
+    }
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, streamed[parameter])
+    for module in model.modules():
+        if isinstance(module, SelfAttention | CrossAttention):
+            weights, biases = zip(*((linear.weight, linear.bias) for linear in module.linears), strict=True)
+            module.fused = _one_below_the_other(weights), _one_below_the_other(biases)
+    return model.eval()
+
+
+class StreamedWeight(Tensor):
+    """A weight that any operator reads first. It has a shape, and no memory."""
+
+    read: Callable[[], Tensor]
+
+    @staticmethod
+    def __new__(cls, shape: Sequence[int], read: Callable[[], Tensor]) -> "StreamedWeight":
+        place = torch.device("cpu")
+        weight: StreamedWeight = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=torch.float32, device=place)
+        weight.read = read
+        return weight
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # torch's own recipe
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]  # likewise
+        cls, operator: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
+    ) -> Any:
+        if operator is torch.ops.aten.detach.default:  # nn.Parameter asks for it
+            return arguments[0]
+        arguments, keywords = tree_map_only(cls, lambda weight: weight.read(), (arguments, keywords or {}))
+        return operator(*arguments, **keywords)
+
+
+def _weight(checkpoint: Checkpoint, stored_name: str | None, shape: Sequence[int]) -> StreamedWeight:
+    """A tensor of the checkpoint, or zeros; read by rows at once, as one request alone gets a fraction of a store."""
+
+    def read() -> Tensor:
+        with torch.inference_mode(False):  # else the readers' threads may not fill it
+            whole = torch.zeros(*shape)
+        if stored_name is not None:
+            step = -(-shape[0] // NUM_READERS)
+            rows = [slice(first, min(first + step, shape[0])) for first in range(0, shape[0], step)]
+            with ThreadPoolExecutor(NUM_READERS) as readers:
+                list(readers.map(lambda own: checkpoint.read_into(whole[own], stored_name, own), rows))
+        return whole
+
+    return StreamedWeight(shape, read)
+
+
+def _one_below_the_other(weights: Sequence[Any]) -> StreamedWeight:
+    shape = (sum(len(weight) for weight in weights), *weights[0].shape[1:])
+    return StreamedWeight(shape, lambda: torch.cat([weight.read() for weight in weights]))

@@ -1,0 +1,1 @@
+"""The KV cache of CPUs: exact shapes, a tensor for each prompt."""

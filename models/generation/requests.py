@@ -1,0 +1,120 @@
+"""What is asked and what is answered: requests, and the sequences that grow for them. It knows no tensor, no model."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from batchloom.models.errors import RequestError
+from batchloom.models.generation.params import GenerationParams
+
+FinishReason = Literal["eos", "length", "stop"]
+
+
+@dataclass(frozen=True)
+class SequenceOutput:
+    """One answer: new tokens only, with the end token if it came, without padding and start token."""
+
+    token_ids: list[int]
+    score: float
+    """Beam search: the sum of log-probabilities over new tokens ** length_penalty, transformers' sequences_scores.
+    Greedy search and sampling: the sum of the tokens' log-probabilities in the distribution they were chosen from."""
+    finish_reason: FinishReason
+    log_probs: list[float] = field(default_factory=list)
+    """The log-probability of each token in the distribution it was chosen from: after processors and warpers."""
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """All answers to one request, best first (samples: in order of their number)."""
+
+    request_id: Hashable
+    num_prompt_tokens: int
+    outputs: list[SequenceOutput]
+    error: str | None = None
+    """Why there are no outputs: memory ran out on this request alone."""
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt on its way through the engine. `params` are resolved: nothing in them is left to a default."""
+
+    request_id: Hashable
+    prompt_ids: list[int]
+    params: GenerationParams
+    seed: int = 0
+    is_encoder_decoder: bool = True
+    start_ids: list[int] = field(init=False)
+    """What the decoder reads before the first new token: the start token, or a decoder-only model's prompt."""
+
+    def __post_init__(self) -> None:
+        self.start_ids = [_start_token(self.params)] if self.is_encoder_decoder else self.prompt_ids
+
+    @property
+    def num_start_tokens(self) -> int:
+        return len(self.start_ids)
+
+    @property
+    def num_sequences(self) -> int:
+        return self.params.num_sequences
+
+    @property
+    def max_length(self) -> int:
+        """The decoder's tokens at most, start tokens included."""
+        if self.params.max_new_tokens is not None:
+            return self.num_start_tokens + self.params.max_new_tokens
+        assert self.params.max_length is not None
+        return self.params.max_length
+
+    @property
+    def min_length(self) -> int:
+        """No end token before the decoder has so many tokens, start tokens included."""
+        if self.params.min_new_tokens is not None:
+            return self.num_start_tokens + self.params.min_new_tokens
+        return self.params.min_length or 0
+
+    @property
+    def max_new_tokens(self) -> int:
+        return self.max_length - self.num_start_tokens
+
+    @property
+    def max_cached_tokens(self) -> int:
+        """Tokens whose keys and values this request can come to hold: the prompt once, new tokens for each sequence."""
+        return len(self.prompt_ids) + self.num_sequences * self.max_new_tokens
+
+    def check(self, vocab_size: int, max_positions: int | None) -> None:
+        """Raises where the model can never serve this request: RequestError, or ParamsError for its params."""
+        self.params.check_vocabulary(vocab_size)
+        if not self.prompt_ids:
+            raise RequestError("The prompt is empty; a request needs one token at least.")
+        low, high = min(self.prompt_ids), max(self.prompt_ids)
+        if low < 0 or high >= vocab_size:
+            raise RequestError(
+                f"The prompt holds ids from {low} to {high}; the model's vocabulary is 0 to {vocab_size - 1}. "
+                "Use the tokenizer that belongs to this checkpoint."
+            )
+        if self.max_new_tokens < 1:
+            raise RequestError(
+                f"max_length = {self.params.max_length} leaves no room after the {self.num_start_tokens} tokens that "
+                "the decoder begins with. Raise max_length, or set max_new_tokens."
+            )
+        if max_positions is None:
+            return
+        if len(self.prompt_ids) > max_positions:
+            raise RequestError(
+                f"The prompt has {len(self.prompt_ids)} tokens; the model has {max_positions} positions. "
+                "Shorten, truncate or split the text."
+            )
+        if self.max_length - 1 > max_positions:  # the last token is never read, so it needs no position
+            raise RequestError(
+                f"Up to {self.max_length} tokens asked of a decoder with {max_positions} positions. "
+                f"Set max_new_tokens to {max_positions - self.num_start_tokens + 1} at most."
+            )
+
+
+def _start_token(params: GenerationParams) -> int:
+    start = params.decoder_start_token_id
+    if start is None:
+        start = params.bos_token_id
+    if start is None:
+        raise RequestError("The decoder has no token to start from: set decoder_start_token_id or bos_token_id.")
+    return start

@@ -1,0 +1,74 @@
+"""Greedy search and sampling for all rows of a cohort at once; each row chooses alone. It knows no model, no cache."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from batchloom.models.generation.crossings import places_of, to_device
+from batchloom.models.generation.params import GenerationParams
+from batchloom.models.generation.requests import Request, SequenceOutput
+from batchloom.models.generation.search.cohort import Cohort, Done, Step, StopText
+from batchloom.models.generation.search.randomness import sample_key
+from batchloom.models.generation.search.vocabulary import Vocabulary
+from batchloom.models.generation.search.warpers import warp
+
+
+class SamplingCohort(Cohort):
+    """A row for each sample of each request, one where nothing is drawn. A row leaves when its sequence ends."""
+
+    def __init__(
+        self, params: GenerationParams, device: torch.device, stop_text: StopText | None, vocabulary: Vocabulary
+    ) -> None:
+        super().__init__(params, device, stop_text, vocabulary)
+        self._samples: list[int] = []  # of each row: which of its request's answers it is
+        self._answers: dict[Request, dict[int, SequenceOutput]] = {}
+        self._key_R = torch.zeros(0, dtype=torch.long, device=device)
+
+    def extend(self, requests: Sequence[Request]) -> None:
+        super().extend(requests)
+        self._answers |= {request: {} for request in requests}
+        self._samples += [sample for request in requests for sample in range(request.num_sequences)]
+        keys = [sample_key(request.seed, sample) for request in requests for sample in range(request.num_sequences)]
+        self._key_R = torch.cat((self._key_R, to_device(keys, self._key_R.device)))
+
+    def step(self, logits_RV: Tensor) -> Step:
+        for process in self.processors:
+            process(logits_RV, self.history, None)
+        token_R, log_prob_R = self._choose(logits_RV)
+        self.history.append(token_R, log_prob_R)
+        is_done_R = self.history.length_R >= self.history.max_length_R
+        for end in self.params.eos_token_ids:
+            is_done_R = is_done_R | (token_R == end)
+        done = set(places_of(is_done_R))
+        if self.params.stop_strings:
+            done |= {row for row, tokens in enumerate(self.history.new_tokens()) if self.stops(tokens)}
+        return self._leave(done)
+
+    def _choose(self, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's next token and its log-probability among those it was chosen from."""
+        if not self.params.do_sample:
+            best_R1, token_R1 = self.vocabulary.best(logits_RV, 1)
+            return token_R1[:, 0], best_R1[:, 0].float() - self.vocabulary.log_normalizer(logits_RV)
+        step_R = self.history.length_R - self.history.start_length_R
+        return warp(logits_RV, self.params, self.vocabulary).draw(self._key_R, step_R)
+
+    def _leave(self, done: set[int]) -> Step:
+        """Takes the rows that are done; a request is, when its last row is."""
+        if not done:
+            return Step([])
+        history = self.history
+        leaving = sorted(done)
+        for row, answer in zip(leaving, history.answers(leaving), strict=True):
+            self._answers[history.requests[row]][self._samples[row]] = self.answer(*answer)
+        kept = [row for row in range(history.num_rows) if row not in done]
+        staying = {history.requests[row] for row in kept}
+        finished = [
+            Done(request, [output for _, output in sorted(self._answers.pop(request).items())])
+            for request in self.requests
+            if request not in staying
+        ]
+        self._samples = [self._samples[row] for row in kept]
+        self._key_R = self._key_R[to_device(kept, self._key_R.device)]
+        self.keep([index for index, request in enumerate(self.requests) if request in staying], kept)
+        return Step(finished, kept=kept)

@@ -1,0 +1,1 @@
+"""Single forwards without a decode loop: classes, spans, embeddings and scores."""

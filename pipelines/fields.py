@@ -1,0 +1,14 @@
+"""The columns that every output has beside the kept ones and the task's: counts of tokens, and errors."""
+
+import pyarrow as pa
+
+ERROR_TYPE = pa.struct([("stage", pa.string()), ("kind", pa.string()), ("message", pa.string())])
+ERROR_FIELD = pa.field("error", ERROR_TYPE)
+LEDGER_FIELDS = [
+    pa.field("num_input_tokens", pa.int32()),
+    pa.field("num_output_tokens", pa.int32()),
+    pa.field("num_truncated_tokens", pa.int32()),
+    pa.field("finish_reason", pa.string()),
+    ERROR_FIELD,
+]
+LEDGER_INPUT = ("num_input_tokens", "num_truncated_tokens")

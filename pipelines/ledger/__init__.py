@@ -1,0 +1,1 @@
+"""The ledger of an output folder: its parts, the manifest, and what verifies them."""

@@ -1,0 +1,132 @@
+"""Which columns of the input a job reads and keeps, and the types that all shards share. It reads no row."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyarrow as pa
+
+from batchloom.pipelines.config import InputConfig
+from batchloom.pipelines.errors import ConfigError, InputError
+from batchloom.pipelines.fields import LEDGER_FIELDS
+from batchloom.pipelines.planning.units import Shard
+from batchloom.pipelines.tasks.base import ColumnKind, Task
+
+
+def choose_columns(
+    config: InputConfig, task: Task, shards: Sequence[Shard], schemas: Sequence[pa.Schema]
+) -> tuple[pa.Schema, tuple[str, ...]]:
+    """The columns to read, with one type for all shards, and the names of those among them that are kept.
+
+    A kept column that only some shards have is null in the others; what the task reads must be in every shard.
+    Raises InputError where a column is missing or holds something else, ConfigError where one would stand twice.
+    """
+    plain = [_plain(schema) for schema in schemas]
+    names = list(dict.fromkeys(name for schema in plain for name in schema.names))
+    _check_present(config, task, names)
+    kept = _kept(config, task, names)
+    chosen = list(dict.fromkeys([*task.input_columns(), *kept]))
+    _check_once(chosen, shards, plain)
+    fields = [_shared_field(name, shards, plain) for name in chosen]
+    for name, kind in task.input_columns().items():
+        _check_in_every_shard(name, shards, plain)
+        _check_kind(next(field for field in fields if field.name == name), kind)
+    return pa.schema(fields), kept
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """The schema without what only says how values were encoded: dictionaries, views, metadata."""
+    fields = []
+    for field in schema:
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        kind = pa.string() if pa.types.is_string_view(kind) else kind
+        fields.append(pa.field(field.name, kind))
+    return pa.schema(fields)
+
+
+def _check_present(config: InputConfig, task: Task, names: Sequence[str]) -> None:
+    missing = [
+        name for name in dict.fromkeys([*task.input_columns(), *(config.keep_columns or ())]) if name not in names
+    ]
+    if missing:
+        raise InputError(
+            f"Columns {_quoted(missing)} are not in the input. It has: {', '.join(names)}. "
+            "Set input.text_column (or the task's own columns) and input.keep_columns to some of these."
+        )
+
+
+def _kept(config: InputConfig, task: Task, names: Sequence[str]) -> tuple[str, ...]:
+    read: Mapping[str, ColumnKind] = task.input_columns()
+    kept = config.keep_columns if config.keep_columns is not None else [name for name in names if name not in read]
+    reserved = {field.name for field in [*task.output_fields(), *LEDGER_FIELDS]}
+    clashes = [name for name in dict.fromkeys([*kept, *read]) if name in reserved and (name in kept or name == "error")]
+    if clashes:
+        raise ConfigError(
+            f"Columns {_quoted(clashes)} of the input have names that the output gives to its own. "
+            "List the others in input.keep_columns, or rename them."
+        )
+    return tuple(dict.fromkeys(kept))
+
+
+def _check_once(chosen: Sequence[str], shards: Sequence[Shard], schemas: Sequence[pa.Schema]) -> None:
+    """Parquet allows two columns of one name; which of them would be meant?"""
+    for shard, schema in zip(shards, schemas, strict=True):
+        twice = [name for name in chosen if schema.names.count(name) > 1]
+        if twice:
+            raise InputError(
+                f"{shard.name} has several columns of the name {_quoted(twice)}. "
+                "Rename them in the file, or leave the name out of input.keep_columns and the task's columns."
+            )
+
+
+def _shared_field(name: str, shards: Sequence[Shard], schemas: Sequence[pa.Schema]) -> pa.Field:
+    """One type that every shard's column can be cast to: null takes the others' type, numbers widen."""
+    shared = pa.schema([])
+    for shard, schema in zip(shards, schemas, strict=True):
+        if name in schema.names:
+            own = pa.schema([schema.field(name)])
+            try:
+                shared = pa.unify_schemas([shared, own], promote_options="permissive")
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                raise InputError(
+                    f"Column {name!r} holds {own.field(name).type} in {shard.name} and "
+                    f"{shared.field(name).type} in the shards before it. Give all shards one type, leave the column "
+                    "out of input.keep_columns, or run them as separate jobs."
+                ) from error
+    return shared.field(name)
+
+
+def _check_in_every_shard(name: str, shards: Sequence[Shard], schemas: Sequence[pa.Schema]) -> None:
+    without = [shard.name for shard, schema in zip(shards, schemas, strict=True) if name not in schema.names]
+    if without:
+        raise InputError(
+            f"Column {name!r} is missing in {len(without)} of {len(shards)} shards ({', '.join(without[:3])}"
+            f"{', ...' if len(without) > 3 else ''}). Narrow input.paths, or give them the column."
+        )
+
+
+def _check_kind(field: pa.Field, kind: ColumnKind) -> None:
+    if not _holds(field.type, kind):
+        raise InputError(
+            f"Column {field.name!r} holds {field.type}, not {kind.value}. "
+            "Choose another column as input.text_column, or as the task's own."
+        )
+
+
+def _holds(found: pa.DataType, kind: ColumnKind) -> bool:
+    if pa.types.is_dictionary(found):
+        found = found.value_type
+    if pa.types.is_null(found):
+        return True
+    if kind is ColumnKind.TEXTS:
+        return _is_list(found) and _holds(found.value_type, ColumnKind.TEXT)
+    if kind is ColumnKind.TEXT_OR_TEXTS and _is_list(found):
+        return _holds(found.value_type, ColumnKind.TEXT)
+    is_text = pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)
+    return is_text or (kind is ColumnKind.VALUE and (pa.types.is_primitive(found) or pa.types.is_decimal(found)))
+
+
+def _is_list(found: pa.DataType) -> bool:
+    return pa.types.is_list(found) or pa.types.is_large_list(found)
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))

@@ -1,0 +1,226 @@
+"""A plan is all that a job will do: shards, units, columns, fingerprint. Making it starts nothing: no ray, no torch."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import PurePosixPath
+from textwrap import indent
+from typing import Any
+
+import pyarrow as pa
+from fsspec.utils import glob_translate
+
+from batchloom import models
+from batchloom.models.errors import ModelError
+from batchloom.pipelines.config import JobConfig
+from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.planning.columns import choose_columns
+from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
+from batchloom.pipelines.planning.units import Shard, Unit, cut, find_shards
+from batchloom.pipelines.storage import Store, absolute, is_glob, open_filesystem, without_secrets
+from batchloom.pipelines.tasks import Task, TaskSpec, create_task
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """A job checked for sense, and all it will write."""
+
+    config: JobConfig
+    checkpoint: models.CheckpointInfo
+    task: Task
+    shards: list[Shard]
+    units: list[Unit]
+    schema: pa.Schema
+    """Columns to read, with the types that all shards share."""
+    keep_columns: tuple[str, ...]
+    fingerprint_of: Mapping[str, Any]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.fingerprint_of)
+
+    @cached_property
+    def parts(self) -> dict[str, Unit]:
+        """Every part the finished job has, by name."""
+        return {unit.part_name(self.fingerprint): unit for unit in self.units}
+
+    @property
+    def generation(self) -> Mapping[str, Any]:
+        """Resolved generation parameters; empty where the task generates nothing."""
+        return self.task.generation
+
+    @property
+    def footprint(self) -> models.Footprint:
+        """What a rank of a replica takes; on "auto" devices, an accelerator's."""
+        engine = self.config.engine
+        dtype: str = engine.dtype
+        if dtype == "auto":
+            dtype = "float32" if engine.device == "cpu" else self.checkpoint.dtype
+        return models.Footprint(
+            config=self.checkpoint.config,
+            architecture=self.task.architecture,
+            num_ranks=engine.tensor_parallel,
+            dtype=dtype,
+        )
+
+    @property
+    def output(self) -> Store:
+        return Store(self.config.output.path, self.config.output.storage_options)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(unit.num_rows for unit in self.units)
+
+    def job_record(self) -> dict[str, Any]:
+        """What `_batchloom/job.json` says, and the manifest after it."""
+        job = as_json(asdict(self.config))
+        for section in ("input", "output"):
+            job[section]["storage_options"] = without_secrets(job[section]["storage_options"])
+        return {
+            "batchloom": version("batchloom"),
+            "job": job,
+            "fingerprint": self.fingerprint,
+            "fingerprint_of": dict(self.fingerprint_of),
+        }
+
+
+def plan(config: JobConfig) -> JobPlan:
+    """Look at the checkpoint and at every shard's footer. Raises ConfigError or ModelError for what cannot work."""
+    _check_named(config)
+    config = _with_absolute_paths(config)
+    problems: list[ConfigError | ModelError] = []
+    with _gathering(problems):
+        _check_numbers(config)
+    with _gathering(problems):
+        checkpoint, task = _task_of(config)
+    with _gathering(problems):
+        shards, schemas = find_shards(config.input)
+        _check_apart(config, shards)
+    _raise_all(problems)
+    models.check_ranks(checkpoint.config, config.engine.tensor_parallel)
+    schema, keep_columns = choose_columns(config.input, task, shards, schemas)
+    return JobPlan(
+        config=config,
+        checkpoint=checkpoint,
+        task=task,
+        shards=shards,
+        units=[unit for shard in shards for unit in cut(shard, config.input.rows_per_unit)],
+        schema=schema,
+        keep_columns=keep_columns,
+        fingerprint_of=as_json(
+            {
+                "weights": checkpoint.weights_hash,
+                "tokenizer": checkpoint.tokenizer_hash,
+                "architecture": task.architecture,
+                "task": config.task,
+                "task_options": task.settings(),
+                "generation": dict(task.generation),
+                "engine": {
+                    "dtype": config.engine.dtype,
+                    # Without positions, this is what makes a request too long.
+                    "max_batch_tokens": config.engine.max_batch_tokens if checkpoint.max_positions is None else None,
+                },
+                "input": {
+                    "columns": list(task.input_columns()),
+                    "keep_columns": list(keep_columns),
+                    "rows_per_unit": config.input.rows_per_unit,
+                },
+                "seed": config.seed,
+                "config": asdict(checkpoint.config),
+            }
+        ),
+    )
+
+
+def _task_of(config: JobConfig) -> tuple[models.CheckpointInfo, Task]:
+    checkpoint = models.describe(config.model, task=config.task)
+    spec = TaskSpec(
+        task=config.task,
+        input=config.input,
+        options=config.task_options,
+        generation=config.generation,
+        checkpoint=checkpoint,
+    )
+    return checkpoint, create_task(spec)
+
+
+@contextmanager
+def _gathering(problems: list[ConfigError | ModelError]) -> Iterator[None]:
+    """What is wrong inside is kept for later: a person should see all of it at one look."""
+    try:
+        yield
+    except (ConfigError, ModelError) as problem:
+        problems.append(problem)
+
+
+def _raise_all(problems: Sequence[ConfigError | ModelError]) -> None:
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise ConfigError("the job cannot run as it is:\n" + indent("\n".join(map(str, problems)), "  "))
+
+
+def _with_absolute_paths(config: JobConfig) -> JobConfig:
+    return replace(
+        config,
+        model=absolute(config.model),
+        input=replace(config.input, paths=tuple(absolute(path) for path in config.input.paths)),
+        output=replace(config.output, path=absolute(config.output.path)),
+    )
+
+
+def _check_named(config: JobConfig) -> None:
+    """ConfigError for what is empty: made absolute, it would be the working folder."""
+    problems = []
+    if not all(config.input.paths or [""]):
+        problems.append("input.paths: is empty or holds an empty text; name files, folders or globs.")
+    if not config.output.path:
+        problems.append("output.path: is empty; name a folder.")
+    if not config.model:
+        problems.append("model: is empty; name a folder, a URL or hf://org/name.")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _check_numbers(config: JobConfig) -> None:
+    at_least_one = {
+        "input.rows_per_unit": config.input.rows_per_unit,
+        "engine.tensor_parallel": config.engine.tensor_parallel,
+        "engine.replicas.min": config.engine.replicas.min,
+        "engine.replicas.max": config.engine.replicas.max,
+        "engine.max_batch_tokens": config.engine.max_batch_tokens,
+        "engine.units_in_flight": config.engine.units_in_flight,
+    }
+    problems = [f"{name}: is {value}, must be at least 1." for name, value in at_least_one.items() if value < 1]
+    if config.engine.replicas.max < config.engine.replicas.min:
+        problems.append(
+            f"engine.replicas: max is {config.engine.replicas.max}, less than min, {config.engine.replicas.min}."
+        )
+    if not 0 <= config.limits.max_error_rate <= 1:
+        problems.append(f"limits.max_error_rate: is {config.limits.max_error_rate}, must be between 0 and 1.")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _check_apart(config: JobConfig, shards: Sequence[Shard]) -> None:
+    """ConfigError where parts would be found as input the next time the job runs."""
+    _, output = open_filesystem(config.output.path, config.output.storage_options)
+    output = output.rstrip("/") + "/"
+    below = [shard.path for shard in shards if shard.path.startswith(output)]
+    for pattern in config.input.paths:
+        filesystem, path = open_filesystem(pattern, config.input.storage_options)
+        if is_glob(path) and not filesystem.exists(path):
+            part = PurePosixPath(output, "part.parquet")
+            found = [one for one in (part, *part.parents) if re.fullmatch(glob_translate(path), str(one))]
+            finds_parts = any(one.suffix == ".parquet" for one in found)  # the part, or a folder that is read whole
+        else:
+            finds_parts = output.startswith(path.rstrip("/") + "/")
+        below += [path] if finds_parts else []
+    if below:
+        raise ConfigError(
+            f"output.path: {config.output.path} and the input ({below[0]}) lie in each other, so "
+            "parts would be read as input. Choose an output folder beside the input."
+        )

@@ -1,0 +1,229 @@
+"""Shards are found and cut into units. It knows Parquet footers and never reads a row."""
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchloom.pipelines.config import InputConfig
+from batchloom.pipelines.errors import InputError
+from batchloom.pipelines.storage import GLOB_CHARACTERS, is_glob, open_filesystem
+
+FOOTER_THREADS = 32  # a footer is one or two small requests: latency, not bandwidth
+STEM_BYTES = 180  # of a shard's name in a part's: filesystems allow 255 for all of it, and a letter may have four
+VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One input file."""
+
+    path: str
+    """The path that its filesystem opens."""
+    name: str
+    """The path below the input root: part of every unit's identity, so a moved dataset keeps its identity."""
+    size: int
+    """Bytes."""
+    version: str
+    """Etag or modification time, as the filesystem gives it."""
+    row_groups: tuple[int, ...]
+    """Rows of each row group."""
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.row_groups)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The rows `[start, stop)` of one shard: the piece of work that is done or not done."""
+
+    shard: str
+    path: str
+    start: int
+    stop: int
+    id: str
+
+    @property
+    def num_rows(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def stem(self) -> str:
+        """A name for people: the shard's name without folders and ending, and the rows."""
+        name = posixpath.basename(self.shard).removesuffix(".parquet")
+        safe = "".join(c if c.isalnum() or c in "-._" else "_" for c in name).lstrip("._") or "shard"
+        short = safe[:80].encode()[:STEM_BYTES].decode(errors="ignore")
+        return f"{short}-{self.start:09d}-{self.stop:09d}"
+
+    def part_name(self, fingerprint: str) -> str:
+        """The name of its part, fixed by the unit and the fingerprint: finding it is knowing that the unit is done."""
+        return f"part-{self.stem}-{self.id[:12]}-{fingerprint[:8]}.parquet"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> "Unit":
+        return Unit(**json.loads(text))
+
+
+def find_shards(config: InputConfig) -> tuple[list[Shard], list[pa.Schema]]:
+    """All shards in a fixed order, and the schema of each. Every file that cannot be read is named in one error."""
+    _refuse_several_filesystems(config)
+    files = list(_find_files(config))
+    root = _common_folder([folder for folder, _, _ in files])
+    with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+        footers = list(pool.map(lambda file: _read_footer(config, file[1]), files))
+    broken = [
+        f"  {path}: {footer}" for (_, path, _), footer in zip(files, footers, strict=True) if isinstance(footer, str)
+    ]
+    if broken:
+        raise InputError(
+            f"{len(broken)} of {len(files)} input files cannot be read as Parquet:\n"
+            + "\n".join(broken[:20])
+            + "\nRepair or remove them, or narrow input.paths."
+        )
+    metadata = [footer for footer in footers if not isinstance(footer, str)]
+    shards = [
+        Shard(
+            path=path,
+            name=posixpath.relpath(path, root),
+            size=info["size"],
+            version=_version(info),
+            row_groups=tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups)),
+        )
+        for (_, path, info), footer in zip(files, metadata, strict=True)
+    ]
+    return shards, [footer.schema.to_arrow_schema() for footer in metadata]
+
+
+def cut(shard: Shard, rows_per_unit: int) -> Iterator[Unit]:
+    """Units of at most `rows_per_unit` rows that never straddle a row group they do not hold whole.
+
+    Row groups of 3, 3, 3 and 20 rows at 8 rows per unit: [0,6) [6,9) [9,16) [16,23) [23,29).
+    """
+    for start, stop in _joined(shard.row_groups, rows_per_unit):
+        num_slices = -(-(stop - start) // rows_per_unit)
+        bounds = [start + (stop - start) * i // num_slices for i in range(num_slices + 1)]
+        for low, high in pairwise(bounds):
+            yield Unit(shard=shard.name, path=shard.path, start=low, stop=high, id=_unit_id(shard, low, high))
+
+
+def _joined(row_groups: Iterable[int], rows_per_unit: int) -> Iterator[tuple[int, int]]:
+    start = stop = 0
+    for num_rows in row_groups:
+        if stop > start and stop + num_rows - start > rows_per_unit:
+            yield start, stop
+            start = stop
+        stop += num_rows
+    if stop > start:
+        yield start, stop
+
+
+def _unit_id(shard: Shard, start: int, stop: int) -> str:
+    identity = [shard.name, shard.size, shard.version, start, stop]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+
+
+def _find_files(config: InputConfig) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(folder the pattern started from, path, info) of each file, sorted, each file once."""
+    seen: set[str] = set()
+    unmatched: list[str] = []
+    for pattern in config.paths:
+        folder, files = _matching(config, pattern)
+        if not files:
+            unmatched.append(pattern)
+        for file in sorted(files):
+            if file not in seen:
+                seen.add(file)
+                yield folder, file, files[file]
+    if unmatched:
+        raise InputError(
+            "\n".join(f"Input path {pattern!r} matches no file." for pattern in unmatched)
+            + " Check the spelling and the pattern; a folder is searched for files that end in .parquet."
+        )
+
+
+def _refuse_several_filesystems(config: InputConfig) -> None:
+    opened = {path: open_filesystem(path, config.storage_options)[0] for path in config.paths}
+    first, *others = opened
+    for path in others:
+        if opened[path] != opened[first]:
+            raise InputError(
+                f"input.paths: {first!r} and {path!r} lie in different stores, and a job reads from one. "
+                "Run a job for each, with an output of its own."
+            )
+
+
+def _matching(config: InputConfig, pattern: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """(folder the pattern starts from, the files it stands for with their infos)."""
+    filesystem, path = open_filesystem(pattern, config.storage_options)
+    filesystem.invalidate_cache()
+    path = path.rstrip("/")
+    try:
+        if is_glob(path) and not filesystem.exists(path):  # a folder may be called "2024[1]"
+            folder = posixpath.dirname(path[: min(path.index(c) for c in GLOB_CHARACTERS if c in path)])
+            found = _followed(filesystem, filesystem.glob(path, detail=True))
+            folders = [p for p, info in found.items() if info["type"] == "directory" and p.endswith(".parquet")]
+            for dataset in folders:  # as Spark writes them
+                found |= _below(filesystem, dataset)
+        elif filesystem.isdir(path):
+            folder, found = path, _below(filesystem, path)
+        else:
+            folder, found = posixpath.dirname(path), {path: filesystem.info(path)}
+    except FileNotFoundError:
+        return "", {}
+    except Exception as error:
+        raise InputError(f"Cannot list input path {pattern!r}: {type(error).__name__}: {error}") from error
+    return folder, {p: info for p, info in found.items() if info["type"] == "file"}
+
+
+def _below(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
+    """The Parquet files of a folder and of those in it, hidden ones left out."""
+    found = filesystem.find(folder, detail=True)
+    return _followed(
+        filesystem, {p: i for p, i in found.items() if p.endswith(".parquet") and not _is_hidden(p, folder)}
+    )
+
+
+def _followed(filesystem: Any, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What links lead to in place of them: a listing tells of the link, and a dataset in a hub's cache is all links.
+
+    A link to nothing counts as a file, so that it is named with those that cannot be read.
+    """
+
+    def behind(path: str) -> dict[str, Any]:
+        info: dict[str, Any] = filesystem.info(path) if filesystem.exists(path) else {"type": "file", "size": 0}
+        return info
+
+    return {path: behind(path) if info["type"] == "other" else info for path, info in found.items()}
+
+
+def _is_hidden(path: str, root: str) -> bool:
+    return any(part.startswith(("_", ".")) for part in path.removeprefix(root).split("/"))
+
+
+def _common_folder(folders: Sequence[str]) -> str:
+    return posixpath.commonpath(sorted(set(folders))) if folders else ""
+
+
+def _version(info: dict[str, Any]) -> str:
+    return next((str(info[key]) for key in VERSION_KEYS if info.get(key) is not None), "")
+
+
+def _read_footer(config: InputConfig, path: str) -> pq.FileMetaData | str:
+    """The footer, or what is wrong with the file."""
+    filesystem, _ = open_filesystem(config.paths[0], config.storage_options)
+    try:
+        with filesystem.open(path, "rb") as file:
+            return pq.read_metadata(file)
+    except Exception as error:  # whatever is wrong with one file is reported together with the others
+        return f"{type(error).__name__}: {error}"

@@ -1,0 +1,1 @@
+"""Replicas: models that answer units, where they are placed and how they start."""

@@ -1,0 +1,169 @@
+"""A model behind an engine, fed by several units at once. It knows neither Ray nor Parquet.
+
+The engine has a thread of its own. A unit's requests go into the inbox together; the unit waits until the last of them
+is answered, while requests of the other units keep the batch full.
+"""
+
+import hashlib
+import logging
+import queue
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from batchloom.pipelines.errors import RowError
+from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.replicas.results import RESULT_SCHEMA, too_long
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One output of one request, or why there is none: a line of RESULT_SCHEMA."""
+
+    row: int
+    piece: int
+    sample: int = 0
+    token_ids: list[int] | None = None
+    score: float | None = None
+    finish_reason: str | None = None
+    error: dict[str, str] | None = None
+
+
+@dataclass
+class Ticket:
+    """What a waiting unit holds: its requests as (row, piece), and the answers so far, keyed by request."""
+
+    requests: list[tuple[int, int]]
+    answers: dict[int, list[Answer]] = field(default_factory=dict)
+    done: threading.Event = field(default_factory=threading.Event)
+    failure: BaseException | None = None
+
+    def answer(self, index: int, answers: list[Answer]) -> None:
+        self.answers[index] = answers
+        if len(self.answers) == len(self.requests):
+            self.done.set()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request on its way to the engine's thread."""
+
+    ticket: Ticket
+    index: int
+    token_ids: list[int]
+    seed: int
+
+
+class EngineReplica:
+    """Answers units from any number of threads with one engine."""
+
+    def __init__(self, engine: Any, params: Any, seed: int, max_request_tokens: int | None = None) -> None:
+        self._engine, self._params, self._seed = engine, params, seed
+        self._max_request_tokens = max_request_tokens
+        self._inbox: queue.SimpleQueue[list[Asked]] = queue.SimpleQueue()
+        self._open: dict[tuple[int, int], Asked] = {}
+        self._measured: dict[str, float] = {}
+        self._measuring = threading.Lock()
+        threading.Thread(target=self._serve, name="engine", daemon=True).start()
+
+    def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:
+        """Blocks until all requests are answered.
+
+        Raises: whatever broke the engine; the other units that wait get the same error.
+        """
+        asked = list(zip(requests["row"].to_pylist(), requests["piece"].to_pylist(), strict=True))
+        ticket = Ticket(asked)
+        if asked:
+            self._inbox.put(
+                [
+                    Asked(ticket, index, ids, row_seed(self._seed, unit, *asked[index]))
+                    for index, ids in enumerate(requests["token_ids"].to_pylist())
+                ]
+            )
+            ticket.done.wait()
+        if ticket.failure is not None:
+            raise ticket.failure
+        answers = [answer for each in ticket.answers.values() for answer in each]
+        answers.sort(key=lambda answer: (answer.row, answer.piece, answer.sample))
+        return pa.Table.from_pylist([vars(answer) for answer in answers], RESULT_SCHEMA)
+
+    def measures(self) -> dict[str, float]:
+        with self._measuring:
+            stats = self._engine.stats
+            now = {
+                "engine_busy_seconds": stats.busy_seconds,
+                "engine_prompt_tokens": stats.num_prompt_tokens,
+                "engine_padded_tokens": stats.num_padded_prompt_tokens,
+                "engine_output_tokens": stats.num_output_tokens,
+                "engine_steps": stats.num_steps,
+            }
+            since = {name: value - self._measured.get(name, 0) for name, value in now.items()}
+            self._measured = now
+            return since
+
+    def _serve(self) -> None:
+        """The engine's thread: take what has come, step, hand out what is finished."""
+        try:
+            while True:
+                self._take()
+                for output in self._engine.step():
+                    self._deliver(output)
+        except BaseException as failure:
+            log.exception("the engine broke; units in flight fail with it")
+            self._fail(failure)
+
+    def _take(self) -> None:
+        """Move the inbox into the engine; wait only where there is nothing to do."""
+        while not self._inbox.empty() or not self._engine.num_unfinished:
+            for asked in self._inbox.get():
+                self._add(asked)
+
+    def _add(self, asked: Asked) -> None:
+        from batchloom.models.errors import RequestError
+
+        key = (id(asked.ticket), asked.index)
+        self._open[key] = asked
+        refused = too_long(asked.token_ids, self._max_request_tokens)
+        try:
+            if refused is None:
+                self._engine.add(key, asked.token_ids, self._params, seed=asked.seed)
+        except RequestError as error:
+            refused = RowError("infer", "refused_request", str(error))
+        if refused is not None:
+            del self._open[key]
+            asked.ticket.answer(asked.index, [Answer(*asked.ticket.requests[asked.index], error=vars(refused))])
+
+    def _deliver(self, output: Any) -> None:
+        asked = self._open.pop(output.request_id)
+        row, piece = asked.ticket.requests[asked.index]
+        if output.error is not None:
+            error = RowError("infer", "out_of_memory", output.error)
+            asked.ticket.answer(asked.index, [Answer(row, piece, error=vars(error))])
+            return
+        asked.ticket.answer(
+            asked.index,
+            [
+                Answer(row, piece, sample, list(one.token_ids), float(one.score), one.finish_reason)
+                for sample, one in enumerate(output.outputs)
+            ],
+        )
+
+    def _fail(self, failure: BaseException) -> None:
+        """No unit may wait for ever: those in flight get the error now, those that still come get it at once."""
+        for asked in self._open.values():
+            asked.ticket.failure = failure
+            asked.ticket.done.set()
+        while True:
+            for asked in self._inbox.get():
+                asked.ticket.failure = failure
+                asked.ticket.done.set()
+
+
+def row_seed(seed: int, unit: Unit, row: int, piece: int = 0) -> int:
+    """A seed that belongs to a request of the input row, wherever and however often it is computed: 63 bits."""
+    identity = f"{seed}\n{unit.shard}\n{unit.start + row}\n{piece}".encode()
+    return int.from_bytes(hashlib.sha256(identity).digest()[:8], "big") >> 1

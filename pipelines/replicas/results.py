@@ -1,0 +1,44 @@
+"""What came back for requests, as a table: one row for each sample of each request. It knows no model and no task."""
+
+from typing import Any
+
+import pyarrow as pa
+
+from batchloom.pipelines.errors import RowError
+from batchloom.pipelines.fields import ERROR_FIELD
+
+RESULT_SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int32()),
+        pa.field("piece", pa.int32()),
+        pa.field("sample", pa.int32()),
+        pa.field("token_ids", pa.list_(pa.int32())),
+        pa.field("score", pa.float64()),
+        pa.field("finish_reason", pa.string()),
+        pa.field("values", pa.list_(pa.float32())),  # of a single pass: logits, probabilities, an embedding
+        pa.field("indices", pa.list_(pa.int32())),  # of a single pass: what the values belong to
+        ERROR_FIELD,
+    ]
+)
+
+
+def result_table(row: Any, piece: Any, **columns: Any) -> pa.Table:
+    """RESULT_SCHEMA with nulls where nothing is given; one sample each."""
+    given = {"row": row, "piece": piece, "sample": [0] * len(row), **columns}
+    values = [given.get(field.name, pa.nulls(len(row), field.type)) for field in RESULT_SCHEMA]
+    return pa.table(values, schema=RESULT_SCHEMA)
+
+
+def in_order(results: pa.Table) -> pa.Table:
+    return results.sort_by([(name, "ascending") for name in ("row", "piece", "sample")])
+
+
+def too_long(token_ids: list[int], limit: int | None) -> RowError | None:
+    """Attention's cost grows with the square: a book given to a model without positions would stall its replica."""
+    if limit is None or len(token_ids) <= limit:
+        return None
+    return RowError(
+        "infer",
+        "too_long",
+        f"{len(token_ids)} tokens in one request; engine.max_batch_tokens is {limit}. Raise it, or shorten the text.",
+    )

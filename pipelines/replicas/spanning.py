@@ -1,0 +1,120 @@
+"""Spanning replicas have their ranks on several nodes, in placement groups that the driver makes and removes.
+
+    Infer, an actor of Ray Data's pool  --answer(unit)-->  FirstRank  --calls, sums-->  OtherRank ...
+    without GPUs                                           each an actor with one GPU of the replica's group
+
+Ray Data starts its actors alike and gives none a group of its own. So each claims one, by the name of its first rank,
+which one living actor can have at a time. What an actor starts ends with it: a claim ends with whoever made it.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from batchloom.models.errors import RankLostError
+from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.replicas.placement import RANK_CPUS, Placement
+from batchloom.pipelines.replicas.replica import Replica, start_replica
+
+CONCURRENT_CALLS = 64  # units in flight and questions about measures; each waits for the engine, none computes
+
+
+@contextmanager
+def groups(placement: Placement, num_ranks: int) -> Iterator[list[PlacementGroup]]:
+    """A group for each replica that spans nodes; removed in the end, by Ray where the driver is killed."""
+    num_groups = placement.max_replicas if placement.spans_nodes else 0
+    made = [placement_group([{"CPU": RANK_CPUS, "GPU": 1}] * num_ranks, strategy="PACK") for _ in range(num_groups)]
+    try:
+        yield made
+    finally:
+        for group in made:
+            remove_placement_group(group)
+
+
+class SpanningReplica:
+    """A replica whose ranks are actors; a call of it raises RankLostError where one of them is gone."""
+
+    def __init__(self, settings: Mapping[str, Any], groups: Sequence[PlacementGroup]) -> None:
+        self._first, group = _claim(groups)
+        self._others = [_rank(OtherRank, group, rank) for rank in range(1, group.bundle_count)]
+        self._call("start", settings, self._others)
+
+    def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:
+        return self._call("answer", unit, requests)
+
+    def measures(self) -> dict[str, float]:
+        measured: dict[str, float] = self._call("measures")
+        return measured
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        try:
+            return _get(getattr(self._first, method).remote(*arguments))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+
+
+def _claim(groups: Sequence[PlacementGroup]) -> tuple[Any, PlacementGroup]:
+    """The first rank in a group that no living replica has; waits for one."""
+    while True:
+        for group in groups:
+            try:
+                return _rank(FirstRank, group, 0, name=group.id.hex(), max_concurrency=CONCURRENT_CALLS), group
+            except ValueError:
+                continue  # the name is taken
+        time.sleep(1.0)
+
+
+def _rank(kind: type, group: PlacementGroup, rank: int, **options: Any) -> Any:
+    place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
+    actor: Any = ray.remote(num_cpus=RANK_CPUS, num_gpus=1, scheduling_strategy=place, **options)(kind)
+    return actor.remote()
+
+
+def _get(answers: Any) -> Any:
+    """Ray's get, for answers of ranks; a new one may still have been given to a node that is gone already."""
+    try:
+        return ray.get(answers)
+    except ray.exceptions.RayActorError as error:
+        raise RankLostError(f"A rank of the model is gone, and with it this replica: {error}") from error
+
+
+class FirstRank:
+    """The actor that has the replica; it calls the others."""
+
+    _replica: Replica
+
+    def start(self, settings: Mapping[str, Any], others: Sequence[Any]) -> None:
+        _get([other.__ray_ready__.remote() for other in others])  # a rank is asked to call back when it is there
+        self._replica = start_replica(**settings, elsewhere=Nodes(others))
+
+    def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:
+        return self._replica.answer(unit, requests)
+
+    def measures(self) -> dict[str, float]:
+        return self._replica.measures()
+
+
+class OtherRank:
+    """The actor that is one of the others."""
+
+    def follow(self, host: str, port: int, key: bytes) -> None:
+        from batchloom.models.ranks import connection, follower
+
+        follower.main(connection.call(host, port, key))
+
+
+class Nodes:
+    """Where the other ranks are: models/ranks/connection.py Elsewhere."""
+
+    def __init__(self, others: Sequence[Any]) -> None:
+        self.host: str = ray.util.get_node_ip_address()
+        self._others = others
+
+    def start(self, rank: int, port: int, key: bytes) -> None:
+        self._others[rank - 1].follow.remote(self.host, port, key)

@@ -1,0 +1,1 @@
+"""The stages that a unit passes through: read, tokenize, infer, write."""

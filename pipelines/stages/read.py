@@ -1,0 +1,143 @@
+"""Read turns units into tables: one pass over a stretch of a shard, however many units it holds.
+
+It does not know what a task does with the rows. A stretch that cannot be read becomes error rows: the footer has told
+how many rows there are, so none is lost.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchloom.pipelines.errors import JobError, RowError, failing_as
+from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE
+from batchloom.pipelines.planning.units import Shard, Unit
+from batchloom.pipelines.stages.work import Work
+from batchloom.pipelines.storage import open_filesystem
+
+STRETCH_ROWS = 1 << 17  # rows that one read task goes through at most, in whole row groups
+BATCH_ROWS = 4096  # rows decoded at a time: bounds memory when a row group is huge
+
+
+def stretches(shards: Sequence[Shard], pending: Sequence[Unit]) -> Iterator[list[Unit]]:
+    """Groups of pending units that one task reads together: neighbours that share a row group.
+
+    Units of a sliced row group are read in one pass, so a row group is decoded once and not once for each slice.
+    """
+    by_shard: dict[str, list[Unit]] = {}
+    for unit in pending:
+        by_shard.setdefault(unit.shard, []).append(unit)
+    for shard in shards:
+        bounds = _row_group_starts(shard)
+        stretch: list[Unit] = []
+        for unit in by_shard.get(shard.name, []):
+            # A unit that starts inside a row group goes with the one before it: they share the row group.
+            if stretch and (unit.start in bounds or unit.start - stretch[0].start > STRETCH_ROWS):
+                yield stretch
+                stretch = []
+            stretch.append(unit)
+        if stretch:
+            yield stretch
+
+
+def _row_group_starts(shard: Shard) -> set[int]:
+    starts, position = set(), 0
+    for num_rows in shard.row_groups:
+        starts.add(position)
+        position += num_rows
+    return starts
+
+
+@dataclass(frozen=True)
+class Read:
+    """Callable that Ray maps over stretches: `{"units": json}` in, one Work batch per unit out."""
+
+    schema: pa.Schema
+    """The columns to read, with the types shared by all shards."""
+    storage_options: Mapping[str, Any]
+    url: str
+    """Any input path: it names the filesystem."""
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        units = [Unit(**unit) for unit in json.loads(batch["units"][0].as_py())]
+        with failing_as(f"Reading {units[0].path}"):
+            for unit, rows in self.tables(units):
+                yield Work(unit=unit, rows=rows).to_batch()
+
+    def tables(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, pa.Table]]:
+        """Each unit with its rows and an `error` column; null columns and an error where the data are damaged."""
+        num_done = 0
+        try:
+            for unit, table in zip(units, self._ranges(units), strict=True):
+                yield unit, table.append_column(ERROR_FIELD, pa.nulls(table.num_rows, ERROR_TYPE))
+                num_done += 1
+        except (OSError, pa.ArrowException) as error:
+            if not _is_damage(error):
+                raise
+            for unit in units[num_done:]:
+                yield unit, self._lost(unit, error)
+
+    def _ranges(self, units: Sequence[Unit]) -> Iterator[pa.Table]:
+        filesystem, _ = open_filesystem(self.url, self.storage_options)
+        with filesystem.open(units[0].path, "rb") as raw:
+            file = pq.ParquetFile(raw, pre_buffer=True)
+            groups, first_row = _row_groups_of(file.metadata, units)
+            present = [name for name in self.schema.names if name in file.schema_arrow.names]
+            batches = file.iter_batches(BATCH_ROWS, row_groups=groups, columns=present)
+            held: list[pa.RecordBatch] = []
+            held_start = held_stop = first_row  # rows of the shard that `held` covers
+            for unit in units:
+                while held_stop < unit.stop:
+                    held.append(next(batches))
+                    held_stop += held[-1].num_rows
+                table = pa.Table.from_batches(held).slice(unit.start - held_start, unit.num_rows)
+                yield self._with_all_columns(table, unit)
+                while held and held_start + held[0].num_rows <= unit.stop:
+                    held_start += held.pop(0).num_rows
+
+    def _with_all_columns(self, table: pa.Table, unit: Unit) -> pa.Table:
+        """The table with the types that all shards share; a column that this shard does not have is null."""
+        nulls = pa.nulls(table.num_rows)
+        columns = [table[field.name] if field.name in table.column_names else nulls for field in self.schema]
+        return pa.table([_cast(*pair, unit) for pair in zip(columns, self.schema, strict=True)], self.schema)
+
+    def _lost(self, unit: Unit, error: Exception) -> pa.Table:
+        columns = {field.name: pa.nulls(unit.num_rows, field.type) for field in self.schema}
+        reason = RowError("read", "damaged_input", f"{unit.shard} rows {unit.start}-{unit.stop}: {error}")
+        return pa.table(columns, schema=self.schema).append_column(
+            ERROR_FIELD, pa.array([vars(reason)] * unit.num_rows, ERROR_TYPE)
+        )
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field, unit: Unit) -> pa.ChunkedArray:
+    """JobError where a value does not fit: that is no damage of the rows, and no reason to leave them unanswered."""
+    try:
+        return column.cast(field.type)
+    except pa.ArrowException as error:
+        raise JobError(
+            f"Column {field.name!r} of {unit.shard} holds {column.type}, and all shards together {field.type}, which "
+            f"has no room for one of its values ({error}). Give all shards one type, leave the column out of "
+            "input.keep_columns, or run the shard as a job of its own."
+        ) from error
+
+
+def _row_groups_of(metadata: pq.FileMetaData, units: Sequence[Unit]) -> tuple[list[int], int]:
+    """Indices of the row groups that hold the units, and the shard's row that the first of them starts with."""
+    groups: list[int] = []
+    first_row = position = 0
+    for index in range(metadata.num_row_groups):
+        stop = position + metadata.row_group(index).num_rows
+        if stop > units[0].start and position < units[-1].stop:
+            if not groups:
+                first_row = position
+            groups.append(index)
+        position = stop
+    return groups, first_row
+
+
+def _is_damage(error: Exception) -> bool:
+    """True where the bytes are there and are wrong. A missing file or a busy store is not damage."""
+    return isinstance(error, pa.ArrowException) or (isinstance(error, OSError) and error.errno is None)

@@ -1,0 +1,121 @@
+"""Tokenize asks the task for requests and lays them into buckets. It runs on CPU workers, before any model."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchloom import models
+from batchloom.pipelines.errors import RowError, failing_as
+from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE, LEDGER_INPUT
+from batchloom.pipelines.stages.bucket import cut_into_buckets
+from batchloom.pipelines.stages.work import Work
+from batchloom.pipelines.tasks.base import Prepared, Task
+
+ANSWER_OF = "batchloom:answer_of"  # the row of the task's answers that is this row's; no column of an input bears it
+
+
+@cache
+def tokenizer_of(uri: str) -> Any:
+    """One tokenizer per process and checkpoint: Ray's workers are reused from unit to unit."""
+    return models.load_tokenizer(uri)
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """Callable that Ray maps over units: rows in; rows without their text, and requests, out."""
+
+    task: Task
+    model: str
+    keep_columns: Sequence[str]
+    max_batch_tokens: int
+    compute_once: bool
+    """Rows that say the same are asked once; each of them gets the answer."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        work = Work.from_batch(batch)
+        with failing_as(f"Tokenizing {work.unit.stem}"):
+            return self.prepare(work, tokenizer_of(self.model)).to_batch()
+
+    def prepare(self, work: Work, tokenizer: Any) -> Work:
+        """Rows become kept columns with the row ledger; the requests are in bucket order."""
+        rows = work.rows
+        columns, unreadable = [], dict[int, dict[str, str]]()
+        for name in self.task.input_columns():
+            column, bad = _readable(as_text(rows[name]))
+            columns.append(column)
+            unreadable |= dict.fromkeys(bad, _not_utf8(name))
+        distinct, answer_of = _distinct(columns) if self.compute_once else (np.arange(rows.num_rows),) * 2
+        prepared = self.task.prepare([column.take(pa.array(distinct)) for column in columns], tokenizer)
+        kept = rows.select(self.keep_columns).append_column(ANSWER_OF, pa.array(answer_of, pa.int32()))
+        for name in LEDGER_INPUT:
+            kept = kept.append_column(name, pa.array(getattr(prepared, name)[answer_of], pa.int32()))
+        before = [error or unreadable.get(row) for row, error in enumerate(rows["error"].to_pylist())]
+        errors = _first_error(before, answer_of.tolist(), prepared)
+        return replace(
+            work,
+            rows=kept.append_column(ERROR_FIELD, pa.array(errors, ERROR_TYPE)),
+            notes=prepared.notes,
+            requests=self._in_buckets(prepared.requests),
+        )
+
+    def _in_buckets(self, requests: pa.Table) -> pa.Table:
+        lengths = np.diff(requests["token_ids"].combine_chunks().offsets.to_numpy())
+        order: list[int] = []
+        buckets: list[int] = []
+        for number, bucket in enumerate(cut_into_buckets(lengths.tolist(), self.max_batch_tokens)):
+            order += bucket.members
+            buckets += [number] * len(bucket.members)
+        return requests.take(pa.array(order, pa.int64())).append_column("bucket", pa.array(buckets, pa.int32()))
+
+
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column as plain strings, or lists of them, whatever the file stores them as."""
+    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    return column.cast(pa.list_(pa.string()) if is_list else pa.string())
+
+
+def _readable(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
+    """(the column with null where its bytes are no UTF-8, those rows): a file may call text what is none."""
+    if _is_utf8(column):
+        return column, []
+    is_bad = [not _is_utf8(column.take(pa.array([row]))) for row in range(len(column))]
+    return pc.if_else(pa.array(is_bad), pa.scalar(None, column.type), column), np.flatnonzero(is_bad).tolist()
+
+
+def _not_utf8(column: str) -> dict[str, str]:
+    return vars(RowError("prepare", "not_utf8", f"column {column!r} holds bytes that are no UTF-8 in this row"))
+
+
+def _is_utf8(column: pa.ChunkedArray) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _distinct(columns: Sequence[pa.ChunkedArray]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """(rows that say something new [D], for each row the one of them that says the same [rows])."""
+    number_of: dict[Hashable, int] = {}
+    distinct: list[int] = []
+    answer_of: list[int] = []
+    for row, texts in enumerate(zip(*(column.to_pylist() for column in columns), strict=True)):
+        key = tuple(tuple(text) if isinstance(text, list) else text for text in texts)
+        if key not in number_of:
+            number_of[key] = len(distinct)
+            distinct.append(row)
+        answer_of.append(number_of[key])
+    return np.array(distinct, dtype=np.int64), np.array(answer_of, dtype=np.int64)
+
+
+def _first_error(
+    read: list[dict[str, str] | None], answer_of: list[int], prepared: Prepared
+) -> list[dict[str, str] | None]:
+    """An error from reading stands: the text it left null is its consequence."""
+    prepare = {row: vars(error) for row, error in prepared.errors.items()}
+    return [error or prepare.get(answer) for error, answer in zip(read, answer_of, strict=True)]

@@ -1,0 +1,77 @@
+"""A unit on its way through Ray: one row of binary columns. It knows no storage, no task and no model.
+
+Each table travels as Arrow IPC bytes in one cell. Ray may cut and merge blocks as it likes, but it can neither split a
+cell nor try to unify the schemas of two units, so unlike shards and null columns cannot disturb each other.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+
+from batchloom.pipelines.planning.units import Unit
+
+TABLES = ("rows", "notes", "requests", "results")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A unit and what is known of it so far."""
+
+    unit: Unit
+    rows: pa.Table
+    """One row per input row: the kept columns, then the row ledger."""
+    notes: pa.Table | None = None
+    """What the task wants to find again when it finishes the rows."""
+    requests: pa.Table | None = None
+    """What the model is asked: REQUEST_SCHEMA of pipelines/tasks/base.py, and bucket (int32)."""
+    results: pa.Table | None = None
+    """What the model answered; see pipelines/replicas/results.py RESULT_SCHEMA."""
+    measures: dict[str, float] = field(default_factory=dict)
+    """Figures of this run (seconds, padded tokens) that are summed up by the driver and decide no answer."""
+
+    def with_results(self, results: pa.Table, measures: dict[str, float]) -> "Work":
+        return replace(self, requests=None, results=results, measures=measures)
+
+    def to_batch(self) -> pa.Table:
+        """The one-row table that Ray carries."""
+        columns: dict[str, pa.Array] = {
+            "unit": pa.array([self.unit.to_json()]),
+            "measures": pa.array([json.dumps(self.measures)]),
+        }
+        for name in TABLES:
+            table = getattr(self, name)
+            columns[name] = pa.nulls(1, pa.large_binary()) if table is None else _cell(_to_bytes(table))
+        return pa.table(columns)
+
+    @staticmethod
+    def from_batch(batch: pa.Table) -> "Work":
+        assert batch.num_rows == 1, f"a batch must hold one unit, not {batch.num_rows}"
+        tables = {name: _from_bytes(batch[name][0].as_buffer()) for name in TABLES}
+        assert tables["rows"] is not None
+        return Work(
+            unit=Unit.from_json(batch["unit"][0].as_py()),
+            measures=json.loads(batch["measures"][0].as_py()),
+            rows=tables["rows"],
+            notes=tables["notes"],
+            requests=tables["requests"],
+            results=tables["results"],
+        )
+
+
+def _cell(content: pa.Buffer) -> pa.Array:
+    """One binary cell around the buffer, without copying it."""
+    offsets = pa.py_buffer(np.array([0, content.size], dtype=np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, content])
+
+
+def _to_bytes(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _from_bytes(buffer: pa.Buffer | None) -> pa.Table | None:
+    return None if buffer is None else pa.ipc.open_stream(buffer).read_all()

@@ -1,0 +1,118 @@
+"""Write finishes a unit's columns and puts its part. The part's presence is the record that the unit is done.
+
+A part's bytes depend on the unit, the fingerprint and the answers alone (no time, no host), so a repeated write
+replaces equal bytes with equal bytes.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchloom.pipelines.errors import failing_as
+from batchloom.pipelines.fields import ERROR_TYPE, LEDGER_FIELDS, LEDGER_INPUT
+from batchloom.pipelines.ledger.parts import FOOTER_KEY, to_parquet
+from batchloom.pipelines.metrics import UnitRecord
+from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.stages.tokenize import ANSWER_OF, tokenizer_of
+from batchloom.pipelines.stages.work import Work
+from batchloom.pipelines.storage import Store
+from batchloom.pipelines.tasks.base import Answered, Task
+
+
+@dataclass(frozen=True)
+class Write:
+    """Callable that Ray maps over answered units: puts the part, gives back its record as JSON."""
+
+    task: Task
+    model: str
+    store: Store
+    fingerprint: str
+    version: str
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        work = Work.from_batch(batch)
+        with failing_as(f"Writing {work.unit.part_name(self.fingerprint)} to {self.store.url}"):
+            record = self.put(work.unit, self.finish(work, tokenizer_of(self.model)))
+        return pa.table({"record": [json.dumps(asdict(record))], "measures": [json.dumps(work.measures)]})
+
+    def finish(self, work: Work, tokenizer: Any) -> pa.Table:
+        """The part's table: kept columns, the task's columns, the ledger."""
+        results, rows = work.results, work.rows
+        assert results is not None
+        answer_of = rows[ANSWER_OF].combine_chunks()
+        num_answers = (pc.max(answer_of).as_py() if rows.num_rows else -1) + 1
+        failed = _failures(results)
+        good = results.filter(pc.invert(pc.is_in(results["row"], pa.array(failed, pa.int32()))))
+        answers = self.task.finish(Answered(good, num_answers, work.notes), tokenizer)
+        columns = [answer.take(answer_of) for answer in answers]
+        is_failed = pc.is_in(answer_of, pa.array(failed, pa.int32()))
+        num_read, num_cut = (pc.if_else(is_failed, pa.scalar(0, pa.int32()), rows[name]) for name in LEDGER_INPUT)
+        ledger = [
+            num_read,
+            _num_output_tokens(good, num_answers).take(answer_of),
+            num_cut,
+            _finish_reasons(good, num_answers).take(answer_of),
+            _merged_errors(rows["error"], answer_of, failed),
+        ]
+        kept = rows.drop_columns([ANSWER_OF, *LEDGER_INPUT, "error"])
+        fields = [*kept.schema, *self.task.output_fields(), *LEDGER_FIELDS]
+        return pa.table([*kept.columns, *columns, *ledger], schema=pa.schema(fields))
+
+    def put(self, unit: Unit, part: pa.Table) -> UnitRecord:
+        kinds = Counter(error["kind"] for error in part["error"].to_pylist() if error)
+        account = {
+            "shard": unit.shard,
+            "start": unit.start,
+            "stop": unit.stop,
+            "num_rows": part.num_rows,
+            "num_errors": sum(kinds.values()),
+            "num_input_tokens": pc.sum(part["num_input_tokens"]).as_py() or 0,
+            "num_output_tokens": pc.sum(part["num_output_tokens"]).as_py() or 0,
+            "num_truncated_tokens": pc.sum(part["num_truncated_tokens"]).as_py() or 0,
+            "errors_by_kind": dict(sorted(kinds.items())),
+        }
+        footer = {
+            "unit": unit.id,
+            "fingerprint": self.fingerprint,
+            "version": self.version,
+            "account": account,
+        }
+        content = to_parquet(part.replace_schema_metadata({FOOTER_KEY: json.dumps(footer, sort_keys=True)}))
+        name = unit.part_name(self.fingerprint)
+        self.store.put(name, content)
+        return UnitRecord(part=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), **account)
+
+
+def _failures(results: pa.Table) -> dict[int, dict[str, str]]:
+    """Rows of which a request failed, and why the first of them did: a row is answered whole or not at all."""
+    failed = results.filter(pc.is_valid(results["error"]))
+    reasons: dict[int, dict[str, str]] = {}
+    for row, error in zip(failed["row"].to_pylist(), failed["error"].to_pylist(), strict=True):
+        reasons.setdefault(row, error)
+    return reasons
+
+
+def _merged_errors(before: pa.ChunkedArray, answer_of: pa.Array, failed: dict[int, dict[str, str]]) -> pa.Array:
+    """Errors from before the model stand."""
+    errors = [error or failed.get(row) for error, row in zip(before.to_pylist(), answer_of.to_pylist(), strict=True)]
+    return pa.array(errors, ERROR_TYPE)
+
+
+def _num_output_tokens(answered: pa.Table, num_rows: int) -> pa.Array:
+    lengths = pc.fill_null(pc.list_value_length(answered["token_ids"]), 0).to_numpy()
+    sums = np.bincount(answered["row"].to_numpy(), weights=lengths, minlength=num_rows)
+    return pa.array(sums.astype(np.int32), pa.int32())
+
+
+def _finish_reasons(answered: pa.Table, num_rows: int) -> pa.Array:
+    """The reason of a row's first answer."""
+    reasons: list[str | None] = [None] * num_rows
+    for row, reason in zip(answered["row"].to_pylist(), answered["finish_reason"].to_pylist(), strict=True):
+        reasons[row] = reasons[row] or reason
+    return pa.array(reasons, pa.string())

@@ -1,0 +1,89 @@
+"""Blocks of keys and values: who holds which, how they move, and how little is held in vain."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from batchloom.models.generation.memory.gpu.blocks import BLOCK, PADDING, BlockStore, bucket
+from batchloom.models.generation.memory.gpu.shapes import FEW_BLOCKS, StepShape
+from batchloom.models.generation.memory.gpu.tables import Prompt, Text, joined, prompts_of, reading_arrays
+
+
+def store():
+    return BlockStore(num_layers=2, num_heads=1, head_dim=4, like=torch.empty(0))
+
+
+def test_buckets_are_few_and_at_most_a_quarter_too_large():
+    buckets = [bucket(number) for number in range(1, 5000)]
+    assert all(number <= size <= number * 5 / 4 for number, size in enumerate(buckets, start=1))
+    assert len(set(buckets)) < 50
+    assert [bucket(size) for size in buckets] == buckets
+
+
+def test_a_new_shape_serves_what_it_was_made_for_and_no_shape_serves_much_less():
+    choice = random.Random(4)
+    needs = [
+        StepShape(
+            choice.randint(1, 512), (choice.randint(2, 4000), choice.randint(2, 4000)), (3, choice.randint(1, 40))
+        )
+        for _ in range(60)
+    ]
+    for need in needs:
+        shape = need.roomy([5000, 4000])
+        assert shape.serves(need)
+        assert shape.num_blocks[1] <= 4000
+        for other in needs:
+            if shape.serves(other):
+                assert other.total <= shape.total <= 5 / 4 * other.total + FEW_BLOCKS
+                assert other.num_rows <= shape.num_rows <= max(8, 2 * other.num_rows)
+
+
+def test_blocks_keep_what_was_written_however_they_move():
+    """Texts come, go and are moved together; each can always be read back, and no block is held twice."""
+    choice, blocks, texts = random.Random(3), store(), {}
+    for number in range(200):
+        if texts and choice.random() < 0.5:
+            blocks.give_back(texts.pop(choice.choice(list(texts))))
+        num_tokens = choice.randint(1, 3 * BLOCK)
+        mine = blocks.take(-(-num_tokens // BLOCK))
+        token_N = np.arange(num_tokens)
+        value_NHK = torch.full((num_tokens, 1, 4), float(number))
+        blocks.fill(mine[token_N // BLOCK], token_N, [(value_NHK, -value_NHK)] * 2)
+        texts[number] = mine
+        if (moved := blocks.compact()) is not None:
+            texts = {key: moved[own] for key, own in texts.items()}
+        held = np.concatenate(list(texts.values()))
+        assert len(set(held.tolist())) == len(held) == blocks.num_taken - 2
+        assert held.min() > PADDING
+        assert held.max() < blocks.end <= bucket(blocks.end) <= blocks.capacity
+        for key, own in texts.items():
+            assert blocks.layers[1][0, own[0], 0, 0, 0] == key
+    assert blocks.end <= 8 / 7 * blocks.num_taken + 1, "holes are left"
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_reordering_moves_who_descends_from_what_and_nothing_else(width):
+    blocks = store()
+    blocks.seat(width)
+    mine = torch.from_numpy(blocks.take(2))[None]
+    blocks.descent_BRS.zero_()
+    for beam in range(width):
+        blocks.descent_BRS[mine, beam, beam] = True
+    blocks.reorder(mine, torch.tensor([[width - 1] * width]))
+    expected_RS = torch.zeros(width, BLOCK, dtype=torch.bool)
+    expected_RS[:, width - 1] = True
+    for block in mine[0]:
+        assert torch.equal(blocks.descent_BRS[block, :width], expected_RS)
+
+
+def test_rows_and_blocks_name_each_other():
+    """The drawing of block_rows.py: two beams of one request beside another request."""
+    prompts = [Prompt(np.array([2, 3]), BLOCK + 9)] * 2 + [Prompt(np.array([4]), 20)]
+    said = Text(np.array([[5], [5], [6]]), np.array([2, 2, 1]), np.array([0, 1, 0]))
+    reader_BR, count_B, table_NM, place_NM = reading_arrays([prompts_of(prompts), joined([said])], 4, 8, 4, 2)
+    assert reader_BR[2:7].tolist() == [[0, 1], [0, 1], [2, 4], [0, 1], [2, 4]]
+    assert count_B.tolist() == [0, 0, BLOCK, 9, 20, 2, 1, 0]
+    assert table_NM.tolist() == [[2, 3, 5, 0], [2, 3, 5, 0], [4, 0, 6, 0], [0, 0, 0, 0]]
+    assert place_NM[1, :3].tolist() == [1, 1, 1]

@@ -1,0 +1,55 @@
+"""Prompts that begin alike: the common part is computed once, and no answer changes."""
+
+import pytest
+import torch
+
+from batchloom.models import Engine, GenerationParams
+from batchloom.models.generation.memory import prompts as prompts_module
+from batchloom.models.generation.memory.prefixes import MIN_SHARED, Prefixes
+
+TEMPLATE = [(7 * n) % 200 + 5 for n in range(MIN_SHARED + 8)]
+OTHER = [(11 * n) % 200 + 5 for n in range(MIN_SHARED)]
+
+
+def test_the_longest_common_beginning_is_found_and_the_last_token_left_out():
+    prefixes = Prefixes()
+    assert prefixes.missing([[*TEMPLATE, 9, 8], [*TEMPLATE, 9, 7], [*OTHER, 1]]) == [(*TEMPLATE, 9)]
+    assert prefixes.missing([TEMPLATE, TEMPLATE]) == [tuple(TEMPLATE[:-1])]
+    assert prefixes.missing([[*OTHER, 1], [5, 6], TEMPLATE[:-30], TEMPLATE[:-30]]) == []
+
+
+@pytest.mark.parametrize("family", ["bloom", "bart_causal"])
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_answers_are_the_same_with_and_without_a_shared_prefix(pair, family, num_beams):
+    _, model = pair(family)
+    generator = torch.Generator().manual_seed(0)
+    tails = [torch.randint(4, 211, (length,), generator=generator).tolist() for length in (1, 1, 5, 12, 3)]
+    prompts = [[*TEMPLATE, *tail] for tail in tails] + [[*OTHER, *tail] for tail in tails] + tails
+    params = GenerationParams(max_new_tokens=10, num_beams=num_beams, no_repeat_ngram_size=2)
+    engine = Engine(model, max_slots=9)
+    for answer, prompt in zip(engine.generate(prompts, params), prompts, strict=True):
+        (alone,) = Engine(model).generate([prompt], params)  # one prompt shares with nobody
+        assert [one.token_ids for one in answer.outputs] == [one.token_ids for one in alone.outputs]
+        assert answer.outputs[0].score == pytest.approx(alone.outputs[0].score, abs=1e-4)
+
+
+def test_a_shared_prefix_is_computed_once(pair):
+    _, model = pair("bloom")
+    engine = Engine(model)
+    engine.generate([[*TEMPLATE, n] for n in range(10, 30)], GenerationParams(max_new_tokens=2))
+    assert engine.stats.num_prompt_tokens == 20 * (len(TEMPLATE) + 1)
+    assert engine.stats.num_padded_prompt_tokens == len(TEMPLATE) + 20
+
+
+@pytest.mark.parametrize("family", ["bart", "bloom", "bart_causal"])
+def test_products_of_each_prompts_own_give_the_answers_of_fused_attention(pair, family, monkeypatch):
+    """What bfloat16 takes on a CPU, in float32 here: scores within 1e-4, as two orders of summing are."""
+    _, model = pair(family)
+    generator = torch.Generator().manual_seed(1)
+    prompts = [torch.randint(4, 211, (length,), generator=generator).tolist() for length in (40, 1, 2, 17, 33)]
+    params = GenerationParams(max_new_tokens=10, num_beams=2)
+    fused = Engine(model).generate(prompts, params)
+    monkeypatch.setattr(prompts_module, "_is_plain", lambda _: True)
+    for one, other in zip(Engine(model).generate(prompts, params), fused, strict=True):
+        assert one.outputs[0].token_ids == other.outputs[0].token_ids
+        assert one.outputs[0].score == pytest.approx(other.outputs[0].score, abs=1e-4)

@@ -1,0 +1,67 @@
+"""Ranks that call back over TCP, as those of other nodes do, are ranks like others."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import transformers
+
+from batchloom.models import load_model
+from batchloom.models.errors import RankLostError
+
+CALL_BACK = (
+    "import sys; from batchloom.models.ranks.follower import main; from batchloom.models.ranks.connection import call;"
+    "main(call(sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3])))"
+)
+
+
+class ThisNode:
+    """Another node that is this one."""
+
+    host = "127.0.0.1"
+
+    def __init__(self):
+        self.processes = []
+
+    def start(self, rank, port, key):  # noqa: ARG002
+        with socket.create_connection((self.host, port)) as stranger:  # is not let in
+            stranger.sendall(bytes(len(key)))
+        command = [sys.executable, "-c", CALL_BACK, self.host, str(port), key.hex()]
+        self.processes.append(subprocess.Popen(command))
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.BloomConfig(vocab_size=83, hidden_size=24, n_layer=2, n_head=4)
+    transformers.BloomForCausalLM(config).save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+def run(model, ids):
+    while True:
+        model(ids)
+
+
+def test_ranks_that_call_back_answer_as_one_rank(checkpoint):
+    node, ids = ThisNode(), torch.arange(4, 20)[None]
+    model = load_model(checkpoint, device="cpu", tensor_parallel=2, elsewhere=node)
+    torch.testing.assert_close(model(ids), load_model(checkpoint, device="cpu")(ids), atol=1e-5, rtol=1e-5)
+    os.kill(node.processes[0].pid, signal.SIGKILL)
+    with pytest.raises(RankLostError, match=r"Rank 1 of the model \(on 127.0.0.1\) closed its connection"):
+        run(model, ids)
+
+
+def test_ranks_that_called_back_end_with_the_model(checkpoint):
+    node = ThisNode()
+    model = load_model(checkpoint, device="cpu", tensor_parallel=4, elsewhere=node)
+    model.group.followers.close()
+    deadline = time.monotonic() + 20
+    while any(process.poll() is None for process in node.processes):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -1,0 +1,168 @@
+"""Ranks that answer as one rank does are let in; ranks that divide a model wrongly are not."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from batchloom import models, pipelines
+from batchloom.models.layers.layout import product
+from batchloom.models.layers.linear import ColumnLinear, RowLinear
+from batchloom.models.ranks.group import Part
+from batchloom.pipelines.errors import JobError
+from batchloom.pipelines.replicas import probe
+
+
+@pytest.fixture(scope="module")
+def make_checkpoint(tmp_path_factory) -> Callable[[str], str]:
+    """Four layers wide enough to divide, biases that show, weights of the size that trained ones have."""
+
+    def make(architecture: str) -> str:
+        family = architecture.split("For")[0]
+        sizes = {
+            "vocab_size": 503, "num_labels": 3, "eos_token_id": 2, "n_layer": 4, "n_head": 4, "hidden_size": 64,
+            "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "max_position_embeddings": 64,
+        }  # fmt: skip
+        if family != "Bloom":
+            sizes["d_model"] = sizes.pop("hidden_size")
+        torch.manual_seed(0)
+        reference = getattr(transformers, architecture)(getattr(transformers, f"{family}Config")(**sizes))
+        with torch.no_grad():
+            for name, parameter in reference.named_parameters():
+                if parameter.dim() > 1 or name.endswith("bias"):
+                    parameter.normal_(0.0, 0.05)
+        folder = str(tmp_path_factory.mktemp(architecture))
+        reference.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+def let_in(folder: str, dtype: str = "float32") -> None:
+    """What a replica of two ranks does before its first unit."""
+    model = models.load_model(folder, dtype=dtype, device="cpu", tensor_parallel=2)
+    try:
+        probe.check(probe.ask(model), probe.reference(folder, None, 1), 2, dtype)
+    finally:
+        model.group.followers.close()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtypes"),
+    [
+        ("BartForConditionalGeneration", ("float32", "float16", "bfloat16")),
+        ("BloomForCausalLM", ("float32", "float16", "bfloat16")),
+        ("BlenderbotForConditionalGeneration", ("float32",)),
+        ("BlenderbotSmallForConditionalGeneration", ("float32",)),
+        ("BartForSequenceClassification", ("float32",)),
+        ("BartForQuestionAnswering", ("float32",)),
+        ("BloomForSequenceClassification", ("float32",)),
+    ],
+)
+def test_two_ranks_that_divide_a_model_rightly_are_let_in(make_checkpoint, architecture, dtypes) -> None:
+    folder = make_checkpoint(architecture)
+    for dtype in dtypes:
+        let_in(folder, dtype)
+
+
+def add_the_bias_before_the_sum_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = RowLinear.forward
+
+    def forward(layer: RowLinear, hidden: torch.Tensor) -> torch.Tensor:
+        if layer.group.size == 1:
+            return right(layer, hidden)
+        weight = layer.weight if layer._laid_out is None else layer._laid_out
+        return layer.group.all_reduce(product(hidden, weight, layer.bias)).add_(layer.bias)
+
+    monkeypatch.setattr(RowLinear, "forward", forward)
+
+
+def read_the_neighbours_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = ColumnLinear.parts
+
+    def parts(layer: ColumnLinear) -> dict[str, Part]:
+        if layer.group.size == 1:
+            return right(layer)
+        neighbours = slice(layer.rows, 2 * layer.rows)
+        return {name: replace(part, rows=neighbours) for name, part in right(layer).items()}
+
+    monkeypatch.setattr(ColumnLinear, "parts", parts)
+
+
+def hold_the_columns_of_one_layer_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, first = RowLinear.lay_out, []
+
+    def lay_out(layer: RowLinear) -> None:
+        if layer.group.size > 1 and not first:
+            first.append(layer)
+            layer.weight.copy_(layer.weight.roll(layer.columns // 2, dims=1))
+        right(layer)
+
+    monkeypatch.setattr(RowLinear, "lay_out", lay_out)
+
+
+@pytest.mark.parametrize(
+    "fault", [add_the_bias_before_the_sum_too, read_the_neighbours_rows, hold_the_columns_of_one_layer_in_another_order]
+)
+@pytest.mark.parametrize("architecture", ["BartForConditionalGeneration", "BloomForCausalLM"])
+def test_a_wrong_division_is_refused(make_checkpoint, monkeypatch, architecture, fault) -> None:
+    """The fault is in this process, the first rank, alone: what it adds or reads wrongly, all ranks get by the sums."""
+    folder = make_checkpoint(architecture)
+    fault(monkeypatch)
+    with pytest.raises(JobError, match=r"2 ranks do not answer the start-up probe as one rank does: in float32"):
+        let_in(folder)
+
+
+def test_answers_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(JobError, match="off by nan"):
+        probe.check([[1.0, float("nan")]], [[1.0, 2.0]], 2, "float32")
+
+
+def test_the_probe_asks_all_over_the_vocabulary_and_ends_as_texts_do(make_checkpoint) -> None:
+    model = models.stream_model(make_checkpoint("BartForConditionalGeneration"))
+    rows = probe._questions(model)
+    assert [len(row) for row in rows] == [probe.NUM_TOKENS] * probe.NUM_ROWS
+    assert {row[-1] for row in rows} == {model.config.eos_token_id}
+    ids = [token for row in rows for token in row[:-1]]
+    assert {token * 8 // 503 for token in ids} == set(range(8))  # every rank's share, for up to eight
+    assert not {0, 1, 2} & set(ids)
+
+
+@pytest.fixture
+def job(make_job: Callable[..., Any]) -> Iterator[Any]:
+    config = make_job()
+    return replace(config, engine=replace(config.engine, tensor_parallel=2, device="cpu"))
+
+
+def refusal(job: Any) -> str:
+    """What a job says that fails. The error itself would hold its actors, and with them the processors of the next."""
+    with pytest.raises(JobError) as caught:
+        pipelines.run(job)
+    return str(caught.value)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_job_keeps_the_answers_of_one_rank_and_refuses_ranks_that_differ(job) -> None:
+    kept = Path(job.output.path) / "_batchloom" / "probe.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text('{"batchloom": "0", "fingerprint": "of another job", "answers": [[0.0]]}')  # computed anew
+    pipelines.run(job)
+    right = json.loads(kept.read_text())
+    wrong = json.dumps({**right, "answers": [[value + 0.1 for value in right["answers"][0]]]})
+
+    kept.write_text(wrong)  # computed once: what is kept for this job is believed
+    next(Path(job.output.path).glob("*.parquet")).unlink()
+    said = refusal(job)
+    assert said.startswith(
+        "engine.tensor_parallel: 2 ranks do not answer the start-up probe as one rank does: in float32"
+    )
+    assert said.endswith("engine.probe: false starts without asking.")
+    off = replace(job, engine=replace(job.engine, probe=False))
+    assert pipelines.run(off).totals["ok"] == 75
+    assert kept.read_text() == wrong
