@@ -6,7 +6,8 @@ that has to be read at full bandwidth, and computes all that has to be computed 
 
 from dataclasses import dataclass
 
-from batchloom.models.families.config import BartConfig, BloomConfig
+from batchloom.models.families.config import ModelConfig
+from batchloom.models.families.table import family_of
 
 # Of the memory that weights leave free, what keys and values may take, by device. The rest is for activations, for
 # logits, and on a CPU for whoever else runs there.
@@ -43,7 +44,7 @@ class Machine:
 class Footprint:
     """One rank of a model: that which holds most, where the vocabulary is uneven."""
 
-    config: BartConfig | BloomConfig
+    config: ModelConfig
     architecture: str
     """A name of models/families/table.py."""
     num_ranks: int = 1
@@ -62,7 +63,7 @@ class Footprint:
     @property
     def cached_token_bytes(self) -> int:
         """Keys and values of one token in all decoder layers; a source token of an encoder-decoder takes as much."""
-        return 2 * self._num_decoder_layers * (self._width // self.num_ranks) * self._itemsize
+        return 2 * self.config.num_decoder_layers * (self._width // self.num_ranks) * self._itemsize
 
     def cached_tokens(self, machine: Machine) -> int:
         """Tokens whose keys and values fit beside the weights; none where the weights do not fit."""
@@ -72,7 +73,7 @@ class Footprint:
     def step_seconds(self, machine: Machine, rows: int, tokens: int) -> float:
         """A decode step of `rows` sequences that look back at `tokens` each, sources included."""
         num_read = self._decoder() * self._itemsize + rows * tokens * self.cached_token_bytes
-        attention = 4 * self._num_decoder_layers * (self._width // self.num_ranks) * tokens
+        attention = 4 * self.config.num_decoder_layers * (self._width // self.num_ranks) * tokens
         num_operations = rows * (2 * self._decoder() + attention)
         flops = machine.float_flops if self._itemsize == 4 else machine.half_flops
         return max(num_read / machine.bandwidth, num_operations / flops) + self._summing_seconds(machine, rows)
@@ -85,21 +86,24 @@ class Footprint:
         """Sums by rings, after the embedding, attention and feed-forward; and two small messages to choose tokens."""
         if self.num_ranks == 1:
             return 0.0
-        num_sums = 1 + self._num_decoder_layers * (3 if self._has_encoder else 2)
+        num_sums = 1 + self.config.num_decoder_layers * (3 if self._has_encoder else 2)
         sum_bytes = 2 * (self.num_ranks - 1) / self.num_ranks * rows * self._width * self._itemsize
         return (num_sums + 2) * machine.latency + num_sums * sum_bytes / machine.link
 
     # Parameters of the rank
 
     def _stacks(self) -> int:
-        config = self.config
-        if isinstance(config, BloomConfig):
-            return config.n_layer * self._layer(4 * self._width) + 2 * self._norm
-        positions = (config.max_position_embeddings + (2 if config.model_type == "bart" else 0)) * self._width
-        decoder = config.decoder_layers * self._decoder_layer(config.decoder_ffn_dim) + self._norm + positions
+        config, outside = self.config, self._outside_layers()
+        decoder = config.num_decoder_layers * self._decoder_layer(config.decoder_inner_width) + outside
         if not self._has_encoder:
             return decoder
-        return decoder + config.encoder_layers * self._layer(config.encoder_ffn_dim) + self._norm + positions
+        return decoder + config.num_encoder_layers * self._layer(config.encoder_inner_width) + outside
+
+    def _outside_layers(self) -> int:
+        """Positions of a stack, and its norms on embeddings and at the end."""
+        config, family = self.config, family_of(self.config)
+        num_positions = 0 if config.max_positions is None else config.max_positions + family.position_offset
+        return num_positions * self._width + (family.embedding_norm + family.final_norm) * self._norm
 
     def _vocabulary(self) -> int:
         """Embeddings and output head: one matrix, or one for each who reads it."""
@@ -124,10 +128,8 @@ class Footprint:
     def _decoder(self) -> int:
         """What a decode step reads: the decoder's layers, less what made the source's keys and values, and the head."""
         config = self.config
-        if isinstance(config, BloomConfig):
-            return config.n_layer * self._layer(4 * self._width) + self._embedding
         source = 2 * self._by_outputs(self._width, self._width) * self._has_encoder
-        return config.decoder_layers * (self._decoder_layer(config.decoder_ffn_dim) - source) + self._embedding
+        return config.num_decoder_layers * (self._decoder_layer(config.decoder_inner_width) - source) + self._embedding
 
     def _decoder_layer(self, inner: int) -> int:
         return self._layer(inner) + (self._attention + self._norm) * self._has_encoder
@@ -156,15 +158,11 @@ class Footprint:
 
     @property
     def _width(self) -> int:
-        return self.config.hidden_size if isinstance(self.config, BloomConfig) else self.config.d_model
-
-    @property
-    def _num_decoder_layers(self) -> int:
-        return self.config.n_layer if isinstance(self.config, BloomConfig) else self.config.decoder_layers
+        return self.config.width
 
     @property
     def _has_encoder(self) -> bool:
-        return isinstance(self.config, BartConfig) and not self.architecture.endswith("ForCausalLM")
+        return self.config.has_encoder(self.architecture)
 
     @property
     def _itemsize(self) -> int:

@@ -1,5 +1,6 @@
 """What every loaded model offers, whatever its family. It knows no layer."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from batchloom.models.errors import RequestError
-from batchloom.models.families.config import BartConfig, BloomConfig
+from batchloom.models.families.config import ModelConfig
+from batchloom.models.layers.packing import Packing
 from batchloom.models.ranks.group import TensorParallel
 
 
@@ -26,11 +28,11 @@ class LoadedModel(nn.Module):
     # Tensors that are zeros where the file leaves them out.
     ZERO_IF_ABSENT: ClassVar[tuple[str, ...]] = ()
 
-    config: BartConfig | BloomConfig
+    config: ModelConfig
     group: TensorParallel
     generation_defaults: dict[str, Any]  # config.json's generation fields, overlaid by generation_config.json's
 
-    def __init__(self, config: BartConfig | BloomConfig, group: TensorParallel) -> None:
+    def __init__(self, config: ModelConfig, group: TensorParallel) -> None:
         super().__init__()
         self.config, self.group = config, group
         self.generation_defaults = {}
@@ -54,14 +56,49 @@ class LoadedModel(nn.Module):
         return next(self.parameters()).dtype
 
     @property
+    def num_layers(self) -> int:
+        """Layers of the decoder."""
+        return self.config.num_decoder_layers
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads of a decoder layer on this rank."""
+        return self.group.share(self.config.num_heads, "attention heads")
+
+    @property
+    def head_dim(self) -> int:
+        """The width of a decoder's attention head."""
+        return self.config.head_dim
+
+    @property
     def max_positions(self) -> int | None:
         """The longest sequence in tokens, or None where positions are not limited."""
-        return self.config.max_position_embeddings if isinstance(self.config, BartConfig) else None
+        return self.config.max_positions
 
     @property
     def hidden_size(self) -> int:
         """The width of hidden states."""
-        return self.config.d_model if isinstance(self.config, BartConfig) else self.config.hidden_size
+        return self.config.width
+
+    @torch.inference_mode()
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, decoder_input_ids: Tensor | None = None
+    ) -> Tensor:
+        hidden_ND, packing = self.hidden_states(input_ids, attention_mask, decoder_input_ids)
+        return packing.unpack(self.of_tokens(hidden_ND))
+
+    @abstractmethod
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor | None, decoder_input_ids: Tensor | None = None
+    ) -> tuple[Tensor, Packing]:
+        """Return the hidden states [N, D] of a padded batch, and where they belong.
+
+        Raises RequestError where ids do not fit the model.
+        """
+
+    def of_tokens(self, hidden_ND: Tensor) -> Tensor:
+        """Return what forward gives for each token; here the hidden states themselves."""
+        return hidden_ND
 
     def check_tokens(self, token_ids: Sequence[int]) -> None:
         """Raises RequestError where the model cannot read one sequence."""

@@ -4,6 +4,7 @@ from abc import abstractmethod
 
 from torch import Tensor
 
+from batchloom.models.errors import RequestError
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.layers.attention import AttentionContext, PackedAttention
 from batchloom.models.layers.packing import Packing, packing_of
@@ -28,8 +29,15 @@ class DecoderOnlyModel(LoadedModel):
         context = PackedAttention(lengths, causal=True, alibi_slopes=self.alibi_slopes)
         return self.decode(input_ids_N, positions_of(lengths).to(input_ids_N.device), context)
 
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Packing]:
-        """Hidden states [N, D] of a padded batch, and where they belong."""
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor | None, decoder_input_ids: Tensor | None = None
+    ) -> tuple[Tensor, Packing]:
+        """Return the hidden states [N, D] of a padded batch, and where they belong.
+
+        Raises RequestError where ids do not fit the model, or decoder ids are given.
+        """
+        if decoder_input_ids is not None:
+            raise RequestError(f"{type(self).__name__} has no encoder: give decoder_input_ids as input_ids.")
         self.check_ids(input_ids)
         packing = packing_of(input_ids, attention_mask)
         return self.packed_hidden(packing.pack(input_ids), packing.lengths), packing

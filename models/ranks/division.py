@@ -1,7 +1,7 @@
 """How a model is divided among ranks, by counts. It knows no tensor, so that a job can be checked where no torch is."""
 
 from batchloom.models.errors import DeviceError
-from batchloom.models.families.config import BartConfig, BloomConfig
+from batchloom.models.families.config import ModelConfig
 
 
 def share(count: int, size: int, what: str) -> int:
@@ -19,14 +19,11 @@ def run(count: int, size: int, rank: int) -> slice:
     return slice(min(rank * most, count), min((rank + 1) * most, count))
 
 
-def check_ranks(config: BartConfig | BloomConfig, size: int) -> None:
+def check_ranks(config: ModelConfig, size: int) -> None:
     """Raises DeviceError where a configuration's heads or feed-forwards cannot be divided among `size` ranks."""
     if size < 1:
         raise DeviceError(f"tensor_parallel = {size} must be a whole number of at least 1.")
-    if isinstance(config, BloomConfig):
-        share(config.n_head, size, "attention heads")
-        return
-    for heads in (config.encoder_attention_heads, config.decoder_attention_heads):
+    for heads in config.heads.values():
         share(heads, size, "attention heads")
-    for width in (config.encoder_ffn_dim, config.decoder_ffn_dim):
+    for width in (config.encoder_inner_width, config.decoder_inner_width):
         share(width, size, "feed-forward columns")

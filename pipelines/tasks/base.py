@@ -135,7 +135,7 @@ def with_head(spec: TaskSpec, head: str) -> str:
     """
     family, own = _family_and_head(spec.checkpoint.architecture)
     if own == "Model":
-        own = "ForCausalLM" if family == "Bloom" else "ForConditionalGeneration"
+        own = spec.checkpoint.family.heads[0]
     if own != head:
         raise ConfigError(
             f"model: {spec.task} needs a {ARCHITECTURES_OF_HEADS[head]}; found {spec.checkpoint.architecture}. "

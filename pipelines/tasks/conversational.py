@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from batchloom.models import Tokenizer
 
 PERSONA = "your persona: "  # how the Blenderbots' training data began a line about the speaker
-# What stood between turns when each family was trained. BlenderbotSmall's tokenizer drops spaces, so two of them
-# would run the turns together; a line end becomes its own token, __newln__.
-DELIMITERS = {"blenderbot": "  ", "blenderbot-small": "\n"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +53,8 @@ class Conversational(Task):
                 f"task_options.persona_column: is {options.persona_column!r}, which is input.text_column. "
                 "Name another column, or leave it out."
             )
-        family = spec.checkpoint.config.model_type
-        if family not in DELIMITERS:
+        delimiter = spec.checkpoint.family.dialogue_separator
+        if delimiter is None:
             raise ConfigError(
                 f"model: conversational needs a Blenderbot or a BlenderbotSmall; found {spec.checkpoint.architecture}. "
                 "For dialogues with another checkpoint use text2text-generation or text-generation."
@@ -68,7 +65,7 @@ class Conversational(Task):
             generation=one_answer(spec, resolved_generation(spec)),
             text_column=spec.input.text_column,
             options=options,
-            delimiter=DELIMITERS[family],
+            delimiter=delimiter,
             max_positions=spec.checkpoint.max_positions,
         )
 

@@ -6,7 +6,7 @@ import transformers
 
 from batchloom.models import load_model
 from batchloom.models.errors import RequestError
-from batchloom.models.families.encoder_decoder import clamp_half
+from batchloom.models.families.stacks import clamp_half
 from batchloom.models.layers.attention import EncoderMemory, PackedAttention
 from batchloom.models.layers.positions import positions_of
 
@@ -27,7 +27,12 @@ SPEAKING = (
     "BlenderbotForConditionalGeneration",
     "BlenderbotSmallForConditionalGeneration",
 )
-DECODERS = ("BartForCausalLM", "BlenderbotForCausalLM", "BlenderbotSmallForCausalLM", "BloomForCausalLM")
+DECODERS = (
+    "BartForCausalLM",
+    "BlenderbotForCausalLM",
+    "BlenderbotSmallForCausalLM",
+    "BloomForCausalLM",
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +112,11 @@ def test_padding_changes_nothing_wherever_it_stands(load, architecture):
 def test_blenderbots_demand_decoder_ids(load, architecture):
     with pytest.raises(RequestError, match="needs decoder_input_ids"):
         load(architecture)(packed_ids([5]).view(1, 5))
+
+
+def test_decoder_ids_for_a_decoder_alone_are_refused(load):
+    with pytest.raises(RequestError, match="has no encoder"):
+        load("BartForCausalLM")(packed_ids([5]).view(1, 5), None, packed_ids([5]).view(1, 5))
 
 
 def test_ids_outside_the_vocabulary_and_rows_too_long_are_refused(load):
