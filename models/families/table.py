@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from batchloom.models.errors import UnsupportedModelError
 from batchloom.models.families.config import BloomConfig, EncoderDecoderConfig, ModelConfig
 from batchloom.models.families.family import (
+    FINGERPRINTED,
+    DecoderStart,
     Family,
     Template,
     TokenizerFiles,
@@ -49,6 +51,22 @@ BART = Family(
     shifts_input=True,
     # Roberta: transformers 5 saves BART's tokenizer under this name
     tokenizer=TokenizerHabits(class_names=("BartTokenizer", "RobertaTokenizer"), marks={}),
+)
+MBART = Family(
+    model_type="mbart",
+    prefix="MBart",
+    module="batchloom.models.families.mbart",
+    heads=_SPEAKING + _CLASSIFYING,
+    config=EncoderDecoderConfig,
+    defaults=_LARGE,
+    position_offset=2,
+    embedding_norm=True,
+    final_norm=True,
+    shifts_input=True,
+    decoder_start=DecoderStart.LAST_TOKEN,  # the language code, which ends the texts of mbart-large-cc25
+    tokenizer=TokenizerHabits(
+        class_names=("MBartTokenizer", "MBart50Tokenizer"), files=TokenizerFiles.LIBRARY, fingerprinted=FINGERPRINTED
+    ),
 )
 BLENDERBOT = Family(
     model_type="blenderbot",
@@ -136,7 +154,7 @@ BLOOM = Family(
         template=Template.BARE,
     ),
 )
-FAMILIES = {family.model_type: family for family in (BART, BLENDERBOT, BLENDERBOT_SMALL, BLOOM)}
+FAMILIES = {family.model_type: family for family in (BART, MBART, BLENDERBOT, BLENDERBOT_SMALL, BLOOM)}
 
 
 def family_of(config: ModelConfig) -> Family:

@@ -3,6 +3,7 @@
 The real files lie beside the checkout and are not copied into it; tiny ones with the same quirks always run.
 """
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -190,9 +191,18 @@ def test_a_partial_file_falls_to_its_familys_defaults():
     assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 1, 2)
 
 
+def test_mbart_has_the_references_defaults():
+    config, reference = read_config({"model_type": "mbart"}, "config.json"), transformers.MBartConfig()
+    for field in dataclasses.fields(config):
+        if hasattr(reference, field.name) and field.name not in ("architectures", "id2label"):
+            assert getattr(config, field.name) == getattr(reference, field.name), field.name
+    assert config.id2label == reference.id2label
+
+
 def test_a_file_without_model_type_is_known_by_its_architecture():
     raw = {"architectures": ["BlenderbotSmallForConditionalGeneration"]}
     assert read_config(raw, "config.json").model_type == "blenderbot-small"
+    assert read_config({"architectures": ["MBartModel"]}, "config.json").model_type == "mbart"
     with pytest.raises(CheckpointError, match="neither model_type nor architectures"):
         read_config({"d_model": 8}, "config.json")
 

@@ -10,7 +10,7 @@ from transformers import BartTokenizer, BlenderbotTokenizer, PreTrainedTokenizer
 from batchloom import models
 from batchloom.models import load_tokenizer
 from batchloom.models.errors import TokenizerError
-from batchloom.models.families.table import BART, BLENDERBOT, BLENDERBOT_SMALL, BLOOM
+from batchloom.models.families.table import BART, BLENDERBOT, BLENDERBOT_SMALL, BLOOM, MBART
 from batchloom.models.tokenizers.settings import read_settings, recognise_family
 
 
@@ -31,6 +31,9 @@ def saved(tmp_path, bart_folder):
         ({}, {"tokenizer_class": "BlenderbotSmallTokenizer", "model_type": "blenderbot"}, BLENDERBOT_SMALL),
         ({}, {"model_type": "blenderbot-small"}, BLENDERBOT_SMALL),
         ({}, {"model_type": "blenderbot"}, BLENDERBOT),
+        ({"tokenizer_class": "MBartTokenizerFast"}, {}, MBART),
+        ({"tokenizer_class": "MBart50Tokenizer"}, {}, MBART),
+        ({"tokenizer_class": "TokenizersBackend"}, {"model_type": "mbart"}, MBART),
         ({}, {"model_type": "t5"}, None),
         ({}, {}, None),
     ],
