@@ -56,10 +56,11 @@ class Conversational(Task):
         delimiter = spec.checkpoint.family.dialogue_separator
         if delimiter is None:
             raise ConfigError(
-                f"model: conversational needs a Blenderbot or a BlenderbotSmall; found {spec.checkpoint.architecture}. "
-                "For dialogues with another checkpoint use text2text-generation or text-generation."
+                "model: conversational needs a dialogue model, such as a Blenderbot; found "
+                f"{spec.checkpoint.architecture}. For dialogues with another checkpoint use text2text-generation or "
+                "text-generation."
             )
-        assert spec.checkpoint.max_positions is not None, "the Blenderbots have learned positions"
+        assert spec.checkpoint.max_positions is not None, "dialogue models have learned positions"
         return cls(
             architecture=with_head(spec, "ForConditionalGeneration"),
             generation=one_answer(spec, resolved_generation(spec)),
