@@ -6,7 +6,7 @@ that has to be read at full bandwidth, and computes all that has to be computed 
 
 from dataclasses import dataclass
 
-from batchloom.models.families.config import ModelConfig
+from batchloom.models.families.config import ModelConfig, StackSize
 from batchloom.models.families.table import family_of
 
 # Of the memory that weights leave free, what keys and values may take, by device. The rest is for activations, for
@@ -63,7 +63,7 @@ class Footprint:
     @property
     def cached_token_bytes(self) -> int:
         """Keys and values of one token in all decoder layers; a source token of an encoder-decoder takes as much."""
-        return 2 * self.config.num_decoder_layers * (self._width // self.num_ranks) * self._itemsize
+        return 2 * self.config.decoder.num_layers * (self._width // self.num_ranks) * self._itemsize
 
     def cached_tokens(self, machine: Machine) -> int:
         """Tokens whose keys and values fit beside the weights; none where the weights do not fit."""
@@ -73,7 +73,7 @@ class Footprint:
     def step_seconds(self, machine: Machine, rows: int, tokens: int) -> float:
         """A decode step of `rows` sequences that look back at `tokens` each, sources included."""
         num_read = self._decoder() * self._itemsize + rows * tokens * self.cached_token_bytes
-        attention = 4 * self.config.num_decoder_layers * (self._width // self.num_ranks) * tokens
+        attention = 4 * self.config.decoder.num_layers * (self._width // self.num_ranks) * tokens
         num_operations = rows * (2 * self._decoder() + attention)
         flops = machine.float_flops if self._itemsize == 4 else machine.half_flops
         return max(num_read / machine.bandwidth, num_operations / flops) + self._summing_seconds(machine, rows)
@@ -86,18 +86,18 @@ class Footprint:
         """Sums by rings, after the embedding, attention and feed-forward; and two small messages to choose tokens."""
         if self.num_ranks == 1:
             return 0.0
-        num_sums = 1 + self.config.num_decoder_layers * (3 if self._has_encoder else 2)
+        num_sums = 1 + self.config.decoder.num_layers * (3 if self._has_encoder else 2)
         sum_bytes = 2 * (self.num_ranks - 1) / self.num_ranks * rows * self._width * self._itemsize
         return (num_sums + 2) * machine.latency + num_sums * sum_bytes / machine.link
 
     # Parameters of the rank
 
     def _stacks(self) -> int:
-        config, outside = self.config, self._outside_layers()
-        decoder = config.num_decoder_layers * self._decoder_layer(config.decoder_inner_width) + outside
-        if not self._has_encoder:
+        decoder = self.config.decoder.num_layers * self._decoder_layer() + self._outside_layers()
+        if self._encoder is None:
             return decoder
-        return decoder + config.num_encoder_layers * self._layer(config.encoder_inner_width) + outside
+        encoder = self._encoder.num_layers * self._layer(self._encoder.inner_width) + self._outside_layers()
+        return encoder + decoder
 
     def _outside_layers(self) -> int:
         """Positions of a stack, and its norms on embeddings and at the end."""
@@ -127,12 +127,11 @@ class Footprint:
 
     def _decoder(self) -> int:
         """What a decode step reads: the decoder's layers, less what made the source's keys and values, and the head."""
-        config = self.config
         source = 2 * self._by_outputs(self._width, self._width) * self._has_encoder
-        return config.num_decoder_layers * (self._decoder_layer(config.decoder_inner_width) - source) + self._embedding
+        return self.config.decoder.num_layers * (self._decoder_layer() - source) + self._embedding
 
-    def _decoder_layer(self, inner: int) -> int:
-        return self._layer(inner) + (self._attention + self._norm) * self._has_encoder
+    def _decoder_layer(self) -> int:
+        return self._layer(self.config.decoder.inner_width) + (self._attention + self._norm) * self._has_encoder
 
     def _layer(self, inner: int) -> int:
         feed_forward = self._by_outputs(self._width, inner) + self._by_inputs(inner, self._width)
@@ -161,8 +160,12 @@ class Footprint:
         return self.config.width
 
     @property
+    def _encoder(self) -> StackSize | None:
+        return self.config.encoder_of(self.architecture)
+
+    @property
     def _has_encoder(self) -> bool:
-        return self.config.has_encoder(self.architecture)
+        return self._encoder is not None
 
     @property
     def _itemsize(self) -> int:

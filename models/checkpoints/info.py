@@ -89,7 +89,7 @@ class CheckpointInfo:
     @property
     def has_encoder(self) -> bool:
         """Whether its class has an encoder beside its decoder."""
-        return self.config.has_encoder(self.architecture)
+        return self.config.encoder_of(self.architecture) is not None
 
 
 def describe(uri: str, task: str | None = None) -> CheckpointInfo:

@@ -58,12 +58,12 @@ class LoadedModel(nn.Module):
     @property
     def num_layers(self) -> int:
         """Layers of the decoder."""
-        return self.config.num_decoder_layers
+        return self.config.decoder.num_layers
 
     @property
     def num_heads(self) -> int:
         """Attention heads of a decoder layer on this rank."""
-        return self.group.share(self.config.num_heads, "attention heads")
+        return self.group.share(self.config.decoder.num_heads, "attention heads")
 
     @property
     def head_dim(self) -> int:

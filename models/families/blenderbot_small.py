@@ -3,21 +3,22 @@
 The encoder adds positions first. Source: Roller et al., arXiv 2004.13637, the 90M model.
 """
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from batchloom.models.families.config import EncoderDecoderConfig
 from batchloom.models.families.encoder_decoder import BareModel
 from batchloom.models.families.encoder_decoder_heads import ConditionalGeneration, DecoderAlone
-from batchloom.models.families.stacks import DecoderStack, NormAfterLayer
+from batchloom.models.families.stacks import DecoderStack, Layer, NormAfterLayer
+from batchloom.models.ranks.group import TensorParallel
 
 
 class BlenderbotSmallDecoder(DecoderStack):
-    @staticmethod
-    def embedding_scale(config: EncoderDecoderConfig) -> float:  # noqa: ARG004
-        """No scale, whatever scale_embedding says: transformers 5.23, our reference, dropped it here (4.x and ParlAI
-        have it). A norm follows at once, so that only its epsilon notices: 4e-4 in the logits of the parity test.
-        """
-        return 1.0
+    def __init__(self, config: EncoderDecoderConfig, group: TensorParallel, layer: type[Layer], crosses: bool) -> None:
+        # No scale, whatever scale_embedding says: transformers 5.23, our reference, dropped it here (4.x and ParlAI
+        # have it). A norm follows at once, so that only its epsilon notices: 4e-4 in the logits of the parity test.
+        super().__init__(replace(config, scale_embedding=False), group, layer, crosses)
 
     def embed(self, input_ids_N: Tensor, positions_N: Tensor) -> Tensor:
         normed_ND: Tensor = self.layernorm_embedding(self.embed_tokens(input_ids_N))

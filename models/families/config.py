@@ -12,6 +12,8 @@ class ModelConfig(ABC):
 
     # Other names that files use for a field; the field's own name wins.
     SPELLINGS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    # Fields that count attention heads, each of which must divide the width.
+    HEADS: ClassVar[tuple[str, ...]]
 
     model_type: str  # a key of table.py FAMILIES
     architectures: tuple[str, ...] = ()  # class names, the first is loaded unless another is asked for
@@ -44,42 +46,36 @@ class ModelConfig(ABC):
 
     @property
     @abstractmethod
-    def heads(self) -> Mapping[str, int]:
-        """Attention heads by config.json's key, the decoder's last. Each count divides the width."""
+    def encoder(self) -> "StackSize | None":
+        """The encoder's size, None where there is no encoder."""
 
     @property
     @abstractmethod
-    def num_encoder_layers(self) -> int:
-        """Layers of the encoder, 0 where there is none."""
+    def decoder(self) -> "StackSize":
+        """The size of the decoder, which is the only stack of a decoder-only model."""
 
     @property
-    @abstractmethod
-    def num_decoder_layers(self) -> int:
-        """Layers of the decoder, which is the only stack of a decoder-only model."""
+    def stacks(self) -> "tuple[StackSize, ...]":
+        """The sizes of all stacks."""
+        return (self.decoder,) if self.encoder is None else (self.encoder, self.decoder)
 
-    @property
-    @abstractmethod
-    def encoder_inner_width(self) -> int:
-        """The width inside the encoder's feed-forwards, 0 where there is no encoder."""
-
-    @property
-    @abstractmethod
-    def decoder_inner_width(self) -> int:
-        """The width inside the decoder's feed-forwards."""
-
-    @abstractmethod
-    def has_encoder(self, architecture: str) -> bool:
-        """Whether a class of the family has an encoder beside its decoder."""
-
-    @property
-    def num_heads(self) -> int:
-        """Attention heads of a decoder layer."""
-        return list(self.heads.values())[-1]
+    def encoder_of(self, architecture: str) -> "StackSize | None":
+        """Return the encoder that a class of the family has, None where it is a decoder alone."""
+        return None if architecture.endswith("ForCausalLM") else self.encoder
 
     @property
     def head_dim(self) -> int:
         """The width of a decoder's attention head."""
-        return self.width // self.num_heads
+        return self.width // self.decoder.num_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackSize:
+    """How large an encoder or a decoder is."""
+
+    num_layers: int
+    num_heads: int  # of each attention; divides the width
+    inner_width: int  # inside the feed-forwards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +87,7 @@ class EncoderDecoderConfig(ModelConfig):
         "encoder_layers": ("num_hidden_layers",),
         "encoder_attention_heads": ("num_attention_heads",),
     }
+    HEADS = ("encoder_attention_heads", "decoder_attention_heads")
 
     d_model: int  # width of hidden states
     encoder_layers: int
@@ -117,30 +114,16 @@ class EncoderDecoderConfig(ModelConfig):
         return self.max_position_embeddings
 
     @property
-    def heads(self) -> Mapping[str, int]:
-        return {
-            "encoder_attention_heads": self.encoder_attention_heads,
-            "decoder_attention_heads": self.decoder_attention_heads,
-        }
+    def encoder(self) -> StackSize:
+        return StackSize(
+            num_layers=self.encoder_layers, num_heads=self.encoder_attention_heads, inner_width=self.encoder_ffn_dim
+        )
 
     @property
-    def num_encoder_layers(self) -> int:
-        return self.encoder_layers
-
-    @property
-    def num_decoder_layers(self) -> int:
-        return self.decoder_layers
-
-    @property
-    def encoder_inner_width(self) -> int:
-        return self.encoder_ffn_dim
-
-    @property
-    def decoder_inner_width(self) -> int:
-        return self.decoder_ffn_dim
-
-    def has_encoder(self, architecture: str) -> bool:
-        return not architecture.endswith("ForCausalLM")
+    def decoder(self) -> StackSize:
+        return StackSize(
+            num_layers=self.decoder_layers, num_heads=self.decoder_attention_heads, inner_width=self.decoder_ffn_dim
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +135,7 @@ class BloomConfig(ModelConfig):
         "n_layer": ("num_hidden_layers", "num_layers"),
         "n_head": ("num_attention_heads",),
     }
+    HEADS = ("n_head",)
 
     hidden_size: int  # width of hidden states
     n_layer: int
@@ -168,24 +152,9 @@ class BloomConfig(ModelConfig):
         return None
 
     @property
-    def heads(self) -> Mapping[str, int]:
-        return {"n_head": self.n_head}
+    def encoder(self) -> None:
+        return None
 
     @property
-    def num_encoder_layers(self) -> int:
-        return 0
-
-    @property
-    def num_decoder_layers(self) -> int:
-        return self.n_layer
-
-    @property
-    def encoder_inner_width(self) -> int:
-        return 0
-
-    @property
-    def decoder_inner_width(self) -> int:
-        return 4 * self.hidden_size
-
-    def has_encoder(self, architecture: str) -> bool:  # noqa: ARG002
-        return False
+    def decoder(self) -> StackSize:
+        return StackSize(num_layers=self.n_layer, num_heads=self.n_head, inner_width=4 * self.hidden_size)

@@ -83,9 +83,10 @@ def _check(config: ModelConfig, raw: Mapping[str, Any], where: str) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             problems.append(f"{name} = {value!r} must be a whole number above 0")
     if not problems:
+        heads = {name: getattr(config, name) for name in config.HEADS}
         problems += [
             f"{name} = {count} does not divide the width {config.width}"
-            for name, count in config.heads.items()
+            for name, count in heads.items()
             if config.width % count
         ]
     if raw.get("static_position_embeddings"):

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from batchloom.models.families.config import EncoderDecoderConfig
+from batchloom.models.families.config import EncoderDecoderConfig, StackSize
 from batchloom.models.families.projections import CrossAttention, SelfAttention
 from batchloom.models.families.table import family_of
 from batchloom.models.layers.attention import AttentionContext, PackedAttention
@@ -24,11 +24,9 @@ from batchloom.models.ranks.group import TensorParallel
 class Layer(nn.Module):
     """The parts of a layer of either order; `crosses`: it also attends to an encoder's output."""
 
-    def __init__(
-        self, config: EncoderDecoderConfig, group: TensorParallel, num_heads: int, inner: int, crosses: bool
-    ) -> None:
+    def __init__(self, config: EncoderDecoderConfig, group: TensorParallel, size: StackSize, crosses: bool) -> None:
         super().__init__()
-        width = config.width
+        width, num_heads, inner = config.width, size.num_heads, size.inner_width
         self.self_attn = SelfAttention(width, num_heads, group)
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.crosses = crosses
@@ -93,57 +91,48 @@ class NormAfterLayer(Layer):
 class Stack(nn.Module):
     """Embeddings, positions and layers, with the norms around them that the family's record says."""
 
-    def __init__(self, config: EncoderDecoderConfig, group: TensorParallel, scale: float) -> None:
+    def __init__(
+        self, config: EncoderDecoderConfig, group: TensorParallel, layer: type[Layer], size: StackSize, crosses: bool
+    ) -> None:
         super().__init__()
         family, width = family_of(config), config.width
-        self.embed_tokens = VocabularyEmbedding(config.vocab_size, width, group, scale)
+        self.embed_tokens = VocabularyEmbedding(config.vocab_size, width, group, config.embedding_scale)
         self.embed_positions = LearnedPositions(config.max_positions, width, family.position_offset)
         self.layernorm_embedding = nn.LayerNorm(width) if family.embedding_norm else nn.Identity()
+        self.layers = nn.ModuleList(layer(config, group, size, crosses) for _ in range(size.num_layers))
         self.layer_norm = nn.LayerNorm(width) if family.final_norm else nn.Identity()
 
     def embed(self, input_ids_N: Tensor, positions_N: Tensor) -> Tensor:
         hidden_ND: Tensor = self.layernorm_embedding(self.embed_tokens(input_ids_N) + self.embed_positions(positions_N))
         return hidden_ND
 
-
-class EncoderStack(Stack):
-    """Input ids to hidden states [N, D], which float16 cannot overflow."""
-
-    def __init__(self, config: EncoderDecoderConfig, group: TensorParallel, layer: type[Layer]) -> None:
-        super().__init__(config, group, config.embedding_scale)
-        self.layers = nn.ModuleList(
-            layer(config, group, config.encoder_attention_heads, config.encoder_ffn_dim, crosses=False)
-            for _ in range(config.encoder_layers)
-        )
-
     def forward(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
         hidden_ND = self.embed(input_ids_N, positions_N)
         for index, layer in enumerate(self.layers):
-            hidden_ND = clamp_half(layer(index, hidden_ND, context))
+            hidden_ND = self.bounded(layer(index, hidden_ND, context))
         normed_ND: Tensor = self.layer_norm(hidden_ND)
         return normed_ND
+
+    def bounded(self, hidden_ND: Tensor) -> Tensor:
+        """Return a layer's output as the next layer reads it."""
+        return hidden_ND
+
+
+class EncoderStack(Stack):
+    """Input ids to hidden states [N, D], kept finite in float16."""
+
+    def __init__(self, config: EncoderDecoderConfig, group: TensorParallel, layer: type[Layer]) -> None:
+        super().__init__(config, group, layer, config.encoder, crosses=False)
+
+    def bounded(self, hidden_ND: Tensor) -> Tensor:
+        return clamp_half(hidden_ND)
 
 
 class DecoderStack(Stack):
     """Decoder ids to hidden states; `crosses`: its layers also attend to an encoder's output."""
 
     def __init__(self, config: EncoderDecoderConfig, group: TensorParallel, layer: type[Layer], crosses: bool) -> None:
-        super().__init__(config, group, self.embedding_scale(config))
-        self.layers = nn.ModuleList(
-            layer(config, group, config.decoder_attention_heads, config.decoder_ffn_dim, crosses)
-            for _ in range(config.decoder_layers)
-        )
-
-    @staticmethod
-    def embedding_scale(config: EncoderDecoderConfig) -> float:
-        return config.embedding_scale
-
-    def forward(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
-        hidden_ND = self.embed(input_ids_N, positions_N)
-        for index, layer in enumerate(self.layers):
-            hidden_ND = layer(index, hidden_ND, context)
-        normed_ND: Tensor = self.layer_norm(hidden_ND)
-        return normed_ND
+        super().__init__(config, group, layer, config.decoder, crosses)
 
     def last(self, input_ids_N: Tensor, positions_N: Tensor, context: PackedAttention) -> Tensor:
         """Return the hidden states of each sequence's last token, the last layer computed for these alone: [B, D]."""

@@ -22,20 +22,43 @@ if TYPE_CHECKING:
 
 _SPEAKING = ("ForConditionalGeneration", "ForCausalLM", "Model")
 _CLASSIFYING = ("ForSequenceClassification", "ForQuestionAnswering")
-_LARGE = {
+_BART_SIZES = {
+    "vocab_size": 50265, "d_model": 1024, "max_position_embeddings": 1024,
+    "encoder_layers": 12, "encoder_attention_heads": 16, "encoder_ffn_dim": 4096,
+    "decoder_layers": 12, "decoder_attention_heads": 16, "decoder_ffn_dim": 4096,
+}  # fmt: skip
+_BLENDERBOT_SIZES = {
+    "vocab_size": 8008,
+    "d_model": 2560,
+    "max_position_embeddings": 128,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 32,
+    "encoder_ffn_dim": 10240,
+    "decoder_layers": 24,
+    "decoder_attention_heads": 32,
+    "decoder_ffn_dim": 10240,
+}  # fmt: skip
+_BLENDERBOT_SMALL_SIZES = {
     "vocab_size": 50265,
-    "d_model": 1024,
-    "encoder_layers": 12,
-    "decoder_layers": 12,
+    "d_model": 512,
+    "max_position_embeddings": 512,
+    "encoder_layers": 8,
     "encoder_attention_heads": 16,
+    "encoder_ffn_dim": 2048,
+    "decoder_layers": 8,
     "decoder_attention_heads": 16,
-    "encoder_ffn_dim": 4096,
-    "decoder_ffn_dim": 4096,
-    "max_position_embeddings": 1024,
-    "pad_token_id": 1,
-    "bos_token_id": 0,
+    "decoder_ffn_dim": 2048,
+}  # fmt: skip
+_BLOOM_DEFAULTS = {
+    "vocab_size": 250880,
+    "hidden_size": 64,
+    "n_layer": 2,
+    "n_head": 8,
+    "pad_token_id": None,
+    "bos_token_id": 1,
     "eos_token_id": 2,
-}
+}  # fmt: skip
+_BART_IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 _BLENDERBOT_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 
 BART = Family(
@@ -44,7 +67,7 @@ BART = Family(
     module="batchloom.models.families.bart",
     heads=_SPEAKING + _CLASSIFYING,
     config=EncoderDecoderConfig,
-    defaults={**_LARGE, "decoder_start_token_id": 2, "num_labels": 3},
+    defaults=_BART_SIZES | _BART_IDS | {"decoder_start_token_id": 2, "num_labels": 3},
     position_offset=2,
     embedding_norm=True,
     final_norm=False,
@@ -58,7 +81,7 @@ MBART = Family(
     module="batchloom.models.families.mbart",
     heads=_SPEAKING + _CLASSIFYING,
     config=EncoderDecoderConfig,
-    defaults=_LARGE,
+    defaults=_BART_SIZES | _BART_IDS,
     position_offset=2,
     embedding_norm=True,
     final_norm=True,
@@ -74,18 +97,7 @@ BLENDERBOT = Family(
     module="batchloom.models.families.blenderbot",
     heads=_SPEAKING,
     config=EncoderDecoderConfig,
-    defaults={
-        "vocab_size": 8008,
-        "d_model": 2560,
-        "encoder_layers": 2,
-        "decoder_layers": 24,
-        "encoder_attention_heads": 32,
-        "decoder_attention_heads": 32,
-        "encoder_ffn_dim": 10240,
-        "decoder_ffn_dim": 10240,
-        "max_position_embeddings": 128,
-        **_BLENDERBOT_IDS,
-    },
+    defaults=_BLENDERBOT_SIZES | _BLENDERBOT_IDS,
     embedding_norm=False,
     final_norm=True,
     dialogue_separator="  ",
@@ -102,18 +114,7 @@ BLENDERBOT_SMALL = Family(
     module="batchloom.models.families.blenderbot_small",
     heads=_SPEAKING,
     config=EncoderDecoderConfig,
-    defaults={
-        "vocab_size": 50265,
-        "d_model": 512,
-        "encoder_layers": 8,
-        "decoder_layers": 8,
-        "encoder_attention_heads": 16,
-        "decoder_attention_heads": 16,
-        "encoder_ffn_dim": 2048,
-        "decoder_ffn_dim": 2048,
-        "max_position_embeddings": 512,
-        **_BLENDERBOT_IDS,
-    },
+    defaults=_BLENDERBOT_SMALL_SIZES | _BLENDERBOT_IDS,
     embedding_norm=True,
     final_norm=False,
     # Its tokenizer drops spaces, so two of them would run the turns together; a line end becomes a token, __newln__.
@@ -126,23 +127,9 @@ BLOOM = Family(
     model_type="bloom",
     prefix="Bloom",
     module="batchloom.models.families.bloom",
-    heads=(
-        "ForCausalLM",
-        "Model",
-        "ForSequenceClassification",
-        "ForTokenClassification",
-        "ForQuestionAnswering",
-    ),
+    heads=("ForCausalLM", "Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
     config=BloomConfig,
-    defaults={
-        "vocab_size": 250880,
-        "hidden_size": 64,
-        "n_layer": 2,
-        "n_head": 8,
-        "pad_token_id": None,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    },
+    defaults=_BLOOM_DEFAULTS,
     embedding_norm=True,
     final_norm=True,
     tokenizer=TokenizerHabits(

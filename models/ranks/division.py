@@ -23,7 +23,7 @@ def check_ranks(config: ModelConfig, size: int) -> None:
     """Raises DeviceError where a configuration's heads or feed-forwards cannot be divided among `size` ranks."""
     if size < 1:
         raise DeviceError(f"tensor_parallel = {size} must be a whole number of at least 1.")
-    for heads in config.heads.values():
-        share(heads, size, "attention heads")
-    for width in (config.encoder_inner_width, config.decoder_inner_width):
-        share(width, size, "feed-forward columns")
+    for stack in config.stacks:
+        share(stack.num_heads, size, "attention heads")
+    for stack in config.stacks:
+        share(stack.inner_width, size, "feed-forward columns")
