@@ -28,35 +28,18 @@ _BART_SIZES = {
     "decoder_layers": 12, "decoder_attention_heads": 16, "decoder_ffn_dim": 4096,
 }  # fmt: skip
 _BLENDERBOT_SIZES = {
-    "vocab_size": 8008,
-    "d_model": 2560,
-    "max_position_embeddings": 128,
-    "encoder_layers": 2,
-    "encoder_attention_heads": 32,
-    "encoder_ffn_dim": 10240,
-    "decoder_layers": 24,
-    "decoder_attention_heads": 32,
-    "decoder_ffn_dim": 10240,
+    "vocab_size": 8008, "d_model": 2560, "max_position_embeddings": 128,
+    "encoder_layers": 2, "encoder_attention_heads": 32, "encoder_ffn_dim": 10240,
+    "decoder_layers": 24, "decoder_attention_heads": 32, "decoder_ffn_dim": 10240,
 }  # fmt: skip
 _BLENDERBOT_SMALL_SIZES = {
-    "vocab_size": 50265,
-    "d_model": 512,
-    "max_position_embeddings": 512,
-    "encoder_layers": 8,
-    "encoder_attention_heads": 16,
-    "encoder_ffn_dim": 2048,
-    "decoder_layers": 8,
-    "decoder_attention_heads": 16,
-    "decoder_ffn_dim": 2048,
+    "vocab_size": 50265, "d_model": 512, "max_position_embeddings": 512,
+    "encoder_layers": 8, "encoder_attention_heads": 16, "encoder_ffn_dim": 2048,
+    "decoder_layers": 8, "decoder_attention_heads": 16, "decoder_ffn_dim": 2048,
 }  # fmt: skip
 _BLOOM_DEFAULTS = {
-    "vocab_size": 250880,
-    "hidden_size": 64,
-    "n_layer": 2,
-    "n_head": 8,
-    "pad_token_id": None,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+    "vocab_size": 250880, "hidden_size": 64, "n_layer": 2, "n_head": 8,
+    "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 _BART_IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 _BLENDERBOT_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
