@@ -1,4 +1,4 @@
-"""What every loaded model offers, whatever its family. It knows no layer."""
+"""The interface of every loaded model, whatever its family. It knows no layer."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ class LoadedModel(nn.Module):
 
     A forward takes padded ids and gives logits `[B, T, V]` (language models), `[B, L]` (sequence classes), `[B, T, L]`
     (token classes), `(start [B, T], end [B, T])` (answers) or hidden states `[B, T, D]` (bare models); padding gives
-    zeros. Padding may stand anywhere: positions count real tokens, so a row is answered as it is alone. (transformers'
-    learned positions count padding on the left.)
+    zeros. Padding may be anywhere: positions count real tokens, so a row's answer does not depend on its padding.
+    (transformers' learned positions count padding on the left.)
     """
 
     is_encoder_decoder: ClassVar[bool]
-    # Names of one and the same matrix, without prefix; a file may hold any of them.
+    # Names of one tied matrix, without prefix; a file may hold any of them.
     TIED: ClassVar[tuple[str, ...]] = ()
-    # Tensors that are zeros where the file leaves them out.
+    # Tensors that default to zeros if the file does not have them.
     ZERO_IF_ABSENT: ClassVar[tuple[str, ...]] = ()
 
     config: ModelConfig
@@ -43,12 +43,12 @@ class LoadedModel(nn.Module):
 
     @property
     def alibi_slopes(self) -> Tensor | None:
-        """ALiBi's slopes of this rank's heads, float32 [H]; None where positions are learned."""
+        """The ALiBi slopes of this rank's heads, float32 [H]; None for learned positions."""
         return None
 
     @property
     def device(self) -> torch.device:
-        # Not the first parameter's: weights in the processor's own order leave a parameter without memory behind.
+        # Not the first parameter's: a weight that was packed for the processor leaves a meta parameter behind.
         return next(parameter.device for parameter in self.parameters() if not parameter.is_meta)
 
     @property
@@ -101,7 +101,7 @@ class LoadedModel(nn.Module):
         return hidden_ND
 
     def check_tokens(self, token_ids: Sequence[int]) -> None:
-        """Raises RequestError where the model cannot read one sequence."""
+        """Check one sequence. Raises RequestError if it is empty, too long or has ids outside the vocabulary."""
         if not token_ids:
             raise RequestError("The token list is empty; one token at least is needed.")
         if self.max_positions is not None and len(token_ids) > self.max_positions:
@@ -115,7 +115,7 @@ class LoadedModel(nn.Module):
             )
 
     def check_ids(self, input_ids_BT: Tensor, what: str = "input_ids") -> None:
-        """Raises RequestError for a padded batch with ids outside the vocabulary or rows longer than the positions."""
+        """Check a padded batch. Raises RequestError for ids outside the vocabulary and rows that are too long."""
         if input_ids_BT.dim() != 2 or input_ids_BT.numel() == 0:
             raise RequestError(
                 f"{what} must be [rows, tokens], one at least of each; found {list(input_ids_BT.shape)}."

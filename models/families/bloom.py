@@ -23,7 +23,7 @@ BLOOM_TIED = ("word_embeddings.weight", "lm_head.weight")
 
 
 class BloomAttention(nn.Module):
-    """Fused projections, head-major: rows are [heads, 3, head_dim], so a run of rows is whole heads of q, k and v."""
+    """Fused projections, head-major: rows are [heads, 3, head_dim], so a slice of rows is whole heads of q, k and v."""
 
     def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class BloomAttention(nn.Module):
         return self.dense(context.attend(layer, q_NHK, k_NHK, v_NHK).flatten(1))
 
     def ask(self, layer: int, hidden_ND: Tensor, rows_M: Tensor, context: AttentionContext) -> Tensor:
-        """Queries from some rows only, keys and values from all: [M, D]."""
+        """Attend with the queries of some rows to the keys and values of all: [M, D]."""
         q_NHK, k_NHK, v_NHK = self.project(hidden_ND)
         return self.dense(context.attend(layer, q_NHK[rows_M], k_NHK, v_NHK).flatten(1))
 
@@ -56,7 +56,7 @@ class BloomMLP(nn.Module):
 
 
 class BloomBlock(nn.Module):
-    """The residual leaves before each norm, or after it where apply_residual_connection_post_layernorm says so."""
+    """The residual branches off before each norm, or after it with apply_residual_connection_post_layernorm."""
 
     def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
         super().__init__()
@@ -72,14 +72,14 @@ class BloomBlock(nn.Module):
         return self.rest(residual_ND + self.self_attention(layer, normed_ND, context))
 
     def last(self, layer: int, hidden_ND: Tensor, last_B: Tensor, context: PackedAttention) -> Tensor:
-        """The rows `last_B` of what forward gives; only their queries and feed-forward are computed."""
+        """Return the rows `last_B` of forward's output; only their queries and feed-forward are computed."""
         normed_ND = self.input_layernorm(hidden_ND)
         residual_ND = normed_ND if self.residual_after_norm else hidden_ND
         attended_BD = self.self_attention.ask(layer, normed_ND, last_B, context.last())
         return self.rest(residual_ND[last_B] + attended_BD)
 
     def rest(self, hidden_ND: Tensor) -> Tensor:
-        """The layer after self-attention and its residual sum."""
+        """Apply the layer after self-attention and its residual sum."""
         normed_ND = self.post_attention_layernorm(hidden_ND)
         residual_ND = normed_ND if self.residual_after_norm else hidden_ND
         return residual_ND + self.mlp(normed_ND)
@@ -121,7 +121,7 @@ class BloomModel(DecoderOnlyModel):
 
 
 class BloomWithHead(DecoderOnlyModel):
-    """A BLOOM inside, under its name in the files, and a head on its hidden states."""
+    """A BloomModel under its name in checkpoints, and a head on its hidden states."""
 
     TIED = BLOOM_TIED
     config: BloomConfig
@@ -146,14 +146,14 @@ class BloomForCausalLM(LanguageModel, BloomWithHead):
 
 
 class BloomForSequenceClassification(SequenceClasses, BloomWithHead):
-    """Classes of whole sequences, read at the last token that is no padding. Forward: logits [B, L]."""
+    """Classes of whole sequences, read at the last token that is not padding. Forward: logits [B, L]."""
 
     def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
         super().__init__(config, group)
         self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
 
     def class_logits(self, input_ids_N: Tensor, lengths: list[int]) -> Tensor:
-        """Logits [B, L] of packed sequences, the last layer computed at one position each."""
+        """Return logits [B, L] of packed sequences; the last layer computes one position of each."""
         ends = self._lengths_without_padding(input_ids_N, lengths)
         if ends != lengths:
             input_ids_N = input_ids_N[lengths_to(lengths, ends).to(input_ids_N.device)]
@@ -163,10 +163,10 @@ class BloomForSequenceClassification(SequenceClasses, BloomWithHead):
         return logits_BL
 
     def _lengths_without_padding(self, input_ids_N: Tensor, lengths: list[int]) -> list[int]:
-        """Lengths up to each sequence's last token that is not the padding id, which the reference reads.
+        """Return lengths up to each sequence's last token that is not the padding id, which the reference reads.
 
-        Where padding and end token are one id, as in many finetuned checkpoints, the end tokens fall away too.
-        A sequence of nothing else keeps its first token.
+        If padding and end token share an id, as in many finetuned checkpoints, trailing end tokens are dropped too.
+        A sequence of padding ids only keeps its first token.
         """
         pad = self.config.pad_token_id
         if pad is None:

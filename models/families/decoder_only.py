@@ -1,4 +1,4 @@
-"""What models of one causal stack share: BLOOM, and the others' decoders when alone. It knows no layer."""
+"""Models with one causal stack: BLOOM, and the decoders of encoder-decoders loaded alone. It knows no layer."""
 
 from abc import abstractmethod
 
@@ -18,14 +18,14 @@ class DecoderOnlyModel(LoadedModel):
 
     @abstractmethod
     def decode(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
-        """Hidden states of packed tokens, norms included: [N, D]. Positions count from 0 in each sequence."""
+        """Return hidden states of packed tokens, norms included: [N, D]. Positions count from 0 in each sequence."""
 
     @abstractmethod
     def decode_last(self, input_ids_N: Tensor, positions_N: Tensor, context: PackedAttention) -> Tensor:
-        """Hidden states of each sequence's last token, the last layer computed for these alone: [B, D]."""
+        """Return hidden states of each sequence's last token: [B, D]. The last layer computes these positions only."""
 
     def packed_hidden(self, input_ids_N: Tensor, lengths: list[int]) -> Tensor:
-        """Hidden states [N, D] of packed sequences, in one forward without a cache."""
+        """Return hidden states [N, D] of packed sequences, in one forward without a KV cache."""
         context = PackedAttention(lengths, causal=True, alibi_slopes=self.alibi_slopes)
         return self.decode(input_ids_N, positions_of(lengths).to(input_ids_N.device), context)
 

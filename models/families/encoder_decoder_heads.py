@@ -1,4 +1,4 @@
-"""The classes of encoder-decoder families around their stacks: generation, classes, answer spans, the decoder alone.
+"""Encoder-decoders with a head: generation, sequence classes, answer spans, and the decoder as a language model.
 
 They know their backbone's hidden states and no layer.
 """
@@ -32,7 +32,7 @@ class ConditionalGeneration(LanguageModel, ModelWithHead):
 
 
 class ClassificationHead(nn.Module):
-    """Two linear layers with tanh between: [B, D] -> [B, L]. Small, so every rank computes all of it."""
+    """Two linear layers with tanh between them: [B, D] -> [B, L]. Small, so it is not divided among ranks."""
 
     def __init__(self, width: int, num_labels: int) -> None:
         super().__init__()
@@ -69,13 +69,13 @@ class SequenceClassification(SequenceClasses, ModelWithHead):
         return logits_BL
 
     def check_tokens(self, token_ids: Sequence[int]) -> None:
-        """Raises RequestError where the model cannot read one sequence; here also for want of an end token."""
+        """Check one sequence. Raises RequestError as LoadedModel does, and if there is no end token."""
         super().check_tokens(token_ids)
         if self.config.eos_token_id not in token_ids:
             raise RequestError(self._no_end("The token list"))
 
     def _end_positions(self, input_ids_N: Tensor, lengths: list[int]) -> list[int]:
-        """Where each sequence's last end token is, counting from 0 in the sequence."""
+        """Return the position of each sequence's last end token. Raises RequestError where there is none."""
         ids = input_ids_N.tolist()
         ends, first = [], 0
         for row, length in enumerate(lengths):
@@ -100,7 +100,7 @@ class QuestionAnswering(AnswerSpans, ModelWithHead):
 class DecoderAlone(LanguageModel, DecoderOnlyModel):
     """A decoder without its encoder, as a language model. Forward: logits [B, T, V].
 
-    Its layers have no cross-attention; a file's tensors for it stay unread.
+    Its layers have no cross-attention; the file's tensors for that are not read.
     """
 
     TIED = EncoderDecoderModel.TIED

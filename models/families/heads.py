@@ -61,8 +61,10 @@ class AnswerSpans(TokenHead):
         logits_N2: Tensor = self.qa_outputs(hidden_ND)
         return logits_N2
 
-    def forward(self, *arguments: Tensor | None, **keywords: Tensor | None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        start_BT, end_BT = super().forward(*arguments, **keywords).unbind(-1)  # type: ignore[arg-type]
+    def forward(  # type: ignore[override]
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, decoder_input_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        start_BT, end_BT = super().forward(input_ids, attention_mask, decoder_input_ids).unbind(-1)
         return start_BT, end_BT
 
 

@@ -63,7 +63,7 @@ class NormFirstLayer(Layer):
         return self.rest(layer, hidden_ND[last_B] + attended_BD, asking)
 
     def rest(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
-        """The layer after self-attention and its residual sum."""
+        """Apply the layer after self-attention and its residual sum."""
         if self.crosses:
             hidden_ND = hidden_ND + self.encoder_attn(layer, self.encoder_attn_layer_norm(hidden_ND), context)
         return hidden_ND + self.feed_forward(self.final_layer_norm(hidden_ND))
@@ -81,7 +81,7 @@ class NormAfterLayer(Layer):
         return self.rest(layer, hidden_ND[last_B] + attended_BD, asking)
 
     def rest(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
-        """The layer after self-attention and its residual sum."""
+        """Apply the layer after self-attention and its residual sum."""
         hidden_ND = self.self_attn_layer_norm(hidden_ND)
         if self.crosses:
             hidden_ND = self.encoder_attn_layer_norm(hidden_ND + self.encoder_attn(layer, hidden_ND, context))

@@ -1,4 +1,4 @@
-"""The small files beside a vocabulary: special tokens, added tokens and switches. They know no text."""
+"""Reads the small files beside a vocabulary: special tokens, added tokens, switches and the family."""
 
 import json
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ class Settings:
 
 
 def read_settings(folder: Path) -> Settings:
-    """Return the settings of a checkpoint's folder. Errors: TokenizerError where a file does not hold an object."""
+    """Return the settings of a checkpoint's folder. Raises TokenizerError if a file does not hold a JSON object."""
     config = read_json(folder / "tokenizer_config.json")
     special, extra = _special_tokens(folder, config)
     return Settings(
@@ -53,7 +53,7 @@ def read_settings(folder: Path) -> Settings:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, or an empty one where there is no file."""
+    """Return the JSON object in a file, empty if there is no file. Raises TokenizerError if it holds anything else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -66,14 +66,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _special_tokens(folder: Path, config: dict[str, Any]) -> tuple[dict[str, AddedToken | None], list[AddedToken]]:
-    """Tokens with a role, and those without. The older special_tokens_map.json counts where nothing newer is."""
+    """Return tokens with a role, and those without. special_tokens_map.json counts unless there is a newer entry."""
     roles = dict(config)
     if "added_tokens_decoder" not in config:
         roles.update(read_json(folder / "special_tokens_map.json"))
     extra = roles.get("extra_special_tokens") or roles.get("additional_special_tokens") or []
     if isinstance(extra, dict):  # names of the user's own to tokens
         extra = list(extra.values())
-    # A mask written as a bare string swallows the space before it: BART was trained with it in place of " word"
+    # A mask written as a bare string strips the space before it: BART was trained with it in place of " word"
     special = {
         role: None if roles[role] is None else _token(roles[role], special=True, lstrip=role == "mask_token")
         for role in ROLES
@@ -92,7 +92,7 @@ def _added_tokens(folder: Path, config: dict[str, Any], special: dict[str, Added
 
 
 def _token(value: Any, special: bool | None = None, lstrip: bool = False) -> AddedToken:
-    """A token is written as a string, or as an object with its switches; `lstrip` is for the string."""
+    """Parse a token: a string, to which `lstrip` applies, or an object with its own switches."""
     if isinstance(value, str):
         return AddedToken(value, lstrip=lstrip, special=bool(special), normalized=not special)
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
@@ -102,7 +102,7 @@ def _token(value: Any, special: bool | None = None, lstrip: bool = False) -> Add
 
 
 def _family(tokenizer_config: dict[str, Any], model_config: dict[str, Any]) -> Family | None:
-    """The family of the first class name that is some family's, else of model_type.
+    """Return the family of the first known class name, else of model_type.
 
     Names without a family, such as PreTrainedTokenizerFast, are passed over: the next file is asked.
     """
