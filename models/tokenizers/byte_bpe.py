@@ -16,14 +16,14 @@ from batchloom.models.tokenizers.settings import Family, Settings
 from batchloom.models.tokenizers.vocabulary import Merges
 
 # The split of BLOOM's tokenizer.json: unlike GPT-2's it keeps letters, digits and signs of any script together.
-# It stops at white space and at the sentence marks of BLOOM's languages, and at ( | ), which the class holds too.
+# It splits at white space, at the sentence marks of BLOOM's languages, and at ( | ), which are in the class too.
 _BLOOM_WORD = " ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"
 
 
 def build_byte_bpe(vocabulary: dict[str, int], merges: Merges, settings: Settings) -> LibraryBackend:
     """Return the library's tokenizer for a vocabulary and merges, with the family's tokens and template.
 
-    Errors: TokenizerError where a merge or a token that the template needs is not in the vocabulary.
+    Raises: TokenizerError where a merge or a token that the template needs is not in the vocabulary.
     """
     try:
         backend = LibraryBackend(BPE(vocab=vocabulary, merges=merges))
@@ -51,7 +51,7 @@ def build_byte_bpe(vocabulary: dict[str, int], merges: Merges, settings: Setting
 
 
 def recognise_family(vocabulary: Mapping[str, int]) -> Family:
-    """Return whose vocabulary this is, by the ids of its special tokens, where no file says so."""
+    """Return the family of a vocabulary by the ids of its special tokens; used where no file names the family."""
     if "__unk__" in vocabulary:
         return Family.BLENDERBOT_SMALL
     if (vocabulary.get("<pad>"), vocabulary.get("<s>")) == (0, 1):
@@ -65,7 +65,7 @@ def _add_default_tokens(backend: LibraryBackend) -> None:
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     for content in sorted(set(DEFAULT_ROLES.values()) - known):
         if backend.token_to_id(content) is not None:
-            # The mask swallows the space before it: BART was trained with it in place of " word"
+            # The mask token includes the space before it: BART was trained with it in place of " word"
             token = AddedToken(content, lstrip=content == "<mask>", normalized=False, special=True)
             backend.add_special_tokens([token])
 
