@@ -16,7 +16,7 @@ from batchloom.models.tokenizers.settings import Family, Settings
 from batchloom.models.tokenizers.vocabulary import Merges
 
 # The split of BLOOM's tokenizer.json: unlike GPT-2's it keeps letters, digits and signs of any script together.
-# It splits at white space, at the sentence marks of BLOOM's languages, and at ( | ), which are in the class too.
+# It stops at white space and at the sentence marks of BLOOM's languages, and at ( | ), which the class holds too.
 _BLOOM_WORD = " ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"
 
 
@@ -51,7 +51,7 @@ def build_byte_bpe(vocabulary: dict[str, int], merges: Merges, settings: Setting
 
 
 def recognise_family(vocabulary: Mapping[str, int]) -> Family:
-    """Return the family of a vocabulary by the ids of its special tokens; used where no file names the family."""
+    """Return whose vocabulary this is, by the ids of its special tokens, where no file says so."""
     if "__unk__" in vocabulary:
         return Family.BLENDERBOT_SMALL
     if (vocabulary.get("<pad>"), vocabulary.get("<s>")) == (0, 1):

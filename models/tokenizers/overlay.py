@@ -18,7 +18,7 @@ DEFAULT_ROLES = {
     "cls_token": "<s>",
     "mask_token": "<mask>",
 }
-"""The special tokens of BART, Blenderbot and BLOOM; a file that sets others takes precedence."""
+"""The names that BART, Blenderbot and BLOOM use; a file that says otherwise wins."""
 
 
 def role_content(role: str, settings: Settings) -> str | None:
@@ -73,12 +73,10 @@ def _with_prefix_space(part: Any, add_prefix_space: bool) -> Any:
 
 
 def add_blenderbot_end(backend: LibraryBackend, settings: Settings) -> None:
-    """Append the end token to a text and to a pair: `a </s>`, `a b </s>`.
+    """Put the end token after a text and after a pair: `a </s>`, `a b </s>`.
 
-    The model was never trained on an input without it. transformers 4 leaves it out after pairs, for which it has no
-    template, and 5 also after single texts where it built the tokenizer itself.
-
-    Raises: TokenizerError where the vocabulary has no end token.
+    The model never saw an input without it. transformers 4 leaves it out after pairs, whose form its template does
+    not have, and 5 also after single texts where it built the tokenizer itself.
     """
     end = role_content("eos_token", settings)
     end_id = None if end is None else backend.token_to_id(end)

@@ -1,4 +1,4 @@
-"""The settings in the files beside a vocabulary: special tokens, added tokens and switches. They know no text."""
+"""The small files beside a vocabulary: special tokens, added tokens and switches. They know no text."""
 
 import json
 from dataclasses import dataclass, field
@@ -41,26 +41,26 @@ _FAMILY_OF_MODEL_TYPE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json."""
+    """What tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json say."""
 
     family: Family | None = None
     """From the class names; None where no file names one of ours."""
     add_prefix_space: bool | None = None
-    """Whether a text that does not start with white space gets a leading space; None where no file says."""
+    """Whether a text that does not start with white space gets a space in front; None where no file says."""
     clean_up_spaces: bool = False
-    """Whether decoding removes spaces before punctuation, for tokenizers other than BPE."""
+    """Whether decoded text loses the space before punctuation, where the tokenizer is of a kind that needs it."""
     clean_up_spaces_of_bpe: bool = False
-    """The same for BPE, whose tokens include their spaces."""
+    """The same for BPE, which carries its own spaces."""
     special_tokens: dict[str, AddedToken | None] = field(default_factory=dict)
-    """Token by role, as in ROLES; None where the file sets it to null."""
+    """Role, as in ROLES, to token; None where the file says null."""
     extra_special_tokens: tuple[AddedToken, ...] = ()
     """Special tokens without a role."""
     added_tokens: dict[int, AddedToken] = field(default_factory=dict)
-    """Token by id, sorted, for tokens that the vocabulary file need not have."""
+    """Token id to token, for tokens that the vocabulary file need not have; sorted by id."""
 
 
 def read_settings(folder: Path) -> Settings:
-    """Return the settings of a checkpoint's folder. Raises: TokenizerError where a file does not hold an object."""
+    """Return the settings of a checkpoint's folder. Errors: TokenizerError where a file does not hold an object."""
     config = read_json(folder / "tokenizer_config.json")
     special, extra = _special_tokens(folder, config)
     return Settings(
@@ -77,7 +77,7 @@ def read_settings(folder: Path) -> Settings:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, empty where there is no file. Raises: TokenizerError where it is no object."""
+    """Return the JSON object in a file, or an empty one where there is no file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -90,15 +90,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _special_tokens(folder: Path, config: dict[str, Any]) -> tuple[dict[str, AddedToken | None], list[AddedToken]]:
-    """Return the tokens with a role, and those without. The older special_tokens_map.json counts only where
-    tokenizer_config.json has no added_tokens_decoder."""
+    """Tokens with a role, and those without. The older special_tokens_map.json counts where nothing newer is."""
     roles = dict(config)
     if "added_tokens_decoder" not in config:
         roles.update(read_json(folder / "special_tokens_map.json"))
     extra = roles.get("extra_special_tokens") or roles.get("additional_special_tokens") or []
-    if isinstance(extra, dict):  # tokens by names that the user chose
+    if isinstance(extra, dict):  # names of the user's own to tokens
         extra = list(extra.values())
-    # A mask written as a bare string includes the space before it: BART was trained with it in place of " word"
+    # A mask written as a bare string swallows the space before it: BART was trained with it in place of " word"
     special = {
         role: None if roles[role] is None else _token(roles[role], special=True, lstrip=role == "mask_token")
         for role in ROLES
@@ -117,7 +116,7 @@ def _added_tokens(folder: Path, config: dict[str, Any], special: dict[str, Added
 
 
 def _token(value: Any, special: bool | None = None, lstrip: bool = False) -> AddedToken:
-    """Return a token that is written as a string, or as an object with its switches; `lstrip` is for a string."""
+    """A token is written as a string, or as an object with its switches; `lstrip` is for the string."""
     if isinstance(value, str):
         return AddedToken(value, lstrip=lstrip, special=bool(special), normalized=not special)
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
