@@ -23,7 +23,7 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
-# Fields of config.json that control generation, under the names of transformers' GenerationConfig.
+# Fields of config.json that steer generation, as the reference's GenerationConfig names them.
 GENERATION_FIELDS = (
     "bad_words_ids",
     "begin_suppress_tokens",
@@ -77,7 +77,7 @@ SPECIAL_TOKEN_FIELDS = ("bos_token_id", "decoder_start_token_id", "eos_token_id"
 class CheckpointInfo:
     """What a job needs to know of a checkpoint before anything is started."""
 
-    architecture: str  # the class that load_model uses by default
+    architecture: str  # the class that load_model takes by default
     config: BartConfig | BloomConfig
     weights_hash: str  # sha256, hexadecimal
     tokenizer_hash: str  # sha256, hexadecimal

@@ -102,7 +102,7 @@ def load_for_rank(
 
 
 def read_configuration(source: ModelSource) -> tuple[BartConfig | BloomConfig, dict[str, Any]]:
-    """Return config.json, parsed into a configuration and raw. Raises: CheckpointError, UnsupportedModelError."""
+    """config.json, understood and as it stands."""
     raw_config = source.read_json("config.json")
     if raw_config is None:
         raise CheckpointError(

@@ -112,13 +112,13 @@ class PackedAttention:
         """
         head_dim = q_NHK.shape[-1]
         if self._self_plan is None:
-            # Not ProductAttention: slope * position exceeds bfloat16's precision near a row's maximum.
+            # Not by products: slope * position outgrows what bfloat16 tells of a row's largest.
             self._self_plan = GroupedAttention(self.query_lengths, self.lengths, self.causal)
         if self._alibi_columns is None:
             self._alibi_columns = self._make_alibi_columns(k_NHK, scale=head_dim**-0.5)
         asking_NHA = q_NHK.new_zeros(*q_NHK.shape[:2], ALIBI_COLUMNS)
         asking_NHA[..., :3] = ALIBI_QUERY
-        wide_v_NHK = F.pad(v_NHK, (0, ALIBI_COLUMNS))  # the fast kernels need one width for q, k and v
+        wide_v_NHK = F.pad(v_NHK, (0, ALIBI_COLUMNS))  # the fast kernels want one width for all three
         attended_NHK = self._self_plan(
             torch.cat((q_NHK, asking_NHA), dim=-1),
             torch.cat((k_NHK, self._alibi_columns), dim=-1),
@@ -139,6 +139,6 @@ class PackedAttention:
 
 
 def _plan(query_lengths: Sequence[int], key_lengths: Sequence[int], causal: bool, like: Tensor) -> Plan:
-    """Return the fastest attention over these sequences, for tensors with the device and dtype of `like`."""
+    """How attention over these sequences is fastest, for tensors like one."""
     by_products = like.device.type == "cpu" and like.dtype == torch.bfloat16 and computes_in(like.dtype)
     return (ProductAttention if by_products else GroupedAttention)(query_lengths, key_lengths, causal)

@@ -133,7 +133,7 @@ class _PadIndex:
 
 
 def _fits(leader: int, row: int, query_lengths: Sequence[int], key_lengths: Sequence[int]) -> bool:
-    """Return whether `row` may join a group whose longest row is `leader`: at most 1/8, or 8 tokens, of padding."""
+    """Whether `row` may join a group led by a row at least as long: an eighth, or eight tokens, of padding at most."""
     return all(
         abs(lengths[leader] - lengths[row]) <= max(8, lengths[leader] // 8) for lengths in (query_lengths, key_lengths)
     )
