@@ -108,7 +108,7 @@ def _without_spaces(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def without_overlaps(entities: Sequence[Entity]) -> list[Entity]:
-    """Merge the entities of several windows: of overlapping ones keep the longest, of equally long ones the best score."""
+    """Merge several windows' entities: of overlapping ones keep the longest, of equally long ones the best score."""
     kept: list[Entity] = []
     for entity in sorted(entities, key=lambda entity: entity.start):
         if not kept or not kept[-1].start <= entity.start < kept[-1].end:

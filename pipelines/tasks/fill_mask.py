@@ -137,7 +137,7 @@ class FillMask(Task):
             )
 
     def _spans(self, answered: Answered, tokenizer: "Tokenizer") -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """Yield one fill for each generated text; its words are known only where the text around the mask is unchanged."""
+        """Yield one fill for each generated text; its words are known only if the text around the mask is unchanged."""
         assert answered.notes is not None
         results = answered.results
         sequences = tokenizer.decode_batch(results["token_ids"].to_pylist())
