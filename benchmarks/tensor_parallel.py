@@ -68,14 +68,14 @@ def write_checkpoint(config: dict[str, Any], folder: Path) -> int:
 def run_rank(rank: int, size: int, folder: str, meeting: str, answers: Any) -> None:
     """Loads one rank's part and decodes; every rank does the same, so that no one has to be told."""
     from batchloom.models.checkpoints import tensors
-    from batchloom.models.checkpoints.loading import load_part
+    from batchloom.models.checkpoints.loading import load_for_rank
     from batchloom.models.generation.engine import Engine
     from batchloom.models.generation.params import GenerationParams
     from batchloom.models.ranks.group import SINGLE, Collectives, TensorParallel
 
     torch.set_num_threads(1)
     place = torch.device("cpu")
-    collectives = Collectives(f"{meeting}/file", rank, size, place).meet() if size > 1 else None
+    collectives = Collectives(f"{meeting}/file", rank, size, place).join() if size > 1 else None
     group = TensorParallel(rank=rank, size=size, collectives=collectives) if size > 1 else SINGLE
     num_read = 0
     read = tensors.read_bytes
@@ -88,7 +88,7 @@ def run_rank(rank: int, size: int, folder: str, meeting: str, answers: Any) -> N
     tensors.read_bytes = counted
     before, began = private_bytes(), time.perf_counter()
     with watching() as seen:
-        model = load_part(folder, None, "float32", place, group)
+        model = load_for_rank(folder, None, "float32", place, group)
     loaded = time.perf_counter() - began
     held, peak = seen[-1] - before, max(seen) - before
     weights = sum(p.numel() * p.element_size() for p in model.parameters())

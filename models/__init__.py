@@ -1,4 +1,4 @@
-"""The public door of models: checkpoints in, tensors and tokens out. Nothing heavy is imported until asked for."""
+"""The public API of models: checkpoints in, tensors and tokens out. Names are imported lazily, torch among them."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from batchloom.models.footprint import CACHE_SHARE
+from batchloom.models.ranks.calls import Call
 
 
 def bytes_per_token(model: Any) -> int:
@@ -16,12 +17,12 @@ def bytes_per_token(model: Any) -> int:
 
 def max_cached_tokens(model: Any) -> int:
     """Tokens whose keys and values fit in the memory that is free now."""
-    with model.group.together("max_cached_tokens"):
+    with model.group.collective_call(Call.MAX_CACHED_TOKENS):
         free = free_bytes(model.device) * CACHE_SHARE.get(model.device.type, 0.5)
         if model.device.type == "cpu":
             free /= model.group.size  # ranks share the machine's memory
         # All ranks hold the same requests: the one with the least room decides.
-        return model.group.least(max(1, int(free / bytes_per_token(model))))
+        return model.group.all_reduce_min(max(1, int(free / bytes_per_token(model))))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -2,17 +2,17 @@
 
 ModelError
 ├── CheckpointError      a folder, file or tensor of a checkpoint is missing, mismatched or unsafe
-│   └── UnsupportedModelError    the architecture, configuration value or option is not one we have
+│   └── UnsupportedModelError    the architecture, configuration value or option is not supported
 ├── TokenizerError       tokenizer files are missing or do not fit
 ├── ParamsError          a generation option is unknown, out of range or contradicts another
 ├── RequestError         one request cannot be served (too long, ids outside the vocabulary); the others can
-└── DeviceError          the device, dtype or number of ranks asked for is not there
-    └── RankLostError    a process that held a part of the model ended from outside; a new start may work
+└── DeviceError          the device, dtype or number of ranks asked for is not available
+    └── RankLostError    the process of one of the model's ranks was killed or lost; starting again may work
 """
 
 
 class ModelError(Exception):
-    """The root: catch it to catch every error that models raises on purpose."""
+    """The base class of every error that models raises deliberately."""
 
 
 class CheckpointError(ModelError):
@@ -20,7 +20,7 @@ class CheckpointError(ModelError):
 
 
 class UnsupportedModelError(CheckpointError):
-    """The checkpoint is readable, but its architecture or a configuration value is not one we have."""
+    """The checkpoint is readable, but its architecture or a configuration value is not supported."""
 
 
 class TokenizerError(ModelError):
@@ -40,4 +40,4 @@ class DeviceError(ModelError):
 
 
 class RankLostError(DeviceError):
-    """A process that held a part of the model was ended from outside; the model is gone, a new one may work."""
+    """The process of one of the model's ranks was killed or lost. The model is unusable; loading it again may work."""

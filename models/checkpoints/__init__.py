@@ -1,1 +1,1 @@
-"""Checkpoints: from a URI to files, from files to tensors, from tensors to a loaded model."""
+"""Checkpoints: resolve a URI to files, read their tensors, load them into a model."""

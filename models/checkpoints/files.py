@@ -1,8 +1,8 @@
-"""What lies where in one weight file: safetensors, or a pickle that holds tensors and nothing else. It knows no model.
+"""The layout of one weight file: safetensors, or a .bin pickle that holds tensors and nothing else. It knows no model.
 
 A safetensors file is eight bytes with the header's length, the header (JSON: name -> dtype, shape, byte range), then
-the tensors' bytes. A .bin file is a zip without compression: a pickle with the names, and a member for each tensor. So
-in both any slice of rows is one range of bytes, on a disk or in an object store.
+the tensors' bytes. A .bin file is an uncompressed zip: a pickle with the names, and a member for each tensor. So in
+both, any slice of rows is one byte range, on a disk or in an object store.
 """
 
 import json
@@ -38,7 +38,7 @@ DTYPES = {
 
 @dataclass(frozen=True, eq=False)
 class StoredTensor:
-    """One tensor of a weight file: rows in order from `first_byte`, or `value` where the file gives no such place."""
+    """One tensor of a weight file: contiguous rows from `first_byte`, or a `value` where the file has no byte range."""
 
     file_name: str
     dtype: torch.dtype
@@ -60,20 +60,26 @@ class StoredTensor:
 
 
 def read_index(source: ModelSource, file_name: str) -> dict[str, StoredTensor]:
-    """The tensors of one weight file by name. Raises CheckpointError where it is broken or holds code."""
+    """Return the tensors of one weight file by name, without reading their bytes where the format allows it.
+
+    Raises: CheckpointError where the file is damaged, holds code, or has a dtype that is not in DTYPES.
+    """
     return (
         _read_safetensors(source, file_name) if file_name.endswith(".safetensors") else _read_pickle(source, file_name)
     )
 
 
 def read_bytes(source: ModelSource, file_name: str, start: int, stop: int) -> Bytes:
-    """Bytes of a weight file. Local ones are mapped, copy-on-write: a slice of columns touches its own pages only."""
+    """Read a byte range of a weight file. A local file is memory-mapped, copy-on-write, and reads only touched pages.
+
+    Raises: OSError where the file cannot be read.
+    """
     path = source.weight_path(file_name)
     if start == stop:
         return np.empty(0, dtype=np.uint8)
     if source.is_local:
         return np.memmap(path, dtype=np.uint8, mode="c", offset=start, shape=(stop - start,))
-    # A bytearray is writable, which torch.from_numpy insists on.
+    # A bytearray is writable, which torch.from_numpy requires.
     return np.frombuffer(bytearray(source.filesystem.cat_file(path, start=start, end=stop)), dtype=np.uint8)
 
 
@@ -106,17 +112,17 @@ def _read_safetensors(source: ModelSource, file_name: str) -> dict[str, StoredTe
 
 
 def _read_pickle(source: ModelSource, file_name: str) -> dict[str, StoredTensor]:
-    """A .bin file's names and places. weights_only unpickles tensors and plain values, and refuses everything else."""
+    """Return a .bin file's tensors. weights_only unpickles tensors and plain values, and refuses everything else."""
     with source.filesystem.open(source.weight_path(file_name), "rb") as file:
         if file.read(4) == b"PK\x03\x04":
-            if not zipfile.is_zipfile(file):  # its table of contents stands at the end
+            if not zipfile.is_zipfile(file):  # a zip's central directory is at its end
                 raise CheckpointError(f"Model {source.uri!r}: {file_name} is cut short. Copy the file again.")
             # Fake tensors have shapes and no memory: only the pickle itself is read.
             with FakeTensorMode():
-                places = _unpickle(source, file_name, file)
-            if all(tensor.is_contiguous() for tensor in places.values()):
-                return {name: _placed(file_name, tensor) for name, tensor in places.items()}
-        # From before torch 1.6, or with transposed tensors, as conversions leave them: no places, all of it at once.
+                fakes = _unpickle(source, file_name, file)
+            if all(tensor.is_contiguous() for tensor in fakes.values()):
+                return {name: _located(file_name, tensor) for name, tensor in fakes.items()}
+        # Saved before torch 1.6, or with transposed tensors, as some conversions do: no byte ranges, so read it whole.
         values = _unpickle(source, file_name, file)
     return {name: StoredTensor(file_name, one.dtype, tuple(one.shape), value=one) for name, one in values.items()}
 
@@ -141,7 +147,7 @@ def _unpickle(source: ModelSource, file_name: str, file: IO[bytes]) -> dict[str,
     return {name: one for name, one in loaded.items() if isinstance(one, Tensor) and one.layout == torch.strided}
 
 
-def _placed(file_name: str, tensor: Tensor) -> StoredTensor:
+def _located(file_name: str, tensor: Tensor) -> StoredTensor:
     storage: Any = tensor.untyped_storage()
     first_byte = storage._checkpoint_offset + tensor.storage_offset() * tensor.dtype.itemsize
     return StoredTensor(file_name, tensor.dtype, tuple(tensor.shape), first_byte)

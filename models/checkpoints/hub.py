@@ -1,10 +1,10 @@
-"""A model's URI to its files: a local folder, any fsspec URL, hf://org/name@revision. It knows no tensor.
+"""Resolve a model's URI to its files: a local folder, any fsspec URL, hf://org/name@revision. It knows no tensor.
 
-    /models/bart-large-cnn, file:///models/...   used where it lies
+    /models/bart-large-cnn, file:///models/...   used in place
     s3://bucket/bart, memory://bart, ...         small files are cached once per node, weights are streamed from there
-    hf://facebook/bart-large-cnn@main            everything is cached once per node (hubs limit requests)
+    hf://facebook/bart-large-cnn@main            everything is cached once per node (hubs limit the rate of requests)
 
-A cached folder is named by the URI and the listing of what lies there (sizes, etags): a changed model is fetched anew.
+A cache folder is named by a hash of the URI and of the listing (sizes, etags): a changed model is fetched again.
 """
 
 import hashlib
@@ -26,17 +26,17 @@ from batchloom.models.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-# Formats that are not ours, and none of our small files.
+# Weight formats that we do not read; no file that we need ends in these.
 _FOREIGN_SUFFIXES = {".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".ckpt", ".gguf", ".tflite"}
 _WEIGHT_SUFFIXES = {".safetensors", ".bin"}
 _PINNED = re.compile(r"hf://.+@[0-9a-f]{40}$")
 
-Listing = dict[str, dict[str, Any]]  # a store's entry for each file, by name
+Listing = dict[str, dict[str, Any]]  # the filesystem's entry for each file, by name
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model's files are: small ones always in `folder`, weights under `root` of `filesystem`."""
+    """Where a model's files are: the small ones always in the local `folder`, weights under `root` of `filesystem`."""
 
     uri: str
     folder: Path
@@ -49,11 +49,11 @@ class ModelSource:
         return isinstance(self.filesystem, LocalFileSystem)
 
     def weight_path(self, name: str) -> str:
-        """A weight file's path on `filesystem`."""
+        """Return a weight file's path on `filesystem`."""
         return f"{self.root.rstrip('/')}/{name}"
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """The parsed file, or None where there is none. Raises CheckpointError where it is no JSON object."""
+        """Return the parsed file, None where it does not exist. Raises: CheckpointError where it is no JSON object."""
         if name not in self.file_names:
             return None
         try:
@@ -66,14 +66,18 @@ class ModelSource:
 
 
 def local_folder(uri: str) -> Path:
-    """A local folder with the model's small files: configuration and tokenizer."""
+    """Return a local folder with the model's small files: configuration and tokenizer. Raises: as open_source."""
     return open_source(uri).folder
 
 
 def open_source(uri: str) -> ModelSource:
-    """Finds a model's files, fetching what is not local. Raises CheckpointError where there is no such folder."""
+    """Find a model's files, fetching into the cache what is not local.
+
+    Raises: CheckpointError where the URI's scheme is not installed, the folder is missing, empty or a file, or a
+    listing or download fails.
+    """
     if _PINNED.match(uri) and (cached := _newest_cached(uri)):
-        return _cached_source(uri, cached)  # a commit never changes: no request at all
+        return _cached_source(uri, cached)  # a commit never changes: no request needed
     filesystem, root = _filesystem_of(uri)
     try:
         listing = _list(filesystem, root, uri)
@@ -107,14 +111,14 @@ def _filesystem_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _list(filesystem: fsspec.AbstractFileSystem, root: str, uri: str) -> Listing:
-    """Files directly in the folder, by name."""
+    """Return the files directly in the folder, by name."""
     try:
         entries = filesystem.ls(root, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         entries = []
-    except Exception as error:  # each store has errors of its own: no network, no credentials, no permission
+    except Exception as error:  # each filesystem has its own errors for no network, no credentials, no permission
         raise CheckpointError(f"Model {uri!r} cannot be listed: {type(error).__name__}: {error}") from error
-    # Links are listed as such; the hub's own cache consists of them.
+    # Symbolic links are listed as such; a hub's own cache consists of them.
     kinds = {entry["name"]: entry["type"] for entry in entries}
     links = {name for name, kind in kinds.items() if kind not in ("file", "directory") and filesystem.isfile(name)}
     entries = [entry for entry in entries if entry["type"] == "file" or entry["name"] in links]
@@ -136,14 +140,14 @@ def _is_weight(name: str) -> bool:
 
 
 def _one_weight_format(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Safetensors where the hub has them, .bin files otherwise: never both, they hold the same."""
+    """Keep safetensors where there are any, .bin files otherwise: never both, since they hold the same weights."""
     if any(name.endswith(".safetensors") for name in names):
         return tuple(name for name in names if not name.endswith((".bin", ".bin.index.json")))
     return names
 
 
 def _fetch_once(filesystem: fsspec.AbstractFileSystem, root: str, uri: str, files: Listing) -> Path:
-    """Copies files to a folder of the cache; the node's processes wait for the first, none sees half a copy."""
+    """Copy files into a cache folder, once per node: processes wait for the first, and none sees a partial copy."""
     folder = _cache_home() / f"{_digest(uri)}-{_digest([(name, _version(files[name])) for name in sorted(files)])}"
     if folder.is_dir():
         return folder
@@ -194,6 +198,6 @@ def _digest(value: Any) -> str:
 
 
 def _version(entry: dict[str, Any]) -> Any:
-    """What changes when a file's content does: its size, and the first of these that its store knows."""
+    """Return what changes with a file's content: its size, and the first of these keys that its filesystem gives."""
     keys = ("ETag", "etag", "blob_id", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "created")
     return entry.get("size"), next((entry[key] for key in keys if entry.get(key)), None)

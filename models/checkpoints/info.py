@@ -1,6 +1,6 @@
-"""What a checkpoint is, read from its small files and hashes. It imports no torch, so a job's driver can ask it.
+"""A checkpoint's description, from its small files and hashes. It imports no torch, so a job's driver can call it.
 
-The hashes are part of a job's fingerprint: sha256 over the contents of the weight files, and of the tokenizer's.
+The hashes are part of a job's fingerprint: sha256 over the contents of the weight files, and of the tokenizer's files.
 """
 
 import hashlib
@@ -69,16 +69,16 @@ SPECIAL_TOKEN_FIELDS = ("bos_token_id", "decoder_start_token_id", "eos_token_id"
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """A checkpoint as a job sees it before anything is started."""
+    """What a job needs to know of a checkpoint before anything is started."""
 
     architecture: str  # the class that load_model takes by default
     config: ModelConfig
     weights_hash: str  # sha256, hexadecimal
     tokenizer_hash: str  # sha256, hexadecimal
-    generation_defaults: dict[str, Any]  # with the task's own parameters on top
-    prefix: str  # what the checkpoint wants before each text; bart-large-cnn: one space
-    max_positions: int | None  # tokens a sequence can have; None where there is no limit
-    dtype: str  # "float32", "bfloat16" or "float16": the weights', by config.json; float32 where it says another
+    generation_defaults: dict[str, Any]  # overlaid by task_specific_params of the task
+    prefix: str  # text that the checkpoint expects before each input; bart-large-cnn: one space
+    max_positions: int | None  # the longest sequence in tokens; None where there is no limit
+    dtype: str  # of the weights, by config.json: "float32", "bfloat16" or "float16"; float32 for any other
     folder: Path  # holds config.json and the tokenizer's files
 
     @property
@@ -93,9 +93,10 @@ class CheckpointInfo:
 
 
 def describe(uri: str, task: str | None = None) -> CheckpointInfo:
-    """Reads a checkpoint's small files and hashes the big ones; `task` picks config.json's task_specific_params.
+    """Read a checkpoint's small files and hash the weights; `task` selects from config.json's task_specific_params.
 
-    Raises CheckpointError where the folder is none, has no config.json or no weights.
+    Raises: CheckpointError where there is no such folder, no config.json or no weights; UnsupportedModelError where
+    the architecture or a configuration value is not supported.
     """
     source = open_source(str(uri))
     raw_config = source.read_json("config.json")
@@ -127,10 +128,10 @@ def _dtype(raw_config: Mapping[str, Any]) -> str:
 
 
 def generation_defaults(raw_config: Mapping[str, Any], raw_generation: Mapping[str, Any] | None) -> dict[str, Any]:
-    """How a checkpoint wants to generate; nulls say nothing and are left out.
+    """Return a checkpoint's generation settings, without those that are null.
 
-    As in the reference, generation_config.json speaks alone where it exists (what it leaves out is not looked up in
-    config.json), and only the ids of special tokens are filled in from there.
+    As in transformers, generation_config.json replaces config.json where it exists: only the ids of special tokens
+    that it leaves out are taken from config.json.
     """
     names = GENERATION_FIELDS if raw_generation is None else SPECIAL_TOKEN_FIELDS
     defaults = {name: raw_config[name] for name in names if raw_config.get(name) is not None}
@@ -139,12 +140,15 @@ def generation_defaults(raw_config: Mapping[str, Any], raw_generation: Mapping[s
             name: raw_generation[name] for name in GENERATION_FIELDS if raw_generation.get(name) is not None
         }
     if raw_config.get("force_bos_token_to_be_generated") and "forced_bos_token_id" not in defaults:
-        defaults["forced_bos_token_id"] = raw_config.get("bos_token_id")  # the old spelling
+        defaults["forced_bos_token_id"] = raw_config.get("bos_token_id")  # the setting's old spelling
     return defaults
 
 
 def weight_file_names(source: ModelSource) -> list[str]:
-    """The files that hold the weights: safetensors before .bin, an index before a single file."""
+    """Return the files that hold the weights: safetensors before .bin, a sharded index before a single file.
+
+    Raises: CheckpointError where there are none, or an index names files that are missing.
+    """
     for index_name, single in (
         ("model.safetensors.index.json", "model.safetensors"),
         ("pytorch_model.bin.index.json", "pytorch_model.bin"),
@@ -172,7 +176,7 @@ def _sharded(source: ModelSource, index_name: str) -> list[str]:
 
 
 def _hash_files(source: ModelSource, names: Iterable[str]) -> str:
-    """One hash over files by name and content; files are hashed in parallel (hashlib releases the GIL)."""
+    """Return one hash over the names and contents of files, hashed in parallel (hashlib releases the GIL)."""
     names = sorted(names)
     with ThreadPoolExecutor(max_workers=8) as pool:
         digests = pool.map(lambda name: _hash_file(source, name), names)

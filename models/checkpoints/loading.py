@@ -1,7 +1,7 @@
-"""load_model: a URI to a model whose weights are where they belong. It knows no layer and no file format.
+"""load_model: load a checkpoint into a model on its device. It knows no layer and no file format.
 
-The model is built without memory, every parameter gets its place on the device in its final dtype, and each is then
-filled from its slice of the file; a processor's own order comes last. So the peak is the model and one tensor.
+The model is built on the meta device, every parameter is allocated on its device in its final dtype, then filled from
+its slice of the file, and last weights are reordered for the processor. So peak memory is the model and one tensor.
 """
 
 import weakref
@@ -23,7 +23,8 @@ from batchloom.models.families.reading import read_config
 from batchloom.models.families.table import architecture_of, model_class
 from batchloom.models.layers.embedding import VocabularyHead
 from batchloom.models.layers.linear import ColumnLinear, RowLinear
-from batchloom.models.ranks.connection import Elsewhere
+from batchloom.models.ranks.calls import Progress
+from batchloom.models.ranks.connection import FollowerStarter
 from batchloom.models.ranks.division import check_ranks
 from batchloom.models.ranks.group import SINGLE, Collectives, TensorParallel
 from batchloom.models.ranks.processes import FollowerProcesses
@@ -32,27 +33,28 @@ _DEVICES = "Use 'auto', 'cpu', 'cuda' or 'cuda:1'."
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-@torch.inference_mode(False)  # a caller's inference mode would make weights that reader threads may not fill
+@torch.inference_mode(False)  # weights made in a caller's inference mode could not be filled by reader threads
 def load_model(
     uri: str,
     architecture: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
     tensor_parallel: int = 1,
-    elsewhere: Elsewhere | None = None,
+    follower_starter: FollowerStarter | None = None,
 ) -> LoadedModel:
-    """A checkpoint as a model, ready to run.
+    """Load a checkpoint as a model, ready to run.
 
     `uri`: a folder, an fsspec URL or hf://org/name@revision. `architecture`: by default the first of config.json's.
-    `dtype`: "float32", "float16", "bfloat16", or "auto", the checkpoint's own on an accelerator and float32 on a CPU.
-    `device`: "auto" (an accelerator where there is one), "cpu", "cuda", "cuda:1". `tensor_parallel`: the number of
-    ranks that hold the model together, each on a device of its own. The caller is the first; the others are processes
-    that are started here, or by `elsewhere` on other nodes; they read their slices only, and end with the caller.
-    Raises CheckpointError with all that does not fit, UnsupportedModelError, DeviceError.
+    `dtype`: "float32", "float16", "bfloat16", or "auto", the checkpoint's own on a GPU and float32 on a CPU.
+    `device`: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1". `tensor_parallel`: the number of ranks that
+    hold the model together, each on a device of its own. The caller is the leader, rank 0; the others are processes
+    started here, or by `follower_starter` on other nodes. Each reads its own slices only, and ends with the caller.
+
+    Raises: CheckpointError, which lists everything that does not fit; UnsupportedModelError; DeviceError.
     """
     if tensor_parallel == 1:
-        return load_part(uri, architecture, dtype, resolve_device(device, SINGLE), SINGLE)
-    place = resolve_device(device, TensorParallel(size=tensor_parallel) if elsewhere is None else SINGLE)
+        return load_for_rank(uri, architecture, dtype, resolve_device(device, SINGLE), SINGLE)
+    place = resolve_device(device, TensorParallel(size=tensor_parallel) if follower_starter is None else SINGLE)
     check_ranks(read_configuration(open_source(str(uri)))[0], tensor_parallel)
     followers = FollowerProcesses(
         tensor_parallel,
@@ -63,14 +65,14 @@ def load_model(
             "device": device,
             "num_threads": torch.get_num_threads(),
         },
-        elsewhere,
+        follower_starter,
     )
     try:
         followers.collectives = Collectives(followers.file, 0, tensor_parallel, place, followers.host, followers.store)
-        followers.meet()
+        followers.join()
         group = TensorParallel(rank=0, size=tensor_parallel, collectives=followers.collectives, followers=followers)
-        model = load_part(uri, architecture, dtype, place, group)
-        followers.wait_for("ready")
+        model = load_for_rank(uri, architecture, dtype, place, group)
+        followers.wait_for(Progress.LOADED)
     except BaseException as error:
         followers.end_after(error)
         raise
@@ -78,10 +80,10 @@ def load_model(
     return model
 
 
-def load_part(
+def load_for_rank(
     uri: str, architecture: str | None, dtype: str, place: torch.device, group: TensorParallel
 ) -> LoadedModel:
-    """What one rank holds of a checkpoint's model."""
+    """Load one rank's slices of a checkpoint's model. Raises: as load_model."""
     source = open_source(str(uri))
     config, raw_config = read_configuration(source)
     name = architecture_of(config, architecture)
@@ -111,7 +113,7 @@ def read_configuration(source: ModelSource) -> tuple[ModelConfig, dict[str, Any]
 
 
 def resolve_device(device: str, group: TensorParallel) -> torch.device:
-    """The device of a name. Raises DeviceError where it is not there."""
+    """Return the device that a rank of the group uses. Raises: DeviceError where it is unknown or not available."""
     num_devices = torch.cuda.device_count()
     if device == "auto":
         device = "cuda" if num_devices else "cpu"
@@ -140,7 +142,7 @@ def resolve_device(device: str, group: TensorParallel) -> torch.device:
 
 
 def resolve_dtype(dtype: str, place: torch.device, stored: torch.dtype) -> torch.dtype:
-    """The dtype of a name: "auto" keeps the checkpoint's on an accelerator and is float32 on a CPU."""
+    """Return the dtype of a name; "auto" is the checkpoint's on a GPU and float32 on a CPU. Raises: DeviceError."""
     if dtype == "auto":
         return stored if place.type != "cpu" and stored in DTYPES.values() else torch.float32
     if dtype not in DTYPES:
@@ -156,14 +158,14 @@ def empty_model(
     dtype: torch.dtype,
     apart: Collection[str] = (),
 ) -> LoadedModel:
-    """The model with memory for its parameters and nothing in it yet; `apart` names copies that are not tied."""
+    """Return the model with its parameters allocated and not filled; `apart` names copies that are not to be tied."""
     with torch.device("meta"):
         model = model_class(architecture)(config, group)
     tie(model, apart)
     for module in model.modules():
         if isinstance(module, SelfAttention | CrossAttention):
             module.allocate(place, dtype)
-    placed: dict[nn.Parameter, nn.Parameter] = {}  # tied parameters are one object and stay one
+    placed: dict[nn.Parameter, nn.Parameter] = {}  # tied parameters are one object and must stay one
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.is_meta:
@@ -175,7 +177,7 @@ def empty_model(
 
 
 def lay_out(model: LoadedModel) -> None:
-    """Gives the weights the order that the processor wants. Outer modules come first: fused ones own their parts."""
+    """Reorder the weights for the processor's kernels. Outer modules come first: fused ones reorder their parts."""
     fused: set[nn.Module] = set()
     for module in model.modules():
         if isinstance(module, SelfAttention | CrossAttention):

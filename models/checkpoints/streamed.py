@@ -1,7 +1,7 @@
-"""A streamed model holds no weights: each is read when a product needs it and forgotten after. It knows no layer.
+"""A streamed model holds no weights: each is read when a product needs it and freed after it. It knows no layer.
 
-For one forward of a model of any size: what is held at a time is one weight, in float32. Nothing is cut, fused or laid
-out, so its answers do not depend on how ranks divide a model.
+It serves for one forward of a model of any size: one weight is in memory at a time, in float32. Nothing is split, fused
+or reordered, so its answers do not depend on how ranks divide a model.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ from batchloom.models.ranks.group import SINGLE
 
 
 def stream_model(uri: str, architecture: str | None = None) -> LoadedModel:
-    """A checkpoint as a model on the CPU, in float32, whose every forward reads all weights anew.
+    """Return a checkpoint as a model on the CPU, in float32, of which every forward reads all weights again.
 
-    Raises CheckpointError with all that does not fit, UnsupportedModelError.
+    Raises: CheckpointError, which lists everything that does not fit; UnsupportedModelError.
     """
     source = open_source(str(uri))
     config, _ = read_configuration(source)
@@ -45,12 +45,12 @@ def stream_model(uri: str, architecture: str | None = None) -> LoadedModel:
     for module in model.modules():
         if isinstance(module, SelfAttention | CrossAttention):
             weights, biases = zip(*((linear.weight, linear.bias) for linear in module.linears), strict=True)
-            module.fused = _one_below_the_other(weights), _one_below_the_other(biases)
+            module.fused = _concatenated(weights), _concatenated(biases)
     return model.eval()
 
 
 class StreamedWeight(Tensor):
-    """A weight that any operator reads first. It has a shape, and no memory."""
+    """A weight without memory: any operator that is given it reads it first."""
 
     read: Callable[[], Tensor]
 
@@ -61,23 +61,24 @@ class StreamedWeight(Tensor):
         weight.read = read
         return weight
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # torch's own recipe
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch documents it
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # likewise
         cls, operator: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
     ) -> Any:
-        if operator is torch.ops.aten.detach.default:  # nn.Parameter asks for it
+        if operator is torch.ops.aten.detach.default:  # nn.Parameter calls it
             return arguments[0]
         arguments, keywords = tree_map_only(cls, lambda weight: weight.read(), (arguments, keywords or {}))
         return operator(*arguments, **keywords)
 
 
 def _weight(checkpoint: Checkpoint, stored_name: str | None, shape: Sequence[int]) -> StreamedWeight:
-    """A tensor of the checkpoint, or zeros; read by rows at once, as one request alone gets a fraction of a store."""
+    """Return a tensor of the checkpoint, or zeros. Slices of rows are read concurrently: one request alone gets a
+    fraction of an object store's bandwidth."""
 
     def read() -> Tensor:
-        with torch.inference_mode(False):  # else the readers' threads may not fill it
+        with torch.inference_mode(False):  # an inference tensor could not be filled by the reader threads
             whole = torch.zeros(*shape)
         if stored_name is not None:
             step = -(-shape[0] // NUM_READERS)
@@ -89,6 +90,7 @@ def _weight(checkpoint: Checkpoint, stored_name: str | None, shape: Sequence[int
     return StreamedWeight(shape, read)
 
 
-def _one_below_the_other(weights: Sequence[Any]) -> StreamedWeight:
+def _concatenated(weights: Sequence[Any]) -> StreamedWeight:
+    """Return the weights concatenated along their rows."""
     shape = (sum(len(weight) for weight in weights), *weights[0].shape[1:])
     return StreamedWeight(shape, lambda: torch.cat([weight.read() for weight in weights]))

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint: names, shapes and slices over its weight files. It knows files, no model."""
+"""The tensors of a checkpoint: names, shapes and slices of rows over all its weight files. It knows no model."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from batchloom.models.checkpoints.files import StoredTensor, read_bytes, read_in
 from batchloom.models.checkpoints.hub import ModelSource
 from batchloom.models.checkpoints.info import weight_file_names
 
-# Read in pieces, so that loading never holds much more than the model itself.
+# Tensors are read in pieces of this size, so that loading never holds much more than the model itself.
 PIECE_BYTES = 32 * 1024 * 1024
 ALL = slice(None)
 
@@ -16,6 +16,7 @@ class Checkpoint:
     """All tensors of a model's weight files, read on demand."""
 
     def __init__(self, source: ModelSource) -> None:
+        """Raises: CheckpointError where there are no weights, or a file is damaged."""
         self.source = source
         self.tensors: dict[str, StoredTensor] = {}
         for file_name in weight_file_names(source):
@@ -23,7 +24,7 @@ class Checkpoint:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating dtype that holds most of the bytes."""
+        """The floating-point dtype of most of the bytes; float32 where there is none."""
         num_bytes: dict[torch.dtype, int] = {}
         for tensor in self.tensors.values():
             if tensor.dtype.is_floating_point:
@@ -31,7 +32,7 @@ class Checkpoint:
         return max(num_bytes, key=lambda dtype: num_bytes[dtype], default=torch.float32)
 
     def read_into(self, target: Tensor, name: str, rows: slice = ALL) -> None:
-        """Fills `target` with a run of a tensor's rows, cast to the target's dtype."""
+        """Read a slice of a tensor's rows into `target`, cast to its dtype. Raises: KeyError for an unknown name."""
         filled = 0
         for piece in self.pieces(name, rows):
             values = self.read(name, piece)
@@ -39,24 +40,24 @@ class Checkpoint:
             filled += len(values)
 
     def equal(self, name: str, other: str, rows: slice = ALL) -> bool:
-        """Whether two tensors have one shape and hold the same values in a run of rows, compared piece by piece."""
+        """Return whether two tensors have the same shape and the same values in a slice of rows, piece by piece."""
         one, two = self.tensors[name], self.tensors[other]
         if one.shape != two.shape:
             return False
         if one.value is None and (one.file_name, one.first_byte) == (two.file_name, two.first_byte):
-            return True  # a pickle stores a tied matrix once, under two names
+            return True  # a pickle stores a tied matrix once under two names
         pieces = self.pieces(name, rows)
         return all(torch.equal(self.read(name, piece), self.read(other, piece)) for piece in pieces)
 
     def pieces(self, name: str, rows: slice = ALL) -> list[slice]:
-        """A run of a tensor's rows as runs that fit PIECE_BYTES."""
+        """Split a slice of a tensor's rows into slices that fit PIECE_BYTES."""
         stored = self.tensors[name]
         first, stop, _ = rows.indices(stored.num_rows)
         step = max(1, PIECE_BYTES // max(1, stored.row_bytes))
         return [slice(row, min(row + step, stop)) for row in range(first, stop, step)]
 
     def read(self, name: str, rows: slice) -> Tensor:
-        """A run of a tensor's rows in the file's dtype."""
+        """Read a slice of a tensor's rows in the file's dtype. Raises: KeyError for an unknown name."""
         stored = self.tensors[name]
         if stored.value is not None:
             return stored.value.reshape(stored.num_rows, *stored.shape[1:])[rows]

@@ -1,7 +1,8 @@
-"""Puts a checkpoint's tensors into a model's parameters: names, ties, shapes and slices. It knows no file format.
+"""Fill a model's parameters from a checkpoint's tensors: names, ties, shapes and slices. It knows no file format.
 
-All that does not fit is found before the first byte of a tensor is read. A rank reads its rows. Columns lie scattered
-over the file, so of a tensor cut by columns each rank reads as many whole rows, and they exchange what they hold:
+Everything that does not fit is found before the first byte of a tensor is read. A rank reads its rows. Columns are
+scattered over the file, so of a tensor split by columns each rank reads 1 / size of the rows, whole, and an all-to-all
+gives each its columns:
 
     file      2 ranks                      afterwards
     a b c d   rank 0 reads a b c d         rank 0   a b   rank 1   c d
@@ -22,19 +23,19 @@ from batchloom.models.errors import CheckpointError
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.families.config import ModelConfig
 from batchloom.models.families.table import model_class
-from batchloom.models.ranks.division import run
-from batchloom.models.ranks.group import Part, TensorParallel
+from batchloom.models.ranks.division import rank_slice
+from batchloom.models.ranks.group import TensorParallel, TensorSlice
 
 logger = logging.getLogger(__name__)
 
-# What stands before a tensor's name, depending on who saved it and around which head.
+# Prefixes of tensor names, which depend on the class that saved them.
 PREFIXES = ("module.", "model.", "transformer.")
-# Requests to an object store at a time: one alone gets a fraction of the bandwidth.
+# Concurrent requests to an object store: one alone gets a fraction of the bandwidth.
 NUM_READERS = 8
 
 
 def fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
-    """Reads the model's parameters. Raises CheckpointError that lists every tensor missing or of another shape."""
+    """Read the model's parameters. Raises: CheckpointError, which lists every tensor missing or of another shape."""
     stored = stored_names(model, checkpoint)
 
     columns: list[tuple[nn.Parameter, str]] = []
@@ -42,13 +43,13 @@ def fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
     try:
         readings = []
         for name, parameter in model.named_parameters():
-            stored_name, part = stored[name], _part(model, name, parameter)
+            stored_name, held = stored[name], _slice_of(model, name, parameter)
             if stored_name is None:
                 parameter.zero_()
-            elif part.is_columns:
+            elif held.is_columns:
                 columns.append((parameter, stored_name))
             else:
-                readings.append(readers.submit(_read_rows, parameter, checkpoint, stored_name, part))
+                readings.append(readers.submit(_read_rows, parameter, checkpoint, stored_name, held))
         _read_columns(columns, checkpoint, model.group, readers)
         for reading in readings:
             reading.result()
@@ -60,7 +61,7 @@ def fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
 
 
 def stored_names(model: LoadedModel, checkpoint: Checkpoint) -> dict[str, str | None]:
-    """The checkpoint's tensor for each parameter, None where it is zeros. Raises CheckpointError as `fill` does."""
+    """Return the checkpoint's tensor name for each parameter, None where the parameter is zeros. Raises: as `fill`."""
     stored_by_name = {_canonical(name): name for name in checkpoint.tensors}
     names = {name: _find(name, model, stored_by_name) for name, _ in model.named_parameters()}
     if problems := _problems(model, checkpoint, names):
@@ -69,7 +70,7 @@ def stored_names(model: LoadedModel, checkpoint: Checkpoint) -> dict[str, str | 
 
 
 def tie(model: LoadedModel, apart: Collection[str]) -> None:
-    """Makes the names of TIED one parameter, where the configuration says that they are."""
+    """Make the parameters named in TIED one object, except `apart`, where the configuration ties embeddings."""
     if not model.config.tie_word_embeddings:
         return
     tied = set(model.TIED) - set(apart)
@@ -81,7 +82,8 @@ def tie(model: LoadedModel, apart: Collection[str]) -> None:
 def differing_copies(architecture: str, config: ModelConfig, checkpoint: Checkpoint, group: TensorParallel) -> set[str]:
     """Names that the configuration ties, but of which the file holds another matrix: the file wins.
 
-    Old .bin files hold every name of a tied matrix, so copies are compared and not just counted, by each rank in part.
+    Old .bin files hold a tied matrix under each of its names, so their values are compared, by each rank for its rows.
+    Raises: OutOfStepError where another rank left.
     """
     if not config.tie_word_embeddings:
         return set()
@@ -90,8 +92,8 @@ def differing_copies(architecture: str, config: ModelConfig, checkpoint: Checkpo
 
     def is_copy(name: str) -> bool:
         first, other = stored_by_name[present[0]], stored_by_name[name]
-        rows = run(checkpoint.tensors[first].num_rows, group.size, group.rank)
-        return bool(group.least(checkpoint.equal(first, other, rows)))
+        rows = rank_slice(checkpoint.tensors[first].num_rows, group.size, group.rank)
+        return bool(group.all_reduce_min(checkpoint.equal(first, other, rows)))
 
     differing = {name for name in present[1:] if not is_copy(name)}
     if differing:
@@ -109,24 +111,24 @@ def _set_parameter(model: nn.Module, name: str, parameter: nn.Parameter) -> None
 
 
 def _problems(model: LoadedModel, checkpoint: Checkpoint, stored_names: dict[str, str | None]) -> list[str]:
-    """A line for each tensor that is missing, quantized or of another shape than the model's whole parameter."""
+    """Return a line for each tensor that is missing, quantized or of another shape than the whole parameter."""
     problems = []
     for name, parameter in model.named_parameters():
-        expected = list(_part(model, name, parameter).whole_shape)
+        expected = list(_slice_of(model, name, parameter).whole_shape)
         stored_name = stored_names[name]
         if stored_name is not None:
             tensor = checkpoint.tensors[stored_name]
             if list(tensor.shape) != expected:
                 problems.append(f"{name} should be {expected}; the file has {list(tensor.shape)}")
-            elif not tensor.dtype.is_floating_point:  # its scale lies elsewhere, if anywhere
+            elif not tensor.dtype.is_floating_point:  # quantized: its scale is in another tensor, if anywhere
                 problems.append(f"{name} is stored as {tensor.dtype}, quantized; we read floating point alone")
         elif _canonical(name) not in model.ZERO_IF_ABSENT:
             problems.append(f"{name} {expected} is missing")
     return problems
 
 
-def _read_rows(parameter: Tensor, checkpoint: Checkpoint, stored_name: str, part: Part) -> None:
-    rows = part.rows or slice(0, part.whole_shape[0])
+def _read_rows(parameter: Tensor, checkpoint: Checkpoint, stored_name: str, held: TensorSlice) -> None:
+    rows = held.rows or slice(0, held.whole_shape[0])
     num_rows = rows.stop - rows.start
     parameter[num_rows:].zero_()  # the last rank's padding of an uneven vocabulary
     checkpoint.read_into(parameter[:num_rows], stored_name, rows)
@@ -138,11 +140,11 @@ def _read_columns(
     group: TensorParallel,
     readers: ThreadPoolExecutor,
 ) -> None:
-    """Fills parameters that hold columns, piece by piece in one order on all ranks."""
+    """Fill the parameters that are split by columns, piece by piece, in the same order on all ranks."""
 
     def pieces() -> Iterator[tuple[nn.Parameter, str, int, slice]]:
         for parameter, name in columns:
-            rows = run(len(parameter), group.size, group.rank)
+            rows = rank_slice(len(parameter), group.size, group.rank)
             for piece in checkpoint.pieces(name, rows):
                 yield parameter, name, piece.start - rows.start, piece
 
@@ -156,7 +158,7 @@ def _read_columns(
 def _ahead(
     readers: ThreadPoolExecutor, checkpoint: Checkpoint, pieces: Iterable[tuple[str, slice]]
 ) -> Iterator[Tensor]:
-    """The pieces in their order, a few of them read while another is in use."""
+    """Yield the pieces in order, prefetching up to NUM_READERS of them."""
     coming = (readers.submit(checkpoint.read, name, rows) for name, rows in pieces)
     waiting = deque(islice(coming, NUM_READERS))
     while waiting:
@@ -164,26 +166,26 @@ def _ahead(
         waiting.extend(islice(coming, 1))
 
 
-def _part(model: LoadedModel, name: str, parameter: Tensor) -> Part:
-    """What this rank holds of a parameter's tensor: all of it, unless its module says otherwise."""
+def _slice_of(model: LoadedModel, name: str, parameter: Tensor) -> TensorSlice:
+    """Return what this rank holds of a parameter's tensor: all of it, unless its module has `slices`."""
     owner, _, leaf = name.rpartition(".")
     module: Any = model.get_submodule(owner)
-    return module.parts()[leaf] if hasattr(module, "parts") else Part(tuple(parameter.shape))
+    return module.slices()[leaf] if hasattr(module, "slices") else TensorSlice(tuple(parameter.shape))
 
 
 def _find(name: str, model: LoadedModel, stored_by_name: dict[str, str]) -> str | None:
-    """The tensor for a parameter: its own name, or another name of the same matrix."""
+    """Return the stored name of a parameter: its own, or another name of the same tied matrix."""
     canonical = _canonical(name)
     if canonical in stored_by_name:
         return stored_by_name[canonical]
-    # An output head that is not tied must be there under its own name; embeddings are one matrix under several.
+    # An untied output head must be stored under its own name; embeddings are one matrix with several names.
     if canonical in model.TIED and (model.config.tie_word_embeddings or canonical != "lm_head.weight"):
         return next((stored_by_name[other] for other in model.TIED if other in stored_by_name), None)
     return None
 
 
 def _canonical(name: str) -> str:
-    """A tensor's name without what stands before it: model.encoder.layers.0... -> encoder.layers.0..."""
+    """Return a tensor's name without its prefixes: model.encoder.layers.0... -> encoder.layers.0..."""
     while (prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)) is not None:
         name = name.removeprefix(prefix)
     return name

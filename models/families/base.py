@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from batchloom.models.errors import RequestError
 from batchloom.models.families.config import ModelConfig
 from batchloom.models.layers.packing import Packing
+from batchloom.models.ranks.calls import Call
 from batchloom.models.ranks.group import TensorParallel
 
 
@@ -38,7 +39,7 @@ class LoadedModel(nn.Module):
         self.generation_defaults = {}
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        with self.group.together("forward", arguments, keywords):
+        with self.group.collective_call(Call.FORWARD, arguments, keywords):
             return super().__call__(*arguments, **keywords)
 
     @property

@@ -13,6 +13,7 @@ from batchloom.models.errors import ModelError
 from batchloom.models.generation.requests import Request
 from batchloom.models.generation.runner import Runner
 from batchloom.models.generation.search.cohort import Done, StopText
+from batchloom.models.ranks.calls import Call
 
 _numbers = count()
 
@@ -29,23 +30,23 @@ class SharedRunner(Runner):
             self._group.followers.send(text)
             return text
 
-        with self._group.together("make_runner", self._number, stop_text is not None):
+        with self._group.collective_call(Call.MAKE_RUNNER, self._number, stop_text is not None):
             super().__init__(model, None if stop_text is None else tell)
         weakref.finalize(self, _forget, self._group, self._number).atexit = False
 
     def prefill(self, requests: Sequence[Request]) -> int:
-        with self._group.together("prefill", self._number, requests):
+        with self._group.collective_call(Call.PREFILL, self._number, requests):
             return super().prefill(requests)
 
     def decode(self) -> list[Done]:
-        with self._group.together("decode", self._number):
+        with self._group.collective_call(Call.DECODE, self._number):
             return super().decode()
 
     def clear(self) -> None:
-        with self._group.together("clear", self._number):
+        with self._group.collective_call(Call.CLEAR, self._number):
             super().clear()
 
 
 def _forget(group: Any, number: int) -> None:
-    with contextlib.suppress(ModelError), group.together("forget_runner", number):
+    with contextlib.suppress(ModelError), group.collective_call(Call.FORGET_RUNNER, number):
         pass

@@ -1,1 +1,1 @@
-"""The pieces that the families share. They know tensors and the tensor-parallel group, and no family."""
+"""The layers that model families share. They know tensors and the tensor-parallel group, and no family."""

@@ -1,7 +1,7 @@
-"""Attention over packed sequences, and the contexts that know where one sequence ends. It knows no weights.
+"""Attention over packed sequences, and the contexts that know the sequences' boundaries. It knows no weights.
 
 Legend of tensor names, everywhere in models:
-    N packed tokens, all sequences one after the other     M some of those tokens
+    N packed tokens, all sequences concatenated            M some of those tokens
     B sequences            T query tokens                  S key tokens
     D model width          H heads of this rank            K head width
     F feed-forward width   V vocabulary of this rank       L labels
@@ -21,43 +21,43 @@ from batchloom.models.layers.layout import computes_in
 from batchloom.models.layers.positions import positions_of
 from batchloom.models.layers.product_attention import ProductAttention
 
-# ALiBi rides along as extra columns of q and k. Eight, because kernels want head widths that are multiples of eight.
+# ALiBi is computed by extra columns of q and k. Eight, because kernels need head widths that are multiples of eight.
 ALIBI_COLUMNS = 8
-# What stands in q's columns: a power of two, so exact, and large, so that float16 holds k's to position 50 thousand.
+# The value of q's extra columns: a power of two, so exact, and large, so that float16 holds k's to position 50,000.
 ALIBI_QUERY = 8.0
 
 Plan = GroupedAttention | ProductAttention
 
 
 class AttentionContext(Protocol):
-    """What a layer asks when it attends; the caller of the model decides what is behind it (documents, a cache, beams).
+    """Computes attention for a layer. The model's caller chooses the implementation: documents, a KV cache, beams.
 
     q comes unscaled: the context applies head_dim ** -0.5, and nobody else does.
     """
 
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
-        """Self-attention of the new tokens: returns [N, H, K]."""
+        """Return the self-attention of the new tokens: [N, H, K]."""
         ...
 
     def cross_attend(self, layer: int, q_NHK: Tensor) -> Tensor:
-        """Attention of the new tokens over their encoder's keys and values: returns [N, H, K]."""
+        """Return the attention of the new tokens over their encoder's keys and values: [N, H, K]."""
         ...
 
 
 @dataclass(frozen=True)
 class EncoderMemory:
-    """What a decoder sees of its encoder: packed keys and values [N, H, K] of every decoder layer."""
+    """What a decoder cross-attends to: packed keys and values [N, H, K] of the encoder's output, per decoder layer."""
 
     lengths: Sequence[int]
     keys_values: Sequence[tuple[Tensor, Tensor]]
 
 
 class PackedAttention:
-    """A context for one forward over whole sequences, without a cache: encoders, prompts, scoring.
+    """The context of one forward over whole sequences, without a KV cache: encoders, prefill, scoring.
 
-    `lengths` are the sequences' tokens in packed order. With `causal`, a token sees itself and those before it.
-    `alibi_slopes` (float32 [H]) adds slope * key position to the scores. `cross` is for decoders that cross-attend.
-    `query_lengths` says how many of each sequence's tokens ask; all, if it is left out.
+    `lengths` are the sequences' numbers of tokens, in packed order. With `causal`, a token attends to itself and those
+    before it. `alibi_slopes` (float32 [H]) adds slope * key position to the scores. `cross` is for decoders that
+    cross-attend. `query_lengths`: how many tokens of each sequence are queries; all by default.
     """
 
     def __init__(
@@ -90,25 +90,25 @@ class PackedAttention:
 
     @property
     def num_padded_tokens(self) -> int:
-        """Positions that self-attention computes, padding included where it is known already."""
+        """Key positions that self-attention computes, padding included once the plan is made (at the first layer)."""
         return sum(self.lengths) if self._self_plan is None else self._self_plan.num_positions
 
     def last_tokens(self, device: torch.device) -> Tensor:
-        """Where each sequence's last token is among the packed: [B]."""
+        """Return the index of each sequence's last token among the packed tokens: [B]."""
         return (torch.tensor(self.lengths).cumsum(0) - 1).to(device)
 
     def last(self) -> "PackedAttention":
-        """The same sequences asked by their last token only: q is [B, H, K], keys stay whole."""
-        # The last token sees everything, so nothing is causal about it.
+        """Return a context whose only queries are the sequences' last tokens: q is [B, H, K], keys are all tokens'."""
+        # The last token attends to all others, so the causal mask has no effect.
         return PackedAttention(self.lengths, False, self.alibi_slopes, self.cross, [1] * len(self.lengths))
 
     def _attend_with_alibi(self, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
-        """ALiBi inside the dot product, so that no bias tensor exists and the causal kernels serve:
+        """Attend with ALiBi as part of the dot product, without a bias tensor, so that causal kernels can be used:
 
             [q, 8, 8, 8] . [k, hi, mid, lo] * scale = q . k * scale + slope * position
 
-        hi + mid + lo is slope * position / (8 scale) in pieces that the dtype can hold, 24 bits also in bfloat16. A
-        query sees slope * key position, not slope * distance: the same to the softmax (arXiv 2108.12409, section 3).
+        hi + mid + lo is slope * position / (8 scale) split into three values of the dtype: 24 bits also in bfloat16.
+        Scores get slope * key position, not slope * distance: the softmax is the same (arXiv 2108.12409, section 3).
         """
         head_dim = q_NHK.shape[-1]
         if self._self_plan is None:

@@ -13,7 +13,7 @@ Activation = Callable[[Tensor], Tensor]
 
 
 def gelu_tanh(hidden: Tensor) -> Tensor:
-    """GELU by its tanh form (arXiv 1606.08415), which BLOOM was trained with."""
+    """Compute GELU by its tanh approximation (arXiv 1606.08415), with which BLOOM was trained."""
     return F.gelu(hidden, approximate="tanh")
 
 
@@ -58,7 +58,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def activation(name: str) -> Activation:
-    """The function of a name in config.json. Raises UnsupportedModelError, listing the known ones."""
+    """Return the function of a name in config.json. Raises: UnsupportedModelError, which lists the known names."""
     if name not in ACTIVATIONS:
         raise UnsupportedModelError(
             f"activation_function = {name!r} is not one we have. Known: {', '.join(sorted(ACTIVATIONS))}."

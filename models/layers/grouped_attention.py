@@ -1,4 +1,4 @@
-"""Attention over groups of sequences of nearly equal length, a call of torch's kernel each. It knows no weights."""
+"""Attention over groups of sequences of nearly equal length, one kernel call a group. It knows no weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Group:
-    """One call of the kernel: `size` sequences padded to T query and S key tokens, at an offset of the padded rows."""
+    """One kernel call: `size` sequences, padded to num_queries and num_keys, at offsets into the padded tensors."""
 
     size: int
     num_queries: int
     num_keys: int
     first_query: int
     first_key: int
-    key_lengths: list[int] | None  # None: every sequence has all num_keys keys, no mask needed
+    key_lengths: list[int] | None  # None: no mask needed, every sequence has num_keys keys or the group is causal
 
 
 class GroupedAttention:
-    """Softmax attention of B sequences, in few calls over groups of nearly equal length.
+    """Softmax attention of B sequences, in few kernel calls over groups of nearly equal length.
 
     Sequences of 5, 17, 16, 5 tokens become two calls: [2, 17] with one padded token, and [2, 5] with none.
     """
@@ -43,7 +43,7 @@ class GroupedAttention:
         for rows in members:
             longest_query = max(query_lengths[row] for row in rows)
             lengths = [key_lengths[row] for row in rows]
-            # Right padding comes after every real query, so a causal group needs no mask: the triangle hides it.
+            # Right padding comes after every real query, so the causal mask already hides it.
             needs_mask = not causal and min(lengths) < max(lengths)
             group = Group(
                 size=len(rows),
@@ -83,7 +83,7 @@ class GroupedAttention:
         return attended_GHTK.transpose(1, 2).reshape(group.size * group.num_queries, *q_PHK.shape[1:])
 
     def _mask(self, i: int, group: Group, device: torch.device) -> Tensor | None:
-        """True where a key is real: [G, 1, 1, S]. Made once and shared by all layers."""
+        """Return a mask that is True where a key is real, [G, 1, 1, S]; made once and shared by all layers."""
         if group.key_lengths is None:
             return None
         if i not in self._masks:
@@ -93,7 +93,7 @@ class GroupedAttention:
 
 
 class _PadIndex:
-    """Moves packed tokens into groups padded to their longest member, and back."""
+    """Gathers packed tokens into groups padded to their longest member, and back."""
 
     def __init__(self, lengths: Sequence[int], members: list[list[int]]) -> None:
         self._lengths, self._members = lengths, members
@@ -123,7 +123,7 @@ class _PadIndex:
         for rows in self._members:
             lengths_G1, starts_G1 = lengths_B[rows, None], starts_B[rows, None]
             column_T = torch.arange(int(lengths_G1.max()))
-            # A padded place repeats its sequence's last token: any finite value would do.
+            # Padding repeats the sequence's last token; any finite value would do.
             source_GT = starts_G1 + torch.minimum(column_T, lengths_G1 - 1)
             is_real_GT = column_T < lengths_G1
             unpad_N[source_GT[is_real_GT]] = first + is_real_GT.flatten().nonzero().flatten()
@@ -140,5 +140,5 @@ def _fits(leader: int, row: int, query_lengths: Sequence[int], key_lengths: Sequ
 
 
 def _rows(x_PHK: Tensor, first: int, size: int, length: int) -> Tensor:
-    """One group's view of a padded tensor, as the kernel wants it: [G, H, length, K]."""
+    """Return one group's view of a padded tensor, in the kernel's layout: [G, H, length, K]."""
     return x_PHK[first : first + size * length].view(size, length, *x_PHK.shape[1:]).transpose(1, 2)

@@ -1,7 +1,7 @@
-"""Weights in the order that the processor's kernels want, made once at loading. It knows products and no layer.
+"""Weights in the memory layout of the processor's kernels, made once at loading. It knows products and no layer.
 
-torch's own linear hands plain weights to MKL, which is slow beside oneDNN on processors that are not Intel's, or has
-oneDNN rearrange them at every call. Rearranged once, a product takes (one core of a Zen 5, [M, 768] x [768, 3072]):
+torch's own linear passes plain weights to MKL, which is slower than oneDNN on processors that are not Intel's, or has
+oneDNN reorder them at every call. Reordered once, a product takes (one core of a Zen 5, [M, 768] x [768, 3072]):
 
     M                 1      8     32    512
     float32    plain  121    514   1635  22375 microseconds
@@ -9,7 +9,7 @@ oneDNN rearrange them at every call. Rearranged once, a product takes (one core 
     bfloat16   plain  136    181    410   5046
             laid out   64    102    323   4706
 
-The operators are those that torch's own compiler uses; where a build lacks them, weights stay as they are.
+The operators are those that torch.compile emits; where a torch build lacks them, weights stay plain.
 """
 
 from functools import cache
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from batchloom.models.layers.feedforward import Activation, gelu_tanh
 
-# Activations that the product can apply to its sums before they are rounded, with oneDNN's names for them.
+# Activations that oneDNN can fuse into the product, before rounding, with its names for them.
 _FUSED: dict[Activation, tuple[str, str]] = {
     F.gelu: ("gelu", "none"),
     gelu_tanh: ("gelu", "tanh"),
@@ -29,7 +29,7 @@ _FUSED: dict[Activation, tuple[str, str]] = {
 
 
 def lay_out(weight_FD: Tensor) -> Tensor | None:
-    """The weight rearranged, as an opaque tensor for `product` alone, or None where there is nothing to gain."""
+    """Return the weight reordered, as an opaque tensor that only `product` reads, or None where nothing is gained."""
     if weight_FD.device.type != "cpu" or not computes_in(weight_FD.dtype):
         return None
     laid_out: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_FD, None)
@@ -39,10 +39,10 @@ def lay_out(weight_FD: Tensor) -> Tensor | None:
 def product(
     hidden_ND: Tensor, weight_FD: Tensor, bias_F: Tensor | None, activation: Activation | None = None
 ) -> Tensor:
-    """activation(hidden @ weight.T + bias): [N, D] -> [N, F], by a plain weight or a laid out one."""
+    """Compute activation(hidden @ weight.T + bias), [N, D] -> [N, F], with a plain or a reordered weight."""
     if len(hidden_ND) == 1 and weight_FD.is_mkldnn:
-        # oneDNN cuts a long sum in pieces for one row and for no other number: two keep a row's bits what they are
-        # in any batch, and cost no more, since the weight's bytes decide.
+        # oneDNN splits long sums for a single row only, which changes rounding. Two rows give the same bits as any
+        # batch, and cost no more: the time is that of reading the weight.
         return product(hidden_ND.expand(2, -1), weight_FD, bias_F, activation)[:1]
     if not weight_FD.is_mkldnn:
         sums_NF = F.linear(hidden_ND, weight_FD, bias_F)
@@ -57,7 +57,7 @@ def product(
 
 @cache
 def computes_in(dtype: torch.dtype) -> bool:
-    """Whether oneDNN computes in this dtype here; asked by trying, since builds differ."""
+    """Return whether oneDNN computes in this dtype here; found by trying, since torch builds differ."""
     try:
         supported = dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
         if not torch.backends.mkldnn.is_available() or not supported:

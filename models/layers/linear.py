@@ -1,16 +1,16 @@
-"""Linear layers cut over ranks, visible in the model's text. They know which part of a file's tensor is theirs."""
+"""Linear layers split over ranks, named in the models' code. They know which slice of a file's tensor is theirs."""
 
 import torch
 from torch import Tensor, nn
 
 from batchloom.models.layers.feedforward import Activation
 from batchloom.models.layers.layout import lay_out, product
-from batchloom.models.ranks.division import run
-from batchloom.models.ranks.group import Part, TensorParallel
+from batchloom.models.ranks.division import rank_slice
+from batchloom.models.ranks.group import TensorParallel, TensorSlice
 
 
 class ColumnLinear(nn.Module):
-    """A linear layer whose outputs are cut over the ranks: [N, in] -> [N, out / size].
+    """A linear layer whose outputs are split over the ranks: [N, in] -> [N, out / size].
 
     Source: column parallelism of Megatron-LM (arXiv 1909.08053, section 3).
     """
@@ -28,20 +28,20 @@ class ColumnLinear(nn.Module):
         return product(hidden_ND, weight, self.bias, activation)
 
     def lay_out(self) -> None:
-        """Called once the weights are read: gives them the processor's order, in place of the plain one."""
+        """Reorder the weight for the processor, once it is read, and free the plain one."""
         self._laid_out = lay_out(self.weight)
         if self._laid_out is not None:
             self.weight = without_memory(self.weight)
 
-    def parts(self) -> dict[str, Part]:
-        """By parameter, what of the checkpoint's tensor this rank holds: its rows."""
+    def slices(self) -> dict[str, TensorSlice]:
+        """Return this rank's slice of the checkpoint's tensor, its rows, by parameter."""
         num_rows = self.rows * self.group.size
-        rows = run(num_rows, self.group.size, self.group.rank)
-        return {"weight": Part((num_rows, self.weight.shape[1]), rows), "bias": Part((num_rows,), rows)}
+        rows = rank_slice(num_rows, self.group.size, self.group.rank)
+        return {"weight": TensorSlice((num_rows, self.weight.shape[1]), rows), "bias": TensorSlice((num_rows,), rows)}
 
 
 class RowLinear(nn.Module):
-    """A linear layer whose inputs are cut over the ranks: [N, in / size] -> [N, out], summed over the ranks.
+    """A linear layer whose inputs are split over the ranks: [N, in / size] -> [N, out], all-reduced over the ranks.
 
     Source: row parallelism of Megatron-LM (arXiv 1909.08053, section 3).
     """
@@ -58,26 +58,29 @@ class RowLinear(nn.Module):
         weight = self.weight if self._laid_out is None else self._laid_out
         if self.group.size == 1:
             return product(hidden_NF, weight, self.bias)
-        # The bias comes after the sum, or each rank adds it.
+        # The bias is added after the all-reduce, or each rank would add it.
         return self.group.all_reduce(product(hidden_NF, weight, None)).add_(self.bias)
 
     def lay_out(self) -> None:
-        """Called once the weights are read: gives them the processor's order, in place of the plain one."""
+        """Reorder the weight for the processor, once it is read, and free the plain one."""
         self._laid_out = lay_out(self.weight)
         if self._laid_out is not None:
             self.weight = without_memory(self.weight)
 
-    def parts(self) -> dict[str, Part]:
-        """By parameter, what of the checkpoint's tensor this rank holds: its columns, and the whole bias."""
+    def slices(self) -> dict[str, TensorSlice]:
+        """Return this rank's slice of the checkpoint's tensor, its columns and the whole bias, by parameter."""
         num_rows, size = self.weight.shape[0], self.group.size
-        return {"weight": Part((num_rows, self.columns * size), is_columns=size > 1), "bias": Part((num_rows,))}
+        return {
+            "weight": TensorSlice((num_rows, self.columns * size), is_columns=size > 1),
+            "bias": TensorSlice((num_rows,)),
+        }
 
 
 def without_memory(parameter: nn.Parameter) -> nn.Parameter:
-    """A parameter that keeps its shape and dtype and gives its memory back."""
+    """Return a parameter of the same shape and dtype on the meta device, which frees the memory."""
     return nn.Parameter(parameter.to("meta"), requires_grad=False)
 
 
 def frozen(*shape: int) -> nn.Parameter:
-    """An inference-only parameter; its values come from the checkpoint."""
+    """Return an inference-only parameter, uninitialized; its values come from the checkpoint."""
     return nn.Parameter(torch.empty(*shape), requires_grad=False)

@@ -1,4 +1,4 @@
-"""Between padded batches [B, T] and packed tokens [N]. It knows masks and lengths, no model."""
+"""Convert between padded batches [B, T] and packed tokens [N]. It knows masks and lengths, no model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from batchloom.models.errors import RequestError
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the real tokens of a padded batch are. Row by row, a mask of 110 and 111 packs as the tokens a b c d e."""
+    """The positions of a padded batch's real tokens. Rows "a b _" and "c d e", with mask 110 and 111, pack to abcde."""
 
     mask_BT: Tensor  # bool
 
@@ -21,24 +21,27 @@ class Packing:
         return self.mask_BT.sum(1).tolist()
 
     def pack(self, x_BT: Tensor) -> Tensor:
-        """[B, T, ...] -> [N, ...]"""
+        """Pack: [B, T, ...] -> [N, ...]."""
         return x_BT[self.mask_BT]
 
     def unpack(self, x_N: Tensor) -> Tensor:
-        """[N, ...] -> [B, T, ...], zeros at padding."""
+        """Unpack: [N, ...] -> [B, T, ...], zeros at padding."""
         x_BT = x_N.new_zeros(*self.mask_BT.shape, *x_N.shape[1:])
         x_BT[self.mask_BT] = x_N
         return x_BT
 
 
 def lengths_to(lengths: Sequence[int], shorter: Sequence[int]) -> Tensor:
-    """Which packed tokens stay when each sequence is cut to a shorter length: 3, 2 to 2, 1 -> [0, 1, 3]."""
+    """Return the indices of the packed tokens that stay when sequences are cut: lengths 3, 2 to 2, 1 -> [0, 1, 3]."""
     starts = accumulate(lengths, initial=0)
     return torch.cat([torch.arange(start, start + kept) for start, kept in zip(starts, shorter, strict=False)])
 
 
 def packing_of(input_ids_BT: Tensor, attention_mask_BT: Tensor | None) -> Packing:
-    """The packing of a batch; without a mask every token is real. Raises RequestError for a row without tokens."""
+    """Return the packing of a batch; without a mask every token is real.
+
+    Raises: RequestError where the mask has another shape than the ids or a row without tokens.
+    """
     if attention_mask_BT is None:
         return Packing(torch.ones_like(input_ids_BT, dtype=torch.bool))
     if attention_mask_BT.shape != input_ids_BT.shape:

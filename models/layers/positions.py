@@ -1,4 +1,4 @@
-"""Where a token stands: learned position vectors, and ALiBi's slopes. It knows no sequence but by its length."""
+"""Positions of tokens: learned position embeddings, and ALiBi's slopes. It knows of sequences only their lengths."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from batchloom.models.layers.linear import frozen
 
 
 class LearnedPositions(nn.Module):
-    """Positions to vectors: [N] counting from 0 -> [N, D]. The matrix's first `offset` rows are never read.
+    """Map positions, which count from 0, to vectors: [N] -> [N, D]. The matrix's first `offset` rows are never read.
 
     BART's matrix has two such rows, a relic of fairseq, which counted positions from padding_idx + 1.
     """
@@ -26,20 +26,21 @@ class LearnedPositions(nn.Module):
 
 
 def positions_of(lengths: Sequence[int]) -> Tensor:
-    """Positions that count from 0 in each sequence: lengths 2, 3 -> [0, 1, 0, 1, 2]."""
+    """Return positions that count from 0 in each sequence: lengths 2, 3 -> [0, 1, 0, 1, 2]."""
     lengths_B = torch.tensor(lengths)
     starts_B = lengths_B.cumsum(0) - lengths_B
     return torch.arange(int(lengths_B.sum())) - starts_B.repeat_interleave(lengths_B)
 
 
 def alibi_slopes(num_heads: int) -> Tensor:
-    """ALiBi's slope for each head, float32 [num_heads]; heads need not be a power of two.
+    """Return ALiBi's slope for each head, float32 [num_heads]; num_heads need not be a power of two.
 
-    With p the largest power of two <= num_heads, head i < p has 2 ** (-8 (i + 1) / p); the rest take every other slope
-    of the series for 2 p heads. Source: Press et al. (arXiv 2108.12409), and its authors' code for other head counts.
+    With p the largest power of two <= num_heads, head i < p has 2 ** (-8 (i + 1) / p); the others have every second
+    slope of the series for 2 p heads. Source: Press et al. (arXiv 2108.12409), and the authors' code where num_heads is
+    not a power of two.
     """
     power = 2 ** math.floor(math.log2(num_heads))
-    # Powers of a rounded base, in float32 as in the reference: at position 2000 the last bit of a slope is seen.
+    # Powers of a rounded base, in float32, as in transformers: at position 2000 the last bit of a slope matters.
     slopes_H = torch.tensor(2 ** (-8 / power)) ** torch.arange(1, power + 1)
     more_H = torch.tensor(2 ** (-8 / (2 * power))) ** torch.arange(1, 2 * (num_heads - power) + 1, 2)
     return torch.cat((slopes_H, more_H))

@@ -1,8 +1,9 @@
 """Attention by products, sequence by sequence: faster than torch's kernel in bfloat16 on a CPU. It knows no weights.
 
-A product rounds its scores to the eight bits of bfloat16, too few where scores are large. So they are made twice: first
-to find each query's largest, then from a little below that largest, which the product takes from its float32 sums
-before it rounds. What a score loses is then in proportion to its distance from there: those that weigh most lose least.
+A product rounds scores to bfloat16's eight bits, which is too coarse where scores are large. So scores are computed
+twice: first to find each query's maximum; then with a value a little below that maximum subtracted inside the product,
+from its float32 sums, before it rounds. The rounding error of a score is then proportional to its distance from that
+value, so the scores with the largest softmax weights have the smallest errors.
 """
 
 import math
@@ -13,16 +14,16 @@ from torch import Tensor
 
 from batchloom.models.threads import side_by_side
 
-# Scores held at once, 4.5 MB with their float32 copy: fewer make calls too small, more leave the core's caches.
+# Scores held at once, 4.5 MB with their float32 copy: fewer make the calls too small, more do not fit a core's cache.
 MOST_SCORES = 3 << 18
 
 
 class ProductAttention:
-    """Softmax attention of B sequences without padding, neighbours of equal length in one call."""
+    """Softmax attention of B sequences without padding; consecutive sequences of equal lengths share one call."""
 
     def __init__(self, query_lengths: Sequence[int], key_lengths: Sequence[int], causal: bool) -> None:
         self.query_lengths, self.key_lengths, self.causal = list(query_lengths), list(key_lengths), causal
-        self._rooms: list[_Room] = []
+        self._free_buffers: list[_Buffers] = []
 
     @property
     def num_positions(self) -> int:
@@ -36,15 +37,15 @@ class ProductAttention:
         parts = attended_NHK.split(queries), q_NHK.split(queries), k_SHK.split(keys), v_SHK.split(keys)
         work = iter(list(zip([size for size, *_ in runs], *parts, strict=True)))
         num_threads = torch.get_num_threads()
-        # Each thread takes run after run. Were it left to torch to cut each small call over its threads, these would
-        # wait for one another ten times a run: with a core taken by others, up to ten times as long in all.
+        # Each thread takes one run after another. If torch split each small call over its threads, they would
+        # synchronize ten times a run: up to ten times as slow while another process uses one of the cores.
         side_by_side(lambda: self._attend_runs(work, scale), min(num_threads, len(runs)), num_threads)
         return attended_NHK
 
     @torch.inference_mode()
     def _attend_runs(self, work: Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]], scale: float) -> None:
-        """Takes runs of (size, attended, q, k, v) as long as there are some, and fills attended."""
-        room = self._rooms.pop() if self._rooms else _Room()
+        """Take runs of (size, attended, q, k, v) until none is left, and write each result to `attended`."""
+        buffers = self._free_buffers.pop() if self._free_buffers else _Buffers()
         for size, *of_run in work:
             attended_GHTK, *inputs = (x.unflatten(0, (size, -1)).transpose(1, 2) for x in of_run)
             q_BTK, k_BSK, v_BSK = (x_GHTK.flatten(0, 1).contiguous() for x_GHTK in inputs)
@@ -52,21 +53,21 @@ class ProductAttention:
             for first, last in _blocks(num_queries, len(q_BTK) * num_keys):
                 num_seen = num_keys - (num_queries - last if self.causal else 0)
                 seen = q_BTK[:, first:last], k_BSK[:, :num_seen], v_BSK[:, :num_seen]
-                attended_GHTK[:, :, first:last] = self._attend(room, *seen, scale).unflatten(0, (size, -1))
-        self._rooms.append(room)
+                attended_GHTK[:, :, first:last] = self._attend(buffers, *seen, scale).unflatten(0, (size, -1))
+        self._free_buffers.append(buffers)
 
-    def _attend(self, room: "_Room", q_BTK: Tensor, k_BSK: Tensor, v_BSK: Tensor, scale: float) -> Tensor:
-        """Of the last T of S tokens, where attention is causal."""
-        k_BKS, scale_of_2 = k_BSK.transpose(1, 2), scale * math.log2(math.e)  # powers of two are faster than of e
-        scores_BTS, wide_BTS = room.of((*q_BTK.shape[:2], k_BSK.shape[1]), q_BTK)
+    def _attend(self, buffers: "_Buffers", q_BTK: Tensor, k_BSK: Tensor, v_BSK: Tensor, scale: float) -> Tensor:
+        """Attend; where attention is causal, the T queries are the last of the S tokens."""
+        k_BKS, scale_of_2 = k_BSK.transpose(1, 2), scale * math.log2(math.e)  # exp2 is faster than exp
+        scores_BTS, wide_BTS = buffers.of((*q_BTK.shape[:2], k_BSK.shape[1]), q_BTK)
         num_before = k_BSK.shape[1] - q_BTK.shape[1]
         if self.causal:
             unseen_TS = q_BTK.new_full(scores_BTS.shape[1:], -torch.inf).triu_(num_before + 1)
             torch.baddbmm(unseen_TS, q_BTK, k_BKS, out=scores_BTS)
         else:
             torch.bmm(q_BTK, k_BKS, out=scores_BTS)
-        # torch finds a row's largest faster in float32, the copy included. Most of the weight is a little below it: at
-        # two powers of two, errors were smallest in a trained model (docs/log.md).
+        # torch finds a row's maximum faster in float32, the copy included. Most of the softmax weight is a little below
+        # it: with an offset of 2 (in log2), errors were smallest in a trained model (docs/log.md).
         shift_BT1 = wide_BTS.copy_(scores_BTS).amax(-1, keepdim=True).sub_(2 / scale_of_2).to(q_BTK.dtype)
         torch.baddbmm(shift_BT1, q_BTK, k_BKS, beta=-scale_of_2, alpha=scale_of_2, out=scores_BTS)
         weights_BTS = scores_BTS.exp2_()
@@ -75,14 +76,14 @@ class ProductAttention:
         return torch.bmm(weights_BTS, v_BSK).div_(weights_BTS.sum(-1, keepdim=True, dtype=torch.float32))
 
 
-class _Room:
-    """Memory for scores, the same for all of a thread's: fresh pages for each take longer than the products."""
+class _Buffers:
+    """A thread's buffers for scores, reused: page faults of fresh memory take longer than the products."""
 
     def __init__(self) -> None:
         self._scores, self._wide = torch.empty(0), torch.empty(0)
 
     def of(self, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
-        """Two tensors of a shape, of the dtype of `like` and float32; what they held before is lost."""
+        """Return two uninitialized tensors of a shape, one like `like`, one float32; they overwrite earlier ones."""
         size = math.prod(shape)
         if self._scores.numel() < size:
             self._scores, self._wide = like.new_empty(size), like.new_empty(size, dtype=torch.float32)
@@ -90,7 +91,10 @@ class _Room:
 
 
 def _runs(lengths: Iterable[tuple[int, int]], most_scores: int) -> list[tuple[int, int, int]]:
-    """Neighbours of equal lengths, their scores few, as (size, queries, keys): 5, 5, 3 -> (2, 5, 5), (1, 3, 3)."""
+    """Group consecutive sequences of equal lengths, with at most `most_scores` scores, as (size, queries, keys):
+
+    lengths 5, 5, 3 -> (2, 5, 5), (1, 3, 3)
+    """
     runs: list[tuple[int, int, int]] = []
     for num_queries, num_keys in lengths:
         size = runs[-1][0] + 1 if runs and runs[-1][1:] == (num_queries, num_keys) else 1
@@ -102,7 +106,10 @@ def _runs(lengths: Iterable[tuple[int, int]], most_scores: int) -> list[tuple[in
 
 
 def _blocks(num_queries: int, num_scores: int) -> list[tuple[int, int]]:
-    """Runs of queries, nearly equal, whose scores fit MOST_SCORES, `num_scores` a query: (0, 2), (2, 4), (4, 5)."""
+    """Split queries with `num_scores` scores each into nearly equal ranges whose scores fit MOST_SCORES.
+
+    5 queries, of which 2 fit -> (0, 2), (2, 4), (4, 5)
+    """
     num_blocks = -(-num_queries * num_scores // MOST_SCORES)
     size = -(-num_queries // num_blocks)
     return [(first, min(first + size, num_queries)) for first in range(0, num_queries, size)]

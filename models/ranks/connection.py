@@ -1,4 +1,4 @@
-"""A rank's process as the first rank sees it: a child beside it, or a caller from another node. It knows no model."""
+"""A follower's process as the leader holds it: started on this node, or connected from another. It knows no model."""
 
 import contextlib
 import hmac
@@ -14,9 +14,9 @@ from batchloom.models.errors import RankLostError
 
 LOOPBACK = "127.0.0.1"
 KEY_BYTES = 32
-# How long a rank on another node may take to call back; its process is there when it is asked.
-CALL_BACK_SECONDS = 60.0
-# A node that is lost without a word is noticed after 5 + 3 * 5 seconds.
+# How long a follower on another node may take to connect; its process runs already when it is asked to.
+CONNECT_SECONDS = 60.0
+# A node that disappears without closing its connections is noticed after 5 + 3 * 5 seconds.
 KEEP_ALIVE = (
     (socket.TCP_KEEPIDLE, 5),
     (socket.TCP_KEEPINTVL, 5),
@@ -25,32 +25,34 @@ KEEP_ALIVE = (
 )
 
 
-class RankProcess(Protocol):
-    """One follower."""
+class FollowerProcess(Protocol):
+    """One follower's process, and the leader's end of the connection to it."""
 
     connection: Connection
 
     @property
-    def process_id(self) -> int | None: ...
+    def process_id(self) -> int | None:
+        """The process's id on this node; None where it runs on another."""
 
-    def kill(self) -> None: ...
+    def kill(self) -> None:
+        """Kill the process, or close its connection, after which it ends itself. Idempotent."""
 
-    def end(self) -> str:
-        """Waits for the end of the process, whose connection has ended, and says how that came."""
+    def wait(self) -> str:
+        """Wait for the end of the process, whose connection has ended; return how it ended, for a message."""
 
 
-class Elsewhere(Protocol):
-    """Starts ranks on other nodes; given by who knows of nodes."""
+class FollowerStarter(Protocol):
+    """Starts followers on other nodes; implemented by the caller, who knows the cluster."""
 
     host: str
-    """This node's address, which the others reach."""
+    """This node's address as the other nodes reach it."""
 
     def start(self, rank: int, port: int, key: bytes) -> None:
-        """Has a process call `host` at `port`, say the key, and be a follower (`follow`); returns at once."""
+        """Have a process connect to `host` at `port`, send the key, and run as follower `rank`; return at once."""
 
 
-class Child:
-    """A process on this node, at the other end of a socket pair."""
+class LocalFollower:
+    """A follower on this node: a child process at the other end of a socket pair."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -70,54 +72,59 @@ class Child:
     def kill(self) -> None:
         self._process.kill()
 
-    def end(self) -> str:
+    def wait(self) -> str:
         code = self._process.wait()
         return f"(process {self.process_id}) ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
 
 
-class Caller:
-    """A process on another node that has called back. It ends when its connection does."""
+class RemoteFollower:
+    """A follower on another node, connected over TCP. Its process ends when the connection does."""
 
     process_id = None
 
-    def __init__(self, elsewhere: Elsewhere, rank: int) -> None:
+    def __init__(self, starter: FollowerStarter, rank: int) -> None:
+        """Raises: RankLostError where no process with the key connects in time."""
         key = secrets.token_bytes(KEY_BYTES)
-        with socket.create_server((elsewhere.host, 0)) as server:
-            server.settimeout(CALL_BACK_SECONDS)
-            elsewhere.start(rank, server.getsockname()[1], key)
+        with socket.create_server((starter.host, 0)) as server:
+            server.settimeout(CONNECT_SECONDS)
+            starter.start(rank, server.getsockname()[1], key)
             self._socket, self._host = self._accept(server, key, rank)
         self.connection = Connection(os.dup(self._socket.fileno()))
 
     def _accept(self, server: socket.socket, key: bytes, rank: int) -> tuple[socket.socket, str]:
+        """Return the first connection that sends the key, and its host; close all others."""
         while True:
             try:
-                caller, (host, _) = server.accept()
+                accepted, (host, _) = server.accept()
             except TimeoutError as error:
-                raise RankLostError(f"Rank {rank} did not call back within {CALL_BACK_SECONDS:g} s.") from error
-            caller.settimeout(CALL_BACK_SECONDS)
-            if hmac.compare_digest(caller.recv(KEY_BYTES, socket.MSG_WAITALL), key):
-                keep_alive(caller)
-                return caller, host
-            caller.close()
+                raise RankLostError(f"Rank {rank} did not connect within {CONNECT_SECONDS:g} s.") from error
+            accepted.settimeout(CONNECT_SECONDS)
+            if hmac.compare_digest(accepted.recv(KEY_BYTES, socket.MSG_WAITALL), key):
+                keep_alive(accepted)
+                return accepted, host
+            accepted.close()
 
     def kill(self) -> None:
-        with contextlib.suppress(OSError):  # it is gone
+        with contextlib.suppress(OSError):  # closed already
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    def end(self) -> str:
+    def wait(self) -> str:
         return f"(on {self._host}) closed its connection"
 
 
-def call(host: str, port: int, key: bytes) -> int:
-    """Calls the first rank back: the file descriptor of the connection."""
-    caller = socket.create_connection((host, port), timeout=CALL_BACK_SECONDS)
-    caller.sendall(key)
-    keep_alive(caller)
-    return caller.detach()
+def connect_to_leader(host: str, port: int, key: bytes) -> int:
+    """Connect a follower on another node to its leader; return the connection's file descriptor.
+
+    Raises: OSError where the leader cannot be reached.
+    """
+    connected = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
+    connected.sendall(key)
+    keep_alive(connected)
+    return connected.detach()
 
 
 def keep_alive(connected: socket.socket) -> None:
-    """Makes the system look for the other end, and lets reads wait for as long as it is there."""
+    """Turn on TCP keep-alive, so that the system notices a lost peer, and let reads block without a timeout."""
     connected.settimeout(None)
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in KEEP_ALIVE:
@@ -125,6 +132,6 @@ def keep_alive(connected: socket.socket) -> None:
 
 
 def own_address(file_descriptor: int) -> str:
-    """This node's address on a connection to another; the loopback device's where both ends are here."""
+    """Return this node's address on a TCP connection; the loopback address for a socket pair."""
     with socket.socket(fileno=os.dup(file_descriptor)) as connected:
         return connected.getsockname()[0] if connected.family == socket.AF_INET else LOOPBACK

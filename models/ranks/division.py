@@ -13,8 +13,8 @@ def share(count: int, size: int, what: str) -> int:
     return count // size
 
 
-def run(count: int, size: int, rank: int) -> slice:
-    """Return the rank's slice of `count` items: ceil(count / size) for each rank, the remainder for the last ones."""
+def rank_slice(count: int, size: int, rank: int) -> slice:
+    """Return the rank's slice of range(count): ceil(count / size) indices each, the last ranks fewer or none."""
     most = -(-count // size)
     return slice(min(rank * most, count), min((rank + 1) * most, count))
 

@@ -1,8 +1,8 @@
-"""A follower holds one rank's part of a model and does what the first rank does. It decides nothing.
+"""A follower: the process of one rank other than the leader's. It executes the leader's calls and decides nothing.
 
-Started by models/ranks/processes.py with the number of its socket; `serve` runs the calls it is told, in their order.
-Where a rank cannot go on with a call, all leave it: the group of one is closed, the others notice, and all wait for the
-first rank to call them together again.
+Started by models/ranks/processes.py with the file descriptor of its socket; `serve` executes calls in the order they
+arrive. Where one rank cannot finish a call, all ranks abandon it: that rank closes its process group, which the others
+notice, and all wait until the leader has them join a new group (Call.REJOIN).
 """
 
 import contextlib
@@ -13,59 +13,59 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from batchloom.models.checkpoints.loading import load_part, resolve_device
+from batchloom.models.checkpoints.loading import load_for_rank, resolve_device
 from batchloom.models.device import is_out_of_memory, max_cached_tokens
 from batchloom.models.errors import DeviceError, ModelError
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.generation.requests import Request
 from batchloom.models.generation.runner import Runner
+from batchloom.models.ranks.calls import REJOIN_MESSAGE, Call, OutOfMemoryReport, Progress
 from batchloom.models.ranks.connection import own_address
 from batchloom.models.ranks.group import SINGLE, Collectives, OutOfStepError, TensorParallel, open_store
-from batchloom.models.ranks.processes import MEET_AGAIN, NoMemory
 from batchloom.models.single_pass.single_pass import SinglePass
 
 
 class Follower:
-    """One rank's model, and the runners and passes that the first rank has of it."""
+    """One rank's slices of a model, and its counterparts of the leader's runners."""
 
     def __init__(self, model: LoadedModel, connection: Connection, messages: "queue.SimpleQueue[bytes]") -> None:
         self.model = model
         self._connection = connection
         self._messages = messages
         self._runners: dict[int, Runner] = {}
-        self._left: set[int] = set()  # runners that left a call halfway: they go on when they were cleared
-        self._is_called = False  # to meet again
+        self._abandoned: set[int] = set()  # runners whose last call did not finish: unusable until cleared
+        self._must_rejoin = False
 
     def serve(self) -> None:
-        """Does what comes, for ever."""
+        """Execute calls as they arrive; never returns."""
         while True:
             call, arguments = self._next()
-            if self._finishes(call, arguments):
+            if self._executes(call, arguments):
                 continue
-            if call in ("prefill", "decode"):
-                self._left.add(arguments[0])
+            if call in (Call.PREFILL, Call.DECODE):
+                self._abandoned.add(arguments[0])
             self.collectives.close()
-            while not self._is_called:  # what comes until then was sent before the first rank knew
-                self._is_called = self._next() == MEET_AGAIN
-            self.meet_again()
+            while not self._must_rejoin:  # discard what the leader sent before it knew
+                self._must_rejoin = self._next() == REJOIN_MESSAGE
+            self.rejoin()
 
-    def _finishes(self, call: str, arguments: Sequence[Any]) -> bool:
-        """Does one call. False where it cannot be ended, for want of memory on this rank or on another."""
+    def _executes(self, call: Call, arguments: Sequence[Any]) -> bool:
+        """Execute one call. Return False where it cannot finish, for lack of memory on this rank or another."""
         try:
-            # The first rank raises the same for a request that cannot be served, and tells the caller.
+            # The leader raises the same error for a request that cannot be served, and its caller sees it there.
             with contextlib.suppress(ModelError), torch.inference_mode():
-                getattr(self, call)(*arguments)
+                self.METHODS[call](self, *arguments)
             self.collectives.check()
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 rank, size = self.model.group.rank, self.model.group.size
-                self._connection.send(NoMemory(f"Rank {rank} of {size} ran out of memory: {error}"))
+                self._connection.send(OutOfMemoryReport(f"Rank {rank} of {size} ran out of memory: {error}"))
             elif not isinstance(error, OutOfStepError) and not self.collectives.is_aborted:
                 raise
             return False
@@ -76,10 +76,10 @@ class Follower:
         assert self.model.group.collectives is not None
         return self.model.group.collectives
 
-    def meet_again(self) -> None:
-        self._is_called = False
+    def rejoin(self) -> None:
+        self._must_rejoin = False
         self.collectives.close()
-        self.collectives.meet()
+        self.collectives.join()
 
     def forward(self, arguments: Sequence[Any], keywords: dict[str, Any]) -> None:
         self.model(*arguments, **keywords)
@@ -96,29 +96,45 @@ class Follower:
         self._runners[number] = Runner(self.model, self._text if looks_for_text else None)
 
     def prefill(self, number: int, requests: Sequence[Request]) -> None:
-        self._whole(number).prefill(requests)
+        self._runner(number).prefill(requests)
 
     def decode(self, number: int) -> None:
-        self._whole(number).decode()
+        self._runner(number).decode()
 
     def clear(self, number: int) -> None:
         self._runners[number].clear()
-        self._left.discard(number)
+        self._abandoned.discard(number)
 
     def forget_runner(self, number: int) -> None:
         del self._runners[number]
 
-    def _whole(self, number: int) -> Runner:
-        if number in self._left:
-            raise MemoryError("it left the call before this one halfway")
+    METHODS: ClassVar[dict[Call, Callable[..., None]]] = {
+        Call.FORWARD: forward,  # one forward of padded batches
+        Call.SINGLE_PASS: single_pass,  # one of SinglePass's methods over many sequences
+        Call.MAX_CACHED_TOKENS: max_cached_tokens,  # the minimum over the ranks of what fits
+        Call.MAKE_RUNNER: make_runner,  # the counterpart of a new runner of the leader's
+        Call.PREFILL: prefill,  # requests start in a runner
+        Call.DECODE: decode,  # one decode step of a runner
+        Call.CLEAR: clear,  # a runner drops all its requests
+        Call.FORGET_RUNNER: forget_runner,  # the leader's runner was freed
+        Call.REJOIN: rejoin,  # a new group, after any rank abandoned a call
+    }
+    """What this process does for each call of the leader's."""
+
+    def _runner(self, number: int) -> Runner:
+        if number in self._abandoned:
+            raise MemoryError("its previous call did not finish")
         return self._runners[number]
 
     def _text(self, token_ids: Sequence[int]) -> str:  # noqa: ARG002
-        """Only the first rank has the tokenizer: it sends each text that it looks at, unless it has left the call."""
+        """Receive the text of some tokens from the leader, which alone has the tokenizer.
+
+        Raises: OutOfStepError where the leader abandoned the call instead.
+        """
         text = self._next()
-        if text == MEET_AGAIN:
-            self._is_called = True
-            raise OutOfStepError("the first rank has left the call")
+        if text == REJOIN_MESSAGE:
+            self._must_rejoin = True
+            raise OutOfStepError("the leader abandoned the call")
         return str(text)
 
     def _next(self) -> Any:
@@ -126,8 +142,8 @@ class Follower:
 
 
 def main(file_descriptor: int) -> None:
-    """Serves the first rank at the other end of a socket; never returns."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches a whole terminal; the first rank decides
+    """Run as the follower of the leader at the other end of a socket; ends the process, never returns."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches a whole terminal; the leader decides
     connection = Connection(file_descriptor)
     settings = connection.recv()
     messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -137,28 +153,28 @@ def main(file_descriptor: int) -> None:
         if settings["store"] is None:
             place = resolve_device(settings["device"], TensorParallel(rank=rank, size=size))
             collectives = Collectives(settings["file"], rank, size, place)
-        else:  # a device of its own is all that this process sees
+        else:  # on another node, where this process sees its own device only
             place, host = resolve_device(settings["device"], SINGLE), own_address(file_descriptor)
             collectives = Collectives(settings["file"], rank, size, place, host, open_store(*settings["store"]))
         threading.Thread(target=_read, args=(connection, messages, collectives), daemon=True).start()
-        connection.send("awake")
-        group = TensorParallel(rank=rank, size=size, collectives=collectives.meet())
-        model = load_part(settings["uri"], settings["architecture"], settings["dtype"], place, group)
-        connection.send("ready")
+        connection.send(Progress.STARTED)
+        group = TensorParallel(rank=rank, size=size, collectives=collectives.join())
+        model = load_for_rank(settings["uri"], settings["architecture"], settings["dtype"], place, group)
+        connection.send(Progress.LOADED)
         Follower(model, connection, messages).serve()
     except BaseException as error:
         traceback.print_exc()
         sys.stderr.flush()
         connection.send(DeviceError(f"Rank {rank} of {size} failed: {type(error).__name__}: {error}"))
-    os._exit(1)  # the group's threads would hold up an orderly end
+    os._exit(1)  # an orderly exit would wait for the process group's threads
 
 
 def _read(connection: Connection, messages: "queue.SimpleQueue[bytes]", collectives: Collectives) -> None:
-    """Takes messages as they come, so that a call to meet and the first rank's end are noticed whatever runs here."""
+    """Queue messages as they arrive, so that REJOIN and the leader's end are noticed also during a call."""
     with contextlib.suppress(EOFError, OSError):
         while True:
             content = connection.recv_bytes()
-            if content == pickle.dumps(MEET_AGAIN):
+            if content == pickle.dumps(REJOIN_MESSAGE):
                 collectives.abort()
             messages.put(content)
     os._exit(0)

@@ -1,7 +1,7 @@
-"""The tensor-parallel group: which rank this is, how many there are, and the sums they need. It knows no model.
+"""The tensor-parallel group: this rank, the number of ranks, and their collective operations. It knows no model.
 
 With one rank every operation is the identity and torch.distributed is never touched, so layers call it unconditionally.
-Column-parallel weights are cut along their output rows, row-parallel weights along their input columns:
+Column-parallel weights are split along their output rows, row-parallel weights along their input columns:
 
     x_ND --ColumnLinear--> [N, F / size] --activation--> --RowLinear--> all_reduce --> + bias (once, after the sum)
 """
@@ -19,73 +19,80 @@ import torch.distributed as dist
 import torch.distributed.distributed_c10d as c10d
 from torch import Tensor
 
+from batchloom.models.ranks.calls import Call
 from batchloom.models.ranks.connection import LOOPBACK
 from batchloom.models.ranks.division import share
 
-# Ranks wait for each other inside a call only, never for work: what takes longer than this is stuck.
+# Ranks wait for each other only inside a call, never for work: a collective that takes longer than this is stuck.
 TIMEOUT = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
-class Part:
-    """What a rank holds of one tensor of the checkpoint: all of it, a run of its rows, or an equal run of columns."""
+class TensorSlice:
+    """What a rank holds of one tensor of the checkpoint: all of it, a slice of its rows, or 1 / size of its columns."""
 
     whole_shape: tuple[int, ...]  # the tensor's shape in the file
     rows: slice | None = None  # None: all
-    is_columns: bool = False  # one for each rank, in their order
+    is_columns: bool = False  # the rank-th of `size` equal slices of columns
 
 
 class Followers(Protocol):
-    """The processes of the other ranks, as the first rank sees them."""
+    """The processes of the other ranks, as the leader uses them: models/ranks/processes.py."""
 
-    def together(self, call: str, *arguments: Any) -> AbstractContextManager[None]: ...
+    def collective_call(self, call: Call, *arguments: Any) -> AbstractContextManager[None]: ...
 
     def send(self, message: Any) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorParallel:
-    """The ranks that hold one model together."""
+    """The ranks that hold one model together. Rank 0 is the leader, the caller's process; the others follow it."""
 
     rank: int = 0
     size: int = 1
     collectives: "Collectives | None" = None
-    """None: one rank, or a model that is looked at and not run."""
+    """None: one rank, or a model that is inspected and not run."""
     followers: Followers | None = field(default=None, repr=False)
-    """On the first rank: the others, who have to be told what to do. None elsewhere."""
+    """On the leader of several ranks: the others' processes, to which it sends each call. None on all other ranks."""
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum over the ranks, in place."""
+        """Sum over the ranks, in place, and return the tensor. Raises: OutOfStepError where another rank left."""
         if self.collectives is not None:
             self.collectives.reduce(tensor, dist.ReduceOp.SUM)
         return tensor
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        """The ranks' tensors side by side along the last dimension: [..., V] -> [..., V * size]."""
+        """Concatenate the ranks' tensors along the last dimension: [..., V] -> [..., V * size].
+
+        Raises: OutOfStepError where another rank left.
+        """
         return tensor if self.collectives is None else torch.cat(self.collectives.gather(tensor, self.size), dim=-1)
 
     def exchange(self, tensor: Tensor) -> Tensor:
-        """To each rank the row that is its own, from each the one that is ours: [size, ...] by rank, both."""
+        """All-to-all: row r of [size, ...] goes to rank r, row r of the result comes from rank r.
+
+        Raises: OutOfStepError where another rank left.
+        """
         return tensor if self.collectives is None else self.collectives.exchange(tensor)
 
-    def least(self, number: int) -> int:
-        """The smallest of the ranks' numbers."""
+    def all_reduce_min(self, number: int) -> int:
+        """Return the minimum of the ranks' numbers, the same on all. Raises: OutOfStepError where another rank left."""
         if self.collectives is None:
             return number
         lowest = torch.tensor([number], device=self.collectives.device)
         self.collectives.reduce(lowest, dist.ReduceOp.MIN)
         return int(lowest)
 
-    def together(self, call: str, *arguments: Any) -> AbstractContextManager[None]:
-        """For this rank's part of a call that all ranks do at once; the first rank tells the others here.
+    def collective_call(self, call: Call, *arguments: Any) -> AbstractContextManager[None]:
+        """Return a context for this rank's share of a call that all ranks execute; the leader sends it to the others.
 
-        A call is a name of models/ranks/follower.py with picklable arguments. Calls from several threads wait for
-        each other.
+        `arguments` are picklable, as models/ranks/follower.py takes them. Calls from several threads wait for each
+        other. Raises: as FollowerProcesses.collective_call does.
         """
-        return nullcontext() if self.followers is None else self.followers.together(call, *arguments)
+        return nullcontext() if self.followers is None else self.followers.collective_call(call, *arguments)
 
     def share(self, count: int, what: str) -> int:
-        """How many of `count` each rank holds. Raises DeviceError, naming fitting sizes, where it cannot be divided."""
+        """Return how many of `count` each rank holds. Raises: DeviceError, which lists sizes that divide it."""
         return share(count, self.size, what)
 
 
@@ -93,60 +100,65 @@ SINGLE = TensorParallel()
 
 
 class OutOfStepError(RuntimeError):
-    """Another rank is not in the call that this one is in: it ended, or left for want of memory."""
+    """Another rank is not in the call that this one is in: its process ended, or it ran out of memory and left."""
 
 
 class Collectives:
-    """Sums and gathers among the ranks of one model: NCCL on accelerators, gloo on CPUs.
+    """Collective operations among the ranks of one model: NCCL on GPUs, gloo on CPUs.
 
-    A group of its own and not torch.distributed's default, of which a process has one: it may hold several models.
+    A process group of its own, not torch.distributed's default group, of which a process has only one: a process may
+    hold several models.
     """
 
     def __init__(
         self, file: str, rank: int, size: int, device: torch.device, host: str = LOOPBACK, store: Any = None
     ) -> None:
-        """`file`: where ranks of one node meet (open_file); those of several meet in the first one's `store`.
+        """Set up without connecting; `join` connects.
 
-        `host`: the address under which the others reach this rank.
+        `file`: rendezvous of ranks on one node (open_file). `store`: rendezvous of ranks on several nodes (open_store).
+        `host`: the address at which the others reach this rank.
         """
         self.device, self._file, self._host, self._store = device, file, host, store
         self._rank, self._size = rank, size
-        self._num_meetings = 0
+        self._num_joins = 0
         self._group: Any = None
         self.is_aborted = False
 
-    def meet(self) -> "Collectives":
-        """Joins the other ranks in a new group, when all are there; what was under way in an old one is lost."""
-        self._num_meetings += 1
+    def join(self) -> "Collectives":
+        """Join the other ranks in a new group and return self; blocks until all have joined.
+
+        Operations under way in an earlier group are lost. Raises: RuntimeError where not all join within TIMEOUT.
+        """
+        self._num_joins += 1
         self.is_aborted = False
         stores: Any = dist  # whose names torch does not export by its types
-        meetings = self._store or stores.FileStore(self._file, self._size)
-        store = stores.PrefixStore(f"meeting-{self._num_meetings}", meetings)
+        shared = self._store or stores.FileStore(self._file, self._size)
+        store = stores.PrefixStore(f"group-{self._num_joins}", shared)
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # NCCL takes memory of its own
+            torch.cuda.empty_cache()  # NCCL allocates outside torch's caching allocator
             self._group = _nccl(store, self._rank, self._size)
         else:
             self._group = _gloo(store, self._rank, self._size, self._host)
         with torch.device(self.device):
-            self.reduce(torch.zeros(1), dist.ReduceOp.SUM)  # connections are made by the first use
+            self.reduce(torch.zeros(1), dist.ReduceOp.SUM)  # warm-up: connections are made by the first use
         return self
 
     def reduce(self, tensor: Tensor, operation: Any) -> None:
-        """Reduces over the ranks, in place; all get the same bits."""
+        """All-reduce in place; every rank gets the same bits. Raises: OutOfStepError where another rank left."""
         options = dist.AllreduceOptions()
         options.reduceOp = operation
         with self._in_step():
             self._group.allreduce([tensor], options).wait()
 
     def gather(self, tensor: Tensor, size: int) -> list[Tensor]:
-        """The tensors of all ranks, equal in shape, by rank."""
-        parts = [torch.empty_like(tensor) for _ in range(size)]
+        """Return the tensors of all ranks, equal in shape, by rank. Raises: OutOfStepError where another rank left."""
+        gathered = [torch.empty_like(tensor) for _ in range(size)]
         with self._in_step():
-            self._group.allgather([parts], [tensor.contiguous()]).wait()
-        return parts
+            self._group.allgather([gathered], [tensor.contiguous()]).wait()
+        return gathered
 
     def exchange(self, tensor: Tensor) -> Tensor:
-        """Row r of the tensor goes to rank r; row r of the result comes from there."""
+        """Send row r of the tensor to rank r; row r of the result comes from it. Raises: as `reduce`."""
         received = torch.empty_like(tensor, memory_format=torch.contiguous_format)
         # As bytes: not every backend moves every dtype.
         with self._in_step():
@@ -155,7 +167,7 @@ class Collectives:
 
     @contextmanager
     def _in_step(self) -> Iterator[None]:
-        """Raises OutOfStepError where another rank does not do its part of what is done in here."""
+        """Raise OutOfStepError where another rank does not take part in the operation in the `with` block."""
         try:
             if self._group is None:
                 raise OutOfStepError("this rank has left its group")
@@ -165,40 +177,43 @@ class Collectives:
         self.check()
 
     def check(self) -> None:
-        """Raises OutOfStepError where the group was aborted: what came out of it since is no result."""
+        """Raise OutOfStepError where the group was aborted: results since then are not valid."""
         if self.is_aborted:
             raise OutOfStepError("the group was aborted")
 
     def abort(self) -> None:
-        """Ends what waits for a rank that is gone. Gloo sees that itself, by the closed connection."""
+        """Abort operations that wait for a lost rank (NCCL). Gloo notices by itself, from the closed connection."""
         if self._group is not None and self.device.type == "cuda":
             self.is_aborted = True
             self._group.abort()
 
     def close(self) -> None:
-        """Leaves the group, which every rank that waits for this one notices.
+        """Leave the group; every rank that waits for this one notices. Idempotent.
 
-        Its threads must be gone before the interpreter is, or the process ends with an abort.
+        Must come before the interpreter exits: the group's threads would abort the process.
         """
         self.abort()
         self._group = None
 
 
 def open_file() -> str:
-    """What ranks of one node meet in: the path of an empty file, which this user alone can read.
+    """Return the path of an empty file, readable by this user alone, as rendezvous of the ranks of one node.
 
-    On Linux it is in no folder, so nothing is left behind, whatever is killed; it ends with this process. It is never
-    closed: a thread that waits for a lost rank opens it by its number, which must not come to mean another file.
+    On Linux it is a memfd, so nothing is left on disk whatever is killed; it ends with this process. It is never
+    closed: a thread that waits for a lost rank opens it by its descriptor, which must not come to mean another file.
     """
     if hasattr(os, "memfd_create"):
         return f"/proc/{os.getpid()}/fd/{os.memfd_create('batchloom-ranks')}"
-    descriptor, path = tempfile.mkstemp(prefix="batchloom-ranks-")  # the store removes it when all have left
+    descriptor, path = tempfile.mkstemp(prefix="batchloom-ranks-")  # FileStore removes it when all have left
     os.close(descriptor)
     return path
 
 
 def open_store(host: str, port: int = 0) -> Any:
-    """What ranks of several nodes meet in: the first one's, where no port is given, else a connection to it."""
+    """Return the rendezvous of ranks on several nodes: served here where no port is given, else a connection to it.
+
+    Raises: RuntimeError where it cannot be reached.
+    """
     stores: Any = dist
     return stores.TCPStore(host, port, is_master=not port, wait_for_workers=False, timeout=TIMEOUT)
 

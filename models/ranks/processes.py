@@ -1,12 +1,11 @@
-"""Followers are the processes of a model's other ranks, as the first rank sees them. It knows no model.
+"""The leader's side of its followers' processes: start them, send them calls, notice their end. It knows no model.
 
-    first rank, in the caller's process                      a follower, in a process of its own (ranks/follower.py)
-    together("prefill", requests) ---- a small message ----> prefill(requests)
-            its part of the call  <---- collectives ------>  its part of the call
+    leader (rank 0), in the caller's process              follower, in a process of its own (ranks/follower.py)
+    collective_call(Call.PREFILL, ...) -- message ----->  Follower.prefill(...)
+    its share of the call  <------- collectives ------->  its share of the call
 
-Each follower has one end of a connection (connection.py). When the first rank's process ends, whatever ended
-it, the system closes the other end, and the follower goes. When a follower ends, the first rank reads the end of its
-messages, and says so.
+The two are connected by a socket (connection.py). When the leader's process ends, for whatever reason, the system
+closes its end and the follower exits. When a follower ends, the leader reads the end of its messages and raises why.
 """
 
 import atexit
@@ -15,65 +14,65 @@ import logging
 import pickle
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from batchloom.models.device import is_out_of_memory
 from batchloom.models.errors import DeviceError, ModelError, RankLostError
-from batchloom.models.ranks.connection import LOOPBACK, Caller, Child, Elsewhere, RankProcess
+from batchloom.models.ranks.calls import REJOIN_MESSAGE, Call, OutOfMemoryReport, Progress
+from batchloom.models.ranks.connection import (
+    LOOPBACK,
+    FollowerProcess,
+    FollowerStarter,
+    LocalFollower,
+    RemoteFollower,
+)
 from batchloom.models.ranks.group import open_file, open_store
 
 log = logging.getLogger(__name__)
 
-# How long after an error of the first rank's a follower's word, which may be the reason, is waited for.
+# After an error on the leader, how long to wait for a follower's report, which may be the cause.
 GRACE_SECONDS = 5.0
-# The call, in the form of all calls, to leave what is under way and to meet in a new group.
-MEET_AGAIN: tuple[str, tuple[()]] = ("meet_again", ())
-
-
-@dataclass(frozen=True)
-class NoMemory:
-    """What a follower says when it leaves a call for want of memory; it waits for the next meeting then."""
-
-    message: str
 
 
 class FollowerProcesses:
-    """Starts the ranks from the second on, tells them what to do, and notices when one is gone."""
+    """The processes of ranks 1 and up: starts them, sends them the leader's calls, and notices when one ends."""
 
-    def __init__(self, size: int, load: dict[str, Any], elsewhere: Elsewhere | None = None) -> None:
-        """`load`: what models/ranks/follower.py needs to load its part; returns when all are about to join the group.
+    def __init__(self, size: int, load: dict[str, Any], starter: FollowerStarter | None = None) -> None:
+        """Start the followers; return when all are about to join the group.
 
-        `elsewhere` starts the ranks on other nodes; by default they are children on this one.
+        `load`: the settings with which models/ranks/follower.py loads its slices. `starter` starts followers on other
+        nodes; by default they are child processes on this one. Raises: DeviceError where one fails, RankLostError
+        where one is killed or does not connect.
         """
-        self.file = open_file()  # where the ranks meet on one node
-        self.host = LOOPBACK if elsewhere is None else elsewhere.host
-        self.store = None if elsewhere is None else open_store(self.host)  # where they meet on several nodes
+        self.file = open_file()  # rendezvous of ranks on one node
+        self.host = LOOPBACK if starter is None else starter.host
+        self.store = None if starter is None else open_store(self.host)  # rendezvous of ranks on several nodes
         self.failure: ModelError | None = None
-        self.collectives: Any = None  # set when joined; a dead follower ends what waits for it there
+        self.collectives: Any = None  # set by load_model before it joins; aborted when a follower ends
         self._turn = threading.RLock()
         self._changed = threading.Condition()
-        self._arrived: dict[str, int] = {}
-        self._no_memory: NoMemory | None = None
-        self._processes: list[RankProcess] = []
+        self._num_reached: dict[Progress, int] = {}  # how many followers have come so far
+        self._out_of_memory: OutOfMemoryReport | None = None
+        self._processes: list[FollowerProcess] = []
         atexit.register(self.close)
         load = {**load, "size": size, "file": self.file, "store": self.store and (self.host, self.store.port)}
         for rank in range(1, size):
-            self._start(rank, elsewhere, {**load, "rank": rank})
-        self.wait_for("awake")
+            self._start(rank, starter, {**load, "rank": rank})
+        self.wait_for(Progress.STARTED)
 
     @contextlib.contextmanager
-    def together(self, call: str, *arguments: Any) -> Iterator[None]:
-        """Tells the followers to do `call`, lets the first rank do its part, and makes sense of what goes wrong.
+    def collective_call(self, call: Call, *arguments: Any) -> Iterator[None]:
+        """Send a call to the followers, run the leader's share of it (the `with` block), and translate its errors.
 
         Raises: RankLostError where a follower was killed, DeviceError where one failed. Errors that all ranks raise
-        alike, for a request that cannot be served, pass. Where a rank ran out of memory all leave the call and meet
-        anew, and the error of that rank is raised. After any other error the ranks are out of step and end.
+        alike, for a request that cannot be served, pass through. Where a rank ran out of memory, all abandon the call
+        and join a new group, and that rank's error is raised. After any other error the ranks are out of step: the
+        followers are ended.
         """
         with self._turn:
             self._raise_failure()
-            if self._no_memory is not None:  # said after the last call had ended here
-                self._meet_again()
+            if self._out_of_memory is not None:  # reported after the last call had ended here
+                self._rejoin()
             try:
                 self.send((call, arguments))
                 yield
@@ -81,57 +80,63 @@ class FollowerProcesses:
             except ModelError:
                 raise
             except BaseException as error:
-                no_memory = self._want_of_memory(error)
-                if no_memory is None:
+                out_of_memory = self._out_of_memory_behind(error)
+                if out_of_memory is None:
                     self.end_after(error)
                     raise
-                self._meet_again()
-                if no_memory is error:
-                    raise  # as its own cause it would be a cycle, and keep the tensors of the call
-                raise no_memory from error
+                self._rejoin()
+                if out_of_memory is error:
+                    raise  # as its own cause it would be a reference cycle that keeps the call's tensors
+                raise out_of_memory from error
             self._raise_failure()
 
     def end_after(self, error: BaseException) -> None:
-        """Ends the followers. Raises the failure of the one that led to the first rank's error, where one did."""
+        """End the followers after an error on the leader.
+
+        Raises: DeviceError or RankLostError where a follower's failure caused the error; else returns.
+        """
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             self._wait_for_reason()
         failure = self.failure
         self.close()
         if failure is not None and not isinstance(error, ModelError):
-            raise again(failure) from error
+            raise copy_of(failure) from error
 
-    def _want_of_memory(self, error: BaseException) -> Exception | None:
-        """The error of the rank that ran out of memory, where that is what led to the first rank's error."""
+    def _out_of_memory_behind(self, error: BaseException) -> Exception | None:
+        """Return the error of the rank that ran out of memory, where that caused this error on the leader."""
         if isinstance(error, Exception) and is_out_of_memory(error):
             return error
         if isinstance(error, RuntimeError):
             self._wait_for_reason()
-            if self.failure is None and self._no_memory is not None:
-                return MemoryError(self._no_memory.message)
+            if self.failure is None and self._out_of_memory is not None:
+                return MemoryError(self._out_of_memory.message)
         return None
 
-    def _meet_again(self) -> None:
-        """All ranks leave their group and meet in a new one, in which nothing of a call that was left can arrive."""
-        self.collectives.close()  # who waits for this rank stops waiting
-        self._no_memory = None
-        self.send(MEET_AGAIN)
-        self.meet()
+    def _rejoin(self) -> None:
+        """Have all ranks leave their group and join a new one, where nothing of an abandoned call can arrive."""
+        self.collectives.close()  # ranks that wait for this one stop waiting
+        self._out_of_memory = None
+        self.send(REJOIN_MESSAGE)
+        self.join()
 
-    def meet(self) -> None:
-        """Joins the followers' group; returns when all are there. Raises what ended one of them meanwhile."""
+    def join(self) -> None:
+        """Join the group on the leader's side; return when all ranks have.
+
+        Raises: DeviceError or RankLostError where a follower ends meanwhile, RuntimeError where the group times out.
+        """
         outcome: list[BaseException | None] = []
 
         def join() -> None:
             try:
-                self.collectives.meet()
+                self.collectives.join()
                 outcome.append(None)
             except BaseException as error:
                 outcome.append(error)
             with self._changed:
                 self._changed.notify_all()
 
-        # In a thread, as nothing else ends the wait for a rank that is gone: the group looks for it for minutes.
-        threading.Thread(target=join, name="meeting", daemon=True).start()
+        # In a thread, because the wait for a lost rank cannot be interrupted: it takes TIMEOUT, minutes.
+        threading.Thread(target=join, name="join", daemon=True).start()
         with self._changed:
             self._changed.wait_for(lambda: outcome or self.failure is not None)
         if not outcome:
@@ -140,7 +145,7 @@ class FollowerProcesses:
             raise outcome[0]
 
     def send(self, message: Any) -> None:
-        """A message to all followers."""
+        """Send a message to all followers. Raises: DeviceError, RankLostError or OSError where one has ended."""
         content = pickle.dumps(message)
         for process in self._processes:
             try:
@@ -150,18 +155,18 @@ class FollowerProcesses:
                 self._raise_failure(error)
                 raise
 
-    def wait_for(self, word: str) -> None:
-        """Blocks until every follower has said `word`. Raises what ended one before."""
+    def wait_for(self, progress: Progress) -> None:
+        """Block until every follower has come so far. Raises: DeviceError or RankLostError where one ends before."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self.failure is not None or self._arrived.get(word, 0) == len(self._processes)
+                lambda: self.failure is not None or self._num_reached.get(progress, 0) == len(self._processes)
             )
         if self.failure is not None:
             self.close()
             self._raise_failure()
 
     def close(self) -> None:
-        """Ends the followers. The model cannot be used afterwards."""
+        """End the followers; the model cannot be used afterwards. Idempotent."""
         with self._changed:
             self.failure = self.failure or DeviceError("The ranks of this model were ended. Load it anew.")
         self._end()
@@ -171,27 +176,28 @@ class FollowerProcesses:
 
     @property
     def process_ids(self) -> list[int]:
+        """The followers' process ids on this node."""
         return [process.process_id for process in self._processes if process.process_id is not None]
 
-    def _start(self, rank: int, elsewhere: Elsewhere | None, settings: dict[str, Any]) -> None:
-        process = Child() if elsewhere is None else Caller(elsewhere, rank)
+    def _start(self, rank: int, starter: FollowerStarter | None, settings: dict[str, Any]) -> None:
+        process = LocalFollower() if starter is None else RemoteFollower(starter, rank)
         self._processes.append(process)
         process.connection.send(settings)
         threading.Thread(target=self._listen, args=(rank, process), name=f"rank {rank}", daemon=True).start()
 
-    def _listen(self, rank: int, process: RankProcess) -> None:
-        """A follower's thread here: reads what it says until it ends."""
+    def _listen(self, rank: int, process: FollowerProcess) -> None:
+        """Receive one follower's messages until it ends; runs in a thread of its own."""
         failure: ModelError | None = None
         with contextlib.suppress(EOFError, OSError):
             while True:
-                word = process.connection.recv()
-                if isinstance(word, ModelError):
-                    failure = word
-                elif isinstance(word, NoMemory):
-                    self._note_no_memory(word)
+                message = process.connection.recv()
+                if isinstance(message, ModelError):
+                    failure = message
+                elif isinstance(message, OutOfMemoryReport):
+                    self._note_out_of_memory(message)
                 else:
-                    self._note(word)
-        how = process.end()
+                    self._note_progress(message)
+        how = process.wait()
         self._fail(
             failure
             or RankLostError(
@@ -200,15 +206,15 @@ class FollowerProcesses:
             )
         )
 
-    def _note(self, word: str) -> None:
+    def _note_progress(self, progress: Progress) -> None:
         with self._changed:
-            self._arrived[word] = self._arrived.get(word, 0) + 1
+            self._num_reached[progress] = self._num_reached.get(progress, 0) + 1
             self._changed.notify_all()
 
-    def _note_no_memory(self, word: NoMemory) -> None:
-        log.warning("%s", word.message)
+    def _note_out_of_memory(self, report: OutOfMemoryReport) -> None:
+        log.warning("%s", report.message)
         with self._changed:
-            self._no_memory = word
+            self._out_of_memory = report
             self._changed.notify_all()
         self.collectives.abort()
 
@@ -228,13 +234,13 @@ class FollowerProcesses:
 
     def _wait_for_reason(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self.failure is not None or self._no_memory is not None, GRACE_SECONDS)
+            self._changed.wait_for(lambda: self.failure is not None or self._out_of_memory is not None, GRACE_SECONDS)
 
     def _raise_failure(self, cause: BaseException | None = None) -> None:
         if self.failure is not None:
-            raise again(self.failure) from cause
+            raise copy_of(self.failure) from cause
 
 
-def again(failure: ModelError) -> ModelError:
-    """The same failure as a new object: one that is raised twice collects tracebacks, and in them tensors."""
+def copy_of(failure: ModelError) -> ModelError:
+    """Return an equal exception to raise: one object raised repeatedly accumulates tracebacks, which keep tensors."""
     return type(failure)(*failure.args)

@@ -17,6 +17,7 @@ from batchloom.models.device import is_out_of_memory
 from batchloom.models.errors import RequestError, UnsupportedModelError
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.generation.search.vocabulary import vocabulary_of
+from batchloom.models.ranks.calls import Call
 from batchloom.models.single_pass.batches import Batches
 
 Result = TypeVar("Result")
@@ -57,7 +58,7 @@ def on_all_ranks(method: Callable[Concatenate["SinglePass", Sequences, Arguments
         while True:
             told = (method.__name__, self.max_batch_tokens, (sequences, *arguments), keywords)
             try:
-                with self.model.group.together("single_pass", *told):
+                with self.model.group.collective_call(Call.SINGLE_PASS, *told):
                     return method(self, sequences, *arguments, **keywords)
             except (RuntimeError, MemoryError) as error:
                 is_alone = self.max_batch_tokens <= max(map(len, sequences), default=0)

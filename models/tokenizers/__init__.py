@@ -1,4 +1,4 @@
-"""The tokenizers turn text into token ids and back. They know no tensors, no rows and no model."""
+"""Tokenizers: text to token ids and back. They know no tensors, no rows and no model."""
 
 from batchloom.models.tokenizers.loading import load_tokenizer
 from batchloom.models.tokenizers.tokenizer import Encoded, Tokenizer

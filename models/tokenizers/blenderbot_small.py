@@ -1,4 +1,4 @@
-"""BlenderbotSmall's own BPE: lower case, punctuation apart, `@@` where a word goes on. It knows no bytes."""
+"""BlenderbotSmall's own BPE: lower case, punctuation split off, `@@` after tokens inside a word. It knows no bytes."""
 
 import re
 from array import array
@@ -28,22 +28,22 @@ _DEFAULT_ROLES = {
     "pad_token": "__null__",
 }
 _NEW_LINE = "__newln__"
-# The reference splits with the regex module, whose \s, unlike re's, leaves out U+001C to U+001F
+# transformers splits with the regex module, whose \s, unlike re's, does not match U+001C to U+001F
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-# A word: an apostrophe alone, or text with at most one punctuation mark, in front. A line end is a word where it
-# directly follows one, but not after an apostrophe, where the reference loses it among the spaces it adds.
+# A word: an apostrophe alone, or text with at most one punctuation mark, before it. A line end is a word where it
+# directly follows one, but not after an apostrophe, where transformers drops it with the spaces that it adds.
 _WORD = re.compile(rf"'|[.,!?()]?[^{_SPACE}.,!?()']+|[.,!?()]|(?<=[^{_SPACE}'])\n")
 _MAX_CACHED_WORDS = 1 << 18
 
 
 class BlenderbotSmallTokenizer(Tokenizer):
-    """Exactly the reference's tokens, quick by remembering words; it runs on one core.
+    """Gives exactly transformers' tokens; fast because it caches words. Single-threaded.
 
     No special tokens are added around a text or a pair; those in the text, in their exact spelling, are kept whole.
     """
 
     def __init__(self, vocabulary: dict[str, int], merges: Merges, settings: Settings, name: str) -> None:
-        """Errors: TokenizerError where the vocabulary has no unknown token."""
+        """Raises: TokenizerError where the vocabulary has no unknown token."""
         self.name = name
         special = _special_ids(vocabulary, settings)
         self.bos_token_id = special.get("bos_token")
@@ -62,8 +62,8 @@ class BlenderbotSmallTokenizer(Tokenizer):
         self.vocab_size = max(self._token_of) + 1
         self._skipped = {*special.values(), *(i for i, t in settings.added_tokens.items() if t.special)}
         self._added = added
-        # The longest first: of two added tokens that begin alike, the longer one is meant. Their lstrip and rstrip
-        # are not looked at, since white space is dropped everywhere
+        # Longest first: of two added tokens with a common prefix, the longer one matches. Their lstrip and rstrip
+        # have no effect, since white space is dropped everywhere
         self._added_pattern = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))))
         self._cleans_up = settings.clean_up_spaces
         self._word_ids = _WordIds(vocabulary, MergeTable(merges), self.unk_token_id)
@@ -135,7 +135,7 @@ class BlenderbotSmallTokenizer(Tokenizer):
         start = 0
         for added in (*self._added_pattern.finditer(text), None):
             end = len(text) if added is None else added.start()
-            for word in _WORD.finditer(text[start:end]):  # cut out: a line end must not see the token before it
+            for word in _WORD.finditer(text[start:end]):  # a slice: the lookbehind must not see the token before it
                 yield _Piece(start + word.start(), word.group(), None)
             if added is not None:
                 yield _Piece(end, added.group(), self._added[added.group()])
@@ -143,7 +143,7 @@ class BlenderbotSmallTokenizer(Tokenizer):
 
 
 class _Piece(NamedTuple):
-    """A word or an added token, and where it starts in the text."""
+    """A word or an added token, and its first character in the text."""
 
     start: int
     text: str
@@ -151,7 +151,7 @@ class _Piece(NamedTuple):
 
 
 class _WordIds(dict[str, tuple[int, ...]]):
-    """Word, as it stands in the text, to token ids. Texts repeat their words, so nearly all are remembered."""
+    """A cache from a word, as written in the text, to its token ids. Texts repeat words, so nearly all lookups hit."""
 
     def __init__(self, vocabulary: dict[str, int], merges: MergeTable, unknown_id: int) -> None:
         super().__init__()
@@ -168,14 +168,14 @@ class _WordIds(dict[str, tuple[int, ...]]):
         return ids
 
     def __reduce__(self) -> tuple[type["_WordIds"], tuple[dict[str, int], MergeTable, int]]:
-        return _WordIds, (self.vocabulary, self.merges, self.unknown_id)  # what was remembered stays at home
+        return _WordIds, (self.vocabulary, self.merges, self.unknown_id)  # the cache is not pickled
 
     def spans(self, word: str) -> list[tuple[int, int]]:
-        """Return which characters of the word each token covers, end excluded."""
+        """Return the range of characters of the word that each token covers, end excluded."""
         symbols = self._symbols(word)
         if word == "\n":
             return [(0, 1)] * len(symbols)
-        # Lower case can be longer: "İ" becomes two characters, both of which came from one
+        # Lower-casing can lengthen: "İ" becomes two characters, which both came from one
         origin = [place for place, character in enumerate(word) for _ in character.lower()]
         ends = list(accumulate(map(len, symbols)))
         return [(origin[start], origin[end - 1] + 1) for start, end in pairwise((0, *ends))]
@@ -189,7 +189,7 @@ class _WordIds(dict[str, tuple[int, ...]]):
 
 
 def _special_ids(vocabulary: dict[str, int], settings: Settings) -> dict[str, int]:
-    """Role, or the token itself where it has none, to id, for special tokens that the vocabulary has."""
+    """Return the ids of the special tokens that the vocabulary has, by role, or by the token itself without a role."""
     contents: dict[str, str] = dict(_DEFAULT_ROLES)
     for role in ROLES:
         if role in settings.special_tokens:

@@ -18,7 +18,7 @@ from batchloom.models.tokenizers.vocabulary import Merges
 def build_byte_bpe(vocabulary: dict[str, int], merges: Merges, settings: Settings) -> LibraryBackend:
     """Return the library's tokenizer for a vocabulary and merges, with the family's tokens and template.
 
-    Errors: TokenizerError where a merge or a token that the template needs is not in the vocabulary.
+    Raises: TokenizerError where a merge or a token that the template needs is not in the vocabulary.
     """
     try:
         backend = LibraryBackend(BPE(vocab=vocabulary, merges=merges))
@@ -50,7 +50,7 @@ def _add_default_tokens(backend: LibraryBackend) -> None:
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     for content in sorted(set(DEFAULT_ROLES.values()) - known):
         if backend.token_to_id(content) is not None:
-            # The mask swallows the space before it: BART was trained with it in place of " word"
+            # The mask token includes the space before it: BART was trained with it in place of " word"
             token = AddedToken(content, lstrip=content == "<mask>", normalized=False, special=True)
             backend.add_special_tokens([token])
 

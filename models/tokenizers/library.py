@@ -1,4 +1,4 @@
-"""A tokenizer that runs on the tokenizers library. It does not know which files its backend came from."""
+"""A tokenizer based on the tokenizers library. It does not know which files its backend came from."""
 
 import re
 from array import array
@@ -29,22 +29,22 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 class LibraryTokenizer(Tokenizer):
     """Encodes and decodes batches on all cores, in the library's threads.
 
-    Threads need no setting, also in Ray's workers; TOKENIZERS_PARALLELISM=false turns them off, and a process that
-    forks after encoding goes on with one. Lone surrogates, which UTF-8 cannot hold and at which the reference
-    stops, are read as U+FFFD.
+    Threads need no configuration, also in Ray's workers; TOKENIZERS_PARALLELISM=false turns them off, and a process
+    that forks after encoding uses one from then on. Lone surrogates, which UTF-8 cannot encode and for which
+    transformers raises, are read as U+FFFD.
     """
 
     def __init__(self, backend: LibraryBackend, settings: Settings, name: str) -> None:
-        # Stored ones are the habits of whoever saved the file: bart-large-cnn's cuts inputs at 256 tokens
+        # Stored settings are those of whoever saved the file: bart-large-cnn's truncates inputs to 256 tokens
         backend.no_truncation()
         backend.no_padding()
         if isinstance(backend.model, BPE):
-            backend.model.dropout = None  # for training: it cuts the same text differently each time
+            backend.model.dropout = None  # for training: it splits the same text differently each time
         self.name = name
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self._backend = backend
-        # BPE carries its own spaces: cleaning up would join "a ." that the model wrote as it stands. transformers
-        # before 4.45 cleaned up by default; since 5 it does so only on this long word, and so do we
+        # BPE tokens include their spaces: clean-up would turn "a ." that the model generated into "a.". transformers
+        # before 4.45 cleaned up by default; since 5 it does so only where this long setting is true, and so do we
         self._cleans_up = (
             settings.clean_up_spaces_of_bpe if isinstance(backend.model, BPE) else settings.clean_up_spaces
         )
@@ -65,7 +65,7 @@ class LibraryTokenizer(Tokenizer):
     ) -> tuple[Int32Array, Int32Array]:
         ids, lengths = array("i"), []
         for encoding in self._run(self._backend.encode_batch_fast, texts, pairs, add_special_tokens):
-            ids.fromlist(encoding.ids)  # a list is all that the library gives; array reads it in C
+            ids.fromlist(encoding.ids)  # the library returns lists only; array converts them in C
             lengths.append(len(encoding))
         return np.asarray(ids), offsets_of(lengths)
 
@@ -90,7 +90,7 @@ class LibraryTokenizer(Tokenizer):
     def _run(
         self, encode: Any, texts: Sequence[str], pairs: Sequence[str] | None, add_special_tokens: bool
     ) -> Iterator[Encoding]:
-        """Encode some texts at a time: what the library returns takes 100 bytes a token until it is read."""
+        """Encode a limited number of texts at a time: the library's encodings take 100 bytes a token until read."""
         check_texts(texts, pairs)
         for start in range(0, len(texts), _TEXTS_AT_A_TIME):
             some = list(texts[start : start + _TEXTS_AT_A_TIME])
@@ -98,7 +98,7 @@ class LibraryTokenizer(Tokenizer):
             try:
                 encodings = encode(_joined(some, others), add_special_tokens=add_special_tokens)
             except (TypeError, UnicodeEncodeError):
-                # Not looked for beforehand: that would cost a pass over all characters for what never happens
+                # Lone surrogates. Not searched for beforehand: a pass over all characters for a very rare case
                 some, others = _readable(some), None if others is None else _readable(others)
                 encodings = encode(_joined(some, others), add_special_tokens=add_special_tokens)
             yield from encodings

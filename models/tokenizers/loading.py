@@ -1,4 +1,4 @@
-"""Finds a checkpoint's tokenizer files and picks the tokenizer that reads them. It encodes nothing."""
+"""Find a checkpoint's tokenizer files and build the tokenizer for them. It encodes nothing."""
 
 import os
 from pathlib import Path
@@ -17,9 +17,10 @@ from batchloom.models.tokenizers.vocabulary import read_vocabulary
 
 
 def load_tokenizer(uri: str | os.PathLike[str]) -> Tokenizer:
-    """Return the tokenizer of a checkpoint: a local folder, or any URI that `models.hub` can fetch.
+    """Return the tokenizer of a checkpoint: a local folder, or any URI that models/checkpoints/hub.py can fetch.
 
-    Errors: TokenizerError where files are missing or do not fit each other.
+    Raises: TokenizerError where files are missing or do not fit each other, CheckpointError where the URI cannot be
+    fetched.
     """
     name = os.fspath(uri).rstrip("/").rsplit("/", 1)[-1]
     folder = Path(uri)
@@ -46,7 +47,7 @@ def load_tokenizer(uri: str | os.PathLike[str]) -> Tokenizer:
 
 
 def _read_backend(path: Path, settings: Settings) -> LibraryBackend:
-    """tokenizer.json as it stands, then what the files beside it say."""
+    """Return the backend that tokenizer.json describes, modified by the settings of the files beside it."""
     try:
         backend = LibraryBackend.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for every fault of the file

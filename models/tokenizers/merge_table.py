@@ -8,7 +8,7 @@ _SWALLOWED = ""
 
 
 class MergeTable:
-    """Merges symbols by rank: the best pair everywhere in the word, left to right, then the next best."""
+    """Merges symbols by rank: the pair of the lowest rank everywhere in the word, left to right, then the next."""
 
     def __init__(self, merges: Sequence[tuple[str, str]]) -> None:
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}
@@ -18,14 +18,14 @@ class MergeTable:
 
             rank 0: l o    rank 1: lo w        l o w e r  ->  lo w e r  ->  low e r
 
-        One pair is finished everywhere before the next begins. Taking the best single place each time, as fast
-        implementations do, differs where a merge makes a pair of lower rank than its own.
+        A pair is merged everywhere before the next pair. Fast implementations merge the best single occurrence each
+        time, which differs where a merge creates a pair of lower rank than its own.
         """
         end = len(symbols)
-        words = [*symbols, _SWALLOWED]  # one more, so that the last word has a neighbour that pairs with nothing
+        words = [*symbols, _SWALLOWED]  # a sentinel: a neighbour of the last symbol that pairs with nothing
         left_of = list(range(-1, end))
         right_of = list(range(1, end + 1))
-        places: defaultdict[int, list[int]] = defaultdict(list)  # rank of a pair -> where its left symbol stands
+        places: defaultdict[int, list[int]] = defaultdict(list)  # rank of a pair -> index of its left symbol
         for place in range(end - 1):
             self._note(places, words, place, place + 1)
         waiting = list(places)
@@ -34,7 +34,7 @@ class MergeTable:
             rank = heappop(waiting)
             for place in sorted(places.pop(rank)):
                 right = right_of[place]
-                # Changed since it was noted: "a a a" has the pair a a twice, but merges once
+                # Changed since it was noted: "a a a" has the pair (a, a) twice, but merges once
                 if self._ranks.get((words[place], words[right])) != rank:
                     continue
                 words[place] += words[right]
@@ -48,7 +48,7 @@ class MergeTable:
         return [word for word in words if word]
 
     def _note(self, places: defaultdict[int, list[int]], words: list[str], left: int, right: int) -> int | None:
-        """Write down a pair that has a rank; return the rank if no other such pair was waiting."""
+        """Note the position of a pair that has a rank; return the rank if no such pair was waiting already."""
         rank = self._ranks.get((words[left], words[right]))
         if rank is None:
             return None

@@ -1,4 +1,4 @@
-"""Lays what the small files say over a backend of the tokenizers library. It reads no files."""
+"""Apply a checkpoint's tokenizer settings to a backend of the tokenizers library. It reads no files."""
 
 import json
 from typing import Any
@@ -22,7 +22,7 @@ DEFAULT_ROLES = {
 
 
 def role_content(role: str, settings: Settings) -> str | None:
-    """Return the token that has a role, whether the vocabulary has it or not; None where a file says null."""
+    """Return the token of a role, whether the vocabulary has it or not; None where a file sets it to null."""
     token = settings.special_tokens.get(role)
     if token is None:
         return None if role in settings.special_tokens else DEFAULT_ROLES[role]
@@ -30,12 +30,12 @@ def role_content(role: str, settings: Settings) -> str | None:
 
 
 def add_tokens(backend: LibraryBackend, settings: Settings) -> None:
-    """Add the tokens that have an id in some file, and mark the special ones.
+    """Add the tokens that have an id in any file, and mark the special ones.
 
-    A special token without an id anywhere is left out. transformers makes up the next free id for it, which the
-    model's embedding does not have (Blenderbot's <mask> becomes 8008 of 8008).
+    A special token without an id in any file is left out. transformers assigns it the next free id, which the model's
+    embedding does not have (Blenderbot's <mask> becomes 8008 of 8008).
 
-    Errors: TokenizerError where an added token's id leaves a hole.
+    Raises: TokenizerError where an added token's id leaves a gap.
     """
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     for index, token in settings.added_tokens.items():
@@ -55,13 +55,13 @@ def add_tokens(backend: LibraryBackend, settings: Settings) -> None:
 
 
 def set_prefix_space(backend: LibraryBackend, add_prefix_space: bool) -> None:
-    """Let texts that start without white space get a space in front, or not."""
+    """Set whether texts that start without white space get a leading space."""
     backend.pre_tokenizer = _with_prefix_space(backend.pre_tokenizer, add_prefix_space)
     backend.post_processor = _with_prefix_space(backend.post_processor, add_prefix_space)  # trims offsets by it
 
 
 def _with_prefix_space(part: Any, add_prefix_space: bool) -> Any:
-    """By way of the part's JSON: the parts inside a sequence cannot be reached in every version of the library."""
+    """Set it in the component's JSON: nested components are not accessible in every version of the library."""
     if part is None:
         return None
     state = json.loads(part.__getstate__())

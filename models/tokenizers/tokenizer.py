@@ -1,4 +1,4 @@
-"""What every tokenizer offers. It does not know how text is cut into tokens."""
+"""The interface of every tokenizer. It does not know how text is split into tokens."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,28 +14,28 @@ Int32Array = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """One text or pair as tokens, and where each token lies in the text it came from; lists of equal length."""
+    """The tokens of one text or pair, and each token's position in its text; lists of equal length."""
 
     ids: list[int]
-    """With special tokens."""
+    """Token ids, special tokens included."""
     offsets: list[tuple[int, int]]
-    """First character and the one after the last, in the original text; (0, 0) for an added special token."""
+    """Characters [start, end) in the original text; (0, 0) for an added special token."""
     sequence_ids: list[int | None]
     """0 for the text, 1 for its pair, None for an added special token."""
     word_ids: list[int | None]
-    """Words as the tokenizer splits them, counted from 0 in each sequence; None for an added special token."""
+    """The tokenizer's words, counted from 0 in each sequence; None for an added special token."""
 
 
 class Tokenizer(ABC):
-    """Text to token ids and back, exactly as the checkpoint's own tokenizer does it.
+    """Converts text to token ids and back, exactly as the checkpoint's own tokenizer does.
 
-    Nothing is truncated or padded, whatever the files store. Tokenizers can be pickled.
+    Nothing is truncated or padded, whatever the files set. Tokenizers are picklable.
     """
 
     name: str
-    """The last part of the URI that it was loaded from, for messages."""
+    """The last component of the URI that it was loaded from, for messages."""
     vocab_size: int
-    """The highest token id plus one, added tokens included. The model's own can be larger or smaller."""
+    """The highest token id plus one, added tokens included. The model's vocab_size can be larger or smaller."""
     bos_token_id: int | None
     eos_token_id: int | None
     pad_token_id: int | None
@@ -48,33 +48,33 @@ class Tokenizer(ABC):
     ) -> list[list[int]]:
         """Return the token ids of each text, or of each text and its pair.
 
-        Errors: RequestError where a text is not a string or the pairs are not as many as the texts.
+        Raises: RequestError where a text is not a string or the pairs are not as many as the texts.
         """
 
     @abstractmethod
     def encode_flat(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, add_special_tokens: bool = True
     ) -> tuple[Int32Array, Int32Array]:
-        """Return all token ids one after the other, int32 [N], and where each text begins, int32 [texts + 1].
+        """Return all token ids concatenated, int32 [N], and the offset of each text's first, int32 [texts + 1].
 
         Text i has ids[offsets[i] : offsets[i + 1]]: the two arrays are the buffers of an Arrow list column.
-        Errors: as encode_batch; RequestError where there are 2 ** 31 ids or more.
+        Raises: as encode_batch, and RequestError where there are 2 ** 31 ids or more.
         """
 
     @abstractmethod
     def encode_offsets(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
-        """Return each text or pair with special tokens, and where each token lies in the original text.
+        """Return the tokens of each text or pair, special tokens included, with their positions in the original text.
 
-        Errors: as encode_batch.
+        Raises: as encode_batch.
         """
 
     @abstractmethod
     def decode_batch(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
         """Return the text of each sequence of token ids, lists or arrays.
 
-        Ids that the tokenizer does not have, as where the model's vocabulary is larger, read as the reference has it:
-        as nothing, and in BlenderbotSmall as the unknown token. Errors: RequestError for a negative id, where the
-        reference has no answer.
+        Ids that the tokenizer does not have, as where the model's vocabulary is larger, decode as in transformers: to
+        nothing, and in BlenderbotSmall to the unknown token. Raises: RequestError for a negative id, for which
+        transformers raises too; BlenderbotSmall decodes it to the unknown token.
         """
 
     @abstractmethod
@@ -83,7 +83,7 @@ class Tokenizer(ABC):
 
 
 def check_texts(texts: Sequence[str], pairs: Sequence[str] | None) -> None:
-    """Raise RequestError unless all are strings and each text has its pair."""
+    """Raise RequestError unless all are strings and each text has a pair."""
     if pairs is not None and len(pairs) != len(texts):
         raise RequestError(f"{len(texts)} texts and {len(pairs)} pairs: each text needs one pair.")
     for kind, strings in (("text", texts), ("pair", pairs or ())):
@@ -95,7 +95,10 @@ def check_texts(texts: Sequence[str], pairs: Sequence[str] | None) -> None:
 
 
 def offsets_of(lengths: Sequence[int]) -> Int32Array:
-    """Return where each of the sequences begins, and the end: int32 [len(lengths) + 1]. Errors: RequestError."""
+    """Return the offsets of concatenated sequences, int32 [len(lengths) + 1].
+
+    Raises: RequestError where there are 2 ** 31 ids or more.
+    """
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     if offsets[-1] >= 2**31:
@@ -106,7 +109,7 @@ def offsets_of(lengths: Sequence[int]) -> Int32Array:
 
 
 def clean_up_spaces(text: str) -> str:
-    """Return text without the spaces before punctuation and contractions, as transformers' clean-up does it."""
+    """Return text without the spaces before punctuation and contractions, as transformers' clean-up does."""
     for spaced in (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"):
         text = text.replace(spaced, spaced.strip())
     return text

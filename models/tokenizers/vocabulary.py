@@ -1,4 +1,4 @@
-"""Reads a vocabulary and its merges from vocab.json and merges.txt, or from tokenizer.json. It knows no family."""
+"""Read a vocabulary and its merges from vocab.json and merges.txt, or from tokenizer.json. It knows no family."""
 
 from pathlib import Path
 
@@ -9,7 +9,10 @@ Merges = list[tuple[str, str]]
 
 
 def read_vocabulary(folder: Path) -> tuple[dict[str, int], Merges]:
-    """Return token to id, and the merges in order. Errors: TokenizerError where files are missing or not readable."""
+    """Return the token ids by token, and the merges in order.
+
+    Raises: TokenizerError where files are missing or not readable, or hold another model than BPE.
+    """
     missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).exists()]
     if not missing:
         return read_json(folder / "vocab.json"), read_merges(folder / "merges.txt")
@@ -26,11 +29,11 @@ def read_vocabulary(folder: Path) -> tuple[dict[str, int], Merges]:
 
 
 def read_merges(path: Path) -> Merges:
-    """Return the pairs of a merges.txt, in order; a first line of "#version" is no merge, lines may end in CRLF.
+    """Return the pairs of a merges.txt in order, without a first line of "#version"; lines may end in CRLF.
 
-    Errors: TokenizerError with the number of a line that is not two tokens.
+    Raises: TokenizerError where it is not UTF-8, or with the number of a line that is not two tokens.
     """
-    # Only \n ends a line: str.splitlines would also cut at U+0085 and its like, which tokens may hold
+    # Only \n ends a line: str.splitlines would also split at U+0085 and others, which tokens may contain
     try:
         lines = path.read_bytes().decode("utf-8").split("\n")
     except UnicodeDecodeError as error:

@@ -1,8 +1,8 @@
-"""The ledger of an output folder: which parts are there, whose they are, and the manifest that closes the job.
+"""The ledger of an output folder: its parts, the job that they belong to, and the manifest that closes the job.
 
-Layout: parts at the top; `_batchloom/job.json` says what the fingerprint was made of, so that a refusal can name what
-differs; `_batchloom/probe.json`, where several ranks hold the model, keeps what one answered (replicas/probe.py);
-`_batchloom/manifest.json` and `_SUCCESS` come last. Only the parts say which units are done.
+Layout: parts at the top; `_batchloom/job.json` holds the components of the fingerprint, so that a refusal can name what
+differs; `_batchloom/probe.json`, for jobs with several ranks, holds one rank's answers (replicas/probe.py);
+`_batchloom/manifest.json` and `_SUCCESS` are written last. Only the parts say which units are done.
 """
 
 import json
@@ -26,25 +26,26 @@ PROBE = "_batchloom/probe.json"
 MANIFEST = "_batchloom/manifest.json"
 SUCCESS = "_SUCCESS"
 READ_THREADS = 16
-ENDING = len("-00000000.parquet")  # the end of a part's name, which all parts of a job share
-PROBE_BELONGS_TO = ("batchloom", "fingerprint")
+ENDING = len("-00000000.parquet")  # of the end of a part's name that all parts of a job share
+PROBE_BELONGS_TO = ("batchloom", "fingerprint")  # stored answers are valid only where these are equal
 
 
 @dataclass(frozen=True)
 class Found:
-    """What an output folder holds."""
+    """The contents of an output folder."""
 
     parts: Mapping[str, int]
-    """Parquet files at the top: name and bytes."""
+    """Parquet files at the top: bytes by name."""
     others: tuple[str, ...]
-    """Anything else, hidden names aside."""
+    """Other files, without hidden ones."""
     job: Mapping[str, Any] | None
     """`_batchloom/job.json`."""
     is_closed: bool
-    """The manifest is there, and the marker that comes after it."""
+    """Whether the manifest exists, and `_SUCCESS`, which is written after it."""
 
 
 def look(store: Store) -> Found:
+    """List an output folder. Raises: OutputError where its job.json is damaged."""
     names = store.names()
     shown = [name for name in names if not name.startswith(("_", "."))]
     return Found(
@@ -56,9 +57,10 @@ def look(store: Store) -> Found:
 
 
 def refuse_foreign(store: Store, found: Found, mode: str, job: Mapping[str, Any], planned: Collection[str]) -> None:
-    """OutputError unless every part in the output belongs to this job's plan. Nothing is touched.
+    """Check that every part in the output belongs to this job's plan; changes nothing.
 
-    Args: mode, as in OutputConfig; job, what JOB would hold; planned, the names of all parts this job will have.
+    `mode`: as in OutputConfig. `job`: what JOB would hold. `planned`: the names of all parts that this job will have.
+    Raises: OutputError where the output holds anything else that `mode` does not permit.
     """
     held = sorted([*found.parts, *found.others])
     if not held:
@@ -98,7 +100,10 @@ def refuse_foreign(store: Store, found: Found, mode: str, job: Mapping[str, Any]
 
 
 def refuse_company(store: Store, planned: Collection[str]) -> None:
-    """JobError where the output holds other parts than the planned ones: a job beside this one has written them."""
+    """Check, at the end, that no concurrent job has written to the output.
+
+    Raises: JobError where it holds parts that were not planned.
+    """
     foreign = sorted(name for name in look(store).parts if name not in planned)
     if foreign:
         kinds = ", ".join(sorted({f"*{name[-ENDING:]}" for name in foreign}))
@@ -114,9 +119,9 @@ def _some(names: Sequence[str]) -> str:
 
 
 def open_job(store: Store, found: Found, mode: str, job: Mapping[str, Any]) -> None:
-    """Make the folder ready: take back the marks of a finished job, empty it under overwrite, and say whose it is.
+    """Prepare the folder: remove the manifest and `_SUCCESS`, under overwrite also the parts, and write job.json.
 
-    Raises OutputError where the folder cannot be written, before anything is computed.
+    Raises: OutputError where the folder cannot be written, before anything is computed.
     """
     names = store.names()
     try:
@@ -124,14 +129,14 @@ def open_job(store: Store, found: Found, mode: str, job: Mapping[str, Any]) -> N
         if mode == "overwrite":
             store.remove(list(found.parts))
         store.put(JOB, json.dumps(job, indent=1, sort_keys=True).encode())
-    except OSError as error:  # fsspec's filesystems translate refusals and missing buckets into it
+    except OSError as error:  # fsspec's filesystems raise it for missing permissions and buckets, too
         raise OutputError(f"Output {store.url} cannot be written: {error}. Choose a folder that can be.") from error
 
 
 def whole_parts(store: Store, found: Found, planned: Collection[str]) -> list[UnitRecord]:
-    """Records of the planned parts that are there and whole; one that was cut short or altered counts as not done.
+    """Return the records of the planned parts that exist and are intact; a truncated or altered one counts as not done.
 
-    Each part is read in full: its hash goes into the manifest, or is compared with the one that is there.
+    Each part is read in full: its hash is compared with the manifest's, or, without a manifest, computed for it.
     """
     manifest = read_manifest(store)
     written = {record.part: record for record in manifest.parts} if manifest else {}
@@ -140,7 +145,7 @@ def whole_parts(store: Store, found: Found, planned: Collection[str]) -> list[Un
         try:
             content = store.read(name)
             record, _ = read_record(name, content)
-            if name not in written:  # nothing tells the hash: the checksums of its pages must do
+            if name not in written:  # its hash is not recorded, so its pages' checksums are verified
                 check_pages(content)
         except ValueError as error:
             log.warning("%s is computed again: %s", name, error)
@@ -156,13 +161,14 @@ def whole_parts(store: Store, found: Found, planned: Collection[str]) -> list[Un
 
 
 def close_job(store: Store, manifest: Manifest) -> None:
-    """Write the manifest, then the marker that other tools wait for."""
+    """Write the manifest, then `_SUCCESS`, the marker that other tools wait for."""
     store.put(MANIFEST, json.dumps(manifest.to_dict(), indent=1, sort_keys=True).encode())
     store.put(SUCCESS, b"")
     store.remove_temporary()
 
 
 def read_manifest(store: Store) -> Manifest | None:
+    """Return the manifest, or None where there is none. Raises: OutputError where it is damaged."""
     if MANIFEST not in store.names():
         return None
     try:
@@ -191,7 +197,7 @@ def _damaged(store: Store, name: str, what: str) -> OutputError:
 
 
 def read_probe(store: Store, job: Mapping[str, Any]) -> Answers | None:
-    """One rank's answers to the probe, where this version of us computed them for this very job."""
+    """Return one rank's stored answers to the probe; None where another version or another job computed them."""
     if PROBE not in store.names():
         return None
     kept = json.loads(store.read(PROBE))
@@ -200,5 +206,6 @@ def read_probe(store: Store, job: Mapping[str, Any]) -> Answers | None:
 
 
 def keep_probe(store: Store, job: Mapping[str, Any], answers: Answers) -> None:
+    """Store one rank's answers to the probe."""
     kept = {**{name: job[name] for name in PROBE_BELONGS_TO}, "answers": answers}
     store.put(PROBE, json.dumps(kept).encode())

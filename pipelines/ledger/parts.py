@@ -13,17 +13,19 @@ FOOTER_KEY = b"batchloom"
 
 
 def is_part_name(name: str) -> bool:
+    """Return whether a file's name has the form of a part's."""
     return re.fullmatch(r"part-.*-[0-9a-f]{12}-[0-9a-f]{8}\.parquet", name) is not None
 
 
 def to_parquet(table: pa.Table) -> bytes:
+    """Return a table as a Parquet file with page checksums."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue().to_pybytes()
 
 
 def read_record(name: str, content: bytes) -> tuple[UnitRecord, str]:
-    """The record that a part's footer holds, and its fingerprint; ValueError where it is no whole part of ours."""
+    """Return the record in a part's footer, and its fingerprint. Raises: ValueError where it is no intact part."""
     try:
         metadata = pq.read_metadata(pa.BufferReader(content)).metadata or {}
     except (pa.ArrowException, OSError) as error:
@@ -36,7 +38,7 @@ def read_record(name: str, content: bytes) -> tuple[UnitRecord, str]:
 
 
 def check_pages(content: bytes) -> None:
-    """ValueError where a page of the part is not as it was written; the footer does not tell."""
+    """Verify the checksums of a part's pages, which its footer does not cover. Raises: ValueError where one differs."""
     try:
         pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:

@@ -1,4 +1,4 @@
-"""Verify recounts: every input row in exactly one part, every part as it was written. What can be counted is."""
+"""Recount a finished output: every input row in exactly one part, every part as it was written."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -20,13 +20,13 @@ from batchloom.pipelines.storage import Store
 
 @dataclass(frozen=True)
 class Verification:
-    """What was counted, and what does not fit."""
+    """The counts, and every mismatch found."""
 
     num_parts: int
     num_rows: int
-    """Rows in parts that are there and whole."""
+    """Rows in parts that exist and are intact."""
     num_input_rows: int | None
-    """Rows in the input as it is now; None where it could not be looked at."""
+    """Rows in the input as it is now; None where it could not be read."""
     num_errors: int
     """Error rows in those parts."""
     problems: list[str] = field(default_factory=list)
@@ -39,8 +39,8 @@ class Verification:
 def verify(output: str, storage_options: Mapping[str, Any] | None = None) -> Verification:
     """Recount a finished output against its manifest and against its input.
 
-    Args: storage_options open the output, and the input together with those that the manifest holds (never secrets).
-    Raises OutputError where there is no manifest to verify against.
+    `storage_options` open the output, and the input, for which they complete those in the manifest (which has no
+    secrets). Raises: OutputError where there is no manifest to verify against, or it is damaged.
     """
     store = Store(output, storage_options or {})
     manifest = ledger.read_manifest(store)
@@ -72,7 +72,7 @@ def _why_no_manifest(found: ledger.Found) -> str:
 
 
 def _check_part(store: Store, manifest: Manifest, record: UnitRecord) -> tuple[int, int, list[str]]:
-    """(rows, error rows, problems) of one part, by its own bytes."""
+    """Return (rows, error rows, problems) of one part, from its own bytes."""
     try:
         content = store.read(record.part)
     except FileNotFoundError:
@@ -99,14 +99,14 @@ def _miscounts(manifest: Manifest, record: UnitRecord, content: bytes, num_rows:
 
 def _check_totals(manifest: Manifest) -> Iterator[str]:
     for name, value in totals(manifest.parts).items():
-        if name != "shards" and manifest.totals.get(name) != value:  # empty shards have no parts
+        if name != "shards" and manifest.totals.get(name) != value:  # parts do not count empty shards
             yield f"manifest: totals.{name} is {manifest.totals.get(name)}, and its parts sum to {value}"
     if manifest.errors_by_kind != (counts := errors_by_kind(manifest.parts)):
         yield f"manifest: errors_by_kind is {dict(manifest.errors_by_kind)}, and its parts sum to {counts}"
 
 
 def _check_input(manifest: Manifest, storage_options: Mapping[str, Any]) -> tuple[int | None, list[str]]:
-    """Rows of the input as it is now, and where its units and the manifest's parts do not match one to one."""
+    """Return the rows of the input as it is now, and where its units and the manifest's parts do not correspond."""
     values = manifest.job["input"]
     known = {name: values[name] for name in InputConfig.__dataclass_fields__ if name in values}
     known["storage_options"] = {**values["storage_options"], **storage_options}

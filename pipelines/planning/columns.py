@@ -1,4 +1,4 @@
-"""Which columns of the input a job reads and keeps, and the types that all shards share. It reads no row."""
+"""Choose the input columns that a job reads and keeps, with types that all shards share. It reads no row."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -14,10 +14,11 @@ from batchloom.pipelines.tasks.base import ColumnKind, Task
 def choose_columns(
     config: InputConfig, task: Task, shards: Sequence[Shard], schemas: Sequence[pa.Schema]
 ) -> tuple[pa.Schema, tuple[str, ...]]:
-    """The columns to read, with one type for all shards, and the names of those among them that are kept.
+    """Return the columns to read, with one type for all shards, and the names of those that are kept.
 
     A kept column that only some shards have is null in the others; what the task reads must be in every shard.
-    Raises InputError where a column is missing or holds something else, ConfigError where one would stand twice.
+    Raises: InputError where a column is missing, ambiguous or of an unusable type; ConfigError where a kept column has
+    the name of an output column.
     """
     plain = [_plain(schema) for schema in schemas]
     names = list(dict.fromkeys(name for schema in plain for name in schema.names))
@@ -33,7 +34,7 @@ def choose_columns(
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
-    """The schema without what only says how values were encoded: dictionaries, views, metadata."""
+    """Return the schema without properties of the encoding only: dictionaries, views, metadata."""
     fields = []
     for field in schema:
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
@@ -67,7 +68,7 @@ def _kept(config: InputConfig, task: Task, names: Sequence[str]) -> tuple[str, .
 
 
 def _check_once(chosen: Sequence[str], shards: Sequence[Shard], schemas: Sequence[pa.Schema]) -> None:
-    """Parquet allows two columns of one name; which of them would be meant?"""
+    """Raise InputError where a shard has several columns of one name, which Parquet allows: the choice is ambiguous."""
     for shard, schema in zip(shards, schemas, strict=True):
         twice = [name for name in chosen if schema.names.count(name) > 1]
         if twice:
@@ -78,7 +79,7 @@ def _check_once(chosen: Sequence[str], shards: Sequence[Shard], schemas: Sequenc
 
 
 def _shared_field(name: str, shards: Sequence[Shard], schemas: Sequence[pa.Schema]) -> pa.Field:
-    """One type that every shard's column can be cast to: null takes the others' type, numbers widen."""
+    """Return the column with a type that every shard's can be cast to: null takes the others' type, numbers widen."""
     shared = pa.schema([])
     for shard, schema in zip(shards, schemas, strict=True):
         if name in schema.names:

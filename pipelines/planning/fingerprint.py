@@ -1,4 +1,4 @@
-"""The fingerprint: a hash of everything that decides an answer, and the words for where two of them differ."""
+"""The fingerprint, a hash of everything that decides an answer, and descriptions of where two of them differ."""
 
 import hashlib
 import json
@@ -7,18 +7,18 @@ from typing import Any
 
 
 def fingerprint(components: Mapping[str, Any]) -> str:
-    """sha256 of the components as canonical JSON: 64 hexadecimal digits."""
+    """Return the sha256 of the components as canonical JSON: 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(components, sort_keys=True).encode()).hexdigest()
 
 
 def as_json(components: Mapping[str, Any]) -> dict[str, Any]:
-    """The components as they come back from a JSON file: tuples are lists, keys are strings."""
+    """Return the components as they are read back from a JSON file: tuples are lists, keys are strings."""
     read: dict[str, Any] = json.loads(json.dumps(components))
     return read
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """A line for each component that differs: `generation.num_beams was 4, is 1`."""
+    """Yield a line for each component that differs: `generation.num_beams was 4, is 1`."""
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):

@@ -1,4 +1,4 @@
-"""A plan is all that a job will do: shards, units, columns, fingerprint. Making it starts nothing: no ray, no torch."""
+"""A job's plan: shards, units, columns, fingerprint. Planning starts nothing and imports neither ray nor torch."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ from batchloom.pipelines.tasks import Task, TaskSpec, create_task
 
 @dataclass(frozen=True)
 class JobPlan:
-    """A job checked for sense, and all it will write."""
+    """A validated job, and everything that it will write."""
 
     config: JobConfig
     checkpoint: models.CheckpointInfo
@@ -34,9 +34,10 @@ class JobPlan:
     shards: list[Shard]
     units: list[Unit]
     schema: pa.Schema
-    """Columns to read, with the types that all shards share."""
+    """The columns to read, with types that all shards share."""
     keep_columns: tuple[str, ...]
     fingerprint_of: Mapping[str, Any]
+    """The components of the fingerprint."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -44,17 +45,17 @@ class JobPlan:
 
     @cached_property
     def parts(self) -> dict[str, Unit]:
-        """Every part the finished job has, by name."""
+        """The unit of every part that the finished job will have, by the part's name."""
         return {unit.part_name(self.fingerprint): unit for unit in self.units}
 
     @property
     def generation(self) -> Mapping[str, Any]:
-        """Resolved generation parameters; empty where the task generates nothing."""
+        """The resolved generation parameters; empty where the task generates nothing."""
         return self.task.generation
 
     @property
     def footprint(self) -> models.Footprint:
-        """What a rank of a replica takes; on "auto" devices, an accelerator's."""
+        """The memory that one rank of a replica needs; for device "auto", that on a GPU."""
         engine = self.config.engine
         dtype: str = engine.dtype
         if dtype == "auto":
@@ -75,7 +76,7 @@ class JobPlan:
         return sum(unit.num_rows for unit in self.units)
 
     def job_record(self) -> dict[str, Any]:
-        """What `_batchloom/job.json` says, and the manifest after it."""
+        """Return the contents of `_batchloom/job.json`, which the manifest repeats; without secrets."""
         job = as_json(asdict(self.config))
         for section in ("input", "output"):
             job[section]["storage_options"] = without_secrets(job[section]["storage_options"])
@@ -88,7 +89,10 @@ class JobPlan:
 
 
 def plan(config: JobConfig) -> JobPlan:
-    """Look at the checkpoint and at every shard's footer. Raises ConfigError or ModelError for what cannot work."""
+    """Read the checkpoint's description and every shard's footer, and plan the job.
+
+    Raises: ConfigError (several problems together), InputError or ModelError where the job cannot run.
+    """
     _check_named(config)
     config = _with_absolute_paths(config)
     problems: list[ConfigError | ModelError] = []
@@ -120,7 +124,7 @@ def plan(config: JobConfig) -> JobPlan:
                 "generation": dict(task.generation),
                 "engine": {
                     "dtype": config.engine.dtype,
-                    # Without positions, this is what makes a request too long.
+                    # Without a limit on positions, this budget decides which requests are too long.
                     "max_batch_tokens": config.engine.max_batch_tokens if checkpoint.max_positions is None else None,
                 },
                 "input": {
@@ -149,7 +153,7 @@ def _task_of(config: JobConfig) -> tuple[models.CheckpointInfo, Task]:
 
 @contextmanager
 def _gathering(problems: list[ConfigError | ModelError]) -> Iterator[None]:
-    """What is wrong inside is kept for later: a person should see all of it at one look."""
+    """Collect an error of the `with` block instead of raising it, so that all problems are reported together."""
     try:
         yield
     except (ConfigError, ModelError) as problem:
@@ -173,7 +177,7 @@ def _with_absolute_paths(config: JobConfig) -> JobConfig:
 
 
 def _check_named(config: JobConfig) -> None:
-    """ConfigError for what is empty: made absolute, it would be the working folder."""
+    """Raise ConfigError for empty paths: made absolute, they would be the working directory."""
     problems = []
     if not all(config.input.paths or [""]):
         problems.append("input.paths: is empty or holds an empty text; name files, folders or globs.")
@@ -206,7 +210,7 @@ def _check_numbers(config: JobConfig) -> None:
 
 
 def _check_apart(config: JobConfig, shards: Sequence[Shard]) -> None:
-    """ConfigError where parts would be found as input the next time the job runs."""
+    """Raise ConfigError where the next run of the job would find its own parts as input."""
     _, output = open_filesystem(config.output.path, config.output.storage_options)
     output = output.rstrip("/") + "/"
     below = [shard.path for shard in shards if shard.path.startswith(output)]
@@ -215,7 +219,7 @@ def _check_apart(config: JobConfig, shards: Sequence[Shard]) -> None:
         if is_glob(path) and not filesystem.exists(path):
             part = PurePosixPath(output, "part.parquet")
             found = [one for one in (part, *part.parents) if re.fullmatch(glob_translate(path), str(one))]
-            finds_parts = any(one.suffix == ".parquet" for one in found)  # the part, or a folder that is read whole
+            finds_parts = any(one.suffix == ".parquet" for one in found)  # the part, or a folder, read whole
         else:
             finds_parts = output.startswith(path.rstrip("/") + "/")
         below += [path] if finds_parts else []

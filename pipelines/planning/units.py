@@ -1,4 +1,4 @@
-"""Shards are found and cut into units. It knows Parquet footers and never reads a row."""
+"""Find shards and cut them into units. It reads Parquet footers and never a row."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import InputError
 from batchloom.pipelines.storage import GLOB_CHARACTERS, is_glob, open_filesystem
 
-FOOTER_THREADS = 32  # a footer is one or two small requests: latency, not bandwidth
-STEM_BYTES = 180  # of a shard's name in a part's: filesystems allow 255 for all of it, and a letter may have four
+FOOTER_THREADS = 32  # a footer is one or two small requests, bound by latency and not by bandwidth
+STEM_BYTES = 180  # of the shard's name in a part's name: filesystems allow 255 bytes, and a character may have four
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
 
 
@@ -26,15 +26,15 @@ class Shard:
     """One input file."""
 
     path: str
-    """The path that its filesystem opens."""
+    """The path on its filesystem."""
     name: str
-    """The path below the input root: part of every unit's identity, so a moved dataset keeps its identity."""
+    """The path below the input root. It is part of every unit's id, so a moved dataset keeps its ids."""
     size: int
     """Bytes."""
     version: str
-    """Etag or modification time, as the filesystem gives it."""
+    """The etag or modification time, as the filesystem gives it."""
     row_groups: tuple[int, ...]
-    """Rows of each row group."""
+    """The number of rows of each row group."""
 
     @property
     def num_rows(self) -> int:
@@ -43,7 +43,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Unit:
-    """The rows `[start, stop)` of one shard: the piece of work that is done or not done."""
+    """The rows `[start, stop)` of one shard: the unit of work that is done or not done."""
 
     shard: str
     path: str
@@ -57,14 +57,14 @@ class Unit:
 
     @property
     def stem(self) -> str:
-        """A name for people: the shard's name without folders and ending, and the rows."""
+        """A readable name: the shard's file name without extension, and the rows."""
         name = posixpath.basename(self.shard).removesuffix(".parquet")
         safe = "".join(c if c.isalnum() or c in "-._" else "_" for c in name).lstrip("._") or "shard"
         short = safe[:80].encode()[:STEM_BYTES].decode(errors="ignore")
         return f"{short}-{self.start:09d}-{self.stop:09d}"
 
     def part_name(self, fingerprint: str) -> str:
-        """The name of its part, fixed by the unit and the fingerprint: finding it is knowing that the unit is done."""
+        """Return the name of the unit's part, a function of the unit and the fingerprint: if it exists, it is done."""
         return f"part-{self.stem}-{self.id[:12]}-{fingerprint[:8]}.parquet"
 
     def to_json(self) -> str:
@@ -76,7 +76,11 @@ class Unit:
 
 
 def find_shards(config: InputConfig) -> tuple[list[Shard], list[pa.Schema]]:
-    """All shards in a fixed order, and the schema of each. Every file that cannot be read is named in one error."""
+    """Return all shards in a fixed order, and the schema of each.
+
+    Raises: InputError where paths match nothing or cannot be listed, lie in several stores, or, naming up to 20, files
+    are not readable as Parquet.
+    """
     _refuse_several_filesystems(config)
     files = list(_find_files(config))
     root = _common_folder([folder for folder, _, _ in files])
@@ -106,7 +110,7 @@ def find_shards(config: InputConfig) -> tuple[list[Shard], list[pa.Schema]]:
 
 
 def cut(shard: Shard, rows_per_unit: int) -> Iterator[Unit]:
-    """Units of at most `rows_per_unit` rows that never straddle a row group they do not hold whole.
+    """Yield units of at most `rows_per_unit` rows: several whole row groups, or a slice of one larger row group.
 
     Row groups of 3, 3, 3 and 20 rows at 8 rows per unit: [0,6) [6,9) [9,16) [16,23) [23,29).
     """
@@ -134,7 +138,7 @@ def _unit_id(shard: Shard, start: int, stop: int) -> str:
 
 
 def _find_files(config: InputConfig) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(folder the pattern started from, path, info) of each file, sorted, each file once."""
+    """Yield (folder that the pattern starts from, path, info) of each file, sorted, each file once."""
     seen: set[str] = set()
     unmatched: list[str] = []
     for pattern in config.paths:
@@ -164,7 +168,7 @@ def _refuse_several_filesystems(config: InputConfig) -> None:
 
 
 def _matching(config: InputConfig, pattern: str) -> tuple[str, dict[str, dict[str, Any]]]:
-    """(folder the pattern starts from, the files it stands for with their infos)."""
+    """Return (folder that the pattern starts from, infos of the matching files by path)."""
     filesystem, path = open_filesystem(pattern, config.storage_options)
     filesystem.invalidate_cache()
     path = path.rstrip("/")
@@ -173,7 +177,7 @@ def _matching(config: InputConfig, pattern: str) -> tuple[str, dict[str, dict[st
             folder = posixpath.dirname(path[: min(path.index(c) for c in GLOB_CHARACTERS if c in path)])
             found = _followed(filesystem, filesystem.glob(path, detail=True))
             folders = [p for p, info in found.items() if info["type"] == "directory" and p.endswith(".parquet")]
-            for dataset in folders:  # as Spark writes them
+            for dataset in folders:  # Spark writes folders that end in .parquet
                 found |= _below(filesystem, dataset)
         elif filesystem.isdir(path):
             folder, found = path, _below(filesystem, path)
@@ -187,7 +191,7 @@ def _matching(config: InputConfig, pattern: str) -> tuple[str, dict[str, dict[st
 
 
 def _below(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
-    """The Parquet files of a folder and of those in it, hidden ones left out."""
+    """Return the Parquet files of a folder, recursively, without hidden ones."""
     found = filesystem.find(folder, detail=True)
     return _followed(
         filesystem, {p: i for p, i in found.items() if p.endswith(".parquet") and not _is_hidden(p, folder)}
@@ -195,9 +199,9 @@ def _below(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
 
 
 def _followed(filesystem: Any, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What links lead to in place of them: a listing tells of the link, and a dataset in a hub's cache is all links.
+    """Replace symbolic links by their targets' infos: a listing describes the link, and a hub's cache is all links.
 
-    A link to nothing counts as a file, so that it is named with those that cannot be read.
+    A broken link counts as a file, so that it is reported with those that cannot be read.
     """
 
     def behind(path: str) -> dict[str, Any]:
@@ -220,10 +224,10 @@ def _version(info: dict[str, Any]) -> str:
 
 
 def _read_footer(config: InputConfig, path: str) -> pq.FileMetaData | str:
-    """The footer, or what is wrong with the file."""
+    """Return the footer, or a description of what is wrong with the file."""
     filesystem, _ = open_filesystem(config.paths[0], config.storage_options)
     try:
         with filesystem.open(path, "rb") as file:
             return pq.read_metadata(file)
-    except Exception as error:  # whatever is wrong with one file is reported together with the others
+    except Exception as error:  # any problem of one file is reported together with the others'
         return f"{type(error).__name__}: {error}"

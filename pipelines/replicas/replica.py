@@ -33,12 +33,12 @@ def start_replica(
     seed: int,
     tensor_parallel: int = 1,
     probe_answers: probe.Answers | None = None,
-    elsewhere: Any = None,
+    follower_starter: Any = None,
 ) -> Replica:
     """Load the model as the task needs it; raises ModelError where that is not possible.
 
     `num_threads` are those of one rank. `probe_answers` are one rank's; raises JobError where several differ from them.
-    `elsewhere` starts ranks on other nodes (models/ranks/connection.py).
+    `follower_starter` starts ranks on other nodes (models/ranks/connection.py).
     """
     import torch
 
@@ -46,7 +46,7 @@ def start_replica(
 
     if num_threads:
         torch.set_num_threads(num_threads)
-    loaded = models.load_model(model, task.architecture, dtype, device, tensor_parallel, elsewhere)
+    loaded = models.load_model(model, task.architecture, dtype, device, tensor_parallel, follower_starter)
     if probe_answers is not None:
         probe.check(probe.ask(loaded), probe_answers, tensor_parallel, str(loaded.dtype).removeprefix("torch."))
     limit = max_batch_tokens if loaded.max_positions is None else None

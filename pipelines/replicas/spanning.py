@@ -91,7 +91,7 @@ class FirstRank:
 
     def start(self, settings: Mapping[str, Any], others: Sequence[Any]) -> None:
         _get([other.__ray_ready__.remote() for other in others])  # a rank is asked to call back when it is there
-        self._replica = start_replica(**settings, elsewhere=Nodes(others))
+        self._replica = start_replica(**settings, follower_starter=RayFollowerStarter(others))
 
     def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:
         return self._replica.answer(unit, requests)
@@ -106,11 +106,11 @@ class OtherRank:
     def follow(self, host: str, port: int, key: bytes) -> None:
         from batchloom.models.ranks import connection, follower
 
-        follower.main(connection.call(host, port, key))
+        follower.main(connection.connect_to_leader(host, port, key))
 
 
-class Nodes:
-    """Where the other ranks are: models/ranks/connection.py Elsewhere."""
+class RayFollowerStarter:
+    """Starts the followers in their actors: models/ranks/connection.py FollowerStarter."""
 
     def __init__(self, others: Sequence[Any]) -> None:
         self.host: str = ray.util.get_node_ip_address()

@@ -1,4 +1,4 @@
-"""The tasks by name. Each lives in a file of its own; neither ray nor torch is imported here."""
+"""The tasks by name. Each has a file of its own; neither ray nor torch is imported here."""
 
 from collections.abc import Mapping
 
@@ -34,7 +34,10 @@ __all__ = ["TASKS", "Task", "TaskSpec", "create_task"]
 
 
 def create_task(spec: TaskSpec) -> Task:
-    """The task of that name with its options checked; ConfigError names what is unknown and lists what exists."""
+    """Return the task that a job asks for, with its options checked.
+
+    Raises: ConfigError for an unknown task or option, naming the known ones, and for a checkpoint that it cannot use.
+    """
     if spec.task not in TASKS:
         raise ConfigError(f"task: {spec.task!r} is not a task. Use one of: {', '.join(TASKS)}.")
     return TASKS[spec.task].create(spec)

@@ -1,4 +1,4 @@
-"""What every task offers to the pipeline. It knows Arrow; no ray, no torch, no storage."""
+"""The interface between tasks and the pipeline. It knows Arrow; no ray, no torch, no storage."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 Values = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 
-# row: index into the texts that `prepare` was given; piece: counts a row's requests from 0 (labels, chunks, windows).
+# row: index into the columns that `prepare` was given; piece: counts a row's requests from 0 (labels, chunks, windows).
 REQUEST_SCHEMA = pa.schema(
     [pa.field("row", pa.int32()), pa.field("piece", pa.int32()), pa.field("token_ids", pa.list_(pa.int32()))]
 )
 
 
 class ColumnKind(Enum):
-    """What a column that a task reads may hold."""
+    """The kinds of values that a column read by a task may hold."""
 
     TEXT = "text"
     TEXTS = "lists of texts"
@@ -37,45 +37,45 @@ class ColumnKind(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """What a job says about its task, and what is known of the checkpoint."""
+    """A job's settings for its task, and the checkpoint's description."""
 
     task: str
     input: InputConfig
     options: Mapping[str, Any]
-    """`task_options` as asked."""
+    """`task_options` of the job file."""
     generation: Mapping[str, Any]
-    """`generation` as asked."""
+    """`generation` of the job file."""
     checkpoint: "CheckpointInfo"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a task made of a unit's texts."""
+    """A task's requests for a unit's rows."""
 
     requests: pa.Table
     """REQUEST_SCHEMA; a row may have several requests, or none if it has an error."""
     num_input_tokens: Ints
-    """[rows]: tokens the model will see of each row."""
+    """[rows]: tokens that the model will read for each row."""
     num_truncated_tokens: Ints
-    """[rows]: tokens that were cut off."""
+    """[rows]: tokens that were truncated."""
     errors: Mapping[int, RowError]
-    """Rows without requests, and why."""
+    """The rows without requests, and the reason for each."""
     notes: pa.Table | None = None
-    """What `finish` needs beside the answers, in any shape; it comes back to it as it is."""
+    """Whatever `finish` needs beside the answers; passed to it unchanged."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What came back for a unit's requests."""
+    """The results of a unit's requests."""
 
     results: pa.Table
-    """RESULT_SCHEMA of replicas/results.py, in the order of rows, pieces and samples; no row of it has an error."""
+    """RESULT_SCHEMA of replicas/results.py, sorted by row, piece and sample; no row of it has an error."""
     num_rows: int
     notes: pa.Table | None
-    """What `prepare` noted."""
+    """The notes of `prepare`."""
 
     def pieces(self) -> Iterator[tuple[int, list[tuple[Values, dict[str, Any]]]]]:
-        """Each answered row with its pieces in order: a piece's values, and the note of the same row and piece."""
+        """Yield each answered row with its pieces in order: a piece's values, and the note of that row and piece."""
         assert self.notes is not None
         notes = {(note["row"], note["piece"]): note for note in self.notes.to_pylist()}
         names = ("row", "piece", "values")
@@ -87,7 +87,7 @@ class Answered:
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """Text in, columns out. A task is picklable: it travels to the workers."""
+    """Converts a unit's rows to requests, and their results to columns. Picklable: it is sent to the workers."""
 
     architecture: str
     """The class that the checkpoint is loaded as."""
@@ -97,42 +97,46 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def create(cls, spec: TaskSpec) -> "Task":
-        """The task that a job asks for. Raises ConfigError for options or a checkpoint that cannot be meant."""
+        """Return the task that a job asks for. Raises: ConfigError for invalid options or an unsuitable checkpoint."""
 
     @abstractmethod
     def input_columns(self) -> Mapping[str, ColumnKind]:
-        """Columns the task reads, in the order that `prepare` takes them."""
+        """Return the columns that the task reads, in the order in which `prepare` takes them."""
 
     @abstractmethod
     def output_fields(self) -> list[pa.Field]:
-        """The task's columns, whatever the rows hold; fixed, so that parts of nulls do not differ."""
+        """Return the task's output columns. They do not depend on the rows, so parts of only nulls have them too."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Everything in the task that decides an answer, JSON-ready: part of the fingerprint."""
+        """Return everything in the task that decides an answer, JSON-ready: part of the fingerprint."""
 
     @abstractmethod
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: Any) -> Prepared:
-        """Requests for a unit's rows; a row that cannot be asked gets an error instead."""
+        """Return the requests for a unit's rows; a row for which there can be none gets an error instead."""
 
     def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
-        """Where nothing is generated: what each request gets of a models.SinglePass, as columns of RESULT_SCHEMA."""
+        """Return a models.SinglePass's result for each request, as columns of RESULT_SCHEMA.
+
+        Raises: NotImplementedError for tasks that generate; they do not need it.
+        """
         raise NotImplementedError(f"{type(self).__name__} generates")
 
     def follow_up(self, results: pa.Table, tokenizer: Any) -> Prepared | None:  # noqa: ARG002
-        """Requests that take the place of the rows' answers so far, or None where the answers are final."""
+        """Return requests whose results replace those so far, or None where these are final."""
         return None
 
     @abstractmethod
     def finish(self, answered: Answered, tokenizer: Any) -> list[pa.Array]:
-        """The values of `output_fields`, null for rows without results."""
+        """Return the values of `output_fields`, null for rows without results."""
 
 
 def with_head(spec: TaskSpec, head: str) -> str:
-    """The architecture to load, which ends in `head`; ConfigError where the checkpoint has another head.
+    """Return the architecture to load, which ends in `head`.
 
     A bare model counts as its family's language model, whose head is the embedding: BartModel ->
-    BartForConditionalGeneration, BloomModel -> BloomForCausalLM.
+    BartForConditionalGeneration, BloomModel -> BloomForCausalLM. Raises: ConfigError where the checkpoint has another
+    head, naming the tasks that it can do.
     """
     family, own = _family_and_head(spec.checkpoint.architecture)
     if own == "Model":
@@ -147,12 +151,12 @@ def with_head(spec: TaskSpec, head: str) -> str:
 
 
 def without_head(spec: TaskSpec) -> str:
-    """The architecture of the bare model inside any checkpoint."""
+    """Return the architecture of the bare model inside any checkpoint."""
     return _family_and_head(spec.checkpoint.architecture)[0] + "Model"
 
 
 def _family_and_head(architecture: str) -> tuple[str, str]:
-    """BartForCausalLM -> Bart, ForCausalLM; BartModel -> Bart, Model."""
+    """Split an architecture: BartForCausalLM -> Bart, ForCausalLM; BartModel -> Bart, Model."""
     family, found, rest = architecture.partition("For")
     return (family, found + rest) if found else (architecture.removesuffix("Model"), "Model")
 
@@ -170,7 +174,7 @@ TASKS_OF_HEADS = {
 
 
 def refuse_generation(spec: TaskSpec) -> None:
-    """ConfigError where a task that generates nothing is given generation parameters."""
+    """Raise ConfigError where a task that generates nothing is given generation parameters."""
     if spec.generation:
         raise ConfigError(
             f"generation: {spec.task} generates no text, so {', '.join(spec.generation)} would do nothing. "
@@ -179,7 +183,7 @@ def refuse_generation(spec: TaskSpec) -> None:
 
 
 def request_table(asked: Sequence[tuple[int, int, Sequence[int]]]) -> pa.Table:
-    """REQUEST_SCHEMA from (row, piece, token ids)."""
+    """Return a table of REQUEST_SCHEMA from (row, piece, token ids)."""
     columns = list(zip(*asked, strict=True)) or [(), (), ()]
     return pa.table(
         [pa.array(column, field.type) for column, field in zip(columns, REQUEST_SCHEMA, strict=True)],

@@ -1,4 +1,4 @@
-"""Conversation: a dialogue in, `reply` out, by a Blenderbot; the newest turns are kept where not all have room."""
+"""Conversation: a dialogue in, `reply` out, by a Blenderbot; where not all turns fit, the newest are kept."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ from batchloom.pipelines.tasks.texts import no_tokens
 if TYPE_CHECKING:
     from batchloom.models import Tokenizer
 
-PERSONA = "your persona: "  # how the Blenderbots' training data began a line about the speaker
+PERSONA = "your persona: "  # the prefix of lines about the speaker in the Blenderbots' training data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,12 @@ class ConversationalOptions:
     """`task_options` of a conversational job."""
 
     persona_column: str | None = None
-    """A column with what the speaker is told of itself, a text of lines or a list of them; never dropped."""
+    """A column with statements about the speaker, a text of lines or a list of them; never dropped."""
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """What one row says, with white space around each turn taken off."""
+    """One row's dialogue, each turn without surrounding white space."""
 
     persona: list[str]
     turns: list[str]
@@ -38,7 +38,7 @@ class Dialogue:
 
 @dataclass(frozen=True, kw_only=True)
 class Conversational(Task):
-    """See pipelines/tasks/base.py Task for what each method promises."""
+    """The conversational task; pipelines/tasks/base.py Task documents the methods."""
 
     text_column: str
     options: ConversationalOptions
@@ -110,7 +110,7 @@ class Conversational(Task):
     def _fit(
         self, dialogues: Sequence[Dialogue], tokenizer: "Tokenizer"
     ) -> list[tuple[list[int], int, int] | RowError]:
-        """For each dialogue (token ids, tokens cut off, turns dropped), or why it has none."""
+        """Return (token ids, truncated tokens, dropped turns) for each dialogue, or the reason why it has none."""
         firsts = self._first_turns(dialogues, tokenizer)
         kept = [
             [*dialogue.persona, *dialogue.turns[first:]] for dialogue, (first, _) in zip(dialogues, firsts, strict=True)
@@ -122,7 +122,7 @@ class Conversational(Task):
         ]
 
     def _first_turns(self, dialogues: Sequence[Dialogue], tokenizer: "Tokenizer") -> list[tuple[int, int]]:
-        """For each dialogue the first turn such that it and all after it have room, and the tokens of those before."""
+        """Return each dialogue's first turn of the longest suffix that fits, and the tokens of the turns before it."""
         apart, together = tokenizer.encode_batch(["a", f"a{self.delimiter}a"], add_special_tokens=False)
         delimiter = len(together) - 2 * len(apart)
         lines = [line for dialogue in dialogues for line in (*dialogue.persona, *dialogue.turns)]
@@ -136,7 +136,7 @@ class Conversational(Task):
             first = end
             while first > middle and (room := room - lengths[first - 1] - delimiter) >= -delimiter:
                 first -= 1
-            first = min(first, end - 1)  # the newest turn stays, cut if it must be
+            first = min(first, end - 1)  # the newest turn always stays, truncated if necessary
             firsts.append((first - middle, sum(lengths[middle:first])))
             position = end
         return firsts
@@ -144,7 +144,7 @@ class Conversational(Task):
     def _trimmed(
         self, ids: list[int], persona: Sequence[str], first: int, num_cut: int, tokenizer: "Tokenizer"
     ) -> tuple[list[int], int, int] | RowError:
-        """The newest turn's beginning goes where it is too long, its end stays: it is what the reply is to."""
+        """Truncate the start of a newest turn that is too long; its end, which the reply answers, stays."""
         if not ids:
             return no_tokens(self.text_column)
         too_many = max(len(ids) - self.max_positions, 0)
@@ -173,7 +173,7 @@ class Conversational(Task):
 
 
 def lines(text: str | Sequence[str | None] | None) -> list[str]:
-    """The turns of a dialogue: a list's items, or a text's lines; blank ones are none."""
+    """Return the turns of a dialogue, a list's items or a text's lines, without blank ones."""
     items = text.splitlines() if isinstance(text, str) else (text or ())
     return [stripped for item in items if item and (stripped := item.strip())]
 

@@ -1,4 +1,4 @@
-"""Entities from the scores of tokens: labels put together, words made whole. It knows no model and no rows."""
+"""Aggregate token scores to entities: label words, join neighbours of one label. It knows no model and no rows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Entity:
-    """One found thing, as the output column has it."""
+    """One entity, as in the output column."""
 
     entity_group: str
     score: float
@@ -32,7 +32,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Characters [start, end), their label with its B- or I-, and its score."""
+    """Characters [start, end) with their label, including its B- or I-, and its score."""
 
     start: int
     end: int
@@ -45,22 +45,22 @@ class Labelled:
 
 
 def entities_of(text: str, tokens: Sequence[Token], labels: Sequence[str], strategy: str) -> Iterator[Entity]:
-    """The entities of a text, in its order; see TokenClassificationOptions for the strategies."""
+    """Yield the entities of a text in order; `strategy`: see TokenClassificationOptions."""
     groups = [tokens[i : i + 1] for i in range(len(tokens))] if strategy in ("none", "simple") else words(text, tokens)
     labelled = [_label(group, labels, strategy) for group in groups]
     runs = [[one] for one in labelled] if strategy == "none" else list(_runs(labelled))
     for run in runs:
         name = run[0].label if strategy == "none" else run[0].label.split("-", 1)[-1]
         start, end = _without_spaces(text, run[0].start, run[-1].end)
-        if name != NO_ENTITY and text[start:end].strip():  # nothing is called by a space
+        if name != NO_ENTITY and text[start:end].strip():  # an entity of white space alone is dropped
             yield Entity(name, float(np.mean([one.score for one in run])), text[start:end], start, end)
 
 
 def words(text: str, tokens: Sequence[Token]) -> Iterator[Sequence[Token]]:
-    """Tokens that make a word together: one continues the last where no space is at its beginning or before it.
+    """Yield the tokens of each word: a token continues a word if there is no space at its start or before it.
 
-    Tokens that share a character belong together too, which the reference does not look at: its words can begin with
-    the second byte of a letter.
+    Tokens that share a character are one word too. transformers does not check this: its words can begin with the
+    second byte of a character.
     """
     first = 0
     for index, token in enumerate(tokens):
@@ -74,7 +74,7 @@ def words(text: str, tokens: Sequence[Token]) -> Iterator[Sequence[Token]]:
 
 
 def _label(tokens: Sequence[Token], labels: Sequence[str], strategy: str) -> Labelled:
-    """The label of a word."""
+    """Return the label of a word by the strategy."""
     if strategy == "average":
         scores = np.mean([token.scores for token in tokens], axis=0)
     elif strategy == "max":
@@ -86,7 +86,7 @@ def _label(tokens: Sequence[Token], labels: Sequence[str], strategy: str) -> Lab
 
 
 def _runs(labelled: Sequence[Labelled]) -> Iterator[list[Labelled]]:
-    """Neighbours with the same tag; a B- begins a new one."""
+    """Yield runs of neighbours with the same tag; a label with B- begins a new run."""
     run: list[Labelled] = []
     for one in labelled:
         if run and (one.tag != run[-1].tag or one.label.startswith("B-")):
@@ -98,7 +98,7 @@ def _runs(labelled: Sequence[Labelled]) -> Iterator[list[Labelled]]:
 
 
 def _without_spaces(text: str, start: int, end: int) -> tuple[int, int]:
-    """BLOOM's tokens take the space before a word along; an entity begins at the word."""
+    """Strip white space from a range: BLOOM's tokens include the space before a word, an entity does not."""
     word = text[start:end]
     stripped = word.strip()
     if not stripped:
@@ -108,7 +108,7 @@ def _without_spaces(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def without_overlaps(entities: Sequence[Entity]) -> list[Entity]:
-    """What windows found together: of entities that overlap, the longest, and of equals the surest."""
+    """Merge several windows' entities: of overlapping ones keep the longest, of equally long ones the best score."""
     kept: list[Entity] = []
     for entity in sorted(entities, key=lambda entity: entity.start):
         if not kept or not kept[-1].start <= entity.start < kept[-1].end:

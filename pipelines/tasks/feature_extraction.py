@@ -1,4 +1,4 @@
-"""Feature extraction: a text in, `embedding` out, one vector out of the last hidden states of any checkpoint."""
+"""Feature extraction: a text in, `embedding` out, one vector from the last hidden states of any checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,16 +27,16 @@ class FeatureExtractionOptions:
     """`task_options` of a feature-extraction job."""
 
     pooling: Literal["mean", "cls", "last"] = "mean"
-    """One vector out of many: their mean, the first token's, or the last token's."""
+    """How tokens' vectors become one: their mean, the first token's, or the last token's."""
     normalize: bool = False
     """Scale each vector to length 1, so that dot products are cosines."""
     dtype: Literal["float32", "float16"] = "float32"
-    """Of the column; the model computes in engine.dtype."""
+    """The column's dtype; the model computes in engine.dtype."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureExtraction(Task):
-    """See pipelines/tasks/base.py Task for what each method promises."""
+    """The feature-extraction task; pipelines/tasks/base.py Task documents the methods."""
 
     text_column: str
     options: FeatureExtractionOptions
@@ -62,7 +62,7 @@ class FeatureExtraction(Task):
         return asdict(self.options)
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
-        """Texts are cut where the model's positions end, and the cut counted."""
+        """Prepare the texts; those longer than the model's positions are truncated, and the cut counted."""
         return prepare_texts(columns[0], self.text_column, tokenizer, max_tokens=self.max_positions, truncate=True)
 
     def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:

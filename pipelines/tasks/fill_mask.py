@@ -1,4 +1,4 @@
-"""Fill-mask: a text with masks in, `fills` out, by BART: tokens for each mask, or generated words for one."""
+"""Fill-mask: a text with masks in, `fills` out, by BART: tokens for each mask, or generated words for a single one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,14 +28,14 @@ class FillMaskOptions:
     """`task_options` of a fill-mask job."""
 
     fill: Literal["token", "span"] = "token"
-    """token: one token for each mask. span: the text is generated anew, so that a mask can be any number of words."""
+    """token: one token for each mask. span: the text is generated again, so a mask can become any number of words."""
     top_k: int | None = None
-    """Fills for each mask; 5 if not set. With `fill: span` it is generation.num_return_sequences."""
+    """Fills for each mask; 5 if not set. With `fill: span`, use generation.num_return_sequences instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FillMask(Task):
-    """See pipelines/tasks/base.py Task for what each method promises."""
+    """The fill-mask task; pipelines/tasks/base.py Task documents the methods."""
 
     text_column: str
     options: FillMaskOptions
@@ -115,7 +115,7 @@ class FillMask(Task):
         return [pa.array(fills, pa.list_(FILL_TYPE))]
 
     def _tokens(self, answered: Answered, tokenizer: "Tokenizer") -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """top_k fills for the first mask, then for the second, each in a text where the other masks still stand."""
+        """Yield a row's fills: top_k for the first mask, then for the second; the other masks stay in `sequence`."""
         assert answered.notes is not None
         prompts = dict(zip(answered.notes["row"].to_pylist(), answered.notes["token_ids"].to_pylist(), strict=True))
         results = answered.results
@@ -137,7 +137,7 @@ class FillMask(Task):
             )
 
     def _spans(self, answered: Answered, tokenizer: "Tokenizer") -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """One fill for each generated text; its words are known where all around them came out as it stood."""
+        """Yield one fill for each generated text; its words are known only if the text around the mask is unchanged."""
         assert answered.notes is not None
         results = answered.results
         sequences = tokenizer.decode_batch(results["token_ids"].to_pylist())
@@ -149,7 +149,7 @@ class FillMask(Task):
 
 
 def filled_words(text: str, mask: str, sequence: str) -> str | None:
-    """What stands in place of the one mask of `text`; None where the rest differs, or there are several masks."""
+    """Return the words in place of the mask of `text`; None where the rest differs or there are several masks."""
     if text.count(mask) != 1:
         return None
     before, after = (part.strip() for part in text.split(mask))
@@ -160,7 +160,7 @@ def filled_words(text: str, mask: str, sequence: str) -> str | None:
 
 
 def _mask_of(spec: TaskSpec) -> tuple[int, str]:
-    """The mask token; ConfigError where tokenizer or model has none."""
+    """Return the mask token's id and text. Raises: ConfigError where the tokenizer or the model has none."""
     tokenizer = models.load_tokenizer(str(spec.checkpoint.folder))
     mask_id, vocab_size = tokenizer.mask_token_id, spec.checkpoint.config.vocab_size
     if mask_id is None or mask_id >= vocab_size:

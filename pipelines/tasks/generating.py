@@ -1,4 +1,4 @@
-"""What tasks that generate share: their parameters, and answers as texts. It knows no task."""
+"""Shared by the tasks that generate: resolving parameters, and decoding answers. It knows no task."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,10 @@ Row = int
 
 
 def resolved_generation(spec: TaskSpec, **own: Any) -> Mapping[str, Any]:
-    """The job's generation parameters with the task's own, on top of the checkpoint's; ConfigError where they clash."""
+    """Return the job's and the task's generation parameters, on top of the checkpoint's defaults.
+
+    Raises: ConfigError where a parameter is set twice, unknown, invalid or contradicts another.
+    """
     asked = dict(spec.generation)
     twice = [name for name in own if name in asked]
     if twice:
@@ -29,7 +32,7 @@ def resolved_generation(spec: TaskSpec, **own: Any) -> Mapping[str, Any]:
 
 
 def one_answer(spec: TaskSpec, generation: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`generation`, or ConfigError where it asks for several answers and the task's column holds one."""
+    """Return `generation`. Raises: ConfigError where it asks for several answers and the task's column holds one."""
     if generation["num_return_sequences"] > 1:
         raise ConfigError(
             f"generation.num_return_sequences: is {generation['num_return_sequences']}, and {spec.task} gives one text "
@@ -39,11 +42,11 @@ def one_answer(spec: TaskSpec, generation: Mapping[str, Any]) -> Mapping[str, An
 
 
 def first_answers(results: pa.Table) -> pa.Table:
-    """The best answer of each request."""
+    """Return the best answer of each request."""
     return results.filter(pc.equal(results["sample"], 0))
 
 
 def texts_of(results: pa.Table, tokenizer: Any) -> list[tuple[Row, str]]:
-    """Each answer's row and text, in the order of `results`."""
+    """Return each answer's row and text, in the order of `results`."""
     texts = tokenizer.decode_batch(results["token_ids"].to_pylist())
     return list(zip(results["row"].to_pylist(), texts, strict=True))

@@ -1,4 +1,4 @@
-"""Task options become a frozen dataclass, or one error that names every problem. It knows no task."""
+"""Parse task options into a frozen dataclass, or raise one error that names every problem. It knows no task."""
 
 import difflib
 import types
@@ -14,7 +14,10 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 def read_options(task: str, options: Mapping[str, Any], kind: type[Options]) -> Options:
-    """`kind(**options)`, a frozen dataclass; ConfigError lists every unknown name and every value of another type."""
+    """Return `kind(**options)`, a frozen dataclass.
+
+    Raises: ConfigError, which lists every unknown name and every value of a wrong type.
+    """
     hints = get_type_hints(kind)
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     problems = [*_unknown(task, options, known)]

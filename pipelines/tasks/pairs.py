@@ -1,4 +1,4 @@
-"""Pairs of texts from their tokens: each text is encoded once, however many pairs it is part of. It knows no task."""
+"""Build pairs of texts from their tokens, so that each text is encoded once for all its pairs. It knows no task."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class PairTemplate:
 
     @staticmethod
     def of(tokenizer: "Tokenizer") -> "PairTemplate":
-        """Read off a pair that the tokenizer itself makes."""
+        """Return the template of a pair that the tokenizer encodes itself."""
         pair = tokenizer.encode_offsets(["a"], ["a"])[0]
         first = [i for i, sequence in enumerate(pair.sequence_ids) if sequence == 0]
         second = [i for i, sequence in enumerate(pair.sequence_ids) if sequence == 1]

@@ -36,14 +36,15 @@ class PerplexityOptions:
     """`task_options` of a perplexity job."""
 
     stride: int | None = None
-    """How far a window moves over a text longer than the model. None: half a window. Small is exact, and slow."""
+    """Tokens by which the window moves over a text longer than the model. None: half a window. Smaller gives each token
+    more context, and is slower."""
     per_token: bool = False
     """Adds the column `token_log_likelihoods`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity(Task):
-    """See pipelines/tasks/base.py Task for what each method promises."""
+    """The perplexity task; pipelines/tasks/base.py Task documents the methods."""
 
     text_column: str
     options: PerplexityOptions
@@ -95,7 +96,7 @@ class Perplexity(Task):
             if len(ids) < 2:
                 errors[row] = RowError("prepare", "too_short", f"{len(ids)} tokens; 2 are needed to score one of them")
                 continue
-            before = 0  # tokens that the windows so far have scored, or given
+            before = 0  # tokens that earlier windows have scored or had as context
             for piece, (start, stop) in enumerate(windows(len(ids), self.window, self.window - self.stride)):
                 asked.append((row, piece, ids[start:stop]))
                 noted.append({"row": row, "piece": piece, "num_new": stop - before})
@@ -109,7 +110,7 @@ class Perplexity(Task):
         return {"values": pa.array([score.log_probs.numpy() for score in scores], pa.list_(pa.float32()))}
 
     def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:  # noqa: ARG002
-        """Each window speaks for the tokens that no window before it has scored: its last ones."""
+        """Return the scores; of each window, only those of its last tokens, which no window before it has scored."""
         tokens: list[np.ndarray[Any, np.dtype[np.float32]] | None] = [None] * answered.num_rows
         for row, in_windows in answered.pieces():
             tokens[row] = np.concatenate([values[-note["num_new"] :] for values, note in in_windows])

@@ -1,4 +1,4 @@
-"""Prompts from a template over columns, such as "{title}: {body}". It knows no task and no model."""
+"""Fill prompts from a template with columns, such as "{title}: {body}". It knows no task and no model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,10 @@ from batchloom.pipelines.tasks.base import ColumnKind
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """Text with columns in braces; braces that are meant as such are written twice."""
+    """A text with column names in braces; literal braces are doubled.
+
+    Raises: ConfigError where the template has no column, or anything but a plain name in braces.
+    """
 
     text: str
 
@@ -38,7 +41,7 @@ class PromptTemplate:
         return dict.fromkeys(names, ColumnKind.VALUE)
 
     def fill(self, columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
-        """One prompt a row; null where a column of the row is null. Columns are texts, in the order of `columns`."""
+        """Return one prompt a row, null where any of its columns is. `columns`: texts, in the order of self.columns."""
         values = dict(zip(self.columns, columns, strict=True))
         pieces: list[pa.ChunkedArray | pa.Scalar] = []
         for literal, name, _, _ in Formatter().parse(self.text):

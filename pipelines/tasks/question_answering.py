@@ -1,6 +1,6 @@
-"""Question answering: a question and a context in, the span of the context that answers out, with its score.
+"""Question answering: a question and a context in, the span of the context that answers it out, with its score.
 
-Contexts longer than one window are read in windows that overlap; the best span of all windows wins.
+Contexts longer than one window are read in overlapping windows; the best span of all windows is the answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,8 +30,8 @@ from batchloom.pipelines.tasks.windows import window_size, windows
 if TYPE_CHECKING:
     from batchloom.models import Encoded, Tokenizer
 
-WINDOW_TOKENS = 384  # with question and special tokens: what question-answering checkpoints are trained on
-QUESTION_TOKENS = 64  # of a longer question the rest is cut off
+WINDOW_TOKENS = 384  # question and special tokens included: the length that these checkpoints are trained with
+QUESTION_TOKENS = 64  # longer questions are truncated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +41,14 @@ class QuestionAnsweringOptions:
     doc_stride: int = 128
     """Tokens of the context that neighbouring windows share."""
     max_answer_len: int = 15
-    """Tokens of an answer at most."""
+    """The maximum number of tokens of an answer."""
     handle_impossible_answer: bool = False
-    """Answer "" where the first token, which stands for no answer, has a better score than any span."""
+    """Answer "" where the first token, whose score is that of no answer, has a better score than every span."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionAnswering(Task):
-    """See pipelines/tasks/base.py Task for what each method promises."""
+    """The question-answering task; pipelines/tasks/base.py Task documents the methods."""
 
     question_column: str
     context_column: str
@@ -143,8 +143,9 @@ class QuestionAnswering(Task):
         return [pa.array([answer.get(field.name) for answer in answers], field.type) for field in self.output_fields()]
 
     def _best(self, in_windows: Sequence[tuple[np.ndarray[Any, Any], Mapping[str, Any]]]) -> dict[str, Any]:
-        """The best span over the windows of one row."""
-        best, nothing = Span(-1.0, 0, 0), 1.0  # scores are probabilities: any span is better, any window's less
+        """Return the best span over the windows of one row."""
+        # Scores are probabilities: any span's is higher than -1, and no window's probability of no answer exceeds 1.
+        best, nothing = Span(-1.0, 0, 0), 1.0
         text = in_windows[0][1]["text"]
         for values, note in in_windows:
             start_T, end_T = np.split(values, 2)
@@ -162,7 +163,7 @@ class QuestionAnswering(Task):
 
 @dataclass(frozen=True)
 class _Context:
-    """A context's tokens, and for each the characters of the whole word that it belongs to: answers are words."""
+    """A context's tokens, with the characters of the whole word of each, because answers are whole words."""
 
     ids: list[int]
     starts: list[int]

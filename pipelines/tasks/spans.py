@@ -1,4 +1,4 @@
-"""The best span of a window from start and end logits. It knows no text and no model."""
+"""Find the best span of a window from start and end logits. It knows no text and no model."""
 
 from dataclasses import dataclass
 
@@ -20,10 +20,10 @@ class Span:
 def best_span(
     start_T: Values, end_T: Values, context: range, max_length: int, with_nothing: bool
 ) -> tuple[Span, float]:
-    """(the likeliest span within the context, the likelihood of no answer, which the first token stands for).
+    """Return the most probable span within the context, and the probability of no answer, the first token's.
 
-    Probabilities are over the context's tokens, and over the first token too where there may be no answer: question
-    and special tokens cannot be answers.
+    Probabilities are over the context's tokens, and with `with_nothing` the first token: question and special tokens
+    cannot be answers.
     """
     asked = np.array([*((0,) if with_nothing and 0 not in context else ()), *context])
     start_P, end_P = softmax(start_T[asked]), softmax(end_T[asked])

@@ -1,4 +1,4 @@
-"""Summarization: one text in, `summary_text` out, by an encoder-decoder checkpoint with its own generation defaults."""
+"""Summarization: a text in, `summary_text` out, by an encoder-decoder checkpoint with its own generation defaults."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,16 +25,16 @@ class SummarizationOptions:
     """`task_options` of a summarization job."""
 
     long_documents: Literal["error", "truncate", "chunk"] = "error"
-    """What becomes of a text longer than the model: an error row; cut, and the cut counted; summarized in chunks."""
+    """For a text longer than the model's positions: an error row; truncated, and the cut counted; read in chunks."""
     merge: Literal["join", "summarize"] = "join"
-    """What becomes of the chunks' summaries: joined by a space, or joined and summarized until one is left."""
+    """The chunks' summaries are joined by a space, or joined and summarized again until one is left."""
     prefix: str | None = None
-    """Text put before every input. None: the checkpoint's own (bart-large-cnn's is one space)."""
+    """Text before every input. None: the checkpoint's own (bart-large-cnn's is one space)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summarization(Task):
-    """See pipelines/tasks/base.py Task for what each method promises."""
+    """The summarization task; pipelines/tasks/base.py Task documents the methods."""
 
     text_column: str
     options: SummarizationOptions
@@ -75,7 +75,7 @@ class Summarization(Task):
         return self._in_chunks(prepared, columns[0], tokenizer) if self.options.long_documents == "chunk" else prepared
 
     def _in_chunks(self, prepared: Prepared, texts: pa.ChunkedArray, tokenizer: "Tokenizer") -> Prepared:
-        """`prepared` with requests for the rows that were too long."""
+        """Return `prepared` with requests, one a chunk, in place of the errors of rows that were too long."""
         long = [row for row, error in prepared.errors.items() if error.kind == "too_long"]
         if not long:
             return prepared
@@ -96,7 +96,7 @@ class Summarization(Task):
         )
 
     def follow_up(self, results: pa.Table, tokenizer: "Tokenizer") -> Prepared | None:
-        """Summaries of chunks become texts to summarize, in as many rounds as it takes."""
+        """Return requests to summarize the joined summaries of each row's chunks; called until none has several."""
         if self.options.merge == "join":
             return None
         answers = first_answers(results)
@@ -123,7 +123,7 @@ class Summarization(Task):
         return [pa.array([texts.get(row) for row in range(answered.num_rows)], pa.string())]
 
     def _joined(self, answers: pa.Table, tokenizer: "Tokenizer") -> dict[int, str]:
-        """Each row's summary; several are joined by a space, one is left as it is."""
+        """Return each row's summary; several are joined by a space, a single one is unchanged."""
         rows = groupby(texts_of(answers, tokenizer), key=lambda answer: answer[0])
         texts = {row: [text for _, text in answers] for row, answers in rows}
         return {row: joined(own) if len(own) > 1 else own[0] for row, own in texts.items()}

@@ -8,7 +8,7 @@ from batchloom.pipelines.tasks.text_generation import TextGeneration
 
 @dataclass(frozen=True, kw_only=True)
 class Text2TextGeneration(TextGeneration):
-    """As text generation, but the prompt is read by the encoder."""
+    """The text2text-generation task: text generation with the prompt read by the encoder."""
 
     @classmethod
     def create(cls, spec: TaskSpec) -> "Text2TextGeneration":

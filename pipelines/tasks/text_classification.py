@@ -35,13 +35,13 @@ class TextClassificationOptions:
     top_k: int | None = None
     """How many of the best labels `scores` lists. None: all of them."""
     function_to_apply: Applied | None = None
-    """From logits to scores. None: by the checkpoint's problem_type; softmax for one label of several, sigmoid for
-    labels that exclude nothing or stand alone, none for regression."""
+    """How logits become scores. None: by the checkpoint's problem_type: softmax for one label of several, sigmoid for
+    multi-label classification or a single label, none for regression."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextClassification(Task):
-    """See pipelines/tasks/base.py Task for what each method promises."""
+    """The text-classification task; pipelines/tasks/base.py Task documents the methods."""
 
     text_column: str
     options: TextClassificationOptions
@@ -76,7 +76,7 @@ class TextClassification(Task):
         return {**asdict(self.options), "function_to_apply": self.applied}
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
-        """Texts are cut where the model's positions end, and the cut counted."""
+        """Prepare the texts; those longer than the model's positions are truncated, and the cut counted."""
         return prepare_texts(columns[0], self.text_column, tokenizer, max_tokens=self.max_positions, truncate=True)
 
     def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
@@ -94,7 +94,7 @@ class TextClassification(Task):
 
 
 def apply(function: Applied, logits: Values) -> Values:
-    """Scores [rows, labels] of logits [rows, labels]."""
+    """Convert logits [rows, labels] to scores [rows, labels]."""
     if function == "none":
         return logits
     return sigmoid(logits) if function == "sigmoid" else softmax(logits)

@@ -21,14 +21,14 @@ class GenerationOptions:
     """`task_options` of text-generation and text2text-generation."""
 
     prompt_template: str | None = None
-    """The prompt, with columns in braces: "{title}: {body}". None: input.text_column as it stands."""
+    """The prompt, with column names in braces: "{title}: {body}". None: input.text_column unchanged."""
     stop_strings: str | tuple[str, ...] | None = None
     """An answer ends with the token that completes one of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextGeneration(Task):
-    """See pipelines/tasks/base.py Task for what each method promises."""
+    """The text-generation task; pipelines/tasks/base.py Task documents the methods."""
 
     text_column: str
     options: GenerationOptions
@@ -41,6 +41,7 @@ class TextGeneration(Task):
 
     @classmethod
     def on(cls, spec: TaskSpec, architecture: str) -> Self:
+        """Return the task on a checkpoint loaded as `architecture`. Raises: ConfigError for invalid options."""
         options = read_options(spec.task, spec.options, GenerationOptions)
         if options.prompt_template is not None:
             PromptTemplate(options.prompt_template)

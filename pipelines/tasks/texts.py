@@ -1,4 +1,4 @@
-"""From columns of text to token ids: what tasks share. It knows no task and no model."""
+"""Encode a column of texts to requests; shared by tasks. It knows no task and no model."""
 
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ def prepare_texts(
     truncate: bool = False,
     advice: str = "Shorten or split it.",
 ) -> Prepared:
-    """One request per text: special tokens included, at most `max_tokens` long, else cut or refused."""
+    """Return one request per text. One longer than `max_tokens`, special tokens included, is truncated or an error."""
     errors = unanswerable(texts, column)
     rows = np.setdiff1d(np.arange(len(texts)), list(errors)).astype(np.int32)
     asked = texts.take(pa.array(rows)).to_pylist()
@@ -48,7 +48,7 @@ def prepare_texts(
 
 
 def unanswerable(texts: pa.ChunkedArray, column: str) -> dict[int, RowError]:
-    """Rows whose text is null or has nothing but white space, and why they get no answer."""
+    """Return the error of each row whose text is null or only white space."""
     null = pc.is_null(texts)
     blank = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0), False)
     errors = {
@@ -70,7 +70,7 @@ def no_tokens(column: str) -> RowError:
 
 
 def cut_tokens(ids: Ints, offsets: Ints, num_kept: Ints, keeps_last: bool) -> pa.ListArray:
-    """Lists shortened to `num_kept` tokens each; where there is a closing special token, it is kept.
+    """Truncate lists to `num_kept` tokens each; with `keeps_last`, the closing special token is kept.
 
     [<s> a b c d </s>] at 4 is [<s> a b </s>], as transformers truncates.
     """

@@ -43,15 +43,15 @@ class TokenClassificationOptions:
     """`task_options` of a token-classification job."""
 
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "none"
-    """none: every token. simple: neighbours of one label together. The others first give each word one label: that of
-    its first token, of its tokens' mean scores, or of its surest token."""
+    """none: every token is an entity. simple: neighbours of one label are joined. The others first give each word one
+    label: that of its first token, of its tokens' mean scores, or of its token with the highest score."""
     stride: int = 128
-    """Tokens that neighbouring windows share, where a text is longer than one window."""
+    """Tokens that neighbouring windows share where a text is longer than one window."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenClassification(Task):
-    """See pipelines/tasks/base.py Task for what each method promises."""
+    """The token-classification task; pipelines/tasks/base.py Task documents the methods."""
 
     text_column: str
     options: TokenClassificationOptions

@@ -1,6 +1,6 @@
 """Zero-shot classification: a text and labels in, `labels` and `scores` out, best first, by an NLI checkpoint.
 
-The text is the premise, each label makes a hypothesis; the score is how far the hypothesis follows.
+The text is the premise, each label makes a hypothesis; the score is the probability that the text entails it.
 """
 
 import logging
@@ -44,19 +44,19 @@ class ZeroShotOptions:
     labels_column: str | None = None
     """A column with each row's own labels, lists of texts."""
     hypothesis_template: str = "This example is {}."
-    """What is said of the text; the label stands in place of {}."""
+    """The hypothesis; the label replaces {}."""
     multi_label: bool = False
-    """False: the scores of a row add up to 1. True: each label is right or wrong by itself."""
+    """False: the scores of a row sum to 1. True: each label is scored independently."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotClassification(Task):
-    """See pipelines/tasks/base.py Task for what each method promises."""
+    """The zero-shot-classification task; pipelines/tasks/base.py Task documents the methods."""
 
     text_column: str
     options: ZeroShotOptions
     entailment: int
-    """Column of the logits."""
+    """Its column of the logits."""
     contradiction: int
     num_classes: int
     max_positions: int | None
@@ -124,7 +124,7 @@ class ZeroShotClassification(Task):
         return dict(zip(in_order, tokenizer.encode_batch(texts, add_special_tokens=False), strict=True))
 
     def _room(self, hypotheses: Sequence[list[int]], template: PairTemplate, premise: list[int]) -> int:
-        """Tokens of the premise that are read: as many beside the longest label as beside the others."""
+        """Return how many tokens of the premise are read: the same for all labels, so as many as fit the longest."""
         if self.max_positions is None:
             return len(premise)
         return min(len(premise), self.max_positions - template.num_tokens - max(map(len, hypotheses)))
@@ -152,7 +152,7 @@ class ZeroShotClassification(Task):
         return notes["labels"][row].as_py()
 
     def scores(self, logits: Values) -> Values:
-        """One score for each label of a row, from logits [labels, classes]."""
+        """Return one score for each label of a row, from logits [labels, classes]."""
         if self.options.multi_label or len(logits) == 1:
             return softmax(logits[:, [self.contradiction, self.entailment]])[:, 1]
         return softmax(logits[:, self.entailment])
@@ -179,7 +179,10 @@ def _check(options: ZeroShotOptions) -> None:
 
 
 def _nli_columns(spec: TaskSpec) -> tuple[int, int]:
-    """The logits' columns of entailment and contradiction, by name; ConfigError where there is no entailment."""
+    """Return the logits' columns of entailment and contradiction, found by name.
+
+    Raises: ConfigError where no label is entailment.
+    """
     columns = {label.lower(): column for label, column in spec.checkpoint.config.label2id.items()}
     entailment = next((column for label, column in columns.items() if label.startswith("entail")), None)
     if entailment is None:
@@ -188,6 +191,6 @@ def _nli_columns(spec: TaskSpec) -> tuple[int, int]:
             f"{', '.join(spec.checkpoint.config.label2id)}. Use one such as bart-large-mnli, or mend id2label in its "
             "config.json."
         )
-    opposite = -1 if entailment == 0 else 0  # where no label says so: where NLI checkpoints have it
+    opposite = -1 if entailment == 0 else 0  # where no label is named contradiction: the usual column
     contradiction = next((column for label, column in columns.items() if label.startswith("contradict")), opposite)
     return entailment, contradiction

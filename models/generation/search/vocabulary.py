@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from batchloom.models.generation.search.candidates import log_normalizer, top_candidates
-from batchloom.models.ranks.division import run
+from batchloom.models.ranks.division import rank_slice
 from batchloom.models.ranks.group import TensorParallel
 
 
@@ -71,7 +71,7 @@ class DividedVocabulary(Vocabulary):
     @property
     def own(self) -> slice:
         """This rank's tokens."""
-        return run(self.size, self.group.size, self.group.rank)
+        return rank_slice(self.size, self.group.size, self.group.rank)
 
     def log_normalizer(self, logits_RV: Tensor) -> Tensor:
         return self.group.all_gather(log_normalizer(logits_RV)[:, None]).logsumexp(-1)

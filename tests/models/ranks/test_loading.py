@@ -10,7 +10,7 @@ import transformers
 from fsspec.implementations.dirfs import DirFileSystem
 
 from batchloom.models.checkpoints import tensors
-from batchloom.models.checkpoints.loading import load_model, load_part
+from batchloom.models.checkpoints.loading import load_for_rank, load_model
 from batchloom.models.errors import CheckpointError, DeviceError
 from batchloom.models.footprint import Footprint
 from batchloom.models.ranks.group import SINGLE, Collectives, TensorParallel
@@ -43,7 +43,7 @@ def load_counting(folder, group):
 
     tensors.read_bytes = counted
     try:
-        return load_part(folder, None, "float32", torch.device("cpu"), group), num_read
+        return load_for_rank(folder, None, "float32", torch.device("cpu"), group), num_read
     finally:
         tensors.read_bytes = read
 
@@ -52,7 +52,7 @@ def run_rank(rank, size, folders, meeting, piece_bytes):
     torch.set_num_threads(1)
     tensors.PIECE_BYTES = piece_bytes
     fsspec.register_implementation("elsewhere", ElsewhereFileSystem)
-    collectives = Collectives(f"{meeting}/file", rank, size, torch.device("cpu")).meet()
+    collectives = Collectives(f"{meeting}/file", rank, size, torch.device("cpu")).join()
     group = TensorParallel(rank=rank, size=size, collectives=collectives)
     found = []
     for folder in folders:

@@ -13,7 +13,7 @@ import torch.multiprocessing
 import transformers
 
 from batchloom.models import Engine, GenerationParams, SinglePass, load_model
-from batchloom.models.checkpoints.loading import load_part
+from batchloom.models.checkpoints.loading import load_for_rank
 from batchloom.models.errors import DeviceError, ParamsError, RankLostError, RequestError
 from batchloom.models.ranks.group import Collectives, TensorParallel
 from batchloom.models.ranks.processes import FollowerProcesses
@@ -127,10 +127,10 @@ def inputs(architecture):
 def run_rank(index, size, folders, meeting, results):
     torch.set_num_threads(1)
     place = torch.device("cpu")
-    group = TensorParallel(rank=index, size=size, collectives=Collectives(f"{meeting}/file", index, size, place).meet())
+    group = TensorParallel(rank=index, size=size, collectives=Collectives(f"{meeting}/file", index, size, place).join())
     found = {}
     for architecture, folder in folders.items():
-        model = load_part(folder, None, "float32", place, group)
+        model = load_for_rank(folder, None, "float32", place, group)
         found[architecture] = (model(*inputs(architecture)), sum(p.numel() for p in model.parameters()))
     torch.save(found, f"{results}/{index}.pt")
     group.collectives.close()
@@ -256,13 +256,13 @@ def test_a_killed_rank_ends_the_model_with_words(checkpoint):
 
 def test_a_rank_killed_on_its_way_to_the_others_is_noticed_at_once(checkpoint, monkeypatch):
     """The first rank waited five minutes for it, as a group does."""
-    meet = FollowerProcesses.meet
+    join = FollowerProcesses.join
 
-    def kill_and_meet(followers):
+    def kill_and_join(followers):
         os.kill(followers.process_ids[0], signal.SIGKILL)
-        meet(followers)
+        join(followers)
 
-    monkeypatch.setattr(FollowerProcesses, "meet", kill_and_meet)
+    monkeypatch.setattr(FollowerProcesses, "join", kill_and_join)
     began = time.monotonic()
     with pytest.raises(RankLostError, match=r"Rank 1 of the model \(process \d+\) ended with signal 9"):
         load_model(checkpoint("BloomForCausalLM"), device="cpu", tensor_parallel=2)
@@ -273,7 +273,7 @@ def test_a_rank_killed_on_its_way_to_the_others_is_noticed_at_once(checkpoint, m
 def test_ranks_end_with_the_process_that_started_them(checkpoint, end, tmp_path):
     """Killed without a chance to clean up, or ended as programs are: seconds later neither process nor file is left."""
     code = (
-        "import sys, time, models\n"
+        "import sys, time\nfrom batchloom import models\n"
         f"model = models.load_model({checkpoint('BartModel')!r}, tensor_parallel=2)\n"
         "print(*model.group.followers.process_ids, flush=True)\n"
         f"time.sleep({600 if end == 'signal' else 0})\n"

@@ -13,7 +13,7 @@ import transformers
 from batchloom import models, pipelines
 from batchloom.models.layers.layout import product
 from batchloom.models.layers.linear import ColumnLinear, RowLinear
-from batchloom.models.ranks.group import Part
+from batchloom.models.ranks.group import TensorSlice
 from batchloom.pipelines.errors import JobError
 from batchloom.pipelines.replicas import probe
 
@@ -84,15 +84,15 @@ def add_the_bias_before_the_sum_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read_the_neighbours_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = ColumnLinear.parts
+    right = ColumnLinear.slices
 
-    def parts(layer: ColumnLinear) -> dict[str, Part]:
+    def slices(layer: ColumnLinear) -> dict[str, TensorSlice]:
         if layer.group.size == 1:
             return right(layer)
         neighbours = slice(layer.rows, 2 * layer.rows)
-        return {name: replace(part, rows=neighbours) for name, part in right(layer).items()}
+        return {name: replace(held, rows=neighbours) for name, held in right(layer).items()}
 
-    monkeypatch.setattr(ColumnLinear, "parts", parts)
+    monkeypatch.setattr(ColumnLinear, "slices", slices)
 
 
 def hold_the_columns_of_one_layer_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Ranks that call back over TCP, as those of other nodes do, are ranks like others."""
+"""Followers that connect over TCP, as those on other nodes do, work as local ones do."""
 
 import os
 import signal
@@ -14,14 +14,15 @@ import transformers
 from batchloom.models import load_model
 from batchloom.models.errors import RankLostError
 
-CALL_BACK = (
-    "import sys; from batchloom.models.ranks.follower import main; from batchloom.models.ranks.connection import call;"
-    "main(call(sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3])))"
+CONNECT = (
+    "import sys; from batchloom.models.ranks.follower import main;"
+    "from batchloom.models.ranks.connection import connect_to_leader;"
+    "main(connect_to_leader(sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3])))"
 )
 
 
 class ThisNode:
-    """Another node that is this one."""
+    """Another node, played by this one."""
 
     host = "127.0.0.1"
 
@@ -31,7 +32,7 @@ class ThisNode:
     def start(self, rank, port, key):  # noqa: ARG002
         with socket.create_connection((self.host, port)) as stranger:  # is not let in
             stranger.sendall(bytes(len(key)))
-        command = [sys.executable, "-c", CALL_BACK, self.host, str(port), key.hex()]
+        command = [sys.executable, "-c", CONNECT, self.host, str(port), key.hex()]
         self.processes.append(subprocess.Popen(command))
 
 
@@ -48,18 +49,18 @@ def run(model, ids):
         model(ids)
 
 
-def test_ranks_that_call_back_answer_as_one_rank(checkpoint):
+def test_followers_that_connect_answer_as_one_rank(checkpoint):
     node, ids = ThisNode(), torch.arange(4, 20)[None]
-    model = load_model(checkpoint, device="cpu", tensor_parallel=2, elsewhere=node)
+    model = load_model(checkpoint, device="cpu", tensor_parallel=2, follower_starter=node)
     torch.testing.assert_close(model(ids), load_model(checkpoint, device="cpu")(ids), atol=1e-5, rtol=1e-5)
     os.kill(node.processes[0].pid, signal.SIGKILL)
     with pytest.raises(RankLostError, match=r"Rank 1 of the model \(on 127.0.0.1\) closed its connection"):
         run(model, ids)
 
 
-def test_ranks_that_called_back_end_with_the_model(checkpoint):
+def test_followers_that_connected_end_with_the_model(checkpoint):
     node = ThisNode()
-    model = load_model(checkpoint, device="cpu", tensor_parallel=4, elsewhere=node)
+    model = load_model(checkpoint, device="cpu", tensor_parallel=4, follower_starter=node)
     model.group.followers.close()
     deadline = time.monotonic() + 20
     while any(process.poll() is None for process in node.processes):
