@@ -1,5 +1,8 @@
 """Batchloom: distributed batch inference for BART, BLOOM and Blenderbot over Parquet in object storage.
 
+    manifest = batchloom.run("job.yaml")            # or a mapping with a job file's keys, or a JobConfig
+    batchloom.verify(manifest.job["output"]["path"])
+
 `models`, `pipelines` and `jobs` beside this file are links to the folders of the same names at the top of the
 repository; docs/log.md says why. Nothing heavy is imported until it is asked for.
 """
@@ -8,19 +11,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchloom.pipelines import JobConfig, plan, run, verify
+    from batchloom.jobs.api import JobConfig, plan, run, verify
+    from batchloom.models.errors import ModelError
+    from batchloom.pipelines.errors import PipelineError
 
 _HOME = {
-    "JobConfig": "batchloom.pipelines",
-    "plan": "batchloom.pipelines",
-    "run": "batchloom.pipelines",
-    "verify": "batchloom.pipelines",
+    "JobConfig": "batchloom.jobs.api",
+    "ModelError": "batchloom.models.errors",
+    "PipelineError": "batchloom.pipelines.errors",
+    "plan": "batchloom.jobs.api",
+    "run": "batchloom.jobs.api",
+    "verify": "batchloom.jobs.api",
 }
 
-__all__ = ["JobConfig", "plan", "run", "verify"]
+__all__ = ["JobConfig", "ModelError", "PipelineError", "__version__", "plan", "run", "verify"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("batchloom")
     if name not in _HOME:
         raise AttributeError(f"module 'batchloom' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -45,6 +45,25 @@ def _machine(help_text: str) -> Any:
     return typer.Option(help=help_text, min=1, rich_help_panel="What estimates assume: an H100 of a node of eight")
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        from batchloom.jobs.output import Output
+
+        Output().say(f"batchloom {version('batchloom')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[  # noqa: ARG001  its callback does it
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
     """Runs the command line and ends the process with one of ExitCode."""
     app()

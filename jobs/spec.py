@@ -35,6 +35,16 @@ def load(path: str | None = None, overrides: Sequence[Override] = ()) -> JobConf
     return _resolve(path or "The command line", values, problems, origins)
 
 
+def from_mapping(job: Mapping[str, Any]) -> JobConfig:
+    """Resolve a job that a program holds as a mapping of a job file's keys; paths may be `os.PathLike`.
+
+    Raises:
+        JobFileError: with every problem of the mapping.
+    """
+    values, _ = _overlay(job, ())
+    return _resolve("The job", values, [], {})
+
+
 def from_record(job: Mapping[str, Any], source: str) -> JobConfig:
     """The job that an output folder's own record holds, as `dataclasses.asdict` wrote it."""
     return _resolve(source, dict(job), [], {})
