@@ -35,7 +35,7 @@ from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE  # noqa: E402
 from batchloom.pipelines.planning.units import Unit  # noqa: E402
 from batchloom.pipelines.replicas.replica import start_replica  # noqa: E402
 from batchloom.pipelines.stages.infer import answer  # noqa: E402
-from batchloom.pipelines.stages.tokenize import Tokenize  # noqa: E402
+from batchloom.pipelines.stages.tokenize import Tokenize, bucket_tokens  # noqa: E402
 from batchloom.pipelines.stages.work import Work  # noqa: E402
 from batchloom.pipelines.stages.write import Write  # noqa: E402
 from batchloom.pipelines.tasks import TaskSpec, create_task  # noqa: E402
@@ -128,7 +128,10 @@ def make_ours(folder: str, texts: list[str], labels: list[str]) -> Callable[[], 
     )
     unit = Unit("texts", "texts", 0, len(texts), "unit")
     rows = pa.table({"text": texts}).append_column(ERROR_FIELD, pa.nulls(len(texts), ERROR_TYPE))
-    tokenize, write = Tokenize(task, folder, [], 16384, False), Write(task, folder, None, "", "")  # type: ignore[arg-type]
+    tokenize, write = (
+        Tokenize(task, folder, [], bucket_tokens(task, 16384, "cpu"), False),
+        Write(task, folder, None, "", ""),
+    )  # type: ignore[arg-type]
 
     def classify() -> list[dict[str, float]]:
         work = tokenize.prepare(Work(unit, rows), tokenizer)

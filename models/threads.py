@@ -9,13 +9,16 @@ given last: so whoever sets another's number sets its own again.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from threading import Barrier, Thread
 
 import torch
 
 
 def side_by_side(work: Callable[[], None], num_workers: int, num_threads: int) -> None:
-    """Runs `work` in several threads at once, which share `num_threads` of torch's; in this one where one is enough."""
+    """Run `work` in several threads at once, which share `num_threads` of torch's; in this thread where one is enough.
+
+    Raises: what `work` raises, when all threads have ended.
+    """
     if num_workers <= 1:
         work()
         return
@@ -34,7 +37,22 @@ def side_by_side(work: Callable[[], None], num_workers: int, num_threads: int) -
             one.result()
 
 
+def start_workers(work: Callable[[], None], num_workers: int, num_threads: int, name: str) -> None:
+    """Start daemon threads that run `work` side by side and share `num_threads` of torch's."""
+    are_set = Barrier(num_workers + 1)
+
+    def run() -> None:
+        use_threads(max(1, num_threads // num_workers))
+        are_set.wait()
+        work()
+
+    for number in range(num_workers):
+        Thread(target=run, name=f"{name} {number}", daemon=True).start()
+    are_set.wait()
+    torch.set_num_threads(num_threads)
+
+
 def use_threads(num_threads: int) -> None:
-    """Cuts what this thread computes over so many of torch's threads."""
-    torch.get_num_threads()  # it is asked for the first time here, or the number would be taken over later
+    """Let what this thread computes be cut over `num_threads` of torch's threads."""
+    torch.get_num_threads()  # asked here for the first time, or the thread would take over another's number later
     torch.set_num_threads(num_threads)

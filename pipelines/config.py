@@ -65,7 +65,7 @@ class EngineConfig:
     are not those of one rank."""
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
     max_batch_tokens: int = 16384
-    """Prompt tokens, padding included, that one bucket may hold."""
+    """Prompt tokens that one bucket may hold: an engine's prefill, or a single pass (2,048 at most on a CPU)."""
     units_in_flight: int = 2
     """Units that feed one replica at the same time."""
     compute_once: bool = True

@@ -1,4 +1,4 @@
-"""The columns that every output has beside the kept ones and the task's: counts of tokens, and errors."""
+"""The ledger: the columns that every output has beside the kept ones and the task's. Counts of tokens, and errors."""
 
 import pyarrow as pa
 

@@ -27,7 +27,7 @@ from batchloom.pipelines.replicas.placement import STAGE_CPUS, Placement, place
 from batchloom.pipelines.replicas.starts import Starts
 from batchloom.pipelines.stages.infer import Infer
 from batchloom.pipelines.stages.read import Read, stretches
-from batchloom.pipelines.stages.tokenize import Tokenize
+from batchloom.pipelines.stages.tokenize import Tokenize, bucket_tokens
 from batchloom.pipelines.stages.write import Write
 
 DATA_SETTINGS = {
@@ -78,7 +78,8 @@ def _dataset(
     rows = [{"units": json.dumps([asdict(unit) for unit in stretch])} for stretch in stretches(job.shards, pending)]
     read = Read(job.schema, dict(config.input.storage_options), config.input.paths[0])
     compute_once = engine.compute_once and not job.generation.get("do_sample")  # a sample belongs to its own row
-    tokenize = Tokenize(job.task, config.model, job.keep_columns, engine.max_batch_tokens, compute_once)
+    num_tokens = bucket_tokens(job.task, engine.max_batch_tokens, placement.device)
+    tokenize = Tokenize(job.task, config.model, job.keep_columns, num_tokens, compute_once)
     infer: dict[str, Any] = {
         "task": job.task,
         "model": config.model,

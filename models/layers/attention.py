@@ -77,16 +77,24 @@ class PackedAttention:
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:  # noqa: ARG002
         if self.alibi_slopes is not None:
             return self._attend_with_alibi(q_NHK, k_NHK, v_NHK)
-        if self._self_plan is None:
-            self._self_plan = _plan(self.query_lengths, self.lengths, self.causal, q_NHK)
-        return self._self_plan(q_NHK, k_NHK, v_NHK, scale=q_NHK.shape[-1] ** -0.5)
+        plan = self.plan(q_NHK.device, q_NHK.dtype)
+        return plan(q_NHK, k_NHK, v_NHK, scale=q_NHK.shape[-1] ** -0.5)
 
     def cross_attend(self, layer: int, q_NHK: Tensor) -> Tensor:
         assert self.cross is not None, "this context was made without an encoder"
         if self._cross_plan is None:
-            self._cross_plan = _plan(self.query_lengths, self.cross.lengths, False, q_NHK)
+            kind = _kind_of_plan(q_NHK.device, q_NHK.dtype)
+            self._cross_plan = kind(self.query_lengths, self.cross.lengths, False)
         k_SHK, v_SHK = self.cross.keys_values[layer]
         return self._cross_plan(q_NHK, k_SHK, v_SHK, scale=q_NHK.shape[-1] ** -0.5)
+
+    def plan(self, device: torch.device, dtype: torch.dtype) -> Plan:
+        """Return how self-attention is computed for tensors of a device and dtype; made once."""
+        if self._self_plan is None:
+            # With ALiBi not by products: slope * position outgrows what bfloat16 tells of a row's largest.
+            kind = _kind_of_plan(device, dtype) if self.alibi_slopes is None else GroupedAttention
+            self._self_plan = kind(self.query_lengths, self.lengths, self.causal)
+        return self._self_plan
 
     @property
     def num_padded_tokens(self) -> int:
@@ -111,15 +119,12 @@ class PackedAttention:
         Scores get slope * key position, not slope * distance: the softmax is the same (arXiv 2108.12409, section 3).
         """
         head_dim = q_NHK.shape[-1]
-        if self._self_plan is None:
-            # Not by products: slope * position outgrows what bfloat16 tells of a row's largest.
-            self._self_plan = GroupedAttention(self.query_lengths, self.lengths, self.causal)
         if self._alibi_columns is None:
             self._alibi_columns = self._make_alibi_columns(k_NHK, scale=head_dim**-0.5)
         asking_NHA = q_NHK.new_zeros(*q_NHK.shape[:2], ALIBI_COLUMNS)
         asking_NHA[..., :3] = ALIBI_QUERY
         wide_v_NHK = F.pad(v_NHK, (0, ALIBI_COLUMNS))  # the fast kernels want one width for all three
-        attended_NHK = self._self_plan(
+        attended_NHK = self.plan(q_NHK.device, q_NHK.dtype)(
             torch.cat((q_NHK, asking_NHA), dim=-1),
             torch.cat((k_NHK, self._alibi_columns), dim=-1),
             wide_v_NHK,
@@ -138,7 +143,7 @@ class PackedAttention:
         return columns_NHA
 
 
-def _plan(query_lengths: Sequence[int], key_lengths: Sequence[int], causal: bool, like: Tensor) -> Plan:
-    """How attention over these sequences is fastest, for tensors like one."""
-    by_products = like.device.type == "cpu" and like.dtype == torch.bfloat16 and computes_in(like.dtype)
-    return (ProductAttention if by_products else GroupedAttention)(query_lengths, key_lengths, causal)
+def _kind_of_plan(device: torch.device, dtype: torch.dtype) -> type[Plan]:
+    """Return which attention is fastest for tensors of a device and dtype."""
+    by_products = device.type == "cpu" and dtype == torch.bfloat16 and computes_in(dtype)
+    return ProductAttention if by_products else GroupedAttention

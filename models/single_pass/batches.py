@@ -1,17 +1,19 @@
-"""Batches of rows under a token budget, longest first, computed side by side on a CPU's cores. It knows no tensor.
+"""Batches of rows under a token budget, computed side by side on a CPU's cores. It knows no tensor.
 
 A batch that runs out of memory is halved and tried again, and the budget with it; a row that has no room beside what
 the other workers compute is tried once more when it is the only one.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 from typing import TypeVar
 
 import torch
 
 from batchloom.models.device import is_out_of_memory
+from batchloom.models.single_pass.buckets import cut_into_buckets
 from batchloom.models.threads import side_by_side
 
 logger = logging.getLogger(__name__)
@@ -20,7 +22,7 @@ Result = TypeVar("Result")
 
 
 class Batches:
-    """What `compute` gives for rows, batch after batch. `max_tokens`: the budget, lowered where memory runs out.
+    """Computes rows batch by batch. `max_tokens`: the budget of a batch, lowered where memory runs out.
 
     `num_workers` batches are computed at a time, on `num_threads` of torch's threads together.
     """
@@ -32,14 +34,16 @@ class Batches:
     def compute(
         self, costs: Sequence[int], compute: Callable[[list[int]], list[Result]], may_halve: bool = True
     ) -> list[Result]:
-        """One result for each row, in their order; `costs` are the rows' tokens.
+        """Return one result for each row, in the order of the rows; `costs` are the rows' tokens.
 
-        Raises what `compute` raises: want of memory only for a row alone, or where halving is somebody else's.
+        Raises: whatever `compute` raises. An out-of-memory error only where a row has no room alone, or where
+        `may_halve` is false because the caller halves.
         """
         results: dict[int, Result] = {}
         num_workers = min(self.num_workers, len(costs))
-        # Work for all: where there is little, batches are small.
-        queue = _Queue(costs, most_tokens=-(-sum(costs) // max(1, num_workers)))
+        # Work for every worker: where there is little, batches are small.
+        share = -(-sum(costs) // max(1, num_workers))
+        queue = _Queue(costs, cut_into_buckets(costs, min(self.max_tokens, share)))
         crowded_out: list[int] = []
 
         def work() -> None:
@@ -59,7 +63,7 @@ class Batches:
         return [results[row] for row in range(len(costs))]
 
     def halve(self, num_tokens: int) -> None:
-        """Memory ran out at so many tokens."""
+        """Lower the budget: memory ran out at `num_tokens` tokens."""
         self.max_tokens = max(1, min(self.max_tokens, num_tokens // 2))
         logger.warning("out of memory at %d tokens; going on with %d a batch", num_tokens, self.max_tokens)
         if torch.cuda.is_available():
@@ -68,7 +72,7 @@ class Batches:
     def _try(
         self, compute: Callable[[list[int]], list[Result]], rows: list[int], may_fail: bool, queue: "_Queue"
     ) -> list[Result] | None:
-        """The answers, or None where memory ran out: the handler is left before the next try, as it keeps tensors."""
+        """Return the answers, or None where memory ran out: the exception holds tensors until its handler is left."""
         try:
             return compute(rows)
         except BaseException as error:
@@ -80,33 +84,33 @@ class Batches:
 
 
 class _Queue:
-    """Rows that wait, longest first; several workers take from it."""
+    """Batches that wait, in order; several workers take from it."""
 
-    def __init__(self, costs: Sequence[int], most_tokens: int) -> None:
-        self._costs, self._most_tokens = costs, most_tokens
-        self._waiting = sorted(range(len(costs)), key=self._order)
+    def __init__(self, costs: Sequence[int], batches: Iterable[list[int]]) -> None:
+        self._costs, self._waiting = costs, deque(batches)
         self._changing = Lock()
 
     def take(self, budget: int) -> list[int]:
-        """The first rows that fit a budget together; one at least, where there are any."""
+        """Return the next batch, or as many of its first rows as fit a lowered budget, one at least; [] at the end."""
         with self._changing:
-            num_rows, num_tokens = 0, 0
-            for row in self._waiting:
+            if not self._waiting:
+                return []
+            rows = self._waiting.popleft()
+            num_rows = num_tokens = 0
+            for row in rows:
                 num_tokens += self._costs[row]
-                if num_rows and num_tokens > min(budget, self._most_tokens):
+                if num_rows and num_tokens > budget:
+                    self._waiting.appendleft(rows[num_rows:])
                     break
                 num_rows += 1
-            rows, self._waiting = self._waiting[:num_rows], self._waiting[num_rows:]
-            return rows
+            return rows[:num_rows]
 
-    def give_back(self, rows: Sequence[int]) -> None:
+    def give_back(self, rows: list[int]) -> None:
+        """Put a batch that was taken to the front again."""
         with self._changing:
-            self._waiting = sorted([*rows, *self._waiting], key=self._order)
+            self._waiting.appendleft(rows)
 
     def close(self) -> None:
-        """Nobody takes any more."""
+        """Drop what waits, so that no worker goes on."""
         with self._changing:
-            self._waiting = []
-
-    def _order(self, row: int) -> tuple[int, int]:
-        return -self._costs[row], row
+            self._waiting.clear()

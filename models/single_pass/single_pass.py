@@ -1,14 +1,15 @@
 """Heads without a decode loop: classes, spans, embeddings and scores of thousands of token lists. It knows no text.
 
-Sequences are ordered longest first and cut into batches under a token budget; a batch is packed, so no padded token is
-ever multiplied, and neighbours in it have nearly equal lengths, which attention likes. On a CPU each core takes batches
-of its own. A batch that runs out of memory is halved and tried again, and the budget with it.
+Sequences are cut into buckets (buckets.py), each computed as one batch. A batch is packed, so no padded token is ever
+multiplied, and neighbours in it have nearly equal lengths, so that attention pads little. On a CPU each core computes
+batches of its own. A batch that runs out of memory is halved and tried again, and the budget with it.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from threading import Lock
+from typing import Concatenate, Literal, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,19 +18,39 @@ from batchloom.models.device import is_out_of_memory
 from batchloom.models.errors import RequestError, UnsupportedModelError
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.generation.search.vocabulary import vocabulary_of
+from batchloom.models.layers.attention import PackedAttention, Plan
 from batchloom.models.ranks.calls import Call
 from batchloom.models.single_pass.batches import Batches
+from batchloom.models.single_pass.buckets import best_batch_tokens
+from batchloom.models.single_pass.heads import (
+    Backbone,
+    Encoding,
+    LanguageModel,
+    SequenceClassifier,
+    TokenClassifier,
+    Translator,
+)
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 Pooling = Literal["mean", "cls", "last"]
 Sequences = Sequence[Sequence[int]]
 
-# Logits over the vocabulary are made for so many positions at a time: [1024, 50265] in float32 is 206 MB.
+# Positions whose logits over the vocabulary are made at a time: [1024, 50265] in float32 is 206 MB.
 HEAD_POSITIONS = 1024
-# Beyond a few thousand tokens a CPU only loses its caches; an accelerator needs more to be busy.
-CPU_BATCH_TOKENS = 2048
-DEVICE_BATCH_TOKENS = 32768
+
+
+@dataclass(frozen=True)
+class SinglePassStats:
+    """What single passes computed since they were made; batches that ran out of memory are not counted."""
+
+    num_batches: int = 0
+    num_tokens: int = 0
+    num_positions: int = 0  # that self-attention over these tokens computed (the encoder's, if any), padding included
+
+    def plus(self, num_tokens: int, num_positions: int) -> "SinglePassStats":
+        """Return the sums with one batch more."""
+        return SinglePassStats(self.num_batches + 1, self.num_tokens + num_tokens, self.num_positions + num_positions)
 
 
 @dataclass(frozen=True)
@@ -45,10 +66,10 @@ class TokenScores:
 
 
 def on_all_ranks(method: Callable[Concatenate["SinglePass", Sequences, Arguments], Result]) -> Callable[..., Result]:
-    """A method of SinglePass that every rank of its model runs; the first one's result counts.
+    """Make a method of SinglePass run on every rank of its model; the first rank's result is returned.
 
     Where memory runs out on one of several ranks, all begin again with half the budget: the longest come first, so that
-    this happens early. When the longest ran alone, it is the one without room.
+    this happens early. An out-of-memory error is raised when the longest sequence was already computed alone.
     """
 
     @wraps(method)
@@ -69,19 +90,32 @@ def on_all_ranks(method: Callable[Concatenate["SinglePass", Sequences, Arguments
     return call
 
 
-class SinglePass:
-    """One model's forwards over many token lists. Results come in the order of the input, on the CPU, in float32."""
+def num_workers_of(model: LoadedModel) -> int:
+    """Return how many batches of a model are computed side by side.
 
-    def __init__(self, model: LoadedModel, max_batch_tokens: int | None = None) -> None:
-        self.model: Any = model  # which methods it has depends on its head; each method here asks
+    A CPU's core computes batches of its own; several ranks would mix up their collectives.
+    """
+    return torch.get_num_threads() if model.device.type == "cpu" and model.group.size == 1 else 1
+
+
+class SinglePass:
+    """One model's forwards over many token lists. Results come in the order of the input, on the CPU, in float32.
+
+    `max_batch_tokens`: tokens of a batch; by default what is fastest on the model's device. `num_workers`: batches
+    computed at a time by a call; by default one a core on a CPU, else one. Callers on several threads pass 1.
+    """
+
+    def __init__(self, model: LoadedModel, max_batch_tokens: int | None = None, num_workers: int | None = None) -> None:
+        self.model = model
+        self.stats = SinglePassStats()
+        self._counting = Lock()
         self._vocabulary = vocabulary_of(model)
-        on_cpu = model.device.type == "cpu"
-        num_threads = torch.get_num_threads()
+        # Logits held at once are shared by all that may compute beside this call, unless products would be too small.
+        self._num_positions = min(HEAD_POSITIONS, max(128, HEAD_POSITIONS // num_workers_of(model)))
         self._batches = Batches(
-            max_batch_tokens or (CPU_BATCH_TOKENS if on_cpu else DEVICE_BATCH_TOKENS),
-            # A core takes batches of its own; ranks would mix up their collectives.
-            num_workers=num_threads if on_cpu and model.group.size == 1 else 1,
-            num_threads=num_threads,
+            max_batch_tokens or best_batch_tokens(model.device.type),
+            num_workers=num_workers or num_workers_of(model),
+            num_threads=torch.get_num_threads(),
         )
 
     @property
@@ -90,40 +124,50 @@ class SinglePass:
         return self._batches.max_tokens
 
     def check(self, token_ids: Sequence[int]) -> None:
-        """Raises RequestError where the model cannot read a token list; the others can go on without it."""
+        """Raises: RequestError where the model cannot read a token list; others can be computed without it."""
         self.model.check_tokens(token_ids)
 
     @on_all_ranks
     def classify(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """Logits [sequences, L] of a sequence classifier."""
+        """Return logits [sequences, L] of a sequence classifier.
+
+        Raises: UnsupportedModelError where the model is none; RequestError where it cannot read a sequence.
+        """
         self._needs("class_logits", "a sequence classifier")
+        model = cast(SequenceClassifier, self.model)
 
         def compute(ids_N: Tensor, lengths: list[int]) -> list[Tensor]:
-            return list(self.model.class_logits(ids_N, lengths).float().cpu())
+            return list(model.class_logits(ids_N, lengths).float().cpu())
 
         return _stack(self._run(sequences, compute), self.model.config.num_labels)
 
     @on_all_ranks
     def token_logits(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Logits [T, L] for each sequence: classes of tokens, or columns start and end of an answer."""
+        """Return logits [T, L] for each sequence: classes of tokens, or columns start and end of an answer.
+
+        Raises: UnsupportedModelError where the model has no such head; RequestError where it cannot read a sequence.
+        """
         self._needs("token_logits", "a token classifier or a question answerer")
+        model = cast(TokenClassifier, self.model)
 
         def compute(ids_N: Tensor, lengths: list[int]) -> list[Tensor]:
-            logits_NL = self.model.token_logits(self.model.packed_hidden(ids_N, lengths))
+            logits_NL = model.token_logits(model.packed_hidden(ids_N, lengths))
             return list(logits_NL.float().cpu().split(lengths))
 
         return self._run(sequences, compute)
 
     def spans(self, sequences: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
-        """Start and end logits [T] for each sequence of a question answerer."""
+        """Return start and end logits [T] for each sequence of a question answerer. Raises: as token_logits."""
         return [(logits_T2[:, 0], logits_T2[:, 1]) for logits_T2 in self.token_logits(sequences)]
 
     @on_all_ranks
     def embed(self, sequences: Sequence[Sequence[int]], pooling: Pooling = "mean", normalize: bool = False) -> Tensor:
-        """One vector [D] for each sequence, out of the last hidden states: [sequences, D].
+        """Return one vector [D] for each sequence, pooled from the last hidden states: [sequences, D].
 
         These are the decoder's for BART (as the reference's feature extraction gives) and BLOOM, and the encoder's for
         the Blenderbots, whose decoders demand a reply. `normalize` scales each to length one.
+
+        Raises: RequestError for an unknown pooling, or where the model cannot read a sequence.
         """
         if pooling not in ("mean", "cls", "last"):
             raise RequestError(f"pooling = {pooling!r} is not one we have. Use 'mean', 'cls' or 'last'.")
@@ -141,12 +185,16 @@ class SinglePass:
     def score(
         self, sequences: Sequence[Sequence[int]], targets: Sequence[Sequence[int]] | None = None
     ) -> list[TokenScores]:
-        """Log-probabilities of tokens that are there.
+        """Return log-probabilities of given tokens.
 
-        Models with one stack score each sequence's tokens after its first. Encoder-decoder models score `targets` given
-        the sequences as source, all of their tokens, the decoder starting from its start token.
+        Models with one stack score each sequence's tokens after its first. Encoder-decoder models score all tokens of
+        `targets` given the sequences as source, the decoder starting from its start token.
+
+        Raises: UnsupportedModelError where the model has no vocabulary head; RequestError where targets are missing or
+        not wanted, or where the model cannot read a sequence or a target.
         """
         self._needs("logits", "a language model")
+        model = cast(LanguageModel, self.model)
         if self.model.is_encoder_decoder:
             if targets is None or len(targets) != len(sequences):
                 raise RequestError("An encoder-decoder model scores targets given sources: pass one target a sequence.")
@@ -156,7 +204,7 @@ class SinglePass:
             raise RequestError("A model with one stack scores the sequences themselves: leave targets out.")
 
         def compute(ids_N: Tensor, lengths: list[int]) -> list[TokenScores]:
-            hidden_ND = self.model.packed_hidden(ids_N, lengths)
+            hidden_ND = model.packed_hidden(ids_N, lengths)
             is_first_N = _first_tokens(ids_N, lengths)
             # The hidden state before a token predicts it: rows before a first token predict another sequence's.
             asks_N = ~is_first_N.roll(-1)
@@ -169,12 +217,16 @@ class SinglePass:
     def top_tokens(
         self, sequences: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], top_k: int
     ) -> list[tuple[Tensor, Tensor]]:
-        """The likeliest tokens at some positions of each sequence: (ids, probabilities), [positions, top_k] both.
+        """Return the likeliest tokens at positions of each sequence: (ids, probabilities), [positions, top_k] both.
 
-        Logits are made for these positions and no others. In BART, position p of the output stands for p of the input,
-        which is what its denoising training means by a mask.
+        Logits are made for these positions only. In BART, position p of the output stands for p of the input, which is
+        what its denoising training means by a mask.
+
+        Raises: UnsupportedModelError where the model has no vocabulary head; RequestError where positions are outside
+        their sequence or the model cannot read a sequence.
         """
         self._needs("logits", "a language model")
+        model = cast(LanguageModel, self.model)
         if len(positions) != len(sequences):
             raise RequestError(
                 f"{len(sequences)} sequences came with {len(positions)} lists of positions; give one for each."
@@ -186,8 +238,10 @@ class SinglePass:
         def compute(ids_N: Tensor, lengths: list[int], asked: list[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
             starts = _starts(lengths)
             rows = [start + position for start, wanted in zip(starts, asked, strict=True) for position in wanted]
-            hidden_MD = self.model.packed_hidden(ids_N, lengths)[torch.tensor(rows, device=ids_N.device)]
-            found = [self._likeliest(part_MD, top_k) for part_MD in hidden_MD.split(self._num_positions)]
+            hidden_MD = model.packed_hidden(ids_N, lengths)[torch.tensor(rows, device=ids_N.device)]
+            found = [
+                self._likeliest(model.local_logits(part_MD), top_k) for part_MD in hidden_MD.split(self._num_positions)
+            ]
             ids, probabilities = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
             counts = [len(wanted) for wanted in asked]
             return list(zip(ids.split(counts), probabilities.split(counts), strict=True))
@@ -195,41 +249,37 @@ class SinglePass:
         return self._run(sequences, compute, positions)
 
     def _score_targets(self, ids_N: Tensor, lengths: list[int], targets: list[Sequence[int]]) -> list[TokenScores]:
+        translator = cast(Translator, self.model)
         target_lengths = [len(target) for target in targets]
         wanted_M = torch.tensor([token for target in targets for token in target], device=ids_N.device)
-        shifted_M = self.model.shifted(wanted_M, target_lengths)
-        hidden_MD = self.model.packed_hidden(ids_N, lengths, shifted_M, target_lengths)
+        shifted_M = translator.shifted(wanted_M, target_lengths)
+        hidden_MD = translator.packed_hidden(ids_N, lengths, shifted_M, target_lengths)
         return [TokenScores(part) for part in self._log_probs(hidden_MD, wanted_M).split(target_lengths)]
 
-    def _likeliest(self, hidden_MD: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        """Tokens and their probabilities, best first: [M, top_k] both."""
-        logits_MV = self.model.local_logits(hidden_MD)
+    def _likeliest(self, logits_MV: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        """Return tokens and their probabilities, best first: [M, top_k] both."""
         value_MK, token_MK = self._vocabulary.best(logits_MV, top_k)
         return token_MK, (value_MK.float() - self._vocabulary.log_normalizer(logits_MV)[:, None]).exp()
 
     def _log_probs(self, hidden_MD: Tensor, wanted_M: Tensor) -> Tensor:
-        """The log-probability of one token a row, float32 [M] on the CPU; never holds [M, V]."""
+        """Return the log-probability of one token a row, float32 [M] on the CPU, without holding [M, V]."""
+        model = cast(LanguageModel, self.model)
         parts = []
         num = self._num_positions
         for part_MD, wanted in zip(hidden_MD.split(num), wanted_M.split(num), strict=True):
-            logits_MV = self.model.local_logits(part_MD)
+            logits_MV = model.local_logits(part_MD)
             value_M = self._vocabulary.find(logits_MV, wanted[:, None])[:, 0].float()
             parts.append((value_M - self._vocabulary.log_normalizer(logits_MV)).cpu())
         return torch.cat(parts) if parts else torch.empty(0)
 
     def _hidden(self, ids_N: Tensor, lengths: list[int]) -> Tensor:
-        if self.model.is_encoder_decoder and not self.model.shifts_input:
-            encoded_ND: Tensor = self.model.packed_encoded(ids_N, lengths)
-            return encoded_ND
-        hidden_ND: Tensor = self.model.packed_hidden(ids_N, lengths)
-        return hidden_ND
-
-    @property
-    def _num_positions(self) -> int:
-        """Whose logits are held at once: HEAD_POSITIONS of all workers, unless products would be small and slow."""
-        return min(HEAD_POSITIONS, max(128, HEAD_POSITIONS // self._batches.num_workers))
+        encoding = cast(Encoding, self.model)
+        if self.model.is_encoder_decoder and not encoding.shifts_input:
+            return encoding.packed_encoded(ids_N, lengths)
+        return cast(Backbone, self.model).packed_hidden(ids_N, lengths)
 
     def _needs(self, method: str, what: str) -> None:
+        """Raises: UnsupportedModelError where the model has another head."""
         if not hasattr(self.model, method):
             raise UnsupportedModelError(
                 f"{type(self.model).__name__} is not {what}. Load another checkpoint, or pass another architecture."
@@ -248,7 +298,7 @@ class SinglePass:
         compute: Callable[..., list[Result]],
         partners: Sequence[Sequence[int]] | None = None,
     ) -> list[Result]:
-        """compute(packed ids, lengths[, partners]) over batches; `partners` are second lists, batched along."""
+        """Call compute(packed ids, lengths[, partners]) on batches; `partners` are second lists, batched along."""
         self._check_each("Sequence", sequences)
         lengths = [len(sequence) for sequence in sequences]
         costs = lengths if partners is None else [n + len(p) for n, p in zip(lengths, partners, strict=True)]
@@ -257,13 +307,23 @@ class SinglePass:
         def answer(rows: list[int]) -> list[Result]:
             ids_N = torch.tensor([token for row in rows for token in sequences[row]], device=self.model.device)
             extra = () if partners is None else ([partners[row] for row in rows],)
-            return compute(ids_N, [lengths[row] for row in rows], *extra)
+            batch_lengths = [lengths[row] for row in rows]
+            results = compute(ids_N, batch_lengths, *extra)
+            num_positions = self._attention(batch_lengths).num_positions
+            with self._counting:
+                self.stats = self.stats.plus(len(ids_N), num_positions)
+            return results
 
         return self._batches.compute(costs, answer, may_halve=self.model.group.size == 1)
 
+    def _attention(self, lengths: list[int]) -> Plan:
+        """Return how the model's self-attention goes over its input: the encoder's, where there is one."""
+        context = PackedAttention(lengths, not self.model.is_encoder_decoder, self.model.alibi_slopes)
+        return context.plan(self.model.device, self.model.dtype)
+
 
 def _starts(lengths: Sequence[int]) -> list[int]:
-    """Where each sequence begins among the packed tokens: 3, 2 -> [0, 3]."""
+    """Return where each sequence begins among the packed tokens: 3, 2 -> [0, 3]."""
     starts, start = [], 0
     for length in lengths:
         starts.append(start)
@@ -272,7 +332,7 @@ def _starts(lengths: Sequence[int]) -> list[int]:
 
 
 def _first_tokens(ids_N: Tensor, lengths: Sequence[int]) -> Tensor:
-    """True at each sequence's first token: bool [N]."""
+    """Return true at each sequence's first token: bool [N]."""
     marks_N = torch.zeros_like(ids_N, dtype=torch.bool)
     marks_N[torch.tensor(_starts(lengths), device=ids_N.device)] = True
     return marks_N

@@ -1,28 +1,33 @@
 """A model behind an engine, fed by several units at once. It knows neither Ray nor Parquet.
 
-The engine has a thread of its own. A unit's requests go into the inbox together; the unit waits until the last of them
-is answered, while requests of the other units keep the batch full.
+The engine has a thread of its own. A unit's requests go into the inbox together, in the order of their buckets; the
+engine's scheduler merges those of all units in flight, longest work first, so that it prefills a bucket's neighbours
+together. The unit waits until its last request is answered, while requests of the other units keep the batch full.
 """
 
 import hashlib
 import logging
 import queue
 import threading
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.planning.units import Unit
-from batchloom.pipelines.replicas.results import RESULT_SCHEMA, too_long
+from batchloom.pipelines.replicas.results import RESULT_SCHEMA, in_order, too_long
+
+if TYPE_CHECKING:
+    from batchloom.models import Engine, GenerationParams, RequestOutput
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One output of one request, or why there is none: a line of RESULT_SCHEMA."""
+    """One output of one request, or the error in its place: a row of RESULT_SCHEMA."""
 
     row: int
     piece: int
@@ -43,6 +48,7 @@ class Ticket:
     failure: BaseException | None = None
 
     def answer(self, index: int, answers: list[Answer]) -> None:
+        """Take the answers to one request; the last one ends the wait."""
         self.answers[index] = answers
         if len(self.answers) == len(self.requests):
             self.done.set()
@@ -61,17 +67,19 @@ class Asked:
 class EngineReplica:
     """Answers units from any number of threads with one engine."""
 
-    def __init__(self, engine: Any, params: Any, seed: int, max_request_tokens: int | None = None) -> None:
+    def __init__(
+        self, engine: "Engine", params: "GenerationParams", seed: int, max_request_tokens: int | None = None
+    ) -> None:
         self._engine, self._params, self._seed = engine, params, seed
         self._max_request_tokens = max_request_tokens
         self._inbox: queue.SimpleQueue[list[Asked]] = queue.SimpleQueue()
-        self._open: dict[tuple[int, int], Asked] = {}
+        self._open: dict[Hashable, Asked] = {}
         self._measured: dict[str, float] = {}
         self._measuring = threading.Lock()
         threading.Thread(target=self._serve, name="engine", daemon=True).start()
 
     def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:
-        """Blocks until all requests are answered.
+        """Block until all requests are answered.
 
         Raises: whatever broke the engine; the other units that wait get the same error.
         """
@@ -87,11 +95,11 @@ class EngineReplica:
             ticket.done.wait()
         if ticket.failure is not None:
             raise ticket.failure
-        answers = [answer for each in ticket.answers.values() for answer in each]
-        answers.sort(key=lambda answer: (answer.row, answer.piece, answer.sample))
-        return pa.Table.from_pylist([vars(answer) for answer in answers], RESULT_SCHEMA)
+        answers = [vars(answer) for each in ticket.answers.values() for answer in each]
+        return in_order(pa.Table.from_pylist(answers, RESULT_SCHEMA))
 
     def measures(self) -> dict[str, float]:
+        """Return the engine's busy seconds, steps and tokens since this was last asked."""
         with self._measuring:
             stats = self._engine.stats
             now = {
@@ -106,7 +114,7 @@ class EngineReplica:
             return since
 
     def _serve(self) -> None:
-        """The engine's thread: take what has come, step, hand out what is finished."""
+        """Run the engine's thread: take what has come, step, hand out what is finished."""
         try:
             while True:
                 self._take()
@@ -137,7 +145,7 @@ class EngineReplica:
             del self._open[key]
             asked.ticket.answer(asked.index, [Answer(*asked.ticket.requests[asked.index], error=vars(refused))])
 
-    def _deliver(self, output: Any) -> None:
+    def _deliver(self, output: "RequestOutput") -> None:
         asked = self._open.pop(output.request_id)
         row, piece = asked.ticket.requests[asked.index]
         if output.error is not None:
@@ -153,7 +161,7 @@ class EngineReplica:
         )
 
     def _fail(self, failure: BaseException) -> None:
-        """No unit may wait for ever: those in flight get the error now, those that still come get it at once."""
+        """Fail every unit, so that none waits for ever: those in flight now, later ones as soon as they come."""
         for asked in self._open.values():
             asked.ticket.failure = failure
             asked.ticket.done.set()
@@ -164,6 +172,6 @@ class EngineReplica:
 
 
 def row_seed(seed: int, unit: Unit, row: int, piece: int = 0) -> int:
-    """A seed that belongs to a request of the input row, wherever and however often it is computed: 63 bits."""
+    """Return a request's seed of 63 bits, the same wherever and however often the request is computed."""
     identity = f"{seed}\n{unit.shard}\n{unit.start + row}\n{piece}".encode()
     return int.from_bytes(hashlib.sha256(identity).digest()[:8], "big") >> 1

@@ -1,17 +1,22 @@
-"""A probe asks a model fixed questions, so that what several ranks answer can be held against one. It knows no Ray.
+"""A probe asks a model fixed questions, to compare the answers of several ranks with those of one. It knows no Ray.
 
 The answers of one rank are computed on a CPU in float32 by a model whose weights are streamed
-(models/checkpoints/streamed.py), in the memory of one weight: no device has to hold the model alone, and no code that
-cuts weights has a part in them.
+(models/checkpoints/streamed.py), in the memory of one weight: no device has to hold the whole model, and the code that
+divides weights is not used.
 """
 
 import inspect
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from batchloom.pipelines.errors import JobError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from batchloom.models.families.base import LoadedModel
 
 Answers = list[list[float]]
 """By output of the model's forward (logits; start and end): values from all over its rows, positions and columns."""
@@ -26,7 +31,7 @@ TOLERANCES = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
 
 
 def reference(model: str, architecture: str | None, num_threads: int) -> Answers:
-    """The answers of one rank; reads all of the checkpoint once. Raises ModelError where it cannot be read."""
+    """Compute the answers of one rank, reading the checkpoint once. Raises: ModelError where it cannot be read."""
     import torch
 
     from batchloom import models
@@ -35,8 +40,8 @@ def reference(model: str, architecture: str | None, num_threads: int) -> Answers
     return ask(models.stream_model(model, architecture))
 
 
-def ask(model: Any) -> Answers:
-    """A loaded model's answers."""
+def ask(model: "LoadedModel") -> Answers:
+    """Compute a loaded model's answers."""
     import torch
 
     input_ids_BT = torch.tensor(_questions(model))
@@ -48,10 +53,10 @@ def ask(model: Any) -> Answers:
 
 
 def check(found: Answers, expected: Answers, num_ranks: int, dtype: str) -> None:
-    """Raises JobError where ranks do not answer as one does. `dtype`: the one they compute in."""
+    """Compare the answers of several ranks, in `dtype`, with those of one. Raises: JobError where they differ."""
     error = max(_distance(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
     tolerance = TOLERANCES[dtype]
-    if not error <= tolerance:  # not a number is no answer either
+    if not error <= tolerance:  # also refuses NaN
         raise JobError(
             f"engine.tensor_parallel: {num_ranks} ranks do not answer the start-up probe as one rank does: in {dtype} "
             f"they are off by {error:.2g} of the answers' size, where rounding explains {tolerance:g}. No unit was "
@@ -59,8 +64,8 @@ def check(found: Answers, expected: Answers, num_ranks: int, dtype: str) -> None
         )
 
 
-def _questions(model: Any) -> list[list[int]]:
-    """Rows of token ids from all over the vocabulary, every rank's share of it among them; each ends as texts do."""
+def _questions(model: "LoadedModel") -> list[list[int]]:
+    """Return rows of token ids spread over the vocabulary, so over every rank's share; each ends as texts do."""
     config, num_tokens = model.config, min(NUM_TOKENS, model.max_positions or NUM_TOKENS)
     special = {config.bos_token_id, config.eos_token_id, config.pad_token_id}
     plain = [token for token in range(config.vocab_size) if token not in special]
@@ -69,14 +74,14 @@ def _questions(model: Any) -> list[list[int]]:
     return [row if config.eos_token_id is None else [*row[:-1], config.eos_token_id] for row in rows]
 
 
-def _spread(output: Any) -> list[float]:
+def _spread(output: "Tensor") -> list[float]:
     values = output.float().flatten().cpu()
     spread: list[float] = values[_evenly(len(values), min(NUM_VALUES, len(values)))].tolist()
     return spread
 
 
 def _evenly(length: int, count: int) -> list[int]:
-    """`count` places from the first to the last of `length`."""
+    """Return `count` evenly spaced indices, from the first to the last of `length`."""
     return [round(number * (length - 1) / max(1, count - 1)) for number in range(count)]
 
 

@@ -1,6 +1,7 @@
 """A replica is one model that answers units: behind an engine where text is generated, by single passes elsewhere."""
 
-from typing import Any, Protocol
+import sys
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
@@ -11,15 +12,21 @@ from batchloom.pipelines.replicas.single_pass import SinglePassReplica
 from batchloom.pipelines.stages.tokenize import tokenizer_of
 from batchloom.pipelines.tasks.base import Task
 
+if TYPE_CHECKING:
+    from batchloom.models.ranks.connection import FollowerStarter
+
 
 class Replica(Protocol):
     """One model."""
 
     def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:
-        """The answers to a unit's requests in RESULT_SCHEMA, sorted by row, piece and sample; from any thread."""
+        """Return the answers to a unit's requests in RESULT_SCHEMA, sorted by row, piece and sample; on any thread.
+
+        `requests` are those of Tokenize: REQUEST_SCHEMA and `bucket`, in the order of buckets.
+        """
 
     def measures(self) -> dict[str, float]:
-        """What the model did since this was last asked: seconds busy, tokens. Each second is told once."""
+        """Return what the model did since this was last asked: seconds busy, tokens. Each second is counted once."""
 
 
 def start_replica(
@@ -33,16 +40,19 @@ def start_replica(
     seed: int,
     tensor_parallel: int = 1,
     probe_answers: probe.Answers | None = None,
-    follower_starter: Any = None,
+    follower_starter: "FollowerStarter | None" = None,
 ) -> Replica:
-    """Load the model as the task needs it; raises ModelError where that is not possible.
+    """Load the model as the task needs it, and start its replica.
 
-    `num_threads` are those of one rank. `probe_answers` are one rank's; raises JobError where several differ from them.
-    `follower_starter` starts ranks on other nodes (models/ranks/connection.py).
+    `num_threads` are those of one rank. `probe_answers` are those of a single rank, which several ranks must reproduce.
+    `follower_starter` starts ranks on other nodes.
+
+    Raises: ModelError where the model cannot be loaded; JobError where several ranks do not reproduce the probe.
     """
     import torch
 
     from batchloom import models
+    from batchloom.models.single_pass.single_pass import num_workers_of
 
     if num_threads:
         torch.set_num_threads(num_threads)
@@ -51,8 +61,9 @@ def start_replica(
         probe.check(probe.ask(loaded), probe_answers, tensor_parallel, str(loaded.dtype).removeprefix("torch."))
     limit = max_batch_tokens if loaded.max_positions is None else None
     if not task.generation:
-        best = models.SinglePass(loaded).max_batch_tokens  # by device; the job may ask for less
-        return SinglePassReplica(models.SinglePass(loaded, min(best, max_batch_tokens)), task, limit)
+        # Tokenize has cut the batches: the pass has no budget of its own until memory runs out.
+        single_pass = models.SinglePass(loaded, max_batch_tokens=sys.maxsize, num_workers=1)
+        return SinglePassReplica(single_pass, task, limit, num_workers_of(loaded))
     tokenizer = tokenizer_of(model)
     engine = models.Engine(
         loaded,

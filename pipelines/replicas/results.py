@@ -1,4 +1,4 @@
-"""What came back for requests, as a table: one row for each sample of each request. It knows no model and no task."""
+"""Results: answers to requests as a table, one row for each sample of each request. It knows no model and no task."""
 
 from typing import Any
 
@@ -23,18 +23,23 @@ RESULT_SCHEMA = pa.schema(
 
 
 def result_table(row: Any, piece: Any, **columns: Any) -> pa.Table:
-    """RESULT_SCHEMA with nulls where nothing is given; one sample each."""
+    """Return a table of RESULT_SCHEMA, one sample a request, null where no column is given."""
     given = {"row": row, "piece": piece, "sample": [0] * len(row), **columns}
     values = [given.get(field.name, pa.nulls(len(row), field.type)) for field in RESULT_SCHEMA]
     return pa.table(values, schema=RESULT_SCHEMA)
 
 
 def in_order(results: pa.Table) -> pa.Table:
+    """Return results in the order of rows, pieces and samples, which buckets and rounds have mixed."""
     return results.sort_by([(name, "ascending") for name in ("row", "piece", "sample")])
 
 
 def too_long(token_ids: list[int], limit: int | None) -> RowError | None:
-    """Attention's cost grows with the square: a book given to a model without positions would stall its replica."""
+    """Return the error of a request above the limit, else None.
+
+    Attention's cost grows with the square of the length: a whole book would stall a replica of a model that has no
+    longest length.
+    """
     if limit is None or len(token_ids) <= limit:
         return None
     return RowError(

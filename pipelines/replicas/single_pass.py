@@ -1,60 +1,153 @@
-"""A model that answers with forwards alone, one unit after the other. It knows neither Ray nor Parquet."""
+"""A model that answers with forwards alone, fed by several units at once. It knows neither Ray nor Parquet.
 
+A unit's buckets, as Tokenize made them, are the batches that are computed: they wait in one queue, the oldest unit's
+first, and workers take one at a time, so that no core idles at a unit's end. A batch holds rows of one unit: the rows
+beside it change the last bits of a row's answer (docs/log.md), and a repeated unit must give equal bytes.
+"""
+
+import queue
 import threading
-import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas.results import in_order, result_table, too_long
+from batchloom.pipelines.replicas.turns import Turns
 from batchloom.pipelines.tasks.base import Task
+
+if TYPE_CHECKING:
+    from batchloom.models import SinglePass
+
+
+@dataclass
+class Ticket:
+    """What a waiting unit holds: its requests, how many of its buckets are open, and results so far."""
+
+    requests: pa.Table
+    token_ids: list[list[int]]
+    num_open: int
+    results: list[pa.Table] = field(default_factory=list)
+    done: threading.Event = field(default_factory=threading.Event)
+    failure: BaseException | None = None
+    changing: threading.Lock = field(default_factory=threading.Lock)
+
+    def close(self, results: Sequence[pa.Table]) -> None:
+        """Take the results of one bucket."""
+        with self.changing:
+            self.results += results
+            self.num_open -= 1
+            if self.num_open == 0:
+                self.done.set()
+
+    def fail(self, failure: BaseException) -> None:
+        """End the unit with an error; its buckets that still wait are skipped."""
+        with self.changing:
+            self.failure = self.failure or failure
+            self.done.set()
+
+
+Bucket = tuple[Ticket, list[int]]
+"""Requests of a ticket, by their number."""
 
 
 class SinglePassReplica:
-    """Answers units with forwards alone, one unit after the other."""
+    """Answers units from any number of threads with `num_workers` workers.
 
-    def __init__(self, single_pass: Any, task: Task, max_request_tokens: int | None = None) -> None:
+    `single_pass` must compute what it is given as one batch: it has no budget until memory runs out, and no workers.
+    """
+
+    def __init__(
+        self, single_pass: "SinglePass", task: Task, max_request_tokens: int | None = None, num_workers: int = 1
+    ) -> None:
+        import torch
+
+        from batchloom.models.threads import start_workers
+
         self._pass, self._task, self._max_request_tokens = single_pass, task, max_request_tokens
-        self._busy = threading.Lock()
-        self._seconds, self._num_tokens, self._num_calls = 0.0, 0, 0
+        self._waiting: queue.SimpleQueue[Bucket] = queue.SimpleQueue()
+        self._adding = threading.Lock()  # a unit's buckets stand together
+        self._turns = Turns()
+        self._num_workers = num_workers
+        self._measured: dict[str, float] = {}
+        self._measuring = threading.Lock()
+        start_workers(self._serve, num_workers, torch.get_num_threads(), "single pass")
 
     def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:  # noqa: ARG002
-        with self._busy:
-            began = time.perf_counter()
-            token_ids = requests["token_ids"].to_pylist()
-            errors = [self._refusal(ids) for ids in token_ids]
-            asked = [number for number, error in enumerate(errors) if error is None]
-            answers = self._ask(asked, token_ids) if asked else []
-            self._seconds += time.perf_counter() - began
-            self._num_tokens += sum(len(token_ids[number]) for number in asked)
-            self._num_calls += 1
-        tables = [_results_of(requests, [n for n, error in enumerate(errors) if error], error=[e for e in errors if e])]
-        return in_order(
-            pa.concat_tables([*tables, *(_results_of(requests, own, **columns) for own, columns in answers)])
-        )
+        """Block until all requests are answered. Raises: whatever broke one of the unit's batches."""
+        token_ids = requests["token_ids"].to_pylist()
+        errors = [self._refusal(ids) for ids in token_ids]
+        refused = [number for number, error in enumerate(errors) if error]
+        buckets = list(_buckets(requests["bucket"].to_pylist(), errors))
+        ticket = Ticket(requests, token_ids, len(buckets))
+        with self._adding:
+            for bucket in buckets:
+                self._waiting.put((ticket, bucket))
+        if buckets:
+            ticket.done.wait()
+        if ticket.failure is not None:
+            raise ticket.failure
+        of_refused = _results_of(requests, refused, error=[errors[number] for number in refused])
+        return in_order(pa.concat_tables([of_refused, *ticket.results]))
 
-    def _ask(
+    def measures(self) -> dict[str, float]:
+        """Return seconds in which a batch was computed, batches, tokens and positions since this was last asked."""
+        with self._measuring:
+            stats = self._pass.stats
+            now = {
+                "engine_busy_seconds": self._turns.busy_seconds(),
+                "engine_prompt_tokens": stats.num_tokens,
+                "engine_padded_tokens": stats.num_positions,
+                "engine_output_tokens": 0,
+                "engine_steps": stats.num_batches,
+            }
+            since = {name: value - self._measured.get(name, 0) for name, value in now.items()}
+            self._measured = now
+            return since
+
+    def _serve(self) -> None:
+        """Compute buckets for ever; a failure ends the unit that it belongs to, and no other."""
+        while True:
+            ticket, numbers = self._waiting.get()
+            if ticket.failure is not None:
+                continue
+            try:
+                answers = self._compute(numbers, ticket.token_ids)
+                ticket.close([_results_of(ticket.requests, own, **columns) for own, columns in answers])
+            except BaseException as failure:
+                ticket.fail(failure)
+
+    def _compute(
         self, numbers: Sequence[int], token_ids: Sequence[Sequence[int]]
     ) -> list[tuple[Sequence[int], Mapping[str, Any]]]:
-        """Requests and the columns of their answers, of all at once; where memory ran out on one of them, by halves.
+        """Return requests and the columns of their answers: all at once, or by halves where memory ran out on one.
 
-        The single pass halves its batches itself; what comes here is one request that alone is too large.
+        The single pass halves its batches itself: what comes here is one request that alone is too large. It is tried
+        once more while no other worker computes.
         """
-        from batchloom.models.device import is_out_of_memory
-
         try:
-            return [(numbers, self._task.ask(self._pass, [token_ids[number] for number in numbers]))]
+            with self._turns.beside_others():
+                return [(numbers, self._ask(numbers, token_ids))]
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        if len(numbers) == 1:
-            message = f"{len(token_ids[numbers[0]])} tokens do not fit into memory. Shorten the text."
-            return [(numbers, {"error": [vars(RowError("infer", "out_of_memory", message))]})]
-        half = len(numbers) // 2
-        return [*self._ask(numbers[:half], token_ids), *self._ask(numbers[half:], token_ids)]
+            _raise_unless_memory(error)
+        if len(numbers) > 1:
+            half = len(numbers) // 2
+            return [*self._compute(numbers[:half], token_ids), *self._compute(numbers[half:], token_ids)]
+        if self._num_workers > 1:
+            try:
+                with self._turns.alone():
+                    return [(numbers, self._ask(numbers, token_ids))]
+            except (RuntimeError, MemoryError) as error:
+                _raise_unless_memory(error)
+        message = f"{len(token_ids[numbers[0]])} tokens do not fit into memory. Shorten the text."
+        return [(numbers, {"error": [vars(RowError("infer", "out_of_memory", message))]})]
+
+    def _ask(self, numbers: Sequence[int], token_ids: Sequence[Sequence[int]]) -> Mapping[str, Any]:
+        return self._task.ask(self._pass, [token_ids[number] for number in numbers])
 
     def _refusal(self, token_ids: list[int]) -> dict[str, str] | None:
         from batchloom.models.errors import RequestError
@@ -67,20 +160,23 @@ class SinglePassReplica:
             refused = RowError("infer", "refused_request", str(error))
         return None if refused is None else vars(refused)
 
-    def measures(self) -> dict[str, float]:
-        with self._busy:
-            since = {
-                "engine_busy_seconds": self._seconds,
-                "engine_prompt_tokens": self._num_tokens,
-                "engine_padded_tokens": self._num_tokens,  # packed: there is no padding
-                "engine_output_tokens": 0,
-                "engine_steps": self._num_calls,
-            }
-            self._seconds, self._num_tokens, self._num_calls = 0.0, 0, 0
-            return since
+
+def _buckets(bucket_of: Sequence[int], errors: Sequence[object]) -> Iterator[list[int]]:
+    """Yield the numbers of each bucket's requests, without those that are refused."""
+    for _, members in groupby(range(len(bucket_of)), key=lambda number: bucket_of[number]):
+        if left := [number for number in members if errors[number] is None]:
+            yield left
+
+
+def _raise_unless_memory(error: Exception) -> None:
+    """Return where memory ran out: a caller goes on outside its handler, as the error holds the batch's tensors."""
+    from batchloom.models.device import is_out_of_memory
+
+    if not is_out_of_memory(error):
+        raise error
 
 
 def _results_of(requests: pa.Table, numbers: Sequence[int], **columns: Any) -> pa.Table:
-    """RESULT_SCHEMA for some of the requests."""
+    """Return RESULT_SCHEMA for some of the requests."""
     own = requests.take(pa.array(numbers, pa.int64()))
     return result_table(row=own["row"], piece=own["piece"], **columns)

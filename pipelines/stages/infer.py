@@ -1,10 +1,10 @@
-"""Infer is the actor that Ray keeps a pool of: one replica, several units in flight. Policy is the engine's."""
+"""Infer is the actor that Ray keeps a pool of: one replica, several units in flight. The replica orders the work."""
 
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,17 +21,22 @@ from batchloom.pipelines.stages.tokenize import tokenizer_of
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.tasks.base import Prepared, Task
 
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
+
+    from batchloom.models import Tokenizer
+
 
 class Infer:
     """Callable class for `map_batches`: units with requests in, units with results out."""
 
-    def __init__(self, settings: Mapping[str, Any], groups: Sequence[Any], starts: Starts) -> None:
+    def __init__(self, settings: Mapping[str, Any], groups: Sequence["PlacementGroup"], starts: Starts) -> None:
         """`groups`: those of pipelines/replicas/spanning.py, where a replica's ranks are on several nodes."""
         self._task, self._model = settings["task"], settings["model"]
         try:
             self._replica = _start(settings, groups, starts)
         except (PipelineError, ModelError) as failure:
-            # Told by the first unit: of what a constructor raises, Ray gives the driver a text and no error.
+            # Raised by the first unit: of a constructor's exception Ray passes only the text to the driver.
             self._failure: Exception | None = failure
         else:
             self._failure = None
@@ -51,8 +56,11 @@ class Infer:
         yield work.with_results(results, measures).to_batch()
 
 
-def _start(settings: Mapping[str, Any], groups: Sequence[Any], starts: Starts) -> Replica:
-    """A replica, or what keeps it from being one. A rank that is lost ends this process: a new start may do better."""
+def _start(settings: Mapping[str, Any], groups: Sequence["PlacementGroup"], starts: Starts) -> Replica:
+    """Start a replica. Where a rank is lost, end this process: a new start may succeed.
+
+    Raises: JobError after too many starts; ModelError or PipelineError where the model cannot be loaded.
+    """
     refusal = starts.begin()
     if refusal is not None:
         raise JobError(refusal)
@@ -67,16 +75,19 @@ def _start(settings: Mapping[str, Any], groups: Sequence[Any], starts: Starts) -
 
 
 def _end(lost: RankLostError) -> NoReturn:
-    """Ends this process: Ray starts another actor and gives it the units in flight.
+    """End this process, so that Ray starts another actor and gives it the units in flight.
 
-    An exception would be taken for the work's own fault, and not be tried again.
+    After an exception Ray would blame the unit and not retry it.
     """
     print(lost, file=sys.stderr, flush=True)  # into Ray's log of this actor
     os._exit(1)
 
 
-def answer(replica: Replica, task: Task, unit: Unit, requests: pa.Table, tokenizer: Any) -> pa.Table:
-    """The final answers to a unit's requests: asked again for as long as the task makes new requests of them."""
+def answer(replica: Replica, task: Task, unit: Unit, requests: pa.Table, tokenizer: "Tokenizer") -> pa.Table:
+    """Return the final answers to a unit's requests, after as many rounds as the task makes follow-up requests.
+
+    Follow-ups come from generating tasks alone: an engine orders them itself, so they have no buckets.
+    """
     results = replica.answer(unit, requests)
     while (more := task.follow_up(results.filter(pc.is_null(results["error"])), tokenizer)) is not None:
         again = pa.concat_arrays([more.requests["row"].combine_chunks(), pa.array(more.errors, pa.int32())])
@@ -86,6 +97,6 @@ def answer(replica: Replica, task: Task, unit: Unit, requests: pa.Table, tokeniz
 
 
 def _error_results(prepared: Prepared) -> pa.Table:
-    """Rows that a later round cannot ask about, as failed requests."""
+    """Return failed requests for the rows that a later round cannot ask about."""
     errors = [vars(error) for error in prepared.errors.values()]
     return result_table(row=list(prepared.errors), piece=[0] * len(errors), error=errors)

@@ -1,7 +1,7 @@
 """Read turns units into tables: one pass over a stretch of a shard, however many units it holds.
 
-It does not know what a task does with the rows. A stretch that cannot be read becomes error rows: the footer has told
-how many rows there are, so none is lost.
+It does not know what a task does with the rows. A stretch that cannot be read becomes error rows: the file's footer has
+their number, so none is lost.
 """
 
 import json
@@ -19,11 +19,11 @@ from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.storage import open_filesystem
 
 STRETCH_ROWS = 1 << 17  # rows that one read task goes through at most, in whole row groups
-BATCH_ROWS = 4096  # rows decoded at a time: bounds memory when a row group is huge
+BATCH_ROWS = 4096  # rows decoded at a time: bounds memory where a row group is huge
 
 
 def stretches(shards: Sequence[Shard], pending: Sequence[Unit]) -> Iterator[list[Unit]]:
-    """Groups of pending units that one task reads together: neighbours that share a row group.
+    """Yield groups of pending units that one task reads together: neighbours that share a row group.
 
     Units of a sliced row group are read in one pass, so a row group is decoded once and not once for each slice.
     """
@@ -59,7 +59,7 @@ class Read:
     """The columns to read, with the types shared by all shards."""
     storage_options: Mapping[str, Any]
     url: str
-    """Any input path: it names the filesystem."""
+    """Any input path: its scheme names the filesystem."""
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         units = [Unit(**unit) for unit in json.loads(batch["units"][0].as_py())]
@@ -68,7 +68,7 @@ class Read:
                 yield Work(unit=unit, rows=rows).to_batch()
 
     def tables(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, pa.Table]]:
-        """Each unit with its rows and an `error` column; null columns and an error where the data are damaged."""
+        """Yield each unit with its rows and an `error` column; null columns and an error where the data are damaged."""
         num_done = 0
         try:
             for unit, table in zip(units, self._ranges(units), strict=True):
@@ -99,7 +99,7 @@ class Read:
                     held_start += held.pop(0).num_rows
 
     def _with_all_columns(self, table: pa.Table, unit: Unit) -> pa.Table:
-        """The table with the types that all shards share; a column that this shard does not have is null."""
+        """Return the table in the schema that all shards share; a column that this shard lacks is null."""
         nulls = pa.nulls(table.num_rows)
         columns = [table[field.name] if field.name in table.column_names else nulls for field in self.schema]
         return pa.table([_cast(*pair, unit) for pair in zip(columns, self.schema, strict=True)], self.schema)
@@ -125,7 +125,7 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, unit: Unit) -> pa.ChunkedArr
 
 
 def _row_groups_of(metadata: pq.FileMetaData, units: Sequence[Unit]) -> tuple[list[int], int]:
-    """Indices of the row groups that hold the units, and the shard's row that the first of them starts with."""
+    """Return the indices of the row groups that hold the units, and the shard's row at which the first starts."""
     groups: list[int] = []
     first_row = position = 0
     for index in range(metadata.num_row_groups):
@@ -139,5 +139,5 @@ def _row_groups_of(metadata: pq.FileMetaData, units: Sequence[Unit]) -> tuple[li
 
 
 def _is_damage(error: Exception) -> bool:
-    """True where the bytes are there and are wrong. A missing file or a busy store is not damage."""
+    """Return true where the bytes were read and are wrong. A missing file or a busy store is not damage."""
     return isinstance(error, pa.ArrowException) or (isinstance(error, OSError) and error.errno is None)

@@ -1,4 +1,7 @@
-"""Tokenize asks the task for requests and lays them into buckets. It runs on CPU workers, before any model."""
+"""Tokenize asks the task for a unit's requests and lays them into buckets: the batches that the replica computes.
+
+It runs on CPU workers, before any model.
+"""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -10,18 +13,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchloom import models
+from batchloom.models.single_pass.buckets import best_batch_tokens, cut_into_buckets
 from batchloom.pipelines.errors import RowError, failing_as
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE, LEDGER_INPUT
-from batchloom.pipelines.stages.bucket import cut_into_buckets
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.tasks.base import Prepared, Task
 
-ANSWER_OF = "batchloom:answer_of"  # the row of the task's answers that is this row's; no column of an input bears it
+# For each row, the number of its answer: rows that say the same share one. No column of an input has this name.
+ANSWER_OF = "batchloom:answer_of"
 
 
 @cache
-def tokenizer_of(uri: str) -> Any:
-    """One tokenizer per process and checkpoint: Ray's workers are reused from unit to unit."""
+def tokenizer_of(uri: str) -> "models.Tokenizer":
+    """Return the checkpoint's tokenizer, one per process: Ray's workers are reused from unit to unit."""
     return models.load_tokenizer(uri)
 
 
@@ -33,16 +37,17 @@ class Tokenize:
     model: str
     keep_columns: Sequence[str]
     max_batch_tokens: int
+    """Tokens of a bucket at most; see `bucket_tokens`."""
     compute_once: bool
-    """Rows that say the same are asked once; each of them gets the answer."""
+    """Ask once for rows that say the same; each of them gets the answer."""
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         work = Work.from_batch(batch)
         with failing_as(f"Tokenizing {work.unit.stem}"):
             return self.prepare(work, tokenizer_of(self.model)).to_batch()
 
-    def prepare(self, work: Work, tokenizer: Any) -> Work:
-        """Rows become kept columns with the row ledger; the requests are in bucket order."""
+    def prepare(self, work: Work, tokenizer: "models.Tokenizer") -> Work:
+        """Replace the rows by their kept columns and the row ledger, and add the requests in the order of buckets."""
         rows = work.rows
         columns, unreadable = [], dict[int, dict[str, str]]()
         for name in self.task.input_columns():
@@ -60,27 +65,34 @@ class Tokenize:
             work,
             rows=kept.append_column(ERROR_FIELD, pa.array(errors, ERROR_TYPE)),
             notes=prepared.notes,
-            requests=self._in_buckets(prepared.requests),
+            requests=in_buckets(prepared.requests, self.max_batch_tokens),
         )
 
-    def _in_buckets(self, requests: pa.Table) -> pa.Table:
-        lengths = np.diff(requests["token_ids"].combine_chunks().offsets.to_numpy())
-        order: list[int] = []
-        buckets: list[int] = []
-        for number, bucket in enumerate(cut_into_buckets(lengths.tolist(), self.max_batch_tokens)):
-            order += bucket.members
-            buckets += [number] * len(bucket.members)
-        return requests.take(pa.array(order, pa.int64())).append_column("bucket", pa.array(buckets, pa.int32()))
+
+def in_buckets(requests: pa.Table, max_batch_tokens: int) -> pa.Table:
+    """Return the requests in the order of their buckets, whose numbers are in the new column `bucket`."""
+    lengths = pc.list_value_length(requests["token_ids"]).to_pylist()
+    order: list[int] = []
+    buckets: list[int] = []
+    for number, members in enumerate(cut_into_buckets(lengths, max_batch_tokens)):
+        order += members
+        buckets += [number] * len(members)
+    return requests.take(pa.array(order, pa.int64())).append_column("bucket", pa.array(buckets, pa.int32()))
+
+
+def bucket_tokens(task: Task, max_batch_tokens: int, device: str) -> int:
+    """Return the tokens of a bucket: all that the job allows for an engine, for single passes what suits the device."""
+    return max_batch_tokens if task.generation else min(max_batch_tokens, best_batch_tokens(device))
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column as plain strings, or lists of them, whatever the file stores them as."""
+    """Return the column as plain strings, or lists of them, whatever type the file stores."""
     is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
     return column.cast(pa.list_(pa.string()) if is_list else pa.string())
 
 
 def _readable(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
-    """(the column with null where its bytes are no UTF-8, those rows): a file may call text what is none."""
+    """Return (the column with null where its bytes are not UTF-8, those rows): a file's string type is no proof."""
     if _is_utf8(column):
         return column, []
     is_bad = [not _is_utf8(column.take(pa.array([row]))) for row in range(len(column))]
@@ -100,7 +112,7 @@ def _is_utf8(column: pa.ChunkedArray) -> bool:
 
 
 def _distinct(columns: Sequence[pa.ChunkedArray]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """(rows that say something new [D], for each row the one of them that says the same [rows])."""
+    """Return (the first row of each distinct text [D], for each row the index of its text among these [rows])."""
     number_of: dict[Hashable, int] = {}
     distinct: list[int] = []
     answer_of: list[int] = []
@@ -116,6 +128,6 @@ def _distinct(columns: Sequence[pa.ChunkedArray]) -> tuple[np.ndarray[Any, Any],
 def _first_error(
     read: list[dict[str, str] | None], answer_of: list[int], prepared: Prepared
 ) -> list[dict[str, str] | None]:
-    """An error from reading stands: the text it left null is its consequence."""
+    """Return each row's error. One from reading wins: the null text that it left would be refused as well."""
     prepare = {row: vars(error) for row, error in prepared.errors.items()}
     return [error or prepare.get(answer) for error, answer in zip(read, answer_of, strict=True)]

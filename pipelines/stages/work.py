@@ -17,25 +17,26 @@ TABLES = ("rows", "notes", "requests", "results")
 
 @dataclass(frozen=True)
 class Work:
-    """A unit and what is known of it so far."""
+    """A unit and its tables so far."""
 
     unit: Unit
     rows: pa.Table
     """One row per input row: the kept columns, then the row ledger."""
     notes: pa.Table | None = None
-    """What the task wants to find again when it finishes the rows."""
+    """What the task needs again to finish the rows."""
     requests: pa.Table | None = None
-    """What the model is asked: REQUEST_SCHEMA of pipelines/tasks/base.py, and bucket (int32)."""
+    """What the model is asked, in the order of buckets: REQUEST_SCHEMA of pipelines/tasks/base.py, `bucket` (int32)."""
     results: pa.Table | None = None
     """What the model answered; see pipelines/replicas/results.py RESULT_SCHEMA."""
     measures: dict[str, float] = field(default_factory=dict)
-    """Figures of this run (seconds, padded tokens) that are summed up by the driver and decide no answer."""
+    """Figures of this run (seconds, padded tokens) that the driver sums up; they change no answer."""
 
     def with_results(self, results: pa.Table, measures: dict[str, float]) -> "Work":
+        """Return the unit with results in place of its requests."""
         return replace(self, requests=None, results=results, measures=measures)
 
     def to_batch(self) -> pa.Table:
-        """The one-row table that Ray carries."""
+        """Return the one-row table that Ray carries."""
         columns: dict[str, pa.Array] = {
             "unit": pa.array([self.unit.to_json()]),
             "measures": pa.array([json.dumps(self.measures)]),
@@ -47,6 +48,7 @@ class Work:
 
     @staticmethod
     def from_batch(batch: pa.Table) -> "Work":
+        """Read what `to_batch` made."""
         assert batch.num_rows == 1, f"a batch must hold one unit, not {batch.num_rows}"
         tables = {name: _from_bytes(batch[name][0].as_buffer()) for name in TABLES}
         assert tables["rows"] is not None
@@ -61,7 +63,7 @@ class Work:
 
 
 def _cell(content: pa.Buffer) -> pa.Array:
-    """One binary cell around the buffer, without copying it."""
+    """Wrap the buffer as one binary cell, without a copy."""
     offsets = pa.py_buffer(np.array([0, content.size], dtype=np.int64))
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, content])
 

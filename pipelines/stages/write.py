@@ -1,4 +1,4 @@
-"""Write finishes a unit's columns and puts its part. The part's presence is the record that the unit is done.
+"""Write finishes a unit's columns and writes its part. A part that exists is the record that its unit is done.
 
 A part's bytes depend on the unit, the fingerprint and the answers alone (no time, no host), so a repeated write
 replaces equal bytes with equal bytes.
@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +24,13 @@ from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.storage import Store
 from batchloom.pipelines.tasks.base import Answered, Task
 
+if TYPE_CHECKING:
+    from batchloom.models import Tokenizer
+
 
 @dataclass(frozen=True)
 class Write:
-    """Callable that Ray maps over answered units: puts the part, gives back its record as JSON."""
+    """Callable that Ray maps over answered units: writes the part, returns its record as JSON."""
 
     task: Task
     model: str
@@ -41,8 +44,8 @@ class Write:
             record = self.put(work.unit, self.finish(work, tokenizer_of(self.model)))
         return pa.table({"record": [json.dumps(asdict(record))], "measures": [json.dumps(work.measures)]})
 
-    def finish(self, work: Work, tokenizer: Any) -> pa.Table:
-        """The part's table: kept columns, the task's columns, the ledger."""
+    def finish(self, work: Work, tokenizer: "Tokenizer") -> pa.Table:
+        """Return the part's table: kept columns, the task's columns, the ledger."""
         results, rows = work.results, work.rows
         assert results is not None
         answer_of = rows[ANSWER_OF].combine_chunks()
@@ -65,6 +68,7 @@ class Write:
         return pa.table([*kept.columns, *columns, *ledger], schema=pa.schema(fields))
 
     def put(self, unit: Unit, part: pa.Table) -> UnitRecord:
+        """Write the part with its account in the footer, and return the record."""
         kinds = Counter(error["kind"] for error in part["error"].to_pylist() if error)
         account = {
             "shard": unit.shard,
@@ -90,7 +94,7 @@ class Write:
 
 
 def _failures(results: pa.Table) -> dict[int, dict[str, str]]:
-    """Rows of which a request failed, and why the first of them did: a row is answered whole or not at all."""
+    """Return the rows of which a request failed, with its first error: a row is answered whole or not at all."""
     failed = results.filter(pc.is_valid(results["error"]))
     reasons: dict[int, dict[str, str]] = {}
     for row, error in zip(failed["row"].to_pylist(), failed["error"].to_pylist(), strict=True):
@@ -99,7 +103,7 @@ def _failures(results: pa.Table) -> dict[int, dict[str, str]]:
 
 
 def _merged_errors(before: pa.ChunkedArray, answer_of: pa.Array, failed: dict[int, dict[str, str]]) -> pa.Array:
-    """Errors from before the model stand."""
+    """Return each row's error; one from before the model wins."""
     errors = [error or failed.get(row) for error, row in zip(before.to_pylist(), answer_of.to_pylist(), strict=True)]
     return pa.array(errors, ERROR_TYPE)
 
@@ -111,7 +115,7 @@ def _num_output_tokens(answered: pa.Table, num_rows: int) -> pa.Array:
 
 
 def _finish_reasons(answered: pa.Table, num_rows: int) -> pa.Array:
-    """The reason of a row's first answer."""
+    """Return the finish reason of each row's first answer."""
     reasons: list[str | None] = [None] * num_rows
     for row, reason in zip(answered["row"].to_pylist(), answered["finish_reason"].to_pylist(), strict=True):
         reasons[row] = reasons[row] or reason

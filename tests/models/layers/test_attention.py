@@ -94,7 +94,7 @@ def test_equal_lengths_make_one_call_and_no_padding():
 
 
 def test_lengths_far_apart_do_not_share_a_call():
-    attention = GroupedAttention([5, 100, 97, 3], [5, 100, 97, 3], causal=False)
+    attention = GroupedAttention([5, 100, 97, 5], [5, 100, 97, 5], causal=False)
     assert [(group.size, group.num_keys) for group in attention.groups] == [(2, 100), (2, 5)]
 
 

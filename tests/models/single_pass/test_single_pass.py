@@ -7,6 +7,8 @@ import transformers
 from batchloom.models import load_model
 from batchloom.models.device import is_out_of_memory
 from batchloom.models.errors import RequestError, UnsupportedModelError
+from batchloom.models.layers.grouped_attention import GroupedAttention
+from batchloom.models.layers.product_attention import ProductAttention
 from batchloom.models.single_pass.single_pass import SinglePass
 
 BART = {
@@ -27,15 +29,15 @@ BLOOM = {"vocab_size": 83, "hidden_size": 24, "n_layer": 2, "n_head": 3, "pad_to
 def load(tmp_path_factory):
     loaded = {}
 
-    def make(architecture):
-        if architecture not in loaded:
+    def make(architecture, dtype="float32"):
+        if (architecture, dtype) not in loaded:
             family = architecture.split("For")[0].removesuffix("Model")
             torch.manual_seed(0)
             config = getattr(transformers, f"{family}Config")(**(BLOOM if family == "Bloom" else BART))
             folder = tmp_path_factory.mktemp(architecture)
             getattr(transformers, architecture)(config).save_pretrained(folder)
-            loaded[architecture] = load_model(str(folder))
-        return loaded[architecture]
+            loaded[architecture, dtype] = load_model(str(folder), dtype=dtype)
+        return loaded[architecture, dtype]
 
     return make
 
@@ -216,3 +218,28 @@ def test_positions_that_are_not_there_are_named(load):
 def test_a_cpu_computes_a_batch_a_thread(load, monkeypatch):
     monkeypatch.setattr("torch.get_num_threads", lambda: 3)
     assert SinglePass(load("BartForSequenceClassification"))._batches.num_workers == 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("architecture", ["BartForSequenceClassification", "BloomForSequenceClassification"])
+def test_padding_is_counted_as_attention_computes_it(load, architecture, dtype, monkeypatch):
+    """Single passes once reported their tokens as positions, however much attention had padded."""
+    computed = []
+    for kind in (GroupedAttention, ProductAttention):
+
+        def attend(plan, *arguments, attend=kind.__call__, **keywords):
+            computed.append(plan.num_positions)
+            return attend(plan, *arguments, **keywords)
+
+        monkeypatch.setattr(kind, "__call__", attend)
+    single_pass = SinglePass(load(architecture, dtype), max_batch_tokens=10**6, num_workers=1)
+    expected = 0
+    for batch in (texts(), texts(num_texts=9, seed=1)):
+        computed.clear()
+        single_pass.classify(batch)
+        expected += computed[0]  # of the first layer that attends: each batch's whole input
+    assert single_pass.stats.num_positions == expected
+    assert single_pass.stats.num_tokens == sum(map(len, [*texts(), *texts(num_texts=9, seed=1)]))
+    assert single_pass.stats.num_batches == 2
+    if dtype == "float32":
+        assert single_pass.stats.num_positions > single_pass.stats.num_tokens, "no text here was padded"

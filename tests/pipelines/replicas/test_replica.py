@@ -1,33 +1,43 @@
 """A replica answers every request: with what the model said, or with the reason why it said nothing."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pyarrow as pa
 import pytest
 
 from batchloom.models import EngineStats, RequestOutput, SequenceOutput
 from batchloom.models.errors import RequestError
+from batchloom.models.single_pass.single_pass import SinglePassStats
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas.engine import EngineReplica, row_seed
 from batchloom.pipelines.replicas.results import RESULT_SCHEMA
 from batchloom.pipelines.replicas.single_pass import SinglePassReplica
+from batchloom.pipelines.stages.tokenize import in_buckets
 from batchloom.pipelines.tasks.base import request_table
 
 UNIT = Unit("shard", "shard", 10, 20, "unit")
 
 
 class SmallDevice:
-    """Counts tokens, and has memory for so many of one request."""
+    """Counts tokens, and has memory for so many of one request; records the batches that it computes."""
 
     def __init__(self, room, error=MemoryError):
-        self.room, self.error, self.calls = room, error, []
+        self.room, self.error, self.batches = room, error, []
+        self.stats = SinglePassStats()
+        self._changing = threading.Lock()
 
     def check(self, token_ids):
         if 99 in token_ids:
             raise RequestError("99 is no token")
 
     def count(self, token_ids):
-        self.calls.append(len(token_ids))
+        with self._changing:
+            self.batches.append([list(ids) for ids in token_ids])
         if any(len(ids) > self.room for ids in token_ids):
             raise self.error("no memory")
+        with self._changing:
+            self.stats = self.stats.plus(sum(map(len, token_ids)), sum(map(len, token_ids)) + 1)
         return [float(len(ids)) for ids in token_ids]
 
 
@@ -38,7 +48,11 @@ class Counting:
         return {"values": pa.array([[count] for count in model.count(token_ids)], pa.list_(pa.float32()))}
 
 
-REQUESTS = request_table([(2, 0, [1, 2]), (0, 1, [1]), (0, 0, [1, 2, 3]), (1, 0, [99]), (3, 0, [1] * 9)])
+def bucketed(asked, max_batch_tokens=100):
+    return in_buckets(request_table(asked), max_batch_tokens)
+
+
+REQUESTS = bucketed([(2, 0, [1, 2]), (0, 1, [1]), (0, 0, [1, 2, 3]), (1, 0, [99]), (3, 0, [1] * 9)])
 
 
 def test_answers_come_in_the_order_of_rows_and_pieces():
@@ -59,7 +73,7 @@ def test_a_request_that_alone_has_no_room_is_an_error_and_the_others_are_answere
         "kind": "out_of_memory",
         "message": "9 tokens do not fit into memory. Shorten the text.",
     }
-    assert device.calls == [4, 2, 2, 1, 1]
+    assert [len(batch) for batch in device.batches] == [4, 2, 1, 1, 2]
 
 
 def test_another_failure_is_not_swallowed():
@@ -74,14 +88,72 @@ def test_a_request_longer_than_the_job_allows_is_refused():
 
 
 def test_nothing_asked_is_nothing_answered():
-    assert SinglePassReplica(SmallDevice(3), Counting()).answer(UNIT, request_table([])).num_rows == 0
+    assert SinglePassReplica(SmallDevice(3), Counting()).answer(UNIT, bucketed([])).num_rows == 0
 
 
 def test_seconds_are_told_once():
     replica = SinglePassReplica(SmallDevice(100), Counting())
     replica.answer(UNIT, REQUESTS)
-    assert replica.measures()["engine_prompt_tokens"] == 15
-    assert replica.measures()["engine_prompt_tokens"] == 0
+    first, second = replica.measures(), replica.measures()
+    assert (first["engine_prompt_tokens"], second["engine_prompt_tokens"]) == (15, 0)
+    assert first["engine_padded_tokens"] == 16
+    assert first["engine_busy_seconds"] > second["engine_busy_seconds"] == 0
+
+
+ASKED = [(row, 0, [row % 7 + 1] * (row * 7 % 30 + 1)) for row in range(40)]
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_the_buckets_of_tokenize_are_the_batches_that_are_computed(num_workers):
+    device, requests = SmallDevice(100), bucketed(ASKED)
+    SinglePassReplica(device, Counting(), num_workers=num_workers).answer(UNIT, requests)
+    buckets = {}
+    for bucket, ids in zip(requests["bucket"].to_pylist(), requests["token_ids"].to_pylist(), strict=True):
+        buckets.setdefault(bucket, []).append(ids)
+    assert len(buckets) > 3
+    assert sorted(device.batches) == sorted(buckets.values())
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_units_in_flight_are_answered_as_each_alone(num_workers):
+    units = [bucketed(ASKED[first::4]) for first in range(4)]
+    alone = [SinglePassReplica(SmallDevice(20), Counting()).answer(UNIT, requests) for requests in units]
+    replica = SinglePassReplica(SmallDevice(20), Counting(), num_workers=num_workers)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda requests: replica.answer(UNIT, requests), units))
+    assert together == alone
+    assert any(result["error"].null_count < result.num_rows for result in alone)
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_a_failing_batch_fails_its_own_unit_and_the_replica_goes_on(num_workers):
+    replica = SinglePassReplica(SmallDevice(20, RuntimeError), Counting(), num_workers=num_workers)
+    good, bad = bucketed([(row, 0, [1] * 5) for row in range(60)]), bucketed([(0, 0, [1] * 30), *ASKED[1:]])
+    with ThreadPoolExecutor(3) as pool:
+        first, broken, last = [pool.submit(replica.answer, UNIT, requests) for requests in (good, bad, good)]
+        with pytest.raises(RuntimeError, match="no memory"):
+            broken.result()
+        assert first.result() == last.result()
+    assert first.result()["values"].to_pylist() == [[5.0]] * 60
+
+
+def test_a_request_without_room_beside_other_workers_is_computed_alone():
+    meeting, is_crowded = threading.Barrier(2), threading.local()
+
+    class Crowded(SmallDevice):
+        """Two batches meet; that of nine tokens then has no room beside the other."""
+
+        def count(self, token_ids):
+            if not hasattr(is_crowded, "was"):
+                is_crowded.was = True
+                meeting.wait(timeout=60)
+                if len(token_ids[0]) == 9:
+                    raise MemoryError
+            return super().count(token_ids)
+
+    replica = SinglePassReplica(Crowded(100), Counting(), num_workers=2)
+    results = replica.answer(UNIT, bucketed([(0, 0, [1] * 9), (1, 0, [1] * 8)], max_batch_tokens=9))
+    assert results["values"].to_pylist() == [[9.0], [8.0]]
 
 
 def test_a_seed_belongs_to_the_row_and_its_piece_wherever_the_unit_begins():
@@ -112,7 +184,7 @@ class SmallEngine:
 
 
 def test_an_engine_without_room_for_one_request_gives_that_row_an_error():
-    requests = request_table([(0, 0, [1, 2]), (1, 0, [1] * 9), (2, 0, [3])])
+    requests = bucketed([(0, 0, [1, 2]), (1, 0, [1] * 9), (2, 0, [3])])
     results = EngineReplica(SmallEngine(3), None, 0).answer(UNIT, requests)
     assert results["token_ids"].to_pylist() == [[1, 2], None, [3]]
     assert results["error"].to_pylist() == [

@@ -14,7 +14,7 @@ from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas.replica import start_replica
 from batchloom.pipelines.stages.infer import answer
-from batchloom.pipelines.stages.tokenize import Tokenize
+from batchloom.pipelines.stages.tokenize import Tokenize, bucket_tokens
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.stages.write import Write
 from batchloom.pipelines.tasks import TaskSpec, create_task
@@ -171,7 +171,7 @@ def ask() -> Ask:
         errors = pa.nulls(rows.num_rows, pa.struct([(name, pa.string()) for name in ("stage", "kind", "message")]))
         work = Work(unit, rows.append_column("error", errors))
         tokenizer = models.load_tokenizer(model)
-        work = Tokenize(made, model, [], 4096, compute_once).prepare(work, tokenizer)
+        work = Tokenize(made, model, [], bucket_tokens(made, 4096, "cpu"), compute_once).prepare(work, tokenizer)
         work = Work.from_batch(work.to_batch())  # as Ray would carry it
         settings = {"dtype": "float32", "device": "cpu", "num_threads": 1, "max_batch_tokens": 4096, "seed": 0}
         replica = start_replica(task=made, model=model, **settings)

@@ -1,0 +1,55 @@
+"""What single passes call of a model, by its head. A model lacks the methods of other heads: each pass checks first."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Backbone(Protocol):
+    """Any model whose input alone gives hidden states."""
+
+    def packed_hidden(self, ids_N: Tensor, lengths: list[int], /) -> Tensor:
+        """Return the last hidden states [N, D] of packed sequences."""
+
+
+class Encoding(Protocol):
+    """An encoder-decoder model, by its encoder."""
+
+    shifts_input: bool
+    """Whether decoder ids are made from the input where none are given."""
+
+    def packed_encoded(self, ids_N: Tensor, lengths: list[int], /) -> Tensor:
+        """Return the encoder's hidden states [N, D] of packed sequences."""
+
+
+class SequenceClassifier(Protocol):
+    """A model with a head over whole sequences."""
+
+    def class_logits(self, ids_N: Tensor, lengths: list[int], /) -> Tensor:
+        """Return logits [B, L] of packed sequences."""
+
+
+class TokenClassifier(Backbone, Protocol):
+    """A model with a head over tokens: classes, or start and end of an answer."""
+
+    def token_logits(self, hidden_ND: Tensor, /) -> Tensor:
+        """Return logits [N, L] of hidden states."""
+
+
+class LanguageModel(Backbone, Protocol):
+    """A model with a head over the vocabulary."""
+
+    def local_logits(self, hidden_ND: Tensor, /) -> Tensor:
+        """Return the logits [N, V] that this rank holds."""
+
+
+class Translator(Protocol):
+    """An encoder-decoder language model."""
+
+    def shifted(self, ids_M: Tensor, lengths: list[int], /) -> Tensor:
+        """Return what the decoder reads to predict packed targets [M]: each shifted right behind its start token."""
+
+    def packed_hidden(
+        self, ids_N: Tensor, lengths: list[int], decoder_ids_M: Tensor, decoder_lengths: list[int], /
+    ) -> Tensor:
+        """Return the decoder's hidden states [M, D]."""
