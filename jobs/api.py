@@ -13,8 +13,8 @@ from typing import Any
 
 from batchloom import pipelines
 from batchloom.jobs import spec
-from batchloom.jobs.output import Output
-from batchloom.jobs.progress import Progress
+from batchloom.jobs.terminal.output import Output
+from batchloom.jobs.terminal.progress import Progress
 from batchloom.pipelines.config import JobConfig as ResolvedJob
 from batchloom.pipelines.driver import ignore
 from batchloom.pipelines.errors import ConfigError
@@ -99,7 +99,7 @@ def _config_of(job: Job) -> ResolvedJob:
 @contextmanager
 def _shown(progress: bool | None) -> Iterator[Watcher]:
     """Yield a watcher that shows progress where it is wanted. A caller's own prints still go to its stdout."""
-    from batchloom.jobs.notebook import NotebookLine, is_notebook
+    from batchloom.jobs.terminal.notebook import NotebookLine, is_notebook
 
     stdout = sys.stdout
     if is_notebook() and progress is not False:

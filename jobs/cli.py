@@ -13,8 +13,8 @@ from batchloom.pipelines.errors import ConfigError, ErrorLimitError, PipelineErr
 
 # Ray, torch, pyarrow and pydantic take seconds to import. Each command imports what it needs, so --help is instant.
 if TYPE_CHECKING:
-    from batchloom.jobs.output import Output
-    from batchloom.jobs.view import View
+    from batchloom.jobs.reports.view import View
+    from batchloom.jobs.terminal.output import Output
     from batchloom.pipelines.config import JobConfig
 
 app = typer.Typer(
@@ -49,7 +49,7 @@ def _tell_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        from batchloom.jobs.output import Output
+        from batchloom.jobs.terminal.output import Output
 
         Output().say(f"batchloom {version('batchloom')}")
         raise typer.Exit
@@ -114,7 +114,7 @@ def plan(
     """Say what `run` would do, and do none of it."""
     flags = _flags(task, model, inputs, output_path, text_column, keep_columns)
     with _command(as_json) as output:
-        from batchloom.jobs.dry_run import DryRun
+        from batchloom.jobs.reports.dry_run import DryRun
 
         machine = Machine(
             memory=memory * 1e9,
@@ -179,7 +179,7 @@ def show(
 ) -> None:
     """Show some rows of an output, its totals and its errors; the job need not be finished."""
     with _command(as_json) as output:
-        from batchloom.jobs.view import chosen_columns
+        from batchloom.jobs.reports.view import chosen_columns
 
         view = _look(folder)
         sample = view.sample(rows)
@@ -194,7 +194,7 @@ def show(
 def status(folder: Folder, as_json: Json = False) -> None:
     """Say how far a job is, from its output alone."""
     with _command(as_json) as output:
-        from batchloom.jobs.status import Status
+        from batchloom.jobs.reports.status import Status
 
         found = Status.of(_look(folder))
         output.result(found.values())
@@ -209,14 +209,14 @@ def report(
 ) -> None:
     """Report on an output: rows, speed, padding, errors, lengths."""
     with _command(as_json) as output:
-        from batchloom.jobs.report import Report
+        from batchloom.jobs.reports.report import Report
 
         found = Report.of(_look(folder))
         output.result(found.values())
         if html is None:
             output.pairs(found.words())
         else:
-            from batchloom.jobs import report_page
+            from batchloom.jobs.reports import report_page
 
             report_page.write(found, html)
             output.say(f"Report: {html}")
@@ -228,7 +228,7 @@ def report(
 @contextmanager
 def _command(as_json: bool) -> Iterator["Output"]:
     """An Output, and the exit code of whatever goes wrong. What nobody expected keeps its traceback."""
-    from batchloom.jobs.output import Output
+    from batchloom.jobs.terminal.output import Output
 
     output = Output(as_json)
     try:
@@ -303,6 +303,6 @@ def _address(folder: str) -> tuple[str, dict[str, object]]:
 
 
 def _look(folder: str) -> "View":
-    from batchloom.jobs import view
+    from batchloom.jobs.reports import view
 
     return view.look(*_address(folder))

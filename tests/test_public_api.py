@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 import batchloom
-from batchloom.jobs.notebook import NotebookLine, is_notebook
-from batchloom.jobs.progress import Progress
+from batchloom.jobs.terminal.notebook import NotebookLine, is_notebook
+from batchloom.jobs.terminal.progress import Progress
 from batchloom.pipelines.errors import ConfigError, OutputError
 from batchloom.pipelines.metrics import Finished, Planned, UnitDone
 

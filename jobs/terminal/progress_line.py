@@ -9,8 +9,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from batchloom.jobs import wording
-from batchloom.jobs.progress import Progress
+from batchloom.jobs.reports import wording
+from batchloom.jobs.terminal.progress import Progress
 from batchloom.pipelines.metrics import Event, Planned, ReplicasStarting, UnitDone
 
 PLAIN_SECONDS = 10.0  # between two plain lines: the log of a night's job stays readable

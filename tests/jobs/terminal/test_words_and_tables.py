@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from batchloom.jobs import wording
-from batchloom.jobs.row_table import RowTable, shared_widths
+from batchloom.jobs.reports import wording
+from batchloom.jobs.terminal.row_table import RowTable, shared_widths
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from batchloom.jobs import wording
+from batchloom.jobs.reports import wording
 from batchloom.pipelines.metrics import Manifest
 
 

@@ -6,8 +6,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from batchloom.jobs import wording
-from batchloom.jobs.view import Row
+from batchloom.jobs.reports import wording
+from batchloom.jobs.reports.view import Row
 
 MIN_WIDTH = 20  # of a shortened column; where less is left for each, records are easier to read
 GAP = 2

@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from batchloom import pipelines
-from batchloom.jobs import spec, wording
-from batchloom.jobs.view import View
+from batchloom.jobs import spec
+from batchloom.jobs.reports import wording
+from batchloom.jobs.reports.view import View
 from batchloom.models.errors import ModelError
 from batchloom.pipelines.errors import ConfigError
 

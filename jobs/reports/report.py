@@ -1,4 +1,4 @@
-"""A report is an output in figures: rows, speed, padding, errors, lengths, samples. jobs/report_page.py draws it."""
+"""A report is an output in figures: rows, speed, padding, errors, lengths, samples. report_page.py draws it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batchloom.jobs import wording
-from batchloom.jobs.figures import Figures
-from batchloom.jobs.view import Row, View, spread
+from batchloom.jobs.reports import wording
+from batchloom.jobs.reports.figures import Figures
+from batchloom.jobs.reports.view import Row, View, spread
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.metrics import UnitRecord
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from batchloom.jobs import wording
+from batchloom.jobs.reports import wording
 from batchloom.models import Machine
 from batchloom.pipelines.planning.job_plan import JobPlan
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchloom import pipelines
-from batchloom.jobs import wording
-from batchloom.jobs.replica_estimate import ReplicaEstimate
+from batchloom.jobs.reports import wording
+from batchloom.jobs.reports.replica_estimate import ReplicaEstimate
 from batchloom.models import Machine
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.fields import LEDGER_FIELDS

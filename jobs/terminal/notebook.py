@@ -8,8 +8,8 @@ import sys
 from html import escape
 from typing import Any
 
-from batchloom.jobs.progress import Progress
-from batchloom.jobs.progress_line import figures, planned
+from batchloom.jobs.terminal.progress import Progress
+from batchloom.jobs.terminal.progress_line import figures, planned
 from batchloom.pipelines.metrics import Event, Planned
 
 

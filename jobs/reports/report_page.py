@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 
-from batchloom.jobs import spec, wording
-from batchloom.jobs.report import Histogram, Report
-from batchloom.jobs.view import Row, chosen_columns
+from batchloom.jobs import spec
+from batchloom.jobs.reports import wording
+from batchloom.jobs.reports.report import Histogram, Report
+from batchloom.jobs.reports.view import Row, chosen_columns
 from batchloom.pipelines.errors import ConfigError
 
 STYLE = """

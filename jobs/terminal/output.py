@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from batchloom.jobs import wording
 from batchloom.jobs.exit_codes import ExitCode
-from batchloom.jobs.figures import Figures
-from batchloom.jobs.progress import Progress
-from batchloom.jobs.progress_line import LiveLine, PlainLines, planned
-from batchloom.jobs.row_table import RowTable
-from batchloom.jobs.stray_lines import caught
-from batchloom.jobs.view import Row, View
+from batchloom.jobs.reports import wording
+from batchloom.jobs.reports.figures import Figures
+from batchloom.jobs.reports.view import Row, View
+from batchloom.jobs.terminal.progress import Progress
+from batchloom.jobs.terminal.progress_line import LiveLine, PlainLines, planned
+from batchloom.jobs.terminal.row_table import RowTable
+from batchloom.jobs.terminal.stray_lines import caught
 from batchloom.pipelines.ledger.verification import Verification
 from batchloom.pipelines.metrics import Event, Finished, Manifest, Planned, ReplicasStarting, UnitDone
 
