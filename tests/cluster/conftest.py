@@ -1,4 +1,4 @@
-"""A Ray head of its own, started and ended here, with a token as Ray 2.60 may demand, and the wheel as users have it."""
+"""A Ray head of its own with a token, as Ray 2.60 may demand, and the wheel as users have it."""
 
 import os
 import secrets
@@ -58,6 +58,7 @@ def processes_of(mark: str) -> list[int]:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel that a user installs, built from this source."""
     folder = tmp_path_factory.mktemp("dist")
+    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # setuptools would pack what an earlier build left
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
     subprocess.run(command, check=True, timeout=240)
     (built,) = folder.glob("*.whl")

@@ -16,9 +16,12 @@ import pytest
 import yaml
 
 SCRIPT = """
+import os
+
 import batchloom
 from batchloom import models
 
+assert batchloom.__file__.startswith(os.environ["PYTHONPATH"]), batchloom.__file__
 manifest = batchloom.run("job.yaml")
 assert manifest.totals["ok"] == 75, manifest.totals
 try:
