@@ -16,7 +16,7 @@ from batchloom.pipelines.tasks.texts import no_tokens
 if TYPE_CHECKING:
     from batchloom.models import Tokenizer
 
-PERSONA = "your persona: "  # the prefix of lines about the speaker in the Blenderbots' training data
+PERSONA = "your persona: "  # how the Blenderbots' training data began a line about the speaker
 # What stood between turns when each family was trained. BlenderbotSmall's tokenizer drops spaces, so two of them
 # would run the turns together; a line end becomes its own token, __newln__.
 DELIMITERS = {"blenderbot": "  ", "blenderbot-small": "\n"}
