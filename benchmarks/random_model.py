@@ -4,7 +4,7 @@ import torch
 
 from batchloom.models.checkpoints.loading import empty_model, lay_out
 from batchloom.models.families.base import LoadedModel
-from batchloom.models.families.config import read_config
+from batchloom.models.families.reading import read_config
 from batchloom.models.ranks.group import SINGLE
 
 BART, BLOOM = "BartForConditionalGeneration", "BloomForCausalLM"

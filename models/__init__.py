@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from batchloom.models.checkpoints.info import CheckpointInfo, describe
     from batchloom.models.checkpoints.loading import load_model
     from batchloom.models.checkpoints.streamed import stream_model
+    from batchloom.models.families.table import architectures
     from batchloom.models.footprint import Footprint, Machine
     from batchloom.models.generation.engine import Engine, EngineStats, RequestOutput, SequenceOutput
     from batchloom.models.generation.params import GenerationParams
@@ -26,6 +27,7 @@ _HOME = {
     "SequenceOutput": "batchloom.models.generation.engine",
     "SinglePass": "batchloom.models.single_pass.single_pass",
     "Tokenizer": "batchloom.models.tokenizers",
+    "architectures": "batchloom.models.families.table",
     "check_ranks": "batchloom.models.ranks.division",
     "describe": "batchloom.models.checkpoints.info",
     "load_model": "batchloom.models.checkpoints.loading",
@@ -45,6 +47,7 @@ __all__ = [
     "SequenceOutput",
     "SinglePass",
     "Tokenizer",
+    "architectures",
     "check_ranks",
     "describe",
     "load_model",

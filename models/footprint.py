@@ -1,30 +1,32 @@
-"""What a model takes, and how long, from its configuration alone: parameters, bytes, seconds. It knows no tensor.
+"""Memory and time of a model, estimated from its configuration alone: parameters, bytes, seconds. It knows no tensor.
 
-Bytes are exact, and tests hold them against models that were loaded. Seconds are those of a roofline: whoever reads all
-that has to be read at full bandwidth, and computes all that has to be computed at full speed, needs as long.
+Bytes are exact: tests compare them with loaded models. Seconds are a roofline: the time at full memory bandwidth or at
+full compute speed, whichever is longer.
 """
 
 from dataclasses import dataclass
 
-from batchloom.models.families.config import BartConfig, BloomConfig
+from batchloom.models.families.config import ModelConfig, StackSize
+from batchloom.models.families.table import family_of
 
-# Of the memory that weights leave free, what keys and values may take, by device. The rest is for activations, for
-# logits, and on a CPU for whoever else runs there.
+# The share of the memory beside the weights that the KV cache may take, by device. The rest is for activations and
+# logits, and on a CPU for other processes.
 CACHE_SHARE = {"cuda": 0.8, "cpu": 0.5}
-# Bytes that a GPU's blocks take for each byte of keys and values that may come: the rest of a block 1.2 for texts of
-# 170 tokens, holes 1.14, and 1.1 as arrays grow by leaps. More at worst, but few answers become as long as they may.
+# Bytes of a GPU's KV cache blocks for each byte of keys and values at full length: 1.2 for unfilled last blocks (texts
+# of 170 tokens), 1.14 for holes, 1.1 for arrays that grow in steps. The worst case is more, but few answers reach their
+# maximum length.
 BLOCK_PADDING = 1.5
-# Of a device's memory: its driver's context, buffers of the ranks' messages, what the allocator cannot use.
+# Device memory for the driver's context, communication buffers and what the allocator cannot use.
 RESERVED_BYTES = 4e9
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What one rank runs on. The defaults are an NVIDIA H100 SXM with 80 GB among its like, by the maker's figures."""
+    """The hardware of one rank. The defaults are the maker's figures of an NVIDIA H100 SXM, 80 GB, with NVLink."""
 
     memory: float = 80e9
-    """Bytes of a device."""
+    """Memory of a device, in bytes."""
     bandwidth: float = 3.35e12
     """Bytes a second between a device and its memory."""
     half_flops: float = 989e12
@@ -32,18 +34,18 @@ class Machine:
     float_flops: float = 67e12
     """Operations a second in float32."""
     link: float = 450e9
-    """Bytes a second from a device to another, each way."""
+    """Bytes a second from one device to another, in each direction."""
     latency: float = 10e-6
-    """Seconds that a sum over ranks takes if there is next to nothing to sum."""
+    """Seconds of an all-reduce of a few bytes."""
     storage: float = 5e9
     """Bytes a second from storage to all ranks of a replica together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """One rank of a model: that which holds most, where the vocabulary is uneven."""
+    """One rank of a model; if the vocabulary does not divide evenly, the rank that holds most."""
 
-    config: BartConfig | BloomConfig
+    config: ModelConfig
     architecture: str
     """A name of models/families/table.py."""
     num_ranks: int = 1
@@ -51,64 +53,67 @@ class Footprint:
 
     @property
     def num_parameters(self) -> int:
-        """Parameters of the rank, norms, biases and positions whole."""
+        """Parameters of the rank. Norms, output biases and positions are not divided."""
         return self._stacks() + self._vocabulary() + self._head()
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes that the rank holds, and reads where the files are in the same dtype."""
+        """Bytes that the rank holds. It reads as many if the files have the same dtype."""
         return self.num_parameters * self._itemsize
 
     @property
     def cached_token_bytes(self) -> int:
-        """Keys and values of one token in all decoder layers; a source token of an encoder-decoder takes as much."""
-        return 2 * self._num_decoder_layers * (self._width // self.num_ranks) * self._itemsize
+        """Bytes of one token's keys and values in all decoder layers; the same for a token of the source."""
+        return 2 * self.config.decoder.num_layers * (self._width // self.num_ranks) * self._itemsize
 
     def cached_tokens(self, machine: Machine) -> int:
-        """Tokens whose keys and values fit beside the weights; none where the weights do not fit."""
+        """Return how many tokens the KV cache holds beside the weights; 0 if the weights do not fit."""
         free = machine.memory - RESERVED_BYTES - self.weight_bytes
         return max(0, int(free * CACHE_SHARE["cuda"] / BLOCK_PADDING / self.cached_token_bytes))
 
     def step_seconds(self, machine: Machine, rows: int, tokens: int) -> float:
-        """A decode step of `rows` sequences that look back at `tokens` each, sources included."""
+        """Return the time of a decode step of `rows` sequences that attend to `tokens` tokens each, source included."""
         num_read = self._decoder() * self._itemsize + rows * tokens * self.cached_token_bytes
-        attention = 4 * self._num_decoder_layers * (self._width // self.num_ranks) * tokens
+        attention = 4 * self.config.decoder.num_layers * (self._width // self.num_ranks) * tokens
         num_operations = rows * (2 * self._decoder() + attention)
         flops = machine.float_flops if self._itemsize == 4 else machine.half_flops
         return max(num_read / machine.bandwidth, num_operations / flops) + self._summing_seconds(machine, rows)
 
     def loading_seconds(self, machine: Machine) -> float:
-        """Reading the weights once, all ranks at the same time."""
+        """Return the time to read the weights once, all ranks at the same time."""
         return self.num_ranks * self.weight_bytes / machine.storage
 
     def _summing_seconds(self, machine: Machine, rows: int) -> float:
-        """Sums by rings, after the embedding, attention and feed-forward; and two small messages to choose tokens."""
+        """Ring all-reduces after the embedding, attention and feed-forward, and two small messages to choose tokens."""
         if self.num_ranks == 1:
             return 0.0
-        num_sums = 1 + self._num_decoder_layers * (3 if self._has_encoder else 2)
+        num_sums = 1 + self.config.decoder.num_layers * (3 if self._has_encoder else 2)
         sum_bytes = 2 * (self.num_ranks - 1) / self.num_ranks * rows * self._width * self._itemsize
         return (num_sums + 2) * machine.latency + num_sums * sum_bytes / machine.link
 
     # Parameters of the rank
 
     def _stacks(self) -> int:
-        config = self.config
-        if isinstance(config, BloomConfig):
-            return config.n_layer * self._layer(4 * self._width) + 2 * self._norm
-        positions = (config.max_position_embeddings + (2 if config.model_type == "bart" else 0)) * self._width
-        decoder = config.decoder_layers * self._decoder_layer(config.decoder_ffn_dim) + self._norm + positions
-        if not self._has_encoder:
+        decoder = self.config.decoder.num_layers * self._decoder_layer() + self._outside_layers()
+        if self._encoder is None:
             return decoder
-        return decoder + config.encoder_layers * self._layer(config.encoder_ffn_dim) + self._norm + positions
+        encoder = self._encoder.num_layers * self._layer(self._encoder.inner_width) + self._outside_layers()
+        return encoder + decoder
+
+    def _outside_layers(self) -> int:
+        """Parameters of a stack outside its layers: positions, and norms on the embeddings and at the end."""
+        config, family = self.config, family_of(self.config)
+        num_positions = 0 if config.max_positions is None else config.max_positions + family.position_offset
+        return num_positions * self._width + (family.embedding_norm + family.final_norm) * self._norm
 
     def _vocabulary(self) -> int:
-        """Embeddings and output head: one matrix, or one for each who reads it."""
+        """Embeddings and output projection: one tied matrix, or one for each user."""
         speaks = self.architecture.endswith(("ForCausalLM", "ForConditionalGeneration"))
         num_matrices = 1 if self.config.tie_word_embeddings else 1 + self._has_encoder + speaks
         return num_matrices * self._embedding
 
     def _head(self) -> int:
-        """What stands on the last hidden states, the output head apart; every rank holds all of it."""
+        """Parameters of the head on the last hidden states, except the output projection; not divided among ranks."""
         config, width = self.config, self._width
         _, _, head = self.architecture.partition("For")
         if head == "ConditionalGeneration":
@@ -122,15 +127,12 @@ class Footprint:
         return 0
 
     def _decoder(self) -> int:
-        """What a decode step reads: the decoder's layers, less what made the source's keys and values, and the head."""
-        config = self.config
-        if isinstance(config, BloomConfig):
-            return config.n_layer * self._layer(4 * self._width) + self._embedding
+        """Parameters that a decode step reads: decoder layers, less the source's k and v projections, and the head."""
         source = 2 * self._by_outputs(self._width, self._width) * self._has_encoder
-        return config.decoder_layers * (self._decoder_layer(config.decoder_ffn_dim) - source) + self._embedding
+        return self.config.decoder.num_layers * (self._decoder_layer() - source) + self._embedding
 
-    def _decoder_layer(self, inner: int) -> int:
-        return self._layer(inner) + (self._attention + self._norm) * self._has_encoder
+    def _decoder_layer(self) -> int:
+        return self._layer(self.config.decoder.inner_width) + (self._attention + self._norm) * self._has_encoder
 
     def _layer(self, inner: int) -> int:
         feed_forward = self._by_outputs(self._width, inner) + self._by_inputs(inner, self._width)
@@ -156,15 +158,15 @@ class Footprint:
 
     @property
     def _width(self) -> int:
-        return self.config.hidden_size if isinstance(self.config, BloomConfig) else self.config.d_model
+        return self.config.width
 
     @property
-    def _num_decoder_layers(self) -> int:
-        return self.config.n_layer if isinstance(self.config, BloomConfig) else self.config.decoder_layers
+    def _encoder(self) -> StackSize | None:
+        return self.config.encoder_of(self.architecture)
 
     @property
     def _has_encoder(self) -> bool:
-        return isinstance(self.config, BartConfig) and not self.architecture.endswith("ForCausalLM")
+        return self._encoder is not None
 
     @property
     def _itemsize(self) -> int:

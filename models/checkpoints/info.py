@@ -12,17 +12,11 @@ from typing import Any
 
 from batchloom.models.checkpoints.hub import ModelSource, open_source
 from batchloom.models.errors import CheckpointError
-from batchloom.models.families.config import BartConfig, BloomConfig, read_config
-from batchloom.models.families.table import architecture_of
+from batchloom.models.families.config import ModelConfig
+from batchloom.models.families.family import Family
+from batchloom.models.families.reading import read_config
+from batchloom.models.families.table import architecture_of, family_of
 
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-)
 # Fields of config.json that steer generation, as the reference's GenerationConfig names them.
 GENERATION_FIELDS = (
     "bad_words_ids",
@@ -78,7 +72,7 @@ class CheckpointInfo:
     """What a job needs to know of a checkpoint before anything is started."""
 
     architecture: str  # the class that load_model takes by default
-    config: BartConfig | BloomConfig
+    config: ModelConfig
     weights_hash: str  # sha256, hexadecimal
     tokenizer_hash: str  # sha256, hexadecimal
     generation_defaults: dict[str, Any]  # overlaid by task_specific_params of the task
@@ -86,6 +80,16 @@ class CheckpointInfo:
     max_positions: int | None  # the longest sequence in tokens; None where there is no limit
     dtype: str  # of the weights, by config.json: "float32", "bfloat16" or "float16"; float32 for any other
     folder: Path  # holds config.json and the tokenizer's files
+
+    @property
+    def family(self) -> Family:
+        """The record of its family."""
+        return family_of(self.config)
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether its class has an encoder beside its decoder."""
+        return self.config.encoder_of(self.architecture) is not None
 
 
 def describe(uri: str, task: str | None = None) -> CheckpointInfo:
@@ -109,10 +113,10 @@ def describe(uri: str, task: str | None = None) -> CheckpointInfo:
         architecture=architecture_of(config),
         config=config,
         weights_hash=_hash_files(source, weight_files),
-        tokenizer_hash=_hash_files(source, [name for name in TOKENIZER_FILES if name in source.file_names]),
+        tokenizer_hash=_hash_files(source, set(family_of(config).tokenizer.fingerprinted) & set(source.file_names)),
         generation_defaults=defaults,
         prefix=str(task_params.get("prefix") or raw_config.get("prefix") or ""),
-        max_positions=config.max_position_embeddings if isinstance(config, BartConfig) else None,
+        max_positions=config.max_positions,
         dtype=_dtype(raw_config),
         folder=source.folder,
     )

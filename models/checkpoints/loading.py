@@ -17,8 +17,9 @@ from batchloom.models.checkpoints.tensors import Checkpoint
 from batchloom.models.checkpoints.weights import differing_copies, fill, tie
 from batchloom.models.errors import CheckpointError, DeviceError
 from batchloom.models.families.base import LoadedModel
-from batchloom.models.families.config import BartConfig, BloomConfig, read_config
+from batchloom.models.families.config import ModelConfig
 from batchloom.models.families.projections import CrossAttention, SelfAttention
+from batchloom.models.families.reading import read_config
 from batchloom.models.families.table import architecture_of, model_class
 from batchloom.models.layers.embedding import VocabularyHead
 from batchloom.models.layers.linear import ColumnLinear, RowLinear
@@ -101,7 +102,7 @@ def load_for_rank(
     return model
 
 
-def read_configuration(source: ModelSource) -> tuple[BartConfig | BloomConfig, dict[str, Any]]:
+def read_configuration(source: ModelSource) -> tuple[ModelConfig, dict[str, Any]]:
     """config.json, understood and as it stands."""
     raw_config = source.read_json("config.json")
     if raw_config is None:
@@ -151,7 +152,7 @@ def resolve_dtype(dtype: str, place: torch.device, stored: torch.dtype) -> torch
 
 def empty_model(
     architecture: str,
-    config: BartConfig | BloomConfig,
+    config: ModelConfig,
     group: TensorParallel,
     place: torch.device,
     dtype: torch.dtype,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from batchloom.models.checkpoints.tensors import Checkpoint
 from batchloom.models.errors import CheckpointError
 from batchloom.models.families.base import LoadedModel
-from batchloom.models.families.config import BartConfig, BloomConfig
+from batchloom.models.families.config import ModelConfig
 from batchloom.models.families.table import model_class
 from batchloom.models.ranks.division import rank_slice
 from batchloom.models.ranks.group import TensorParallel, TensorSlice
@@ -79,9 +79,7 @@ def tie(model: LoadedModel, apart: Collection[str]) -> None:
         _set_parameter(model, name, model.get_parameter(names[0]))
 
 
-def differing_copies(
-    architecture: str, config: BartConfig | BloomConfig, checkpoint: Checkpoint, group: TensorParallel
-) -> set[str]:
+def differing_copies(architecture: str, config: ModelConfig, checkpoint: Checkpoint, group: TensorParallel) -> set[str]:
     """Names that the configuration ties, but of which the file holds another matrix: the file wins.
 
     Old .bin files hold a tied matrix under each of its names, so their values are compared, by each rank for its rows.

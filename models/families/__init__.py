@@ -1,1 +1,1 @@
-"""One file a family. The registry finds classes here by architecture name."""
+"""Model families: one record each in table.py and one file with the classes, imported when one is wanted."""

@@ -1,5 +1,6 @@
-"""What every loaded model offers, whatever its family. It knows no layer."""
+"""The interface of every loaded model, whatever its family. It knows no layer."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from batchloom.models.errors import RequestError
-from batchloom.models.families.config import BartConfig, BloomConfig
+from batchloom.models.families.config import ModelConfig
+from batchloom.models.layers.packing import Packing
 from batchloom.models.ranks.calls import Call
 from batchloom.models.ranks.group import TensorParallel
 
@@ -17,21 +19,21 @@ class LoadedModel(nn.Module):
 
     A forward takes padded ids and gives logits `[B, T, V]` (language models), `[B, L]` (sequence classes), `[B, T, L]`
     (token classes), `(start [B, T], end [B, T])` (answers) or hidden states `[B, T, D]` (bare models); padding gives
-    zeros. Padding may stand anywhere: positions count real tokens, so a row is answered as it is alone. (transformers'
-    learned positions count padding on the left.)
+    zeros. Padding may be anywhere: positions count real tokens, so a row's answer does not depend on its padding.
+    (transformers' learned positions count padding on the left.)
     """
 
     is_encoder_decoder: ClassVar[bool]
-    # Names of one and the same matrix, without prefix; a file may hold any of them.
+    # Names of one tied matrix, without prefix; a file may hold any of them.
     TIED: ClassVar[tuple[str, ...]] = ()
-    # Tensors that are zeros where the file leaves them out.
+    # Tensors that default to zeros if the file does not have them.
     ZERO_IF_ABSENT: ClassVar[tuple[str, ...]] = ()
 
-    config: BartConfig | BloomConfig
+    config: ModelConfig
     group: TensorParallel
     generation_defaults: dict[str, Any]  # config.json's generation fields, overlaid by generation_config.json's
 
-    def __init__(self, config: BartConfig | BloomConfig, group: TensorParallel) -> None:
+    def __init__(self, config: ModelConfig, group: TensorParallel) -> None:
         super().__init__()
         self.config, self.group = config, group
         self.generation_defaults = {}
@@ -42,12 +44,12 @@ class LoadedModel(nn.Module):
 
     @property
     def alibi_slopes(self) -> Tensor | None:
-        """ALiBi's slopes of this rank's heads, float32 [H]; None where positions are learned."""
+        """The ALiBi slopes of this rank's heads, float32 [H]; None for learned positions."""
         return None
 
     @property
     def device(self) -> torch.device:
-        # Not the first parameter's: weights in the processor's own order leave a parameter without memory behind.
+        # Not the first parameter's: a weight that was packed for the processor leaves a meta parameter behind.
         return next(parameter.device for parameter in self.parameters() if not parameter.is_meta)
 
     @property
@@ -55,17 +57,52 @@ class LoadedModel(nn.Module):
         return next(self.parameters()).dtype
 
     @property
+    def num_layers(self) -> int:
+        """Layers of the decoder."""
+        return self.config.decoder.num_layers
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads of a decoder layer on this rank."""
+        return self.group.share(self.config.decoder.num_heads, "attention heads")
+
+    @property
+    def head_dim(self) -> int:
+        """The width of a decoder's attention head."""
+        return self.config.head_dim
+
+    @property
     def max_positions(self) -> int | None:
         """The longest sequence in tokens, or None where positions are not limited."""
-        return self.config.max_position_embeddings if isinstance(self.config, BartConfig) else None
+        return self.config.max_positions
 
     @property
     def hidden_size(self) -> int:
         """The width of hidden states."""
-        return self.config.d_model if isinstance(self.config, BartConfig) else self.config.hidden_size
+        return self.config.width
+
+    @torch.inference_mode()
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, decoder_input_ids: Tensor | None = None
+    ) -> Tensor:
+        hidden_ND, packing = self.hidden_states(input_ids, attention_mask, decoder_input_ids)
+        return packing.unpack(self.of_tokens(hidden_ND))
+
+    @abstractmethod
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor | None, decoder_input_ids: Tensor | None = None
+    ) -> tuple[Tensor, Packing]:
+        """Return the hidden states [N, D] of a padded batch, and where they belong.
+
+        Raises RequestError where ids do not fit the model.
+        """
+
+    def of_tokens(self, hidden_ND: Tensor) -> Tensor:
+        """Return what forward gives for each token; here the hidden states themselves."""
+        return hidden_ND
 
     def check_tokens(self, token_ids: Sequence[int]) -> None:
-        """Raises RequestError where the model cannot read one sequence."""
+        """Check one sequence. Raises RequestError if it is empty, too long or has ids outside the vocabulary."""
         if not token_ids:
             raise RequestError("The token list is empty; one token at least is needed.")
         if self.max_positions is not None and len(token_ids) > self.max_positions:
@@ -79,7 +116,7 @@ class LoadedModel(nn.Module):
             )
 
     def check_ids(self, input_ids_BT: Tensor, what: str = "input_ids") -> None:
-        """Raises RequestError for a padded batch with ids outside the vocabulary or rows longer than the positions."""
+        """Check a padded batch. Raises RequestError for ids outside the vocabulary and rows that are too long."""
         if input_ids_BT.dim() != 2 or input_ids_BT.numel() == 0:
             raise RequestError(
                 f"{what} must be [rows, tokens], one at least of each; found {list(input_ids_BT.shape)}."

@@ -6,16 +6,16 @@ Source: BigScience, arXiv 2211.05100. Names of modules are those of the hub's ch
 from functools import cached_property
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from batchloom.models.families.config import BloomConfig
 from batchloom.models.families.decoder_only import DecoderOnlyModel
+from batchloom.models.families.heads import AnswerSpans, LanguageModel, SequenceClasses, TokenHead
 from batchloom.models.layers.attention import AttentionContext, PackedAttention
-from batchloom.models.layers.embedding import VocabularyEmbedding, VocabularyHead
+from batchloom.models.layers.embedding import VocabularyEmbedding
 from batchloom.models.layers.feedforward import gelu_tanh
 from batchloom.models.layers.linear import ColumnLinear, RowLinear
-from batchloom.models.layers.packing import lengths_to, packing_of
+from batchloom.models.layers.packing import lengths_to
 from batchloom.models.layers.positions import alibi_slopes, positions_of
 from batchloom.models.ranks.group import TensorParallel
 
@@ -23,7 +23,7 @@ BLOOM_TIED = ("word_embeddings.weight", "lm_head.weight")
 
 
 class BloomAttention(nn.Module):
-    """Fused projections, head-major: rows are [heads, 3, head_dim], so a run of rows is whole heads of q, k and v."""
+    """Fused projections, head-major: rows are [heads, 3, head_dim], so a slice of rows is whole heads of q, k and v."""
 
     def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class BloomAttention(nn.Module):
         return self.dense(context.attend(layer, q_NHK, k_NHK, v_NHK).flatten(1))
 
     def ask(self, layer: int, hidden_ND: Tensor, rows_M: Tensor, context: AttentionContext) -> Tensor:
-        """Queries from some rows only, keys and values from all: [M, D]."""
+        """Attend with the queries of some rows to the keys and values of all: [M, D]."""
         q_NHK, k_NHK, v_NHK = self.project(hidden_ND)
         return self.dense(context.attend(layer, q_NHK[rows_M], k_NHK, v_NHK).flatten(1))
 
@@ -56,7 +56,7 @@ class BloomMLP(nn.Module):
 
 
 class BloomBlock(nn.Module):
-    """The residual leaves before each norm, or after it where apply_residual_connection_post_layernorm says so."""
+    """The residual branches off before each norm, or after it with apply_residual_connection_post_layernorm."""
 
     def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
         super().__init__()
@@ -72,14 +72,14 @@ class BloomBlock(nn.Module):
         return self.rest(residual_ND + self.self_attention(layer, normed_ND, context))
 
     def last(self, layer: int, hidden_ND: Tensor, last_B: Tensor, context: PackedAttention) -> Tensor:
-        """The rows `last_B` of what forward gives; only their queries and feed-forward are computed."""
+        """Return the rows `last_B` of forward's output; only their queries and feed-forward are computed."""
         normed_ND = self.input_layernorm(hidden_ND)
         residual_ND = normed_ND if self.residual_after_norm else hidden_ND
         attended_BD = self.self_attention.ask(layer, normed_ND, last_B, context.last())
         return self.rest(residual_ND[last_B] + attended_BD)
 
     def rest(self, hidden_ND: Tensor) -> Tensor:
-        """The layer after self-attention and its residual sum."""
+        """Apply the layer after self-attention and its residual sum."""
         normed_ND = self.post_attention_layernorm(hidden_ND)
         residual_ND = normed_ND if self.residual_after_norm else hidden_ND
         return residual_ND + self.mlp(normed_ND)
@@ -111,18 +111,6 @@ class BloomModel(DecoderOnlyModel):
         final = cast(BloomBlock, self.h[-1])
         return self.ln_f(final.last(len(self.h) - 1, hidden_ND, context.last_tokens(hidden_ND.device), context))
 
-    @property
-    def num_layers(self) -> int:
-        return self.config.n_layer
-
-    @property
-    def num_heads(self) -> int:
-        return self.group.share(self.config.n_head, "attention heads")
-
-    @property
-    def head_dim(self) -> int:
-        return self.config.head_dim
-
     @cached_property
     def _slopes_H(self) -> Tensor:
         return alibi_slopes(self.config.n_head).chunk(self.group.size)[self.group.rank].to(self.device)
@@ -131,14 +119,9 @@ class BloomModel(DecoderOnlyModel):
     def alibi_slopes(self) -> Tensor:
         return self._slopes_H
 
-    @torch.inference_mode()
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        hidden_ND, packing = self.hidden_states(input_ids, attention_mask)
-        return packing.unpack(hidden_ND)
-
 
 class BloomWithHead(DecoderOnlyModel):
-    """A BLOOM inside, under its name in the files, and a head on its hidden states."""
+    """A BloomModel under its name in checkpoints, and a head on its hidden states."""
 
     TIED = BLOOM_TIED
     config: BloomConfig
@@ -154,53 +137,23 @@ class BloomWithHead(DecoderOnlyModel):
         return self.transformer.decode_last(input_ids_N, positions_N, context)
 
     @property
-    def num_layers(self) -> int:
-        return self.transformer.num_layers
-
-    @property
-    def num_heads(self) -> int:
-        return self.transformer.num_heads
-
-    @property
-    def head_dim(self) -> int:
-        return self.transformer.head_dim
-
-    @property
     def alibi_slopes(self) -> Tensor:
         return self.transformer.alibi_slopes
 
 
-class BloomForCausalLM(BloomWithHead):
+class BloomForCausalLM(LanguageModel, BloomWithHead):
     """Forward: logits [B, T, V]."""
 
-    def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
-        super().__init__(config, group)
-        self.lm_head = VocabularyHead(config.hidden_size, config.vocab_size, group)
 
-    def logits(self, hidden_ND: Tensor) -> Tensor:
-        """Logits over the vocabulary, [N, V]; ask for the positions that choose a token and no others."""
-        return self.lm_head.whole(self.local_logits(hidden_ND))
-
-    def local_logits(self, hidden_ND: Tensor) -> Tensor:
-        """Of these, the columns of this rank."""
-        logits_NV: Tensor = self.lm_head(hidden_ND)
-        return logits_NV
-
-    @torch.inference_mode()
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        hidden_ND, packing = self.hidden_states(input_ids, attention_mask)
-        return packing.unpack(self.logits(hidden_ND))
-
-
-class BloomForSequenceClassification(BloomWithHead):
-    """Classes of whole sequences, read at the last token that is no padding. Forward: logits [B, L]."""
+class BloomForSequenceClassification(SequenceClasses, BloomWithHead):
+    """Classes of whole sequences, read at the last token that is not padding. Forward: logits [B, L]."""
 
     def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
         super().__init__(config, group)
         self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
 
     def class_logits(self, input_ids_N: Tensor, lengths: list[int]) -> Tensor:
-        """Logits [B, L] of packed sequences, the last layer computed at one position each."""
+        """Return logits [B, L] of packed sequences; the last layer computes one position of each."""
         ends = self._lengths_without_padding(input_ids_N, lengths)
         if ends != lengths:
             input_ids_N = input_ids_N[lengths_to(lengths, ends).to(input_ids_N.device)]
@@ -210,10 +163,10 @@ class BloomForSequenceClassification(BloomWithHead):
         return logits_BL
 
     def _lengths_without_padding(self, input_ids_N: Tensor, lengths: list[int]) -> list[int]:
-        """Lengths up to each sequence's last token that is not the padding id, which the reference reads.
+        """Return lengths up to each sequence's last token that is not the padding id, which the reference reads.
 
-        Where padding and end token are one id, as in many finetuned checkpoints, the end tokens fall away too.
-        A sequence of nothing else keeps its first token.
+        If padding and end token share an id, as in many finetuned checkpoints, trailing end tokens are dropped too.
+        A sequence of padding ids only keeps its first token.
         """
         pad = self.config.pad_token_id
         if pad is None:
@@ -227,14 +180,8 @@ class BloomForSequenceClassification(BloomWithHead):
             first += length
         return ends
 
-    @torch.inference_mode()
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        self.check_ids(input_ids)
-        packing = packing_of(input_ids, attention_mask)
-        return self.class_logits(packing.pack(input_ids), packing.lengths)
 
-
-class BloomForTokenClassification(BloomWithHead):
+class BloomForTokenClassification(TokenHead, BloomWithHead):
     """Classes of tokens. Forward: logits [B, T, L]."""
 
     def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
@@ -242,30 +189,9 @@ class BloomForTokenClassification(BloomWithHead):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
 
     def token_logits(self, hidden_ND: Tensor) -> Tensor:
-        """Logits of hidden states: [N, L]."""
         logits_NL: Tensor = self.classifier(hidden_ND)
         return logits_NL
 
-    @torch.inference_mode()
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        hidden_ND, packing = self.hidden_states(input_ids, attention_mask)
-        return packing.unpack(self.token_logits(hidden_ND))
 
-
-class BloomForQuestionAnswering(BloomWithHead):
-    """Where an answer starts and ends. Forward: (start [B, T], end [B, T]), logits."""
-
-    def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
-        super().__init__(config, group)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-
-    def token_logits(self, hidden_ND: Tensor) -> Tensor:
-        """Start and end logits of hidden states: [N, 2]."""
-        logits_N2: Tensor = self.qa_outputs(hidden_ND)
-        return logits_N2
-
-    @torch.inference_mode()
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        hidden_ND, packing = self.hidden_states(input_ids, attention_mask)
-        start_BT, end_BT = packing.unpack(self.token_logits(hidden_ND)).unbind(-1)
-        return start_BT, end_BT
+class BloomForQuestionAnswering(AnswerSpans, BloomWithHead):
+    """Where an answer starts and ends."""

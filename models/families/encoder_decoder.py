@@ -1,42 +1,25 @@
-"""What BART and the two Blenderbots share: the models around their stacks.
+"""Models with an encoder and a decoder: what each offers, with a head or without. They know no layer and no norm."""
 
-It knows no layer: each family's file writes its own, so that the place of the norms is read there and not looked up.
-"""
-
-from typing import Any, ClassVar, Protocol
+from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from batchloom.models.errors import RequestError
 from batchloom.models.families.base import LoadedModel
-from batchloom.models.families.config import BartConfig
+from batchloom.models.families.config import EncoderDecoderConfig
+from batchloom.models.families.family import DecoderStart
+from batchloom.models.families.stacks import DecoderStack, EncoderStack, Layer
+from batchloom.models.families.table import family_of
 from batchloom.models.layers.attention import AttentionContext, EncoderMemory, PackedAttention
-from batchloom.models.layers.embedding import VocabularyHead
-from batchloom.models.layers.linear import frozen
 from batchloom.models.layers.packing import Packing, packing_of
 from batchloom.models.layers.positions import positions_of
 from batchloom.models.ranks.group import TensorParallel
 
 
-class Encoder(Protocol):
-    """A family's encoder stack."""
-
-    def __call__(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor: ...
-
-
-class Decoder(Protocol):
-    """A family's decoder stack; `last` gives the last tokens' rows of what a call gives."""
-
-    layers: Any
-
-    def __call__(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor: ...
-
-    def last(self, input_ids_N: Tensor, positions_N: Tensor, context: PackedAttention) -> Tensor: ...
-
-
 class EncoderDecoderModel(LoadedModel):
-    """The bare model of a family: encoder and decoder, apart and together. Forward: hidden states [B, T, D]."""
+    """Encoder and decoder, apart and together, wherever a class keeps them."""
 
     is_encoder_decoder = True
     TIED: ClassVar[tuple[str, ...]] = (
@@ -45,61 +28,44 @@ class EncoderDecoderModel(LoadedModel):
         "decoder.embed_tokens.weight",
         "lm_head.weight",
     )
-    # BART makes missing decoder ids by shifting the input; the Blenderbots demand them.
-    shifts_input: ClassVar[bool]
 
-    config: BartConfig
-
-    encoder: Encoder
-    decoder: Decoder
+    config: EncoderDecoderConfig
 
     @property
-    def backbone(self) -> "EncoderDecoderModel":
-        """Where the stacks are: this model itself, or the one inside a model with a head."""
-        return self
+    @abstractmethod
+    def backbone(self) -> "BareModel":
+        """The model that holds the stacks: this one itself, or the one inside a model with a head."""
 
     @property
-    def num_layers(self) -> int:
-        return self.config.decoder_layers
-
-    @property
-    def num_heads(self) -> int:
-        return self.group.share(self.config.decoder_attention_heads, "attention heads")
-
-    @property
-    def head_dim(self) -> int:
-        return self.config.d_model // self.config.decoder_attention_heads
+    def shifts_input(self) -> bool:
+        """Whether missing decoder ids are made from the input."""
+        return family_of(self.config).shifts_input
 
     def encode(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
-        """The encoder's hidden states of packed tokens: [N, D]. Positions count from 0 in each sequence."""
-        return self.backbone.encoder(input_ids_N, positions_N, context)
+        """Return the encoder's hidden states of packed tokens: [N, D]. Positions count from 0 in each sequence."""
+        hidden_ND: Tensor = self.backbone.encoder(input_ids_N, positions_N, context)
+        return hidden_ND
 
     def cross_keys_values(self, encoded_ND: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values [N, H, K] of each decoder layer over the encoder's hidden states; made once a request."""
-        return [layer.encoder_attn.keys_values(encoded_ND) for layer in self.backbone.decoder.layers]
+        """Return each decoder layer's keys and values [N, H, K] over the encoder's hidden states; once a request."""
+        return self.backbone.decoder.cross_keys_values(encoded_ND)
 
     def decode(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
-        """The decoder's hidden states of packed tokens, norms included: [N, D]."""
-        return self.backbone.decoder(input_ids_N, positions_N, context)
+        """Return the decoder's hidden states of packed tokens, norms included: [N, D]."""
+        hidden_ND: Tensor = self.backbone.decoder(input_ids_N, positions_N, context)
+        return hidden_ND
 
     def decode_last(self, input_ids_N: Tensor, positions_N: Tensor, context: PackedAttention) -> Tensor:
-        """Hidden states of each sequence's last token, the last layer computed for these alone: [B, D]."""
+        """Return the hidden states of each sequence's last token, the last layer computed for these alone: [B, D]."""
         return self.backbone.decoder.last(input_ids_N, positions_N, context)
 
-    @torch.inference_mode()
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        decoder_input_ids: Tensor | None = None,
-    ) -> Tensor:
-        hidden_ND, packing = self.hidden_states(input_ids, attention_mask, decoder_input_ids)
-        return packing.unpack(hidden_ND)
-
     def hidden_states(
-        self, input_ids: Tensor, attention_mask: Tensor | None, decoder_input_ids: Tensor | None
+        self, input_ids: Tensor, attention_mask: Tensor | None, decoder_input_ids: Tensor | None = None
     ) -> tuple[Tensor, Packing]:
-        """The decoder's hidden states [N, D] of a padded batch, and where they belong."""
+        """Return the decoder's hidden states [N, D] of a padded batch, and where they belong.
+
+        Raises RequestError where ids do not fit the model or each other, or are missing.
+        """
         self.check_ids(input_ids)
         packing = packing_of(input_ids, attention_mask)
         input_ids_N, lengths = packing.pack(input_ids), packing.lengths
@@ -121,81 +87,79 @@ class EncoderDecoderModel(LoadedModel):
         decoder_ids_N: Tensor | None = None,
         decoder_lengths: list[int] | None = None,
     ) -> Tensor:
-        """The decoder's hidden states of packed sequences, [tokens of the decoder, D], in one forward without a cache.
+        """Return the decoder's hidden states [tokens of the decoder, D] of packed sequences, without a cache.
 
-        Without decoder ids the input is shifted, in the families that do so.
+        Without decoder ids the input is shifted. Raises RequestError for families that do not shift it.
         """
         if decoder_ids_N is None or decoder_lengths is None:
-            decoder_ids_N, decoder_lengths = self.shifted(input_ids_N, lengths), lengths
+            decoder_ids_N, decoder_lengths = self.shifted_input(input_ids_N, lengths), lengths
         context = PackedAttention(decoder_lengths, causal=True, cross=self.memory(input_ids_N, lengths))
         return self.decode(decoder_ids_N, positions_of(decoder_lengths).to(input_ids_N.device), context)
 
     def memory(self, input_ids_N: Tensor, lengths: list[int]) -> EncoderMemory:
-        """What the decoder needs of packed source sequences."""
+        """Return what the decoder needs of packed source sequences."""
         return EncoderMemory(lengths, self.cross_keys_values(self.packed_encoded(input_ids_N, lengths)))
 
     def packed_encoded(self, input_ids_N: Tensor, lengths: list[int]) -> Tensor:
-        """The encoder's hidden states [N, D] of packed sequences."""
+        """Return the encoder's hidden states [N, D] of packed sequences."""
         positions_N = positions_of(lengths).to(input_ids_N.device)
         return self.encode(input_ids_N, positions_N, PackedAttention(lengths, causal=False))
 
-    def shifted(self, input_ids_N: Tensor, lengths: list[int]) -> Tensor:
-        """Decoder ids made from packed input: each sequence moved one to the right, the start token before it."""
-        start = self.config.decoder_start_token_id
-        if not self.shifts_input or start is None:
+    def shifted_input(self, input_ids_N: Tensor, lengths: list[int]) -> Tensor:
+        """Return decoder ids made from packed input. Raises RequestError for families that demand them."""
+        if not self.shifts_input:
             raise RequestError(
                 f"{type(self).__name__} needs decoder_input_ids: none were given, and this family does not make "
-                f"them from the input. Begin with the start token, {start}."
+                f"them from the input. Begin with the start token, {self.config.decoder_start_token_id}."
             )
-        shifted_N = input_ids_N.roll(1)
+        return self.shifted(input_ids_N, lengths)
+
+    def shifted(self, ids_N: Tensor, lengths: list[int]) -> Tensor:
+        """Return packed sequences, each moved one to the right, behind the token that the family's decoder starts from.
+
+        Raises RequestError where config.json names no such token.
+        """
         lengths_B = torch.tensor(lengths)
-        shifted_N[(lengths_B.cumsum(0) - lengths_B).to(shifted_N.device)] = start
+        firsts_B = (lengths_B.cumsum(0) - lengths_B).to(ids_N.device)
+        shifted_N = ids_N.roll(1)
+        if family_of(self.config).decoder_start is DecoderStart.LAST_TOKEN:
+            shifted_N[firsts_B] = ids_N[firsts_B + lengths_B.to(ids_N.device) - 1]
+            return shifted_N
+        if self.config.decoder_start_token_id is None:
+            raise RequestError(
+                f"{type(self).__name__} has no token for the decoder to start from. Set decoder_start_token_id in "
+                "config.json."
+            )
+        shifted_N[firsts_B] = self.config.decoder_start_token_id
         return shifted_N
 
 
-class ConditionalGeneration(EncoderDecoderModel):
-    """Encoder, decoder and a head over the vocabulary. Forward: logits [B, T, V] of the decoder's positions."""
+class BareModel(EncoderDecoderModel):
+    """The stacks of a family and no head. Forward: the decoder's hidden states [B, T, D]."""
 
-    ZERO_IF_ABSENT: ClassVar[tuple[str, ...]] = ("final_logits_bias",)
+    LAYER: ClassVar[type[Layer]]
+    """NormFirstLayer or NormAfterLayer."""
+    DECODER: ClassVar[type[DecoderStack]] = DecoderStack
 
-    model: EncoderDecoderModel
-
-    def __init__(self, config: BartConfig, group: TensorParallel) -> None:
+    def __init__(self, config: EncoderDecoderConfig, group: TensorParallel) -> None:
         super().__init__(config, group)
-        self.lm_head = VocabularyHead(config.d_model, config.vocab_size, group)
-        self.final_logits_bias = frozen(1, config.vocab_size)
+        self.encoder = EncoderStack(config, group, self.LAYER)
+        self.decoder = self.DECODER(config, group, self.LAYER, crosses=True)
 
     @property
-    def backbone(self) -> EncoderDecoderModel:
+    def backbone(self) -> "BareModel":
+        return self
+
+
+class ModelWithHead(EncoderDecoderModel):
+    """A bare model inside, under its name in the files, and a head on its hidden states."""
+
+    BARE: ClassVar[type[BareModel]]
+
+    def __init__(self, config: EncoderDecoderConfig, group: TensorParallel) -> None:
+        super().__init__(config, group)
+        self.model = self.BARE(config, group)
+
+    @property
+    def backbone(self) -> BareModel:
         return self.model
-
-    def logits(self, hidden_ND: Tensor) -> Tensor:
-        """Logits over the vocabulary, [N, V]; ask for the positions that choose a token and no others."""
-        return self.lm_head.whole(self.local_logits(hidden_ND))
-
-    def local_logits(self, hidden_ND: Tensor) -> Tensor:
-        """Of these, the columns of this rank."""
-        logits_NV: Tensor = self.lm_head(hidden_ND, self.final_logits_bias)
-        return logits_NV
-
-    @torch.inference_mode()
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        decoder_input_ids: Tensor | None = None,
-    ) -> Tensor:
-        hidden_ND, packing = self.hidden_states(input_ids, attention_mask, decoder_input_ids)
-        return packing.unpack(self.logits(hidden_ND))
-
-
-def clamp_half(hidden_ND: Tensor) -> Tensor:
-    """Keeps float16 hidden states finite, as the encoders were trained to expect; other dtypes pass.
-
-    The reference clamps BART only where some value of the whole batch is infinite, which lets a row's answer depend on
-    its neighbours, and costs a wait for the device. Clamping always differs from it above 64512 alone.
-    """
-    if hidden_ND.dtype != torch.float16:
-        return hidden_ND
-    limit = torch.finfo(torch.float16).max - 1000
-    return hidden_ND.clamp(-limit, limit)

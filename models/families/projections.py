@@ -1,6 +1,6 @@
-"""Projections around attention in the encoder-decoder families: q, k, v and out apart, each with a bias.
+"""Attention projections of encoder-decoder families: separate q, k, v and out weights in the checkpoint, all biased.
 
-They know their weights and ask the context for the rest. Products of one input are made as one.
+Attention itself is the context's. Projections of the same input are computed as one matrix product.
 """
 
 import torch
@@ -27,11 +27,11 @@ class SelfAttention(nn.Module):
 
     @property
     def linears(self) -> tuple[ColumnLinear, ...]:
-        """The layers whose products are made as one, by `fused`, their weight and bias."""
+        """The projections that are computed as one product with the weight and bias in `fused`."""
         return self.q_proj, self.k_proj, self.v_proj
 
     def allocate(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Called once, before the weights are read."""
+        """Allocate memory for the fused weights. Called once, before they are read."""
         self.fused = fuse(self.linears, device, dtype)
 
     def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
@@ -39,7 +39,7 @@ class SelfAttention(nn.Module):
         return self.out_proj(context.attend(layer, q_NHK, k_NHK, v_NHK).flatten(1))
 
     def ask(self, layer: int, hidden_ND: Tensor, rows_M: Tensor, context: AttentionContext) -> Tensor:
-        """Queries from some rows only, keys and values from all: [M, D]."""
+        """Attend with the queries of some rows to the keys and values of all: [M, D]."""
         q_NHK, k_NHK, v_NHK = self.project(hidden_ND)
         return self.out_proj(context.attend(layer, q_NHK[rows_M], k_NHK, v_NHK).flatten(1))
 
@@ -49,12 +49,12 @@ class SelfAttention(nn.Module):
         return q_NHK, k_NHK, v_NHK
 
     def lay_out(self) -> None:
-        """Called once the weights are read: gives them the processor's order, in place of the plain one."""
+        """Replace the weights by copies in the processor's packed layout. Called once, after they are read."""
         self.fused = lay_out_fused(self.linears, *self.fused)
 
 
 class CrossAttention(nn.Module):
-    """Queries from the decoder; the context holds the encoder's keys and values, made by `keys_values`."""
+    """Project the decoder's queries; the context holds the encoder's keys and values, computed by `keys_values`."""
 
     fused: tuple[Tensor, Tensor]
 
@@ -68,11 +68,11 @@ class CrossAttention(nn.Module):
 
     @property
     def linears(self) -> tuple[ColumnLinear, ...]:
-        """The layers whose products are made as one, by `fused`, their weight and bias."""
+        """The projections that are computed as one product with the weight and bias in `fused`."""
         return self.k_proj, self.v_proj
 
     def allocate(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Called once, before the weights are read."""
+        """Allocate memory for the fused weights. Called once, before they are read."""
         self.fused = fuse(self.linears, device, dtype)
 
     def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
@@ -84,12 +84,12 @@ class CrossAttention(nn.Module):
         return k_NHK, v_NHK
 
     def lay_out(self) -> None:
-        """Called once the weights are read: gives them the processor's order, in place of the plain one."""
+        """Replace the weights by copies in the processor's packed layout. Called once, after they are read."""
         self.fused = lay_out_fused(self.linears, *self.fused)
 
 
 def fuse(linears: tuple[ColumnLinear, ...], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """One weight and one bias for several layers of equal input; the layers' own parameters become views of them."""
+    """Allocate one weight and one bias for several projections of one input; their parameters become views of these."""
     rows = [linear.rows for linear in linears]
     weight = torch.empty(sum(rows), linears[0].weight.shape[1], device=device, dtype=dtype)
     bias = torch.empty(sum(rows), device=device, dtype=dtype)

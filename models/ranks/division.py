@@ -1,11 +1,11 @@
-"""How a model is divided among ranks, by counts. It knows no tensor, so that a job can be checked where no torch is."""
+"""How a model is divided among ranks. It imports no torch, so that a job can be checked before anything starts."""
 
 from batchloom.models.errors import DeviceError
-from batchloom.models.families.config import BartConfig, BloomConfig
+from batchloom.models.families.config import ModelConfig
 
 
 def share(count: int, size: int, what: str) -> int:
-    """How many of `count` each of `size` ranks holds. Raises DeviceError with fitting sizes where it is not even."""
+    """Return how many of `count` each of `size` ranks holds. Raises DeviceError, listing the divisors, if uneven."""
     if count % size:
         *most, last = (str(fitting) for fitting in range(1, count + 1) if count % fitting == 0)
         listed = f"{', '.join(most)} or {last}" if most else last
@@ -19,14 +19,11 @@ def rank_slice(count: int, size: int, rank: int) -> slice:
     return slice(min(rank * most, count), min((rank + 1) * most, count))
 
 
-def check_ranks(config: BartConfig | BloomConfig, size: int) -> None:
-    """Raises DeviceError where a configuration's heads or feed-forwards cannot be divided among `size` ranks."""
+def check_ranks(config: ModelConfig, size: int) -> None:
+    """Check a division. Raises DeviceError if heads or feed-forwards cannot be divided among `size` ranks."""
     if size < 1:
         raise DeviceError(f"tensor_parallel = {size} must be a whole number of at least 1.")
-    if isinstance(config, BloomConfig):
-        share(config.n_head, size, "attention heads")
-        return
-    for heads in (config.encoder_attention_heads, config.decoder_attention_heads):
-        share(heads, size, "attention heads")
-    for width in (config.encoder_ffn_dim, config.decoder_ffn_dim):
-        share(width, size, "feed-forward columns")
+    for stack in config.stacks:
+        share(stack.num_heads, size, "attention heads")
+    for stack in config.stacks:
+        share(stack.inner_width, size, "feed-forward columns")

@@ -195,11 +195,9 @@ class SinglePass:
         return self._run(sequences, compute, positions)
 
     def _score_targets(self, ids_N: Tensor, lengths: list[int], targets: list[Sequence[int]]) -> list[TokenScores]:
-        start = self.model.config.decoder_start_token_id
         target_lengths = [len(target) for target in targets]
         wanted_M = torch.tensor([token for target in targets for token in target], device=ids_N.device)
-        shifted_M = wanted_M.roll(1)
-        shifted_M[torch.tensor(_starts(target_lengths), device=ids_N.device)] = start
+        shifted_M = self.model.shifted(wanted_M, target_lengths)
         hidden_MD = self.model.packed_hidden(ids_N, lengths, shifted_M, target_lengths)
         return [TokenScores(part) for part in self._log_probs(hidden_MD, wanted_M).split(target_lengths)]
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from tokenizers import Tokenizer as LibraryBackend
 
 from batchloom.models.errors import TokenizerError
+from batchloom.models.families.family import Template, TokenizerFiles
 from batchloom.models.tokenizers.blenderbot_small import BlenderbotSmallTokenizer
-from batchloom.models.tokenizers.byte_bpe import build_byte_bpe, recognise_family
+from batchloom.models.tokenizers.byte_bpe import build_byte_bpe
 from batchloom.models.tokenizers.library import LibraryTokenizer
-from batchloom.models.tokenizers.overlay import add_blenderbot_end, add_tokens, set_prefix_space
-from batchloom.models.tokenizers.settings import Family, Settings, read_settings
+from batchloom.models.tokenizers.overlay import add_end, add_tokens, set_prefix_space
+from batchloom.models.tokenizers.settings import Settings, read_settings, recognise_family
 from batchloom.models.tokenizers.tokenizer import Tokenizer
 from batchloom.models.tokenizers.vocabulary import read_vocabulary
 
@@ -29,10 +30,16 @@ def load_tokenizer(uri: str | os.PathLike[str]) -> Tokenizer:
         folder = local_folder(os.fspath(uri))
     try:
         settings = read_settings(folder)
-        if settings.family is not Family.BLENDERBOT_SMALL and (folder / "tokenizer.json").exists():
+        named = settings.family
+        if (folder / "tokenizer.json").exists() and not (named and named.tokenizer.files is TokenizerFiles.WORD_BPE):
             return LibraryTokenizer(_read_backend(folder / "tokenizer.json", settings), settings, name)
+        if named and named.tokenizer.files is TokenizerFiles.LIBRARY:
+            raise TokenizerError(
+                f"there is no tokenizer.json, the one file that the tokenizer of {named.model_type} is read from. "
+                "Save it with the reference: AutoTokenizer.from_pretrained(...).save_pretrained(...)."
+            )
         vocabulary, merges = read_vocabulary(folder)
-        if (settings.family or recognise_family(vocabulary)) is Family.BLENDERBOT_SMALL:
+        if (named or recognise_family(vocabulary)).tokenizer.files is TokenizerFiles.WORD_BPE:
             return BlenderbotSmallTokenizer(vocabulary, merges, settings, name)
         return LibraryTokenizer(build_byte_bpe(vocabulary, merges, settings), settings, name)
     except TokenizerError as error:
@@ -49,6 +56,6 @@ def _read_backend(path: Path, settings: Settings) -> LibraryBackend:
     if settings.add_prefix_space is not None:
         set_prefix_space(backend, settings.add_prefix_space)
     family = settings.family or recognise_family(backend.get_vocab())
-    if family is Family.BLENDERBOT and not backend.num_special_tokens_to_add(is_pair=True):
-        add_blenderbot_end(backend, settings)
+    if family.tokenizer.template is Template.ENDED and not backend.num_special_tokens_to_add(is_pair=True):
+        add_end(backend, settings)
     return backend

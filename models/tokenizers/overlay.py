@@ -18,7 +18,7 @@ DEFAULT_ROLES = {
     "cls_token": "<s>",
     "mask_token": "<mask>",
 }
-"""The names that BART, Blenderbot and BLOOM use; a file that says otherwise wins."""
+"""The names that BART, mBART, Blenderbot and BLOOM use; a file that says otherwise wins."""
 
 
 def role_content(role: str, settings: Settings) -> str | None:
@@ -72,16 +72,16 @@ def _with_prefix_space(part: Any, add_prefix_space: bool) -> Any:
     return part
 
 
-def add_blenderbot_end(backend: LibraryBackend, settings: Settings) -> None:
+def add_end(backend: LibraryBackend, settings: Settings) -> None:
     """Put the end token after a text and after a pair: `a </s>`, `a b </s>`.
 
-    The model never saw an input without it. transformers 4 leaves it out after pairs, whose form its template does
+    Blenderbot never saw an input without it. transformers 4 leaves it out after pairs, whose form its template does
     not have, and 5 also after single texts where it built the tokenizer itself.
     """
     end = role_content("eos_token", settings)
     end_id = None if end is None else backend.token_to_id(end)
     if end_id is None:
-        raise TokenizerError(f"the vocabulary has no end token {end!r}, which Blenderbot needs after each text.")
+        raise TokenizerError(f"the vocabulary has no end token {end!r}, which must stand after each text.")
     backend.post_processor = TemplateProcessing(
         single=f"$A:0 {end}:0", pair=f"$A:0 $B:1 {end}:1", special_tokens=[(end, end_id)]
     )

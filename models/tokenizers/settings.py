@@ -1,42 +1,18 @@
-"""The small files beside a vocabulary: special tokens, added tokens and switches. They know no text."""
+"""Reads the small files beside a vocabulary: special tokens, added tokens, switches and the family."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken
 
 from batchloom.models.errors import TokenizerError
+from batchloom.models.families.family import Family
+from batchloom.models.families.table import FAMILIES
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-
-
-class Family(Enum):
-    """Whose habits fill in what the files do not say."""
-
-    BART = "bart"
-    BLENDERBOT = "blenderbot"
-    BLENDERBOT_SMALL = "blenderbot_small"
-    BLOOM = "bloom"
-
-
-# Roberta: transformers 5 saves BART's tokenizer under this name. Names without a family, such as
-# PreTrainedTokenizerFast, are absent on purpose: the next file is asked.
-_FAMILY_OF_CLASS = {
-    "BartTokenizer": Family.BART,
-    "RobertaTokenizer": Family.BART,
-    "BlenderbotTokenizer": Family.BLENDERBOT,
-    "BlenderbotSmallTokenizer": Family.BLENDERBOT_SMALL,
-    "BloomTokenizer": Family.BLOOM,
-}
-_FAMILY_OF_MODEL_TYPE = {
-    "bart": Family.BART,
-    "blenderbot": Family.BLENDERBOT,
-    "blenderbot-small": Family.BLENDERBOT_SMALL,
-    "bloom": Family.BLOOM,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +20,7 @@ class Settings:
     """What tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json say."""
 
     family: Family | None = None
-    """From the class names; None where no file names one of ours."""
+    """From the class names or model_type; None where no file names one of ours."""
     add_prefix_space: bool | None = None
     """Whether a text that does not start with white space gets a space in front; None where no file says."""
     clean_up_spaces: bool = False
@@ -60,7 +36,7 @@ class Settings:
 
 
 def read_settings(folder: Path) -> Settings:
-    """Return the settings of a checkpoint's folder. Errors: TokenizerError where a file does not hold an object."""
+    """Return the settings of a checkpoint's folder. Raises TokenizerError if a file does not hold a JSON object."""
     config = read_json(folder / "tokenizer_config.json")
     special, extra = _special_tokens(folder, config)
     return Settings(
@@ -77,7 +53,7 @@ def read_settings(folder: Path) -> Settings:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, or an empty one where there is no file."""
+    """Return the JSON object in a file, empty if there is no file. Raises TokenizerError if it holds anything else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -90,14 +66,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _special_tokens(folder: Path, config: dict[str, Any]) -> tuple[dict[str, AddedToken | None], list[AddedToken]]:
-    """Tokens with a role, and those without. The older special_tokens_map.json counts where nothing newer is."""
+    """Return tokens with a role, and those without. special_tokens_map.json counts unless there is a newer entry."""
     roles = dict(config)
     if "added_tokens_decoder" not in config:
         roles.update(read_json(folder / "special_tokens_map.json"))
     extra = roles.get("extra_special_tokens") or roles.get("additional_special_tokens") or []
     if isinstance(extra, dict):  # names of the user's own to tokens
         extra = list(extra.values())
-    # A mask written as a bare string swallows the space before it: BART was trained with it in place of " word"
+    # A mask written as a bare string strips the space before it: BART was trained with it in place of " word"
     special = {
         role: None if roles[role] is None else _token(roles[role], special=True, lstrip=role == "mask_token")
         for role in ROLES
@@ -116,7 +92,7 @@ def _added_tokens(folder: Path, config: dict[str, Any], special: dict[str, Added
 
 
 def _token(value: Any, special: bool | None = None, lstrip: bool = False) -> AddedToken:
-    """A token is written as a string, or as an object with its switches; `lstrip` is for the string."""
+    """Parse a token: a string, to which `lstrip` applies, or an object with its own switches."""
     if isinstance(value, str):
         return AddedToken(value, lstrip=lstrip, special=bool(special), normalized=not special)
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
@@ -126,8 +102,27 @@ def _token(value: Any, special: bool | None = None, lstrip: bool = False) -> Add
 
 
 def _family(tokenizer_config: dict[str, Any], model_config: dict[str, Any]) -> Family | None:
+    """Return the family of the first known class name, else of model_type.
+
+    Names without a family, such as PreTrainedTokenizerFast, are passed over: the next file is asked.
+    """
     for config in (tokenizer_config, model_config):
-        family = _FAMILY_OF_CLASS.get(str(config.get("tokenizer_class")).removesuffix("Fast"))
-        if family is not None:
-            return family
-    return _FAMILY_OF_MODEL_TYPE.get(str(model_config.get("model_type")))
+        name = str(config.get("tokenizer_class")).removesuffix("Fast")
+        for family in FAMILIES.values():
+            if name in family.tokenizer.class_names:
+                return family
+    return FAMILIES.get(str(model_config.get("model_type")))
+
+
+def recognise_family(vocabulary: Mapping[str, int]) -> Family:
+    """Return whose vocabulary this is, by the ids of its special tokens, where no file says so."""
+    matching = [
+        family
+        for family in FAMILIES.values()
+        if family.tokenizer.marks is not None
+        and all(
+            token in vocabulary and index in (None, vocabulary[token])
+            for token, index in family.tokenizer.marks.items()
+        )
+    ]
+    return max(matching, key=lambda family: len(family.tokenizer.marks or ()))

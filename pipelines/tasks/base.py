@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from batchloom import models
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError, RowError
 
@@ -139,10 +140,11 @@ def with_head(spec: TaskSpec, head: str) -> str:
     """
     family, own = _family_and_head(spec.checkpoint.architecture)
     if own == "Model":
-        own = "ForCausalLM" if family == "Bloom" else "ForConditionalGeneration"
+        own = spec.checkpoint.family.heads[0]
     if own != head:
         raise ConfigError(
-            f"model: {spec.task} needs a {ARCHITECTURES_OF_HEADS[head]}; found {spec.checkpoint.architecture}. "
+            f"model: {spec.task} needs one of {', '.join(models.architectures(head))}; found "
+            f"{spec.checkpoint.architecture}. "
             f"Use another checkpoint, or a task that this one can do: {', '.join(TASKS_OF_HEADS[own])}."
         )
     return family + own
@@ -159,17 +161,10 @@ def _family_and_head(architecture: str) -> tuple[str, str]:
     return (family, found + rest) if found else (architecture.removesuffix("Model"), "Model")
 
 
-ARCHITECTURES_OF_HEADS = {
-    "ForConditionalGeneration": "BartForConditionalGeneration, or one of the Blenderbots",
-    "ForCausalLM": "BloomForCausalLM, or the decoder of another family saved as ForCausalLM",
-    "ForSequenceClassification": "BartForSequenceClassification or BloomForSequenceClassification",
-    "ForTokenClassification": "BloomForTokenClassification",
-    "ForQuestionAnswering": "BartForQuestionAnswering or BloomForQuestionAnswering",
-}
 TASKS_OF_HEADS = {
     "ForConditionalGeneration": (
-        "summarization", "text2text-generation", "conversational (Blenderbot)", "fill-mask (BART)", "perplexity",
-        "feature-extraction",
+        "summarization", "text2text-generation", "conversational (dialogue models)", "fill-mask (with a mask token)",
+        "perplexity", "feature-extraction",
     ),
     "ForCausalLM": ("text-generation", "perplexity", "feature-extraction"),
     "ForSequenceClassification": ("text-classification", "zero-shot-classification", "feature-extraction"),

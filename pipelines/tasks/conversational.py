@@ -16,10 +16,7 @@ from batchloom.pipelines.tasks.texts import no_tokens
 if TYPE_CHECKING:
     from batchloom.models import Tokenizer
 
-PERSONA = "your persona: "  # how the Blenderbots' training data began a line about the speaker
-# What stood between turns when each family was trained. BlenderbotSmall's tokenizer drops spaces, so two of them
-# would run the turns together; a line end becomes its own token, __newln__.
-DELIMITERS = {"blenderbot": "  ", "blenderbot-small": "\n"}
+PERSONA = "your persona: "  # the prefix of lines about the speaker in the Blenderbots' training data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +53,20 @@ class Conversational(Task):
                 f"task_options.persona_column: is {options.persona_column!r}, which is input.text_column. "
                 "Name another column, or leave it out."
             )
-        family = spec.checkpoint.config.model_type
-        if family not in DELIMITERS:
+        delimiter = spec.checkpoint.family.dialogue_separator
+        if delimiter is None:
             raise ConfigError(
-                f"model: conversational needs a Blenderbot or a BlenderbotSmall; found {spec.checkpoint.architecture}. "
-                "For dialogues with another checkpoint use text2text-generation or text-generation."
+                "model: conversational needs a dialogue model, such as a Blenderbot; found "
+                f"{spec.checkpoint.architecture}. For dialogues with another checkpoint use text2text-generation or "
+                "text-generation."
             )
-        assert spec.checkpoint.max_positions is not None, "the Blenderbots have learned positions"
+        assert spec.checkpoint.max_positions is not None, "dialogue models have learned positions"
         return cls(
             architecture=with_head(spec, "ForConditionalGeneration"),
             generation=one_answer(spec, resolved_generation(spec)),
             text_column=spec.input.text_column,
             options=options,
-            delimiter=DELIMITERS[family],
+            delimiter=delimiter,
             max_positions=spec.checkpoint.max_positions,
         )
 

@@ -55,15 +55,14 @@ class Perplexity(Task):
     def create(cls, spec: TaskSpec) -> "Perplexity":
         refuse_generation(spec)
         options = read_options(spec.task, spec.options, PerplexityOptions)
-        is_decoder = spec.checkpoint.config.model_type == "bloom" or "CausalLM" in spec.checkpoint.architecture
         window = window_size(spec.checkpoint.max_positions)
         if options.stride is not None and not 1 <= options.stride <= window:
             raise ConfigError(f"task_options.stride: is {options.stride}, must be from 1 to {window}, the window.")
         return cls(
-            architecture=with_head(spec, "ForCausalLM" if is_decoder else "ForConditionalGeneration"),
+            architecture=with_head(spec, "ForConditionalGeneration" if spec.checkpoint.has_encoder else "ForCausalLM"),
             text_column=spec.input.text_column,
             options=options,
-            is_encoder_decoder=not is_decoder,
+            is_encoder_decoder=spec.checkpoint.has_encoder,
             window=window,
         )
 

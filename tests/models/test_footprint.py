@@ -5,8 +5,8 @@ import torch
 
 from batchloom.models.checkpoints.loading import empty_model
 from batchloom.models.device import bytes_per_token
-from batchloom.models.families.config import read_config
-from batchloom.models.families.table import ARCHITECTURES, FAMILIES
+from batchloom.models.families.reading import read_config
+from batchloom.models.families.table import FAMILIES, architectures
 from batchloom.models.footprint import Footprint, Machine
 from batchloom.models.ranks.group import TensorParallel
 
@@ -27,13 +27,14 @@ BLOOM_176B = {"model_type": "bloom", "vocab_size": 250880, "hidden_size": 14336,
 
 
 def config_of(architecture, **changes):
-    family = next(name for name, (_, module) in FAMILIES.items() if module == ARCHITECTURES[architecture])
-    return read_config({"model_type": family, **(BLOOM if family == "bloom" else BART), **changes}, "the test")
+    family = next(family for family in FAMILIES.values() if architecture in family.architectures)
+    sizes = BLOOM if family.prefix == "Bloom" else BART
+    return read_config({"model_type": family.model_type, **sizes, **changes}, "the test")
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("size", [1, 2, 4])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", architectures())
 def test_bytes_and_cache_are_those_of_the_model(architecture, size, tied):
     config = config_of(architecture, tie_word_embeddings=tied)
     model = empty_model(architecture, config, TensorParallel(size=size), torch.device("cpu"), torch.bfloat16)

@@ -33,12 +33,12 @@ FIVE_LABELS = {"id2label": {i: f"L{i}" for i in range(5)}, "label2id": {f"L{i}":
 TRAITS = [
     *[
         (f"{family}{head}", "plain", {})
-        for family in ("Bart", "Blenderbot", "BlenderbotSmall")
+        for family in ("Bart", "MBart", "Blenderbot", "BlenderbotSmall")
         for head in ("Model", "ForConditionalGeneration", "ForCausalLM")
     ],
     *[
         (f"{family}{head}", trait, changes)
-        for family in ("Bart", "Blenderbot", "BlenderbotSmall")
+        for family in ("Bart", "MBart", "Blenderbot", "BlenderbotSmall")
         for head in ("ForConditionalGeneration", "ForCausalLM")
         for trait, changes in {
             "scale_embedding": {"scale_embedding": True},
@@ -55,6 +55,10 @@ TRAITS = [
     ("BartForSequenceClassification", "regression", {"problem_type": "regression", "id2label": {0: "score"}}),
     ("BartForSequenceClassification", "mnli labels, scaled embedding", {"scale_embedding": True, **THREE_LABELS}),
     ("BartForQuestionAnswering", "plain", {}),
+    ("MBartForConditionalGeneration", "activation relu", {"activation_function": "relu"}),
+    ("MBartForSequenceClassification", "plain", {}),
+    ("MBartForSequenceClassification", "five labels, scaled embedding", {"scale_embedding": True, **FIVE_LABELS}),
+    ("MBartForQuestionAnswering", "plain", {}),
     ("BloomModel", "plain", {}),
     ("BloomForCausalLM", "plain", {}),
     ("BloomForCausalLM", "untied head", {"tie_word_embeddings": False}),
@@ -142,7 +146,7 @@ def test_logits_equal_the_references(architecture, trait, changes, tmp_path, tab
         ids, mask = batches(num_rows, 64, seed=num_rows)
         decoder_ids = torch.randint(0, 103, (num_rows, 9)) if demands_decoder_ids else None
         worst = max(worst, difference(reference, model, ids, mask, decoder_ids))
-        if architecture in ("BartModel", "BartForConditionalGeneration", "BartForQuestionAnswering"):
+        if architecture.removeprefix("M") in ("BartModel", "BartForConditionalGeneration", "BartForQuestionAnswering"):
             decoder_ids = torch.randint(0, 103, (num_rows, 11))
             worst = max(worst, difference(reference, model, ids, mask, decoder_ids))
     table.append((architecture, trait, worst))

@@ -3,6 +3,7 @@
 The real files lie beside the checkout and are not copied into it; tiny ones with the same quirks always run.
 """
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -14,7 +15,8 @@ import transformers
 from batchloom.models import describe, load_model
 from batchloom.models.checkpoints.info import generation_defaults
 from batchloom.models.errors import CheckpointError, UnsupportedModelError
-from batchloom.models.families.config import BartConfig, BloomConfig, read_config
+from batchloom.models.families.config import BloomConfig, EncoderDecoderConfig
+from batchloom.models.families.reading import read_config
 from batchloom.models.families.table import architecture_of
 
 REAL_DATA = Path(os.environ.get("BATCHLOOM_REAL_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -184,14 +186,23 @@ def bart(**changes):
 
 def test_a_partial_file_falls_to_its_familys_defaults():
     config = read_config({"model_type": "blenderbot"}, "config.json")
-    assert isinstance(config, BartConfig)
+    assert isinstance(config, EncoderDecoderConfig)
     assert (config.d_model, config.decoder_layers, config.max_position_embeddings) == (2560, 24, 128)
     assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 1, 2)
+
+
+def test_mbart_has_the_references_defaults():
+    config, reference = read_config({"model_type": "mbart"}, "config.json"), transformers.MBartConfig()
+    for field in dataclasses.fields(config):
+        if hasattr(reference, field.name) and field.name not in ("architectures", "id2label"):
+            assert getattr(config, field.name) == getattr(reference, field.name), field.name
+    assert config.id2label == reference.id2label
 
 
 def test_a_file_without_model_type_is_known_by_its_architecture():
     raw = {"architectures": ["BlenderbotSmallForConditionalGeneration"]}
     assert read_config(raw, "config.json").model_type == "blenderbot-small"
+    assert read_config({"architectures": ["MBartModel"]}, "config.json").model_type == "mbart"
     with pytest.raises(CheckpointError, match="neither model_type nor architectures"):
         read_config({"d_model": 8}, "config.json")
 
@@ -297,5 +308,5 @@ def test_describe_imports_no_torch(tmp_path):
     import sys
 
     save_reference({"model_type": "bloom", **BLOOM_SIZES}, tmp_path)
-    code = f"import sys, models; models.describe({str(tmp_path)!r}); assert 'torch' not in sys.modules"
+    code = f"import sys, batchloom.models as m; m.describe({str(tmp_path)!r}); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,7 +6,7 @@ import transformers
 
 from batchloom.models import load_model
 from batchloom.models.errors import RequestError
-from batchloom.models.families.encoder_decoder import clamp_half
+from batchloom.models.families.stacks import clamp_half
 from batchloom.models.layers.attention import EncoderMemory, PackedAttention
 from batchloom.models.layers.positions import positions_of
 
@@ -24,10 +24,17 @@ BART = {
 BLOOM = {"vocab_size": 83, "hidden_size": 24, "n_layer": 2, "n_head": 3, "pad_token_id": 3}
 SPEAKING = (
     "BartForConditionalGeneration",
+    "MBartForConditionalGeneration",
     "BlenderbotForConditionalGeneration",
     "BlenderbotSmallForConditionalGeneration",
 )
-DECODERS = ("BartForCausalLM", "BlenderbotForCausalLM", "BlenderbotSmallForCausalLM", "BloomForCausalLM")
+DECODERS = (
+    "BartForCausalLM",
+    "MBartForCausalLM",
+    "BlenderbotForCausalLM",
+    "BlenderbotSmallForCausalLM",
+    "BloomForCausalLM",
+)
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +110,21 @@ def test_padding_changes_nothing_wherever_it_stands(load, architecture):
     assert not logits[:, ~places].any()
 
 
-@pytest.mark.parametrize("architecture", SPEAKING[1:])
+@pytest.mark.parametrize("architecture", SPEAKING[2:])
 def test_blenderbots_demand_decoder_ids(load, architecture):
     with pytest.raises(RequestError, match="needs decoder_input_ids"):
         load(architecture)(packed_ids([5]).view(1, 5))
+
+
+def test_mbart_makes_decoder_ids_that_begin_with_each_texts_last_token(load):
+    """That token is the language code, and no one id: the reference rotates a text where BART shifts it."""
+    shifted_N = load("MBartForConditionalGeneration").shifted(torch.tensor([5, 6, 2, 70, 8, 2, 71]), [4, 3])
+    assert shifted_N.tolist() == [70, 5, 6, 2, 71, 8, 2]
+
+
+def test_decoder_ids_for_a_decoder_alone_are_refused(load):
+    with pytest.raises(RequestError, match="has no encoder"):
+        load("BartForCausalLM")(packed_ids([5]).view(1, 5), None, packed_ids([5]).view(1, 5))
 
 
 def test_ids_outside_the_vocabulary_and_rows_too_long_are_refused(load):

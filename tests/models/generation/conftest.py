@@ -37,6 +37,7 @@ BLOOM = {
 STANDARD_DEVIATIONS = {"positions": 1.0, "shared": 1.0, "embed_tokens": 1.0, "encoder_attn.out_proj": 0.15, "fc2": 0.15}
 FAMILIES = {
     "bart": (transformers.BartConfig, transformers.BartForConditionalGeneration, BART_LIKE),
+    "mbart": (transformers.MBartConfig, transformers.MBartForConditionalGeneration, BART_LIKE),
     "blenderbot": (transformers.BlenderbotConfig, transformers.BlenderbotForConditionalGeneration, BART_LIKE),
     "blenderbot_small": (
         transformers.BlenderbotSmallConfig,

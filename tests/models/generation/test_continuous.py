@@ -117,7 +117,7 @@ def check_lane(runner, load):
 @given(data=st.data())
 def test_answers_do_not_depend_on_batch_size_or_order(pair, data):
     """Property, on a real (tiny) model: any prompts, any mix of params, any number of slots, any order of arrival."""
-    _, model = pair(data.draw(st.sampled_from(["bart", "blenderbot", "blenderbot_small", "bloom"])))
+    _, model = pair(data.draw(st.sampled_from(["bart", "mbart", "blenderbot", "blenderbot_small", "bloom"])))
     prompts = data.draw(st.lists(st.lists(st.integers(4, 210), min_size=1, max_size=30), min_size=2, max_size=6))
     kinds = st.sampled_from(
         [

@@ -13,7 +13,7 @@ import torch
 from batchloom.models import Engine, GenerationParams
 from batchloom.models.errors import ParamsError
 
-FAMILIES = ("bart", "blenderbot", "blenderbot_small", "bloom")
+FAMILIES = ("bart", "mbart", "blenderbot", "blenderbot_small", "bloom")
 CNN = {  # bart-large-cnn's habits, shortened
     "num_beams": 4,
     "max_length": 30,

@@ -10,8 +10,8 @@ from transformers import BartTokenizer, BlenderbotTokenizer, PreTrainedTokenizer
 from batchloom import models
 from batchloom.models import load_tokenizer
 from batchloom.models.errors import TokenizerError
-from batchloom.models.tokenizers.byte_bpe import recognise_family
-from batchloom.models.tokenizers.settings import Family, read_settings
+from batchloom.models.families.table import BART, BLENDERBOT, BLENDERBOT_SMALL, BLOOM, MBART
+from batchloom.models.tokenizers.settings import read_settings, recognise_family
 
 
 @pytest.fixture
@@ -25,12 +25,15 @@ def saved(tmp_path, bart_folder):
 @pytest.mark.parametrize(
     ("tokenizer_config", "config", "family"),
     [
-        ({"tokenizer_class": "BartTokenizerFast"}, {"model_type": "bloom"}, Family.BART),
-        ({"tokenizer_class": "RobertaTokenizer"}, {}, Family.BART),
-        ({"tokenizer_class": "PreTrainedTokenizerFast"}, {"model_type": "bloom"}, Family.BLOOM),
-        ({}, {"tokenizer_class": "BlenderbotSmallTokenizer", "model_type": "blenderbot"}, Family.BLENDERBOT_SMALL),
-        ({}, {"model_type": "blenderbot-small"}, Family.BLENDERBOT_SMALL),
-        ({}, {"model_type": "blenderbot"}, Family.BLENDERBOT),
+        ({"tokenizer_class": "BartTokenizerFast"}, {"model_type": "bloom"}, BART),
+        ({"tokenizer_class": "RobertaTokenizer"}, {}, BART),
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, {"model_type": "bloom"}, BLOOM),
+        ({}, {"tokenizer_class": "BlenderbotSmallTokenizer", "model_type": "blenderbot"}, BLENDERBOT_SMALL),
+        ({}, {"model_type": "blenderbot-small"}, BLENDERBOT_SMALL),
+        ({}, {"model_type": "blenderbot"}, BLENDERBOT),
+        ({"tokenizer_class": "MBartTokenizerFast"}, {}, MBART),
+        ({"tokenizer_class": "MBart50Tokenizer"}, {}, MBART),
+        ({"tokenizer_class": "TokenizersBackend"}, {"model_type": "mbart"}, MBART),
         ({}, {"model_type": "t5"}, None),
         ({}, {}, None),
     ],
@@ -42,10 +45,10 @@ def test_the_family_is_named_by_tokenizer_config_before_config(tmp_path, tokeniz
 
 
 def test_a_vocabulary_without_configuration_is_recognised_by_its_first_tokens():
-    assert recognise_family({"<s>": 0, "<pad>": 1, "</s>": 2}) is Family.BART
-    assert recognise_family({"<pad>": 0, "<s>": 1, "</s>": 2}) is Family.BLENDERBOT
-    assert recognise_family({"<unk>": 0, "<s>": 1, "</s>": 2}) is Family.BLOOM
-    assert recognise_family({"__null__": 0, "__unk__": 3}) is Family.BLENDERBOT_SMALL
+    assert recognise_family({"<s>": 0, "<pad>": 1, "</s>": 2}) is BART
+    assert recognise_family({"<pad>": 0, "<s>": 1, "</s>": 2}) is BLENDERBOT
+    assert recognise_family({"<unk>": 0, "<s>": 1, "</s>": 2}) is BLOOM
+    assert recognise_family({"__null__": 0, "__unk__": 3}) is BLENDERBOT_SMALL
 
 
 def test_the_name_is_the_last_part_of_the_uri(bart_folder):

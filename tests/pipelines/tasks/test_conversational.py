@@ -85,7 +85,7 @@ def test_a_dialogue_without_turns_is_an_error_row(ask, talker, error_kinds):
 
 
 def test_what_cannot_be_meant_is_refused(ask, talker, checkpoint):
-    with pytest.raises(ConfigError, match="needs a Blenderbot or a BlenderbotSmall; found BartFor"):
+    with pytest.raises(ConfigError, match="needs a dialogue model, such as a Blenderbot; found BartFor"):
         ask("conversational", checkpoint, {"text": ["hi"]})
     with pytest.raises(ConfigError, match="num_return_sequences: is 2, and conversational gives one text a row"):
         ask("conversational", talker[1], {"text": ["hi"]}, generation={"num_beams": 2, "num_return_sequences": 2})

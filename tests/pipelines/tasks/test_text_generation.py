@@ -95,7 +95,7 @@ def test_an_answer_ends_with_a_stop_string(ask, make_checkpoint, make_sentences)
             "BartForConditionalGeneration",
             {},
             {},
-            "needs a BloomForCausalLM.*: summarization",
+            "needs one of BartForCausalLM, .*BloomForCausalLM; found Bart.*: summarization",
         ),
         ("text2text-generation", "BloomForCausalLM", {}, {}, "Use another checkpoint, or a task .* text-generation"),
         ("text-generation", "BloomForCausalLM", {"prompt_template": "{a.b}"}, {}, r"found \{a\.b\}"),

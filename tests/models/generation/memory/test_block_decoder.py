@@ -14,7 +14,7 @@ from batchloom.models.generation.memory.gpu.blocks import BlockStore
 from batchloom.models.generation.memory.gpu.decoder import BlockDecoder
 from batchloom.models.generation.memory.gpu.graphs import Graphs
 
-FAMILIES = ["bart", "blenderbot", "bloom", "bart_causal"]
+FAMILIES = ["bart", "mbart", "blenderbot", "bloom", "bart_causal"]
 # Documents of one to three blocks; new tokens of up to two blocks a row, or five a unit of four beams.
 PROMPTS = [
     [(7 * row + 3 * place) % 200 + 5 for place in range(length)] for row, length in enumerate([1, 31, 60, 33, 5])
