@@ -17,7 +17,7 @@ from batchloom.models.families.family import Family
 from batchloom.models.families.reading import read_config
 from batchloom.models.families.table import architecture_of, family_of
 
-# Fields of config.json that steer generation, as the reference's GenerationConfig names them.
+# Fields of config.json that control generation, under the names of transformers' GenerationConfig.
 GENERATION_FIELDS = (
     "bad_words_ids",
     "begin_suppress_tokens",
@@ -71,7 +71,7 @@ SPECIAL_TOKEN_FIELDS = ("bos_token_id", "decoder_start_token_id", "eos_token_id"
 class CheckpointInfo:
     """What a job needs to know of a checkpoint before anything is started."""
 
-    architecture: str  # the class that load_model takes by default
+    architecture: str  # the class that load_model uses by default
     config: ModelConfig
     weights_hash: str  # sha256, hexadecimal
     tokenizer_hash: str  # sha256, hexadecimal
