@@ -8,7 +8,7 @@ import transformers
 
 from batchloom.models import Engine, GenerationParams, SinglePass, load_model
 from batchloom.models.generation import runner
-from batchloom.models.generation.memory.gpu.decoder import BlockDecoder
+from batchloom.models.generation.memory.gpu.backend import PagedBackend
 from batchloom.models.layers.linear import RowLinear
 
 SIZES = {"vocab_size": 83, "hidden_size": 24, "n_layer": 2, "n_head": 4, "num_labels": 3}
@@ -29,11 +29,11 @@ import os
 from batchloom.models.generation.memory.cpu.entry_pool import EntryPool as owner
 name, number = "reorder", 3
 """
-# As on GPUs: decoder_of looks at the device.
+# As on GPUs: backend_of looks at the device.
 IN_BLOCKS = """
 from batchloom.models.generation import runner
-from batchloom.models.generation.memory.gpu.decoder import BlockDecoder
-runner.decoder_of = BlockDecoder
+from batchloom.models.generation.memory.gpu.backend import PagedBackend
+runner.backend_of = PagedBackend
 """
 RAISES_ONCE = """
 plain, calls = getattr(owner, name), iter(range(1 << 60))
@@ -94,7 +94,7 @@ def test_ranks_that_decode_as_on_gpus_start_again_as_well(tmp_path, in_followers
     folder, marker = checkpoint(tmp_path, "BloomForCausalLM"), tmp_path / "raised"
     in_followers(IN_BLOCKS + in_the_middle(17) + RAISES_ONCE.format(marker=str(marker)))
     alone = [tokens(Engine(load_model(folder)).generate(PROMPTS, params)) for params in SEARCHES]
-    monkeypatch.setattr(runner, "decoder_of", BlockDecoder)
+    monkeypatch.setattr(runner, "backend_of", PagedBackend)
     shared = Engine(load_model(folder, tensor_parallel=2))
     with caplog.at_level(logging.WARNING):
         assert [tokens(shared.generate(PROMPTS, params)) for params in SEARCHES] == alone
