@@ -59,7 +59,7 @@ def measured(model: Any, work: Workload, num_documents: int, num_slots: int) -> 
     while engine.num_unfinished:
         engine.step()
         (runner,) = engine._lanes.runners
-        memories = {memory for own in runner._memories.values() for memory in own}
+        memories = {memory for own in runner._prompt_memories.values() for memory in own}
         pools = [pool for running in runner._running.values() for pool in running.cache.pools]
         reserved = sum(pool.num_bytes for pool in pools)
         reserved += sum(key.nbytes + value.nbytes for memory in memories for key, value in memory.layers)

@@ -22,8 +22,8 @@ import torch
 from batchloom.models import Engine, GenerationParams
 from batchloom.models.device import bytes_per_token
 from batchloom.models.generation import runner
-from batchloom.models.generation.memory.cpu.decoder import PooledDecoder
-from batchloom.models.generation.memory.gpu.decoder import BlockDecoder
+from batchloom.models.generation.memory.cpu.backend import PooledBackend
+from batchloom.models.generation.memory.gpu.backend import PagedBackend
 from benchmarks.engine import Workload, corpus
 from benchmarks.random_model import BLOOM, SIZES, random_model, raw_config
 
@@ -51,7 +51,7 @@ def main() -> None:
     is_gpu = options.device.type == "cuda"
     print(torch.cuda.get_device_name(options.device) if is_gpu else "CPU", f"torch {torch.__version__}", flush=True)
     check(options.device)
-    runner.decoder_of = BlockDecoder  # also where the device is a CPU, to see that all of this runs
+    runner.backend_of = PagedBackend  # also where the device is a CPU, to see that all of this runs
     speed = bytes_a_second(options.device)
     for name in options.cases:
         work, num_documents = CASES[name]
@@ -77,13 +77,13 @@ def check(device: torch.device) -> None:
             GenerationParams(max_new_tokens=20, do_sample=True, num_return_sequences=3),
         ):
             said = []
-            for decoder in (BlockDecoder, PooledDecoder):
-                runner.decoder_of = decoder
+            for backend in (PagedBackend, PooledBackend):
+                runner.backend_of = backend
                 engine = Engine(model)
                 answers = engine.generate(prompts * 3, params)
                 said.append([[one.token_ids for one in answer.outputs] for answer in answers])
-                if decoder is BlockDecoder:
-                    steps = dict(engine._lanes.runners[0]._decoder._graphs.num_steps)
+                if backend is PagedBackend:
+                    steps = dict(engine._lanes.runners[0]._backend._graphs.num_steps)
             num_equal = sum(one == two for one, two in zip(*said, strict=True))
             search = "samples" if params.do_sample else f"{params.num_beams or 1} beams"
             print(f"check {name}, {search}: {num_equal} of {len(said[0])} equal; steps {steps}", flush=True)
@@ -109,7 +109,7 @@ def batchloom(
             if options.profile and number == 1 and len(steps) == 8:
                 profile(engine)
         seconds = time.perf_counter() - begin
-        kinds = dict(engine._lanes.runners[0]._decoder._graphs.num_steps)
+        kinds = dict(engine._lanes.runners[0]._backend._graphs.num_steps)
         print(f"  batchloom, round {number}: {sum(lengths) / seconds:9.0f} tokens/s in {seconds:.2f} s; steps {kinds}")
     most = max(num_rows for num_rows, _, _ in steps)
     for name, part in (("most rows", [step for step in steps if step[0] == most]), ("all steps", steps)):

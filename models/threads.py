@@ -1,10 +1,10 @@
-"""Threads that compute side by side, and how many of torch's threads each has. They know no tensor.
+"""Worker threads that compute concurrently, and how many of torch's threads each uses. They know no tensor.
 
-torch cuts each operation over its threads, which wait for one another at the end of each. Parts of work that do not
-need one another go faster on a thread for each part, the more so where other processes want the cores too.
+torch splits each operation over its threads, which synchronize after it. Independent work is faster on one thread each,
+the more so where other processes use the cores too.
 
-How many threads torch uses belongs to a thread. A thread that is asked for the first time takes what any thread was
-given last: so whoever sets another's number sets its own again.
+The number of torch's threads is a setting of each thread. A thread without one inherits what any thread set last, so
+whoever sets it in a worker must set its own again.
 """
 
 from collections.abc import Callable
@@ -15,25 +15,27 @@ import torch
 
 
 def side_by_side(work: Callable[[], None], num_workers: int, num_threads: int) -> None:
-    """Run `work` in several threads at once, which share `num_threads` of torch's; in this thread where one is enough.
+    """Run `work` in `num_workers` threads at once, which share `num_threads` of torch's.
 
-    Raises: what `work` raises, when all threads have ended.
+    One worker is the caller's own thread.
+
+    Raises: whatever `work` raised, in one of the threads.
     """
     if num_workers <= 1:
         work()
         return
     are_set = Barrier(num_workers + 1)
 
-    def run() -> None:
+    def worker() -> None:
         use_threads(max(1, num_threads // num_workers))
         are_set.wait()
         work()
 
-    with ThreadPoolExecutor(num_workers) as pool:
-        runs = [pool.submit(run) for _ in range(num_workers)]
+    with ThreadPoolExecutor(num_workers) as executor:
+        workers = [executor.submit(worker) for _ in range(num_workers)]
         are_set.wait()
         torch.set_num_threads(num_threads)
-        for one in runs:
+        for one in workers:
             one.result()
 
 
@@ -53,6 +55,6 @@ def start_workers(work: Callable[[], None], num_workers: int, num_threads: int, 
 
 
 def use_threads(num_threads: int) -> None:
-    """Let what this thread computes be cut over `num_threads` of torch's threads."""
-    torch.get_num_threads()  # asked here for the first time, or the thread would take over another's number later
+    """Let this thread's operations use `num_threads` of torch's threads."""
+    torch.get_num_threads()  # makes the thread inherit its setting now: later that would overwrite this number
     torch.set_num_threads(num_threads)

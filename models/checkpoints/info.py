@@ -4,6 +4,7 @@ The hashes are part of a job's fingerprint: sha256 over the contents of the weig
 """
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,62 +17,20 @@ from batchloom.models.families.config import ModelConfig
 from batchloom.models.families.family import Family
 from batchloom.models.families.reading import read_config
 from batchloom.models.families.table import architecture_of, family_of
+from batchloom.models.generation.absent_options import ABSENT, RESOURCE_HINTS, is_neutral
+from batchloom.models.generation.params import OPTIONS, SPECIAL_TOKENS
 
-# Fields of config.json that steer generation, as the reference's GenerationConfig names them.
-GENERATION_FIELDS = (
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "bos_token_id",
-    "constraints",
-    "decoder_start_token_id",
-    "diversity_penalty",
-    "do_sample",
-    "dola_layers",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "encoder_repetition_penalty",
-    "eos_token_id",
-    "epsilon_cutoff",
-    "eta_cutoff",
-    "exponential_decay_length_penalty",
-    "force_words_ids",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "guidance_scale",
-    "length_penalty",
-    "max_length",
-    "max_new_tokens",
-    "min_length",
-    "min_new_tokens",
-    "min_p",
-    "no_repeat_ngram_size",
-    "num_beam_groups",
-    "num_beams",
-    "num_return_sequences",
-    "pad_token_id",
-    "penalty_alpha",
-    "remove_invalid_values",
-    "renormalize_logits",
-    "repetition_penalty",
-    "sequence_bias",
-    "stop_strings",
-    "suppress_tokens",
-    "temperature",
-    "token_healing",
-    "top_h",
-    "top_k",
-    "top_p",
-    "typical_p",
-    "watermarking_config",
-)
-SPECIAL_TOKEN_FIELDS = ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id")
+# Fields of config.json that decide what is generated: ours, and those of transformers that params refuse.
+GENERATION_FIELDS = (*OPTIONS, *ABSENT)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
     """What a job needs to know of a checkpoint before anything is started."""
 
-    architecture: str  # the class that load_model takes by default
+    architecture: str  # the class that load_model uses by default
     config: ModelConfig
     weights_hash: str  # sha256, hexadecimal
     tokenizer_hash: str  # sha256, hexadecimal
@@ -128,20 +87,30 @@ def _dtype(raw_config: Mapping[str, Any]) -> str:
 
 
 def generation_defaults(raw_config: Mapping[str, Any], raw_generation: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a checkpoint's generation settings, without those that are null.
+    """Return how a checkpoint wants to generate; null counts as unset.
 
-    As in transformers, generation_config.json replaces config.json where it exists: only the ids of special tokens
-    that it leaves out are taken from config.json.
+    As in the reference, where generation_config.json exists only the ids of special tokens are filled in from
+    config.json. What changes tokens and is not ours stays in, for GenerationParams.resolve to refuse. What changes none
+    (hints for speculative decoding, keys that transformers does not know either) is left out, with a warning that names
+    it.
     """
-    names = GENERATION_FIELDS if raw_generation is None else SPECIAL_TOKEN_FIELDS
+    names = GENERATION_FIELDS if raw_generation is None else SPECIAL_TOKENS
     defaults = {name: raw_config[name] for name in names if raw_config.get(name) is not None}
-    if raw_generation is not None:
-        return defaults | {
-            name: raw_generation[name] for name in GENERATION_FIELDS if raw_generation.get(name) is not None
-        }
-    if raw_config.get("force_bos_token_to_be_generated") and "forced_bos_token_id" not in defaults:
-        defaults["forced_bos_token_id"] = raw_config.get("bos_token_id")  # the setting's old spelling
-    return defaults
+    if raw_generation is None:
+        if raw_config.get("force_bos_token_to_be_generated") and "forced_bos_token_id" not in defaults:
+            defaults["forced_bos_token_id"] = raw_config.get("bos_token_id")  # the old spelling
+        _warn("config.json", {name: value for name, value in raw_config.items() if name in RESOURCE_HINTS})
+        return defaults
+    _warn("generation_config.json", {n: value for n, value in raw_generation.items() if n not in GENERATION_FIELDS})
+    return defaults | {name: raw_generation[name] for name in GENERATION_FIELDS if raw_generation.get(name) is not None}
+
+
+def _warn(file_name: str, ignored: Mapping[str, Any]) -> None:
+    """Name the options that are ignored, other than those whose values ask for nothing."""
+    asked = {name: value for name, value in ignored.items() if value is not None and not is_neutral(name, value)}
+    if asked:
+        listed = ", ".join(f"{name} = {value!r}" for name, value in asked.items())
+        logger.warning("%s sets %s: not options we have, and ignored, since they change no token", file_name, listed)
 
 
 def weight_file_names(source: ModelSource) -> list[str]:

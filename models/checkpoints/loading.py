@@ -103,7 +103,7 @@ def load_for_rank(
 
 
 def read_configuration(source: ModelSource) -> tuple[ModelConfig, dict[str, Any]]:
-    """config.json, understood and as it stands."""
+    """Return config.json, parsed into a configuration and raw. Raises: CheckpointError, UnsupportedModelError."""
     raw_config = source.read_json("config.json")
     if raw_config is None:
         raise CheckpointError(

@@ -80,7 +80,7 @@ def tie(model: LoadedModel, apart: Collection[str]) -> None:
 
 
 def differing_copies(architecture: str, config: ModelConfig, checkpoint: Checkpoint, group: TensorParallel) -> set[str]:
-    """Names that the configuration ties, but of which the file holds another matrix: the file wins.
+    """Return the names that the configuration ties, but under which the file holds another matrix: the file wins.
 
     Old .bin files hold a tied matrix under each of its names, so their values are compared, by each rank for its rows.
     Raises: OutOfStepError where another rank left.

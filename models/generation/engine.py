@@ -1,38 +1,37 @@
 """The engine turns requests into tokens. It knows no text, no rows and no Ray.
 
-Requests wait, run and finish. In each step those that fit start, a lane's sequences get one token each, and what is
-done leaves and makes room: the batch never drains while work is left. A GPU has one lane, a CPU up to four.
+Requests wait, run and finish (continuous batching). In each step those that fit start (prefill), a lane's sequences get
+one token each (decode), and what is done leaves and makes room. A GPU has one lane, a CPU up to four.
 
-    engine.py      the loop                        sequence.py        requests and answers
-    scheduler.py   who runs, and where             params.py          what a caller may ask, and in
-                                                   option_values.py   which values
-    lanes.py       runners side by side            shared_runner.py   a runner on several ranks
-    runner.py      prompts, then steps
-    prompts.py     prompts into keys and values    prefixes.py        what prompts have in common
-    cohort.py      requests that decode alike      decoder.py         keys, values and logits of a step, on
-    pooled_decoder.py  CPUs, in exact shapes, or   block_decoder.py   GPUs, in few shapes
-    step_attention.py  attention of a step         block_attention.py attention of a step
-    kv_cache.py    keys and values of prompts      blocks.py          keys and values in equal blocks
-        and of what was said, in pools             block_units.py     blocks of what was said
-    pools.py       such pools, by age              block_rows.py      which rows read which blocks
-                                                   step_shape.py      how many of each
-                                                   graphs.py          steps as CUDA graphs
-    beam.py        beam search                     history.py         what was said so far
-    sampling.py    greedy search and sampling      processors.py      what may not be said, or must
-    vocabulary.py  who holds which logits          warpers.py         what is too unlikely to be drawn
-    candidates.py  passes over them                randomness.py      numbers that belong to a sample
-    device_memory.py   what fits                   crossings.py       between host and device
+    engine.py         the loop                          model.py          what is asked of a model
+    scheduler.py      who runs, in which lane           requests.py       requests and answers
+    lanes.py          runners side by side              params.py         options of a request,
+    runner.py         prefill, then decode steps        option_values.py  their values, and transformers'
+    shared_runner.py  the same on several ranks         absent_options.py options that we do not have
+    transfers.py      between host and device           enlarging.py      tensors that grow
+
+    search/    how the next token is chosen             memory/    the KV cache and attention over it
+      cohort.py       requests searched together          backend.py        what differs between devices
+      beam_search.py  beam search,                        prefill.py        prompts into keys and values
+      beams.py        growing and finished beams          prefixes.py       what prompts have in common
+      sampling.py     greedy search and sampling          prompt_memory.py  a prompt's keys and values
+      history.py      tokens and lengths so far
+      processors.py   banned and forced tokens            cpu/  exact shapes      gpu/  paged blocks
+      warpers.py      what is drawn from                    backend.py              backend.py
+      randomness.py   random numbers of a sample            entry_pool.py           blocks.py  units.py
+      vocabulary.py   ranks' columns of the logits          aged_pools.py           tables.py  shapes.py
+      candidates.py   passes over the logits                attention.py            attention.py  graphs.py
 """
 
 import logging
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from batchloom.models.device import is_out_of_memory, keep_freed_memory, max_cached_tokens
 from batchloom.models.errors import ParamsError, RequestError
 from batchloom.models.generation.lanes import Lanes, Stepped
+from batchloom.models.generation.model import Model, language_model
 from batchloom.models.generation.params import GenerationParams
 from batchloom.models.generation.requests import Request, RequestOutput, SequenceOutput
 from batchloom.models.generation.scheduler import Scheduler
@@ -41,7 +40,7 @@ from batchloom.models.generation.search.randomness import sample_key
 
 logger = logging.getLogger(__name__)
 
-# Sequences of a lane where nobody says: products of 128 rows are near a CPU's best; a GPU's want more.
+# Default number of sequences in a lane: products of 128 rows are near a CPU's best speed; a GPU needs more rows.
 DEFAULT_SLOTS = {False: 128, True: 512}
 
 __all__ = ["Engine", "EngineStats", "RequestOutput", "SequenceOutput"]
@@ -49,61 +48,69 @@ __all__ = ["Engine", "EngineStats", "RequestOutput", "SequenceOutput"]
 
 @dataclass(frozen=True)
 class EngineStats:
-    """What an engine did since it was made."""
+    """What an engine has done so far."""
 
     num_steps: int = 0
     busy_seconds: float = 0.0  # inside step()
-    num_prompt_tokens: int = 0  # of the prompts that were started
-    num_padded_prompt_tokens: int = 0  # positions that attention over prompts computed, padding included
-    num_output_tokens: int = 0  # of the answers returned
+    num_prompt_tokens: int = 0  # of the prompts that started
+    num_padded_prompt_tokens: int = 0  # positions that prefill attention computed, padding included
+    num_output_tokens: int = 0  # of the returned answers
 
 
 class Engine:
     """Serves any number of requests at a time with one model.
 
     `max_batch_tokens`: prompt tokens computed in one step. `max_slots`: sequences that grow at a time. `stop_text`:
-    token ids to the text in which stop strings are looked for, e.g. `lambda ids: tokenizer.decode_batch([ids])[0]`; any
-    thread may call it. `num_lanes`: threads that step apart on a CPU: torch's number, four at most. Elsewhere one.
+    converts token ids to the text in which stop strings are looked for, e.g. `lambda ids:
+    tokenizer.decode_batch([ids])[0]`; called from any thread. `num_lanes`: lanes on a CPU, by default one for each of
+    torch's threads, four at most.
+
+    Raises: UnsupportedModelError where the model has no language-model head.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         max_batch_tokens: int = 16384,
         max_slots: int | None = None,
         stop_text: StopText | None = None,
         num_lanes: int | None = None,
     ) -> None:
-        self.model = model
+        self.model = language_model(model)
         self.stats = EngineStats()
         self._stop_text = stop_text
         if model.device.type == "cpu":
             keep_freed_memory()
-        self._lanes = Lanes(model, stop_text, num_lanes)
+        self._lanes = Lanes(self.model, stop_text, num_lanes)
         self._scheduler = Scheduler(
             max_sequences=max_slots or DEFAULT_SLOTS[model.device.type == "cuda"] * len(self._lanes),
             max_prompt_tokens=max_batch_tokens,
-            max_cached_tokens=max(1, int(max_cached_tokens(model) / self._lanes.runners[0].padding)),
+            max_cached_tokens=max(1, int(max_cached_tokens(self.model) / self._lanes.runners[0].padding)),
             num_lanes=len(self._lanes),
         )
         self._resolved: dict[GenerationParams, GenerationParams] = {}
 
     @property
     def num_unfinished(self) -> int:
-        """Requests that were added and are not answered yet."""
+        """Requests that were added and are not answered yet, running or waiting."""
         return self._scheduler.num_unfinished
 
     def add(
         self, request_id: Hashable, prompt_ids: Sequence[int], params: GenerationParams | None = None, seed: int = 0
     ) -> None:
-        """Lets a request wait for a place. Raises RequestError if it cannot be served, ParamsError for its params."""
+        """Queue a request. `seed` decides its random numbers.
+
+        Raises: RequestError where the request cannot be served, ParamsError where its params cannot.
+        """
         self._scheduler.add(self._request(request_id, prompt_ids, params, seed))
 
     def step(self) -> list[RequestOutput]:
-        """Starts what fits, gives the running sequences of a lane one token each, and returns what is answered.
+        """Start what fits, compute one token for each running sequence of a lane, and return what is answered.
 
-        Where memory runs out, all that runs starts again, half of it at a time; a request that has no room alone comes
-        back with an error.
+        Where memory runs out, everything that runs starts again with half the budget; a request that does not fit alone
+        is answered with an error.
+
+        Raises: RankLostError where a process with part of the model ended, DeviceError where it failed.
         """
         if not self.num_unfinished:
             return []
@@ -126,9 +133,12 @@ class Engine:
         params: GenerationParams | Sequence[GenerationParams] | None = None,
         seed: int = 0,
     ) -> list[RequestOutput]:
-        """Answers to all prompts, in their order; `params` for all of them or one for each.
+        """Return the answers to all prompts, in their order; `params` for all of them or one for each.
 
-        A request on which memory runs out has an `error` in place of outputs; the others are answered.
+        A request that does not fit into memory alone has an `error` in place of outputs; the others are answered.
+
+        Raises: RequestError where a prompt cannot be served or requests of `add` are unfinished, ParamsError where
+        params cannot be used, and what `step` raises.
         """
         each = [params] * len(prompts) if params is None or isinstance(params, GenerationParams) else list(params)
         if len(each) != len(prompts):
@@ -140,7 +150,7 @@ class Engine:
                 f"generate() was called while {self.num_unfinished} requests of add() are unfinished, whose answers it "
                 "would take. Call step() until they are answered, or use another engine."
             )
-        # All are made before one is added: a refusal leaves none behind, to be answered in another call's place.
+        # All are checked before one is added, so that a refusal leaves nothing in the queue.
         requests = [
             self._request(index, prompt, own, sample_key(seed, index))
             for index, (prompt, own) in enumerate(zip(prompts, each, strict=True))
@@ -153,7 +163,7 @@ class Engine:
         return [answers[index] for index in range(len(prompts))]
 
     def _begin_steps(self) -> None:
-        """Every lane that is idle goes on, with what may start in it."""
+        """Begin the next step of every idle lane, with the requests that may start in it."""
         admitted = self._scheduler.admit(self._lanes.idle)
         num_busy = sum(bool(load.running) for load in self._scheduler.loads)
         for lane, started in admitted.items():
@@ -161,7 +171,7 @@ class Engine:
                 self._lanes.begin(lane, started, num_busy)
 
     def _answer(self, stepped: Stepped) -> list[RequestOutput]:
-        """Gives back what those held that are done, and counts."""
+        """Free what finished requests reserved, count the step, and return the answers."""
         outputs = []
         for done in stepped.done:
             self._scheduler.release(done.request)
@@ -178,7 +188,7 @@ class Engine:
         return outputs
 
     def _make_room(self) -> list[RequestOutput]:
-        """After memory ran out: half as much at a time from now on. Answers do not depend on what ran beside them."""
+        """After an out-of-memory error, start again with half the budgets, which changes no answer."""
         num_running = len(self._scheduler.running)
         self._lanes.clear()
         if num_running == 1:

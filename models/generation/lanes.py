@@ -1,44 +1,45 @@
-"""Lanes: runners that step side by side, each on a thread of its own. They know no queue.
+"""Lanes: runners that step concurrently, each on its own thread. They know no queue.
 
-torch cuts each operation over all its threads, which then wait for one another, some hundred times a step. A CPU's
-cores are better used by a lane each, with sequences of its own, that waits for nobody. A device has one lane.
+torch splits each operation over all its threads, which synchronize after it, some hundred times a step. A CPU's cores
+are better used by one lane each, with sequences of its own, that never waits for the others. An accelerator has one
+lane.
 
     lane 0   | prompts of 64 | step of 64 | step of 64 | prompts of 3, step of 64 |
     lane 1   | prompts of 61      | step of 61  | step of 61  | step of 61  | step of 61  |
 
-`docs/log.md` has what that gives. Lanes share a model, which they only read, and the beginnings that prompts have in
-common, which one of them reads for all.
+docs/log.md has measurements. Lanes share the model, which they only read, and the cached prefixes of prompts, each of
+which one lane computes for all.
 """
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from batchloom.models.generation.memory.prefixes import Prefixes
+from batchloom.models.generation.model import LanguageModel
 from batchloom.models.generation.requests import Request
 from batchloom.models.generation.runner import Runner
 from batchloom.models.generation.search.cohort import Done, StopText
 from batchloom.models.generation.shared_runner import SharedRunner
 from batchloom.models.threads import use_threads
 
-# A lane's steps hold Python's lock for a part of their time, so that many lanes would wait for it.
-MOST_LANES = 4
+# A step holds Python's global lock for part of its time, so more lanes would wait for it.
+MAX_LANES = 4
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """What one step of a lane did."""
+    """The result of one step of a lane."""
 
     started: Sequence[Request]
-    num_positions: int  # that attention over their prompts computed, padding included
+    num_positions: int  # computed by attention over their prompts, padding included
     done: Sequence[Done]
 
 
 class Lane:
-    """A runner, and the step that it is in."""
+    """A runner, and its step in progress."""
 
     def __init__(self, runner: Runner, thread: ThreadPoolExecutor | None) -> None:
         self.runner = runner
@@ -47,7 +48,7 @@ class Lane:
         self._num_threads = 0
 
     def begin(self, started: Sequence[Request], num_threads: int) -> None:
-        """One token for all that runs here and for requests that start, with so many of torch's threads."""
+        """Begin a step (prefill `started`, then decode one token a sequence) on `num_threads` of torch's threads."""
         if self._thread is None:
             step: Future[Stepped] = Future()
             try:
@@ -63,15 +64,15 @@ class Lane:
 
 
 class Lanes:
-    """An engine's lanes. Each is idle, or in a step that was begun and not yet taken."""
+    """An engine's lanes. Each is idle, or has a step that was begun and whose result was not taken yet."""
 
-    def __init__(self, model: Any, stop_text: StopText | None, num_lanes: int | None) -> None:
+    def __init__(self, model: LanguageModel, stop_text: StopText | None, num_lanes: int | None) -> None:
         self._num_threads = torch.get_num_threads()
         if model.group.followers:
             self._lanes = [Lane(SharedRunner(model, stop_text), None)]
             return
-        # A device runs one graph at a time, and captures it on one thread.
-        num_lanes = 1 if model.device.type != "cpu" else num_lanes or min(self._num_threads, MOST_LANES)
+        # An accelerator runs one graph at a time, and captures it on one thread.
+        num_lanes = 1 if model.device.type != "cpu" else num_lanes or min(self._num_threads, MAX_LANES)
         prefixes = Prefixes()
         threads = [ThreadPoolExecutor(1, "lane") for _ in range(num_lanes)] if num_lanes > 1 else [None]
         self._lanes = [Lane(Runner(model, stop_text, prefixes), thread) for thread in threads]
@@ -85,17 +86,20 @@ class Lanes:
 
     @property
     def idle(self) -> list[int]:
-        """The numbers of the lanes that wait for their next step."""
+        """The numbers of the lanes without a step in progress."""
         return [number for number, lane in enumerate(self._lanes) if lane.step is None]
 
     def begin(self, number: int, started: Sequence[Request], num_busy: int) -> None:
-        """Begins the step of an idle lane; `num_busy` lanes share the threads."""
+        """Begin the step of an idle lane; `num_busy` lanes share torch's threads."""
         self._lanes[number].begin(started, max(1, self._num_threads // num_busy))
         if len(self._lanes) > 1:
             torch.set_num_threads(self._num_threads)
 
     def take(self) -> Iterator[Stepped]:
-        """Waits until a step that was begun has ended, and gives what all ended ones did. Raises what one raised."""
+        """Wait until a step has ended, and yield the results of all that have.
+
+        Raises: whatever a step raised, out-of-memory errors among them.
+        """
         wait([lane.step for lane in self._lanes if lane.step], return_when=FIRST_COMPLETED)
         for lane in self._lanes:
             if lane.step is not None and lane.step.done():
@@ -103,7 +107,7 @@ class Lanes:
                 yield step.result()
 
     def clear(self) -> None:
-        """Waits for all steps and forgets everything that runs, what ended untaken too."""
+        """Wait for all steps, then drop their results and everything that runs."""
         wait([lane.step for lane in self._lanes if lane.step])
         for lane in self._lanes:
             lane.step = None

@@ -1,59 +1,71 @@
-"""Which values each generation option can have. It knows no model, and not what contradicts what."""
+"""The kinds of generation options: which values each can have. It knows no model, and not which options contradict.
+
+`option(...)` declares a field of GenerationParams. All that is known of an option stands in its field's metadata: the
+tables that params.py and models/checkpoints/info.py use are derived from there.
+"""
 
 from collections.abc import Callable, Iterator
-from typing import Any
-
-# Options by what they hold. The padding token is in none: no answer depends on it.
-COUNTS_FROM_ONE = ("max_length", "max_new_tokens", "num_beams", "num_return_sequences")
-COUNTS = ("min_length", "min_new_tokens", "top_k", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size")
-ABOVE_ZERO = ("temperature", "repetition_penalty", "encoder_repetition_penalty")
-SHARES = ("top_p", "min_p", "epsilon_cutoff", "eta_cutoff")
-SWITCHES = ("do_sample", "renormalize_logits")
-TOKEN = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
-TOKENS = ("begin_suppress_tokens", "suppress_tokens")
-TOKEN_OR_TOKENS = ("eos_token_id", "forced_eos_token_id")
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal
 
 
-def problems_of(options: Any) -> list[str]:
-    """A line for each option, lists as tuples, whose value no model could use; None is no value."""
-    problems: list[str] = []
+@dataclass(frozen=True)
+class Kind:
+    """Values that a model can use; lists come as tuples. `wanted` says so in an error."""
 
-    def check(names: tuple[str, ...], is_good: Callable[[Any], bool], wanted: str) -> None:
-        for name in names:
-            value = getattr(options, name)
-            if value is not None and not is_good(value):
-                problems.append(f"{name} = {value!r}; it must be {wanted}")
+    accepts: Callable[[Any], bool]
+    wanted: str
 
-    check(COUNTS_FROM_ONE, lambda value: _is_natural(value) and value >= 1, "a whole number of at least 1")
-    check(COUNTS, _is_natural, "a whole number of at least 0")
-    check(ABOVE_ZERO, lambda value: _is_number(value) and value > 0, "a number above 0")
-    check(SHARES, lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
-    check(("typical_p",), lambda value: _is_number(value) and 0 < value <= 1, "a number above 0, at most 1")
-    check(("length_penalty",), lambda value: _is_number(value) and value == value, "a number")
-    check(SWITCHES, lambda value: isinstance(value, bool), "true or false")
-    check(("early_stopping",), lambda value: isinstance(value, bool) or value == "never", "true, false or 'never'")
-    check(TOKEN, _is_natural, "a token id")
-    check(TOKENS, _are_tokens, "a list of token ids")
-    check(TOKEN_OR_TOKENS, lambda value: _is_natural(value) or _are_tokens(value), "a token id or a list of them")
-    check(
-        ("bad_words_ids",),
-        lambda value: isinstance(value, tuple) and bool(value) and all(word and _are_tokens(word) for word in value),
-        "a list of lists of token ids, none of them empty",
-    )
-    check(
-        ("stop_strings",),
-        lambda value: bool(value) and all(isinstance(stop, str) and stop for stop in _listed(value)),
-        "a string or a list of them, none empty",
-    )
-    check(("exponential_decay_length_penalty",), _is_decay, "a whole number of new tokens and a factor above 0")
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of one option."""
+
+    kind: Kind
+    default: Any  # transformers' value where neither the caller nor the checkpoint sets one; None: stays unset
+    only: Literal["sampling", "beams"] | None  # the search in which it has an effect; None: every search
+    names_tokens: bool  # whether its tokens are looked up, so that they must be in the vocabulary
+    is_special_token: bool  # whether config.json supplies it beside a generation_config.json without it
+
+
+def option(
+    kind: Kind,
+    default: Any = None,
+    only: Literal["sampling", "beams"] | None = None,
+    names_tokens: bool = False,
+    is_special_token: bool = False,
+) -> Any:
+    """Declare an option as a dataclass field that is unset (None) by default."""
+    described = Option(kind, default, only, names_tokens, is_special_token)
+    return field(default=None, metadata={"option": described})
+
+
+def options_of(params: Any) -> dict[str, Option]:
+    """Return the options that a dataclass declares, by name."""
+    return {each.name: _option(each) for each in fields(params)}
+
+
+def problems_of(params: Any) -> list[str]:
+    """Return a line for each option that is set to a value which no model could use."""
+    problems = []
+    for name, one in options_of(params).items():
+        value = getattr(params, name)
+        if value is not None and not one.kind.accepts(value):
+            problems.append(f"{name} = {value!r}; it must be {one.kind.wanted}")
     return problems
 
 
-def tokens_of(options: Any) -> Iterator[tuple[str, int]]:
-    """Every token that the options name, by option, of those that a model would look up."""
-    for name in ("decoder_start_token_id", "forced_bos_token_id", *TOKENS, *TOKEN_OR_TOKENS, "bad_words_ids"):
-        for one in _listed(getattr(options, name)):
-            yield from ((name, token) for token in _listed(one))
+def tokens_of(params: Any) -> Iterator[tuple[str, int]]:
+    """Yield every token that the options name and a model would look up, with the option's name."""
+    for name, one in options_of(params).items():
+        if one.names_tokens:
+            for word in _listed(getattr(params, name)):
+                yield from ((name, token) for token in _listed(word))
+
+
+def _option(declared: Field[Any]) -> Option:
+    described: Option = declared.metadata["option"]
+    return described
 
 
 def _listed(value: Any) -> tuple[Any, ...]:
@@ -74,8 +86,33 @@ def _are_tokens(value: Any) -> bool:
     return isinstance(value, tuple) and all(map(_is_natural, value))
 
 
+def _are_words(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(word and _are_tokens(word) for word in value)
+
+
+def _are_strings(value: Any) -> bool:
+    return bool(value) and all(isinstance(stop, str) and stop for stop in _listed(value))
+
+
 def _is_decay(value: Any) -> bool:
     if not isinstance(value, tuple) or len(value) != 2:
         return False
     start, factor = value
     return _is_natural(start) and _is_number(factor) and factor > 0
+
+
+COUNT_FROM_ONE = Kind(lambda value: _is_natural(value) and value >= 1, "a whole number of at least 1")
+COUNT = Kind(_is_natural, "a whole number of at least 0")
+ABOVE_ZERO = Kind(lambda value: _is_number(value) and value > 0, "a number above 0")
+SHARE = Kind(lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
+SHARE_ABOVE_ZERO = Kind(lambda value: _is_number(value) and 0 < value <= 1, "a number above 0, at most 1")
+NUMBER = Kind(lambda value: _is_number(value) and value == value, "a number")  # not NaN
+SWITCH = Kind(lambda value: isinstance(value, bool), "true or false")
+EARLY_STOPPING = Kind(lambda value: isinstance(value, bool) or value == "never", "true, false or 'never'")
+TOKEN = Kind(_is_natural, "a token id")
+TOKENS = Kind(_are_tokens, "a list of token ids")
+TOKEN_OR_TOKENS = Kind(lambda value: _is_natural(value) or _are_tokens(value), "a token id or a list of them")
+WORDS = Kind(_are_words, "a list of lists of token ids, none of them empty")
+STRINGS = Kind(_are_strings, "a string or a list of them, none empty")
+DECAY = Kind(_is_decay, "a whole number of new tokens and a factor above 0")
+ANY = Kind(lambda _: True, "anything")

@@ -1,6 +1,6 @@
-"""What a caller asks of generation, under transformers' names. It knows no model and no tensor.
+"""The generation options of one request, under transformers' names. It knows no model and no tensor.
 
-A field left at None is unset: the checkpoint's own value stands in for it, and after that transformers' default.
+A field left at None is unset: the checkpoint's value is used in its place, and after that transformers' default.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,69 +9,99 @@ from functools import cached_property
 from typing import Any, Literal
 
 from batchloom.models.errors import ParamsError
-from batchloom.models.generation.option_values import problems_of, tokens_of
+from batchloom.models.generation.absent_options import ABSENT, RESOURCE_HINTS, is_neutral
+from batchloom.models.generation.option_values import (
+    ABOVE_ZERO,
+    ANY,
+    COUNT,
+    COUNT_FROM_ONE,
+    DECAY,
+    EARLY_STOPPING,
+    NUMBER,
+    SHARE,
+    SHARE_ABOVE_ZERO,
+    STRINGS,
+    SWITCH,
+    TOKEN,
+    TOKEN_OR_TOKENS,
+    TOKENS,
+    WORDS,
+    option,
+    options_of,
+    problems_of,
+    tokens_of,
+)
 
 TokenIds = int | Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationParams:
-    """Options of one request. Lengths count tokens; `max_length` and `min_length` count the decoder's prompt too."""
+    """Options of one request. Lengths count tokens; `max_length` and `min_length` count the decoder's start tokens too.
+
+    Raises: ParamsError, when made, naming every option with a value that cannot be used, or else every contradiction.
+    """
 
     # How long. max_new_tokens wins over max_length, min_new_tokens over min_length.
-    max_length: int | None = None  # a decoder-only model's prompt counts, and the start token of an encoder-decoder
-    max_new_tokens: int | None = None
-    min_length: int | None = None  # end tokens are impossible before
-    min_new_tokens: int | None = None
-    stop_strings: str | Sequence[str] | None = None  # a sequence ends with the token that completes one
+    max_length: int | None = option(COUNT_FROM_ONE)  # counts start tokens: an encoder-decoder's first, else the prompt
+    max_new_tokens: int | None = option(COUNT_FROM_ONE)
+    min_length: int | None = option(COUNT)  # end tokens are banned before
+    min_new_tokens: int | None = option(COUNT)
+    stop_strings: str | Sequence[str] | None = option(STRINGS)  # a sequence ends with the token that completes one
 
     # How to search.
-    num_beams: int | None = None
-    num_return_sequences: int | None = None
-    early_stopping: bool | Literal["never"] | None = None  # True: stop when num_beams sequences are finished
-    length_penalty: float | None = None  # a finished beam's score is divided by its new tokens to this power
-    do_sample: bool | None = None
+    num_beams: int | None = option(COUNT_FROM_ONE, 1)
+    num_return_sequences: int | None = option(COUNT_FROM_ONE, 1)
+    # True: stop when num_beams sequences are finished.
+    early_stopping: bool | Literal["never"] | None = option(EARLY_STOPPING, False, only="beams")
+    # A finished beam's score is divided by its new tokens to this power.
+    length_penalty: float | None = option(NUMBER, 1.0, only="beams")
+    do_sample: bool | None = option(SWITCH, False)
 
     # What sampling draws from, in the order of application.
-    temperature: float | None = None
-    top_k: int | None = None  # 0: all
-    top_p: float | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    epsilon_cutoff: float | None = None
-    eta_cutoff: float | None = None
-    renormalize_logits: bool | None = None
+    temperature: float | None = option(ABOVE_ZERO, 1.0, only="sampling")
+    top_k: int | None = option(COUNT, 50, only="sampling")  # 0: all
+    top_p: float | None = option(SHARE, 1.0, only="sampling")
+    min_p: float | None = option(SHARE, only="sampling")
+    typical_p: float | None = option(SHARE_ABOVE_ZERO, 1.0, only="sampling")
+    epsilon_cutoff: float | None = option(SHARE, 0.0, only="sampling")
+    eta_cutoff: float | None = option(SHARE, 0.0, only="sampling")
+    renormalize_logits: bool | None = option(SWITCH, False)
 
-    # What may not be said, or must.
-    encoder_repetition_penalty: float | None = None
-    repetition_penalty: float | None = None
-    no_repeat_ngram_size: int | None = None
-    encoder_no_repeat_ngram_size: int | None = None
-    bad_words_ids: Sequence[Sequence[int]] | None = None
-    forced_bos_token_id: int | None = None
-    forced_eos_token_id: TokenIds | None = None
-    exponential_decay_length_penalty: tuple[int, float] | None = None  # (first new token, factor)
-    suppress_tokens: Sequence[int] | None = None
-    begin_suppress_tokens: Sequence[int] | None = None
+    # Tokens that are banned, forced or penalized.
+    encoder_repetition_penalty: float | None = option(ABOVE_ZERO, 1.0)
+    repetition_penalty: float | None = option(ABOVE_ZERO, 1.0)
+    no_repeat_ngram_size: int | None = option(COUNT, 0)
+    encoder_no_repeat_ngram_size: int | None = option(COUNT, 0)
+    bad_words_ids: Sequence[Sequence[int]] | None = option(WORDS, names_tokens=True)
+    forced_bos_token_id: int | None = option(TOKEN, names_tokens=True)
+    forced_eos_token_id: TokenIds | None = option(TOKEN_OR_TOKENS, names_tokens=True)
+    exponential_decay_length_penalty: tuple[int, float] | None = option(DECAY)  # (first new token, factor)
+    suppress_tokens: Sequence[int] | None = option(TOKENS, names_tokens=True)
+    begin_suppress_tokens: Sequence[int] | None = option(TOKENS, names_tokens=True)
 
     # Special tokens.
-    bos_token_id: int | None = None
-    eos_token_id: TokenIds | None = None  # any of several ends a sequence
-    pad_token_id: int | None = None
-    decoder_start_token_id: int | None = None
+    bos_token_id: int | None = option(TOKEN, is_special_token=True)
+    # Any of several ends a sequence.
+    eos_token_id: TokenIds | None = option(TOKEN_OR_TOKENS, names_tokens=True, is_special_token=True)
+    pad_token_id: int | None = option(ANY, is_special_token=True)  # no answer depends on it
+    decoder_start_token_id: int | None = option(TOKEN, names_tokens=True, is_special_token=True)
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # lists become tuples: params are the key of a cohort, so they must be hashable
+        for field in fields(self):  # lists become tuples: params are a cohort's key, so they must be hashable
             object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
-        # Values first: what cannot be used cannot be compared.
+        # Values first: contradictions are found by comparing them, which needs valid ones.
         if problems := problems_of(self) or _contradictions(self):
             raise ParamsError("; ".join(problems))
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> "GenerationParams":
-        """The params of a job file's mapping. Raises ParamsError naming every unknown option."""
-        known = {field.name for field in fields(cls)}
-        unknown = [name for name in options if name not in known and not _is_neutral(name, options[name])]
+        """Return the params of a job file's mapping.
+
+        Raises: ParamsError naming every option that is not ours, and as GenerationParams(...) does.
+        """
+        known = set(OPTIONS)
+        unknown = [name for name in options if name not in known and not is_neutral(name, options[name])]
         if unknown:
             raise ParamsError(
                 "; ".join(
@@ -82,14 +112,17 @@ class GenerationParams:
         return cls(**{name: value for name, value in options.items() if name in known})
 
     def to_dict(self) -> dict[str, Any]:
-        """The options that are set, as JSON and YAML hold them."""
+        """Return the options that are set, with lists in place of tuples, for JSON and YAML."""
         return {name: _thawed(value) for name, value in asdict(self).items() if value is not None}
 
     def resolve(self, defaults: Mapping[str, Any]) -> "GenerationParams":
-        """These params with the checkpoint's `defaults` and then transformers' own where they are unset.
+        """Return these params with the checkpoint's `defaults`, and then transformers' own, where they are unset.
 
-        What is resolved stays the same when resolved again. A length that the caller set in one spelling is not
-        overruled by the checkpoint's value in the other. Raises ParamsError if what comes out contradicts itself.
+        Idempotent. A length that the caller set in one spelling is not overruled by the checkpoint's value in the
+        other.
+
+        Raises: ParamsError where the checkpoint asks for what changes tokens and is not ours, or the result contradicts
+        itself.
         """
         chosen = {field.name: getattr(self, field.name) for field in fields(self)}
         owned = {name for name, value in chosen.items() if value is not None}
@@ -98,7 +131,7 @@ class GenerationParams:
                 continue
             if name in chosen:
                 chosen[name] = value
-            elif not _is_neutral(name, value):
+            elif name not in RESOURCE_HINTS and not is_neutral(name, value):
                 raise ParamsError(
                     f"the checkpoint's generation defaults ask for {name} = {value!r}, which is not an option we have. "
                     "Remove it from generation_config.json to generate without it"
@@ -109,19 +142,22 @@ class GenerationParams:
         if chosen["max_length"] is None and chosen["max_new_tokens"] is None:
             chosen["max_new_tokens"] = 20
         for low, high in (("min_new_tokens", "max_new_tokens"), ("min_length", "max_length")):
-            # A checkpoint's least length above the caller's greatest means: no end token before the last.
+            # A checkpoint's least length above the caller's greatest bans end tokens before the last position.
             if low not in owned and chosen[low] is not None and chosen[high] is not None:
                 chosen[low] = min(chosen[low], chosen[high])
         chosen = {name: DEFAULTS.get(name) if value is None else value for name, value in chosen.items()}
         if not chosen["do_sample"]:
-            # The checkpoint's have no meaning then; a caller's are a contradiction, and stay to be refused as one.
+            # The checkpoint's values have no effect then; a caller's stay, and are refused as a contradiction.
             chosen |= {name: value for name, value in _SAMPLING_ONLY.items() if name not in owned}
         if chosen["num_beams"] == 1:
             chosen |= _BEAMS_ONLY
         return replace(GenerationParams(), **chosen)
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Raises ParamsError for every option that names a token which a vocabulary of this size does not have."""
+        """Check that every token named is one of a vocabulary of this size.
+
+        Raises: ParamsError naming every option that has another token.
+        """
         if self._highest_token < vocab_size:
             return
         unknown = [f"{name} names token {token}" for name, token in tokens_of(self) if token >= vocab_size]
@@ -133,7 +169,7 @@ class GenerationParams:
 
     @cached_property
     def search(self) -> "GenerationParams":
-        """These params without lengths: requests that differ in nothing else are searched together."""
+        """These params without lengths: a cohort's key, as requests that differ only in lengths share a search."""
         return replace(self, max_length=None, max_new_tokens=None, min_length=None, min_new_tokens=None)
 
     @property
@@ -152,83 +188,32 @@ class GenerationParams:
         return max(self.num_beams or 1, self.num_return_sequences or 1)
 
 
-# Values that do nothing, which transformers puts in where nobody says otherwise.
-_SAMPLING_ONLY: dict[str, Any] = {
-    "temperature": 1.0,
-    "top_k": 50,
-    "top_p": 1.0,
-    "min_p": None,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-}
-_BEAMS_ONLY: dict[str, Any] = {"early_stopping": False, "length_penalty": 1.0}
-DEFAULTS: dict[str, Any] = {
-    **_SAMPLING_ONLY,
-    **_BEAMS_ONLY,
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "do_sample": False,
-    "renormalize_logits": False,
-    "repetition_penalty": 1.0,
-    "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-}
-# A caller who set one of these has said all there is to say about the other.
+OPTIONS = options_of(GenerationParams)
+DEFAULTS: dict[str, Any] = {name: one.default for name, one in OPTIONS.items() if one.default is not None}
+SPECIAL_TOKENS = tuple(name for name, one in OPTIONS.items() if one.is_special_token)
+# Neutral values of the options that have an effect in one search only.
+_SAMPLING_ONLY: dict[str, Any] = {name: one.default for name, one in OPTIONS.items() if one.only == "sampling"}
+_BEAMS_ONLY: dict[str, Any] = {name: one.default for name, one in OPTIONS.items() if one.only == "beams"}
+# Options that mean the same: where the caller sets one, the checkpoint's value of the other is not used.
 _SAME_MATTER = {
     "max_length": {"max_length", "max_new_tokens"},
     "max_new_tokens": {"max_length", "max_new_tokens"},
     "min_length": {"min_length", "min_new_tokens"},
     "min_new_tokens": {"min_length", "min_new_tokens"},
 }
-# Options of transformers that we do not have, with the values at which they change no token.
-_ABSENT: dict[str, tuple[Any, ...]] = {
-    "constraints": (None,),
-    "diversity_penalty": (None, 0.0),
-    "dola_layers": (None,),
-    "force_words_ids": (None,),
-    "guidance_scale": (None, 1, 1.0),
-    "max_time": (None,),
-    "num_beam_groups": (None, 1),
-    "penalty_alpha": (None, 0, 0.0),
-    "prompt_lookup_num_tokens": (None,),
-    "remove_invalid_values": (None, False),
-    "sequence_bias": (None,),
-    "token_healing": (None, False),
-    "top_h": (None,),
-    "watermarking_config": (None,),
-}
-# Options that never change a token of ours: how transformers stores, caches, compiles and reports.
-_WITHOUT_EFFECT = {
-    "_from_model_config",
-    "cache_implementation",
-    "max_cache_len",
-    "output_attentions",
-    "output_hidden_states",
-    "output_logits",
-    "output_scores",
-    "return_dict_in_generate",
-    "transformers_version",
-    "use_cache",
-}
 
 
 def as_ids(ids: TokenIds | None) -> tuple[int, ...]:
-    """One id, several or none, as a tuple."""
+    """Return one id, several or none as a tuple."""
     if ids is None:
         return ()
     return (ids,) if isinstance(ids, int) else tuple(ids)
 
 
-def _is_neutral(name: str, value: Any) -> bool:
-    return name in _WITHOUT_EFFECT or (name in _ABSENT and value in _ABSENT[name])
-
-
 def _suggestion(name: str, known: set[str]) -> str:
     from difflib import get_close_matches
 
-    if name in _ABSENT:
+    if name in ABSENT or name in RESOURCE_HINTS:
         return ", though transformers has it"
     close = get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
@@ -243,7 +228,7 @@ def _thawed(value: Any) -> Any:
 
 
 def _contradictions(params: GenerationParams) -> list[str]:
-    """Options that cannot both be meant."""
+    """Return a line for each set of options that contradict each other."""
     problems = []
     if params.max_length is not None and params.max_new_tokens is not None:
         problems.append("max_length and max_new_tokens are both set; keep one")

@@ -1,4 +1,4 @@
-"""What is asked and what is answered: requests, and the sequences that grow for them. It knows no tensor, no model."""
+"""Requests and their answers. They know no tensor and no model."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ FinishReason = Literal["eos", "length", "stop"]
 
 @dataclass(frozen=True)
 class SequenceOutput:
-    """One answer: new tokens only, with the end token if it came, without padding and start token."""
+    """One answer: new tokens only, including an end token, without start tokens and padding."""
 
     token_ids: list[int]
     score: float
@@ -25,7 +25,7 @@ class SequenceOutput:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """All answers to one request, best first (samples: in order of their number)."""
+    """All answers to one request, best first (samples: by number)."""
 
     request_id: Hashable
     num_prompt_tokens: int
@@ -45,32 +45,27 @@ class Request:
     is_encoder_decoder: bool = True
     start_ids: list[int] = field(init=False)
     """What the decoder reads before the first new token: the start token, or a decoder-only model's prompt."""
+    # Lengths count the decoder's tokens, start tokens included. They are computed once, as every decode step reads
+    # them.
+    num_start_tokens: int = field(init=False)
+    max_length: int = field(init=False)
+    min_length: int = field(init=False)  # end tokens are banned before
+    num_sequences: int = field(init=False)  # that grow at the same time
 
     def __post_init__(self) -> None:
-        self.start_ids = [_start_token(self.params)] if self.is_encoder_decoder else self.prompt_ids
-
-    @property
-    def num_start_tokens(self) -> int:
-        return len(self.start_ids)
-
-    @property
-    def num_sequences(self) -> int:
-        return self.params.num_sequences
-
-    @property
-    def max_length(self) -> int:
-        """The decoder's tokens at most, start tokens included."""
-        if self.params.max_new_tokens is not None:
-            return self.num_start_tokens + self.params.max_new_tokens
-        assert self.params.max_length is not None
-        return self.params.max_length
-
-    @property
-    def min_length(self) -> int:
-        """No end token before the decoder has so many tokens, start tokens included."""
-        if self.params.min_new_tokens is not None:
-            return self.num_start_tokens + self.params.min_new_tokens
-        return self.params.min_length or 0
+        params = self.params
+        self.start_ids = [_start_token(params)] if self.is_encoder_decoder else self.prompt_ids
+        self.num_start_tokens = len(self.start_ids)
+        self.num_sequences = params.num_sequences
+        if params.max_new_tokens is not None:
+            self.max_length = self.num_start_tokens + params.max_new_tokens
+        else:
+            assert params.max_length is not None, "params are not resolved"
+            self.max_length = params.max_length
+        if params.min_new_tokens is not None:
+            self.min_length = self.num_start_tokens + params.min_new_tokens
+        else:
+            self.min_length = params.min_length or 0
 
     @property
     def max_new_tokens(self) -> int:
@@ -78,11 +73,14 @@ class Request:
 
     @property
     def max_cached_tokens(self) -> int:
-        """Tokens whose keys and values this request can come to hold: the prompt once, new tokens for each sequence."""
+        """Tokens whose keys and values this request holds at most: the prompt once, new tokens for each sequence."""
         return len(self.prompt_ids) + self.num_sequences * self.max_new_tokens
 
     def check(self, vocab_size: int, max_positions: int | None) -> None:
-        """Raises where the model can never serve this request: RequestError, or ParamsError for its params."""
+        """Check that a model of these sizes can serve the request.
+
+        Raises: RequestError for the prompt or its lengths, ParamsError where params name tokens outside the vocabulary.
+        """
         self.params.check_vocabulary(vocab_size)
         if not self.prompt_ids:
             raise RequestError("The prompt is empty; a request needs one token at least.")
@@ -104,7 +102,7 @@ class Request:
                 f"The prompt has {len(self.prompt_ids)} tokens; the model has {max_positions} positions. "
                 "Shorten, truncate or split the text."
             )
-        if self.max_length - 1 > max_positions:  # the last token is never read, so it needs no position
+        if self.max_length - 1 > max_positions:  # the last token is never an input, so it needs no position
             raise RequestError(
                 f"Up to {self.max_length} tokens asked of a decoder with {max_positions} positions. "
                 f"Set max_new_tokens to {max_positions - self.num_start_tokens + 1} at most."

@@ -1,17 +1,17 @@
-"""The runner computes what the scheduler decided: prompts into memories, then one token a step. It knows no queue."""
+"""The runner computes what the scheduler decided: prefill, then one token a decode step. It knows no queue."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from batchloom.models.generation.memory.decoder import CohortCache, decoder_of
+from batchloom.models.generation.memory.backend import CohortCache, HeldPrompt, backend_of
+from batchloom.models.generation.memory.prefill import prefill
 from batchloom.models.generation.memory.prefixes import Prefixes
-from batchloom.models.generation.memory.prompts import encode, read
+from batchloom.models.generation.model import LanguageModel
 from batchloom.models.generation.params import GenerationParams
 from batchloom.models.generation.requests import Request
-from batchloom.models.generation.search.beam import BeamCohort
+from batchloom.models.generation.search.beam_search import BeamCohort
 from batchloom.models.generation.search.cohort import Cohort, Done, StopText
 from batchloom.models.generation.search.sampling import SamplingCohort
 from batchloom.models.generation.search.vocabulary import vocabulary_of
@@ -19,36 +19,35 @@ from batchloom.models.generation.search.vocabulary import vocabulary_of
 
 @dataclass(frozen=True)
 class Running:
-    """A cohort and the keys and values of what its sequences said; the cache's units are the cohort's, in its order."""
+    """A cohort, and the KV cache of its generated tokens; the cache's units are the cohort's, in its order."""
 
     cohort: Cohort
     cache: CohortCache
 
 
 class Runner:
-    """A model and the requests that run on it, in cohorts of equal params, lengths apart."""
+    """A model and its running requests, in cohorts of equal params except for lengths."""
 
-    def __init__(self, model: Any, stop_text: StopText | None = None, prefixes: Prefixes | None = None) -> None:
-        """`prefixes`: those of other runners of the same model."""
+    def __init__(
+        self, model: LanguageModel, stop_text: StopText | None = None, prefixes: Prefixes | None = None
+    ) -> None:
+        """`prefixes`: shared with other runners of the same model."""
         self.model = model
         self._stop_text = stop_text
         self._running: dict[GenerationParams, Running] = {}
-        self._memories: dict[Request, Any] = {}  # the decoder's, of each request's prompt
+        self._prompt_memories: dict[Request, HeldPrompt] = {}  # what the backend holds of each request's prompt
         self._prefixes = prefixes or Prefixes()
-        self._decoder = decoder_of(model)
+        self._backend = backend_of(model)
 
     @property
     def padding(self) -> float:
         """Bytes held for each byte of keys and values, at most."""
-        return self._decoder.padding
+        return self._backend.padding
 
     def prefill(self, requests: Sequence[Request]) -> int:
-        """Computes the prompts of requests that start; returns the positions that attention saw, padding included."""
-        if self.model.is_encoder_decoder:
-            prefilled = encode(self.model, requests)
-        else:
-            prefilled = read(self.model, requests, self._prefixes)
-        self._memories |= self._decoder.remember(prefilled)
+        """Compute the prompts of requests that start; return how many positions, padding included."""
+        prefilled = prefill(self.model, requests, self._prefixes)
+        self._prompt_memories |= self._backend.hold(prefilled)
         by_search: dict[GenerationParams, list[Request]] = {}
         for request in requests:
             by_search.setdefault(request.params.search, []).append(request)
@@ -61,13 +60,13 @@ class Runner:
         return prefilled.num_positions
 
     def decode(self) -> list[Done]:
-        """One token for every running sequence; returns the requests that are done with it."""
+        """Compute one token for every running sequence; return the requests that are done with it."""
         running = list(self._running.values())
         histories = [one.cohort.history for one in running]
         input_ids_N = torch.cat([history.last_tokens() for history in histories])
         position_N = torch.cat([history.length_R for history in histories]) - 1
-        cohorts = [(one.cache, [self._memories[row] for row in one.cohort.history.requests]) for one in running]
-        logits_NV = self._decoder.logits(input_ids_N, position_N, cohorts)
+        cohorts = [(one.cache, [self._prompt_memories[row] for row in one.cohort.history.requests]) for one in running]
+        logits_NV = self._backend.logits(input_ids_N, position_N, cohorts)
         done: list[Done] = []
         for one, logits_RV in zip(running, logits_NV.split([history.num_rows for history in histories]), strict=True):
             step = one.cohort.step(logits_RV)
@@ -77,18 +76,18 @@ class Runner:
                 one.cache.keep(step.kept)
             done += step.done
         for finished in done:
-            self._decoder.forget(self._memories.pop(finished.request))
+            self._backend.release(self._prompt_memories.pop(finished.request))
         self._running = {params: one for params, one in self._running.items() if one.cohort.requests}
         return done
 
     def clear(self) -> None:
-        """Forgets everything that runs."""
+        """Drop everything that runs."""
         self._running.clear()
-        self._memories.clear()
+        self._prompt_memories.clear()
         self._prefixes.clear()
-        self._decoder = decoder_of(self.model)
+        self._backend = backend_of(self.model)
 
     def _start(self, params: GenerationParams) -> Running:
         search = BeamCohort if (params.num_beams or 1) > 1 else SamplingCohort
         cohort = search(params, self.model.device, self._stop_text, vocabulary_of(self.model))
-        return Running(cohort, self._decoder.cache(cohort.width))
+        return Running(cohort, self._backend.cache(cohort.width))

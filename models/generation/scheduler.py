@@ -1,6 +1,6 @@
 """The scheduler decides which requests run, and in which lane. It knows counts of sequences and tokens, no tensor.
 
-There is no latency to protect, so the longest work starts first and the short fills the gaps that it leaves at the end.
+Latency does not matter, so the requests with most work start first; shorter ones fill the gaps at the end.
 """
 
 import heapq
@@ -10,7 +10,7 @@ from itertools import count
 
 from batchloom.models.generation.requests import Request
 
-# A lane with fewer sequences reads the model's weights for too little: it is not opened before the others have as many.
+# With fewer sequences a lane reads the model's weights for too few rows: it opens only where every lane gets as many.
 FEWEST_SEQUENCES = 16
 
 
@@ -24,11 +24,11 @@ class Load:
 
 
 class Scheduler:
-    """Requests wait in order of their work, and run while sequences, prompt tokens and cache tokens are to be had.
+    """Requests wait in order of their work, and run as far as the budgets below allow.
 
     `max_sequences`: sequences that grow at a time. `max_prompt_tokens`: prompt tokens computed in one step.
     `max_cached_tokens`: tokens whose keys and values fit in memory; a running request's worst case is reserved. These
-    are for all lanes together, and each has an equal share.
+    are for all lanes together; each has an equal share.
     """
 
     def __init__(self, max_sequences: int, max_prompt_tokens: int, max_cached_tokens: int, num_lanes: int = 1) -> None:
@@ -36,7 +36,9 @@ class Scheduler:
         self.max_prompt_tokens = max_prompt_tokens
         self.max_cached_tokens = max_cached_tokens
         self.loads = [Load() for _ in range(num_lanes)]
-        self._before_halving: tuple[int, int] | None = None  # budgets that no finished request has replaced yet
+        self._before_halving: tuple[int, int] | None = (
+            None  # the budgets before out-of-memory halvings that no finished request has confirmed
+        )
         self._waiting: list[tuple[int, int, Request]] = []
         self._num_waiting_sequences = 0
         self._arrivals = count()
@@ -63,17 +65,17 @@ class Scheduler:
 
     @property
     def num_open(self) -> int:
-        """Lanes that requests may start in: as many as can have FEWEST_SEQUENCES each, and one at least."""
+        """Lanes in which requests may start: as many as can have FEWEST_SEQUENCES each, at least one."""
         num_sequences = min(self.num_running_sequences + self._num_waiting_sequences, self.max_sequences)
         return max(1, min(len(self.loads), num_sequences // FEWEST_SEQUENCES))
 
     def add(self, request: Request) -> None:
-        """Lets a request wait; among equal work the first come is first served."""
+        """Queue a request; among requests of equal work the first added is started first."""
         heapq.heappush(self._waiting, (-request.max_cached_tokens, next(self._arrivals), request))
         self._num_waiting_sequences += request.num_sequences
 
     def admit(self, lanes: Sequence[int] = (0,)) -> dict[int, list[Request]]:
-        """The requests that start now, by lane. One that is larger than all there is still runs, alone."""
+        """Start the requests that fit now, and return them by lane. One that exceeds every budget runs alone."""
         admitted: dict[int, list[Request]] = {lane: [] for lane in lanes}
         num_prompt_tokens = dict.fromkeys(lanes, 0)
         while self._waiting:
@@ -96,12 +98,12 @@ class Scheduler:
         return admitted
 
     def release(self, request: Request) -> None:
-        """Gives back all that a finished request held; it shows that the budgets are right."""
+        """Free all that a finished request reserved; that it finished confirms the budgets."""
         self._before_halving = None
         self._stop(request)
 
     def halve(self) -> None:
-        """Memory ran out: everything that runs waits again, and from now on half of it runs at a time."""
+        """After an out-of-memory error: queue everything that runs again, and halve the budgets."""
         self._before_halving = self._before_halving or (self.max_prompt_tokens, self.max_cached_tokens)
         self.max_cached_tokens = max(1, self.num_reserved_tokens // 2)
         self.max_prompt_tokens = max(1, self.max_prompt_tokens // 2)
@@ -110,7 +112,7 @@ class Scheduler:
             self.add(request)
 
     def give_up(self) -> Request:
-        """The one running request had no room, though alone; halvings that led to it say nothing about the others."""
+        """Remove and return the one running request, which does not fit alone, and undo the halvings that it caused."""
         (request,) = self.running
         self._stop(request)
         if self._before_halving is not None:
@@ -130,7 +132,7 @@ class Scheduler:
         load.num_reserved_tokens += request.max_cached_tokens
 
     def _fits(self, request: Request, lane: int) -> bool:
-        """Whether a request may start in a lane: within what there is and the lane's share of it and of the work."""
+        """Return whether a request fits into the budgets, and into a lane's share of them and of the work."""
         if not self.num_running_sequences:
             return True
         num_sequences = self.num_running_sequences + request.num_sequences

@@ -1,31 +1,38 @@
-"""A runner whose model lies on several ranks: the others run the same beside it. It knows no queue and no collective.
+"""The runner of a model on several ranks: each call runs on all ranks at once. It knows no queue and no collective.
 
-One scheduler decides, in the first rank's engine. What travels is small: requests when they start, a word for a step.
+One scheduler decides, in the first rank's engine. The messages are small: requests when they start, the call's name for
+a step.
 """
 
 import contextlib
 import weakref
 from collections.abc import Sequence
 from itertools import count
-from typing import Any
 
 from batchloom.models.errors import ModelError
+from batchloom.models.generation.model import LanguageModel
 from batchloom.models.generation.requests import Request
 from batchloom.models.generation.runner import Runner
 from batchloom.models.generation.search.cohort import Done, StopText
 from batchloom.models.ranks.calls import Call
+from batchloom.models.ranks.group import TensorParallel
 
 _numbers = count()
 
 
 class SharedRunner(Runner):
-    """The first rank's runner. Each call runs on all ranks: they hold the same requests and choose the same tokens."""
+    """The first rank's runner. All ranks hold the same requests and choose the same tokens.
 
-    def __init__(self, model: Any, stop_text: StopText | None = None) -> None:
+    Calls raise what the runner's own do, RankLostError where another rank's process ended, and DeviceError where it
+    failed.
+    """
+
+    def __init__(self, model: LanguageModel, stop_text: StopText | None = None) -> None:
         self._group, self._number = model.group, next(_numbers)
 
         def tell(token_ids: Sequence[int]) -> str:
             assert stop_text is not None
+            assert self._group.followers is not None
             text = stop_text(token_ids)
             self._group.followers.send(text)
             return text
@@ -47,6 +54,6 @@ class SharedRunner(Runner):
             super().clear()
 
 
-def _forget(group: Any, number: int) -> None:
+def _forget(group: TensorParallel, number: int) -> None:
     with contextlib.suppress(ModelError), group.collective_call(Call.FORGET_RUNNER, number):
         pass

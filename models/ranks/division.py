@@ -20,7 +20,7 @@ def rank_slice(count: int, size: int, rank: int) -> slice:
 
 
 def check_ranks(config: ModelConfig, size: int) -> None:
-    """Check a division. Raises DeviceError if heads or feed-forwards cannot be divided among `size` ranks."""
+    """Raise DeviceError where a configuration's heads or feed-forwards cannot be divided among `size` ranks."""
     if size < 1:
         raise DeviceError(f"tensor_parallel = {size} must be a whole number of at least 1.")
     for stack in config.stacks:

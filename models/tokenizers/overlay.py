@@ -18,7 +18,7 @@ DEFAULT_ROLES = {
     "cls_token": "<s>",
     "mask_token": "<mask>",
 }
-"""The names that BART, mBART, Blenderbot and BLOOM use; a file that says otherwise wins."""
+"""The special tokens of BART, mBART, Blenderbot and BLOOM; a file that sets others takes precedence."""
 
 
 def role_content(role: str, settings: Settings) -> str | None:
@@ -73,10 +73,12 @@ def _with_prefix_space(part: Any, add_prefix_space: bool) -> Any:
 
 
 def add_end(backend: LibraryBackend, settings: Settings) -> None:
-    """Put the end token after a text and after a pair: `a </s>`, `a b </s>`.
+    """Append the end token to a text and to a pair: `a </s>`, `a b </s>`.
 
-    Blenderbot never saw an input without it. transformers 4 leaves it out after pairs, whose form its template does
-    not have, and 5 also after single texts where it built the tokenizer itself.
+    Blenderbot was never trained on an input without it. transformers 4 leaves it out after pairs, for which it has no
+    template, and 5 also after single texts where it built the tokenizer itself.
+
+    Raises: TokenizerError where the vocabulary has no end token.
     """
     end = role_content("eos_token", settings)
     end_id = None if end is None else backend.token_to_id(end)

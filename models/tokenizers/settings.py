@@ -17,22 +17,22 @@ ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json say."""
+    """The settings of tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json."""
 
     family: Family | None = None
     """From the class names or model_type; None where no file names one of ours."""
     add_prefix_space: bool | None = None
-    """Whether a text that does not start with white space gets a space in front; None where no file says."""
+    """Whether a text that does not start with white space gets a leading space; None where no file says."""
     clean_up_spaces: bool = False
-    """Whether decoded text loses the space before punctuation, where the tokenizer is of a kind that needs it."""
+    """Whether decoding removes spaces before punctuation, for tokenizers other than BPE."""
     clean_up_spaces_of_bpe: bool = False
-    """The same for BPE, which carries its own spaces."""
+    """The same for BPE, whose tokens include their spaces."""
     special_tokens: dict[str, AddedToken | None] = field(default_factory=dict)
-    """Role, as in ROLES, to token; None where the file says null."""
+    """Token by role, as in ROLES; None where the file sets it to null."""
     extra_special_tokens: tuple[AddedToken, ...] = ()
     """Special tokens without a role."""
     added_tokens: dict[int, AddedToken] = field(default_factory=dict)
-    """Token id to token, for tokens that the vocabulary file need not have; sorted by id."""
+    """Token by id, sorted, for tokens that the vocabulary file need not have."""
 
 
 def read_settings(folder: Path) -> Settings:

@@ -46,7 +46,7 @@ def ask(model: "LoadedModel") -> Answers:
 
     input_ids_BT = torch.tensor(_questions(model))
     arguments = {"input_ids": input_ids_BT.to(model.device)}
-    if "decoder_input_ids" in inspect.signature(model.forward).parameters:
+    if model.is_encoder_decoder and "decoder_input_ids" in inspect.signature(model.forward).parameters:
         arguments["decoder_input_ids"] = arguments["input_ids"].flip(1)
     outputs = model(**arguments)
     return [_spread(output) for output in (outputs if isinstance(outputs, tuple) else (outputs,))]

@@ -15,7 +15,7 @@ from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError, RowError
 
 if TYPE_CHECKING:
-    from batchloom.models import CheckpointInfo
+    from batchloom.models import CheckpointInfo, SinglePass
 
 Values = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
@@ -115,7 +115,7 @@ class Task(ABC):
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: Any) -> Prepared:
         """Return the requests for a unit's rows; a row for which there can be none gets an error instead."""
 
-    def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
+    def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
         """Return a models.SinglePass's result for each request, as columns of RESULT_SCHEMA.
 
         Raises: NotImplementedError for tasks that generate; they do not need it.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OVERLAP_SHARE = 8  # a chunk repeats at most 1/8 of its length from the chunk before: enough to resolve pronouns
 SLACK = 4  # tokens by which a piece of text, encoded alone, may exceed its tokens within the whole text
 
-# A full stop, question or exclamation mark of any script, with closing quotes, before white space; or a line break.
+# A sentence mark with closing quotes: a Latin one before white space, one of another script anywhere; or a line break.
 _SENTENCE_END = re.compile(r"(?:[.!?…][\"'”’)\]»]*(?=\s)|[。！？؟।][”’」』）]*|(?=\n))")
 _WORD_END = re.compile(r"\S(?=\s)")
 

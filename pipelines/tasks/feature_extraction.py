@@ -19,7 +19,7 @@ from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.texts import prepare_texts
 
 if TYPE_CHECKING:
-    from batchloom.models import Tokenizer
+    from batchloom.models import SinglePass, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class FeatureExtraction(Task):
         """Prepare the texts; those longer than the model's positions are truncated, and the cut counted."""
         return prepare_texts(columns[0], self.text_column, tokenizer, max_tokens=self.max_positions, truncate=True)
 
-    def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
+    def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
         vectors = model.embed(token_ids, self.options.pooling, self.options.normalize)
         return {"values": pa.array(list(vectors.numpy()), pa.list_(pa.float32()))}
 

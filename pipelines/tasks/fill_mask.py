@@ -15,7 +15,7 @@ from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.texts import prepare_texts
 
 if TYPE_CHECKING:
-    from batchloom.models import Tokenizer
+    from batchloom.models import SinglePass, Tokenizer
 
 FILL_TYPE = pa.struct(
     [("token", pa.int32()), ("token_str", pa.string()), ("score", pa.float32()), ("sequence", pa.string())]
@@ -95,7 +95,7 @@ class FillMask(Task):
             notes = order.select(["row", "token_ids"])
         return Prepared(requests, num_input, prepared.num_truncated_tokens, errors, notes)
 
-    def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
+    def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
         positions = [self._masks(ids) for ids in token_ids]
         found = model.top_tokens(token_ids, positions, self.options.top_k or TOP_K)
         return {

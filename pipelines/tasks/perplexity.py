@@ -28,7 +28,7 @@ from batchloom.pipelines.tasks.texts import unanswerable
 from batchloom.pipelines.tasks.windows import window_size, windows
 
 if TYPE_CHECKING:
-    from batchloom.models import Tokenizer
+    from batchloom.models import SinglePass, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class Perplexity(Task):
         notes = pa.Table.from_pylist(noted, pa.schema([(name, pa.int32()) for name in ("row", "piece", "num_new")]))
         return Prepared(request_table(asked), num_input, np.zeros_like(num_input), errors, notes)
 
-    def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
+    def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
         scores = model.score(token_ids, token_ids) if self.is_encoder_decoder else model.score(token_ids)
         return {"values": pa.array([score.log_probs.numpy() for score in scores], pa.list_(pa.float32()))}
 

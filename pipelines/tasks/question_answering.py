@@ -28,7 +28,7 @@ from batchloom.pipelines.tasks.texts import no_tokens, unanswerable
 from batchloom.pipelines.tasks.windows import window_size, windows
 
 if TYPE_CHECKING:
-    from batchloom.models import Encoded, Tokenizer
+    from batchloom.models import Encoded, SinglePass, Tokenizer
 
 WINDOW_TOKENS = 384  # question and special tokens included: the length that these checkpoints are trained with
 QUESTION_TOKENS = 64  # longer questions are truncated
@@ -132,7 +132,7 @@ class QuestionAnswering(Task):
                 )
         return Prepared(request_table(asked), num_input, num_truncated, errors, pa.Table.from_pylist(noted, _NOTES))
 
-    def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
+    def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
         logits = [np.concatenate([start.numpy(), end.numpy()]) for start, end in model.spans(token_ids)]
         return {"values": pa.array(logits, pa.list_(pa.float32()))}
 

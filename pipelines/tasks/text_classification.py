@@ -23,7 +23,7 @@ from batchloom.pipelines.tasks.scores import sigmoid, softmax
 from batchloom.pipelines.tasks.texts import prepare_texts
 
 if TYPE_CHECKING:
-    from batchloom.models import Tokenizer
+    from batchloom.models import SinglePass, Tokenizer
 
 Applied = Literal["softmax", "sigmoid", "none"]
 
@@ -79,7 +79,7 @@ class TextClassification(Task):
         """Prepare the texts; those longer than the model's positions are truncated, and the cut counted."""
         return prepare_texts(columns[0], self.text_column, tokenizer, max_tokens=self.max_positions, truncate=True)
 
-    def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
+    def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
         return {"values": pa.array(list(model.classify(token_ids).numpy()), pa.list_(pa.float32()))}
 
     def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:  # noqa: ARG002

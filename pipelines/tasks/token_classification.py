@@ -25,7 +25,7 @@ from batchloom.pipelines.tasks.texts import no_tokens, unanswerable
 from batchloom.pipelines.tasks.windows import window_size, windows
 
 if TYPE_CHECKING:
-    from batchloom.models import Tokenizer
+    from batchloom.models import SinglePass, Tokenizer
 
 ENTITY_TYPE = pa.struct(
     [
@@ -113,7 +113,7 @@ class TokenClassification(Task):
             request_table(asked), num_input, np.zeros_like(num_input), errors, pa.Table.from_pylist(noted, _NOTES)
         )
 
-    def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
+    def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
         logits = [logits_TL.flatten().numpy() for logits_TL in model.token_logits(token_ids)]
         return {"values": pa.array(logits, pa.list_(pa.float32()))}
 

@@ -30,7 +30,7 @@ from batchloom.pipelines.tasks.scores import softmax
 from batchloom.pipelines.tasks.texts import unanswerable
 
 if TYPE_CHECKING:
-    from batchloom.models import Tokenizer
+    from batchloom.models import SinglePass, Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class ZeroShotClassification(Task):
             return len(premise)
         return min(len(premise), self.max_positions - template.num_tokens - max(map(len, hypotheses)))
 
-    def ask(self, model: Any, token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
+    def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
         return {"values": pa.array(list(model.classify(token_ids).numpy()), pa.list_(pa.float32()))}
 
     def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:  # noqa: ARG002

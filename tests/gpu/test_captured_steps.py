@@ -7,9 +7,9 @@ import torch
 
 from batchloom.models import Engine, GenerationParams
 from batchloom.models.generation import runner
-from batchloom.models.generation.memory.cpu.decoder import PooledDecoder
+from batchloom.models.generation.memory.cpu.backend import PooledBackend
+from batchloom.models.generation.memory.gpu.backend import PagedBackend
 from batchloom.models.generation.memory.gpu.blocks import BlockStore
-from batchloom.models.generation.memory.gpu.decoder import BlockDecoder
 from batchloom.models.generation.memory.gpu.graphs import Graphs
 from benchmarks.random_model import random_model
 
@@ -32,12 +32,12 @@ def said(engine, params):
 def test_captured_steps_say_what_plain_attention_says(monkeypatch, name, params):
     model = random_model(name, torch.device("cuda", 0), torch.float32, deviation=0.4)
     engine = Engine(model, max_slots=20)
-    assert isinstance(engine._lanes.runners[0]._decoder, BlockDecoder)
+    assert isinstance(engine._lanes.runners[0]._backend, PagedBackend)
     found = said(engine, params)
-    assert engine._lanes.runners[0]._decoder._graphs._captures, "capturing failed"
-    assert engine._lanes.runners[0]._decoder._graphs.num_steps["replayed"] > 0
+    assert engine._lanes.runners[0]._backend._graphs._captures, "capturing failed"
+    assert engine._lanes.runners[0]._backend._graphs.num_steps["replayed"] > 0
     assert said(engine, params) == found, "a second run, mostly replayed, says something else"
-    monkeypatch.setattr(runner, "decoder_of", PooledDecoder)
+    monkeypatch.setattr(runner, "backend_of", PooledBackend)
     assert said(Engine(model), params) == found
 
 
@@ -46,7 +46,7 @@ def test_captured_steps_are_eager_steps_in_half_precision(monkeypatch, dtype):
     """The same kernels on the same shapes: not one bit may differ."""
     model = random_model("tiny-bloom", torch.device("cuda", 0), dtype, deviation=0.4)
     captured = said(Engine(model), SEARCHES["beams"])
-    monkeypatch.setattr(Graphs, "run", lambda _, inputs, compute: compute(inputs))
+    monkeypatch.setattr(Graphs, "execute", lambda _, inputs, compute: compute(inputs))
     assert said(Engine(model), SEARCHES["beams"]) == captured
 
 

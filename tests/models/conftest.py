@@ -17,7 +17,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def in_followers(tmp_path, monkeypatch):
-    """in_followers(code): what the processes of the other ranks run before anything else."""
+    """in_followers(code): code that followers run before anything else."""
 
     def prepare(code):
         lines = "\n".join(f"    {line}" for line in code.splitlines())

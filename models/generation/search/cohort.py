@@ -1,7 +1,7 @@
-"""A cohort: the running requests whose params differ in lengths at most, so that one vectorized search serves them all.
+"""A cohort: running requests whose params differ in lengths at most, so that one vectorized search serves them all.
 
-Requests with other params run in other cohorts; all cohorts share each forward pass of the model. This file knows what
-any search needs; beam.py and sampling.py are the searches.
+Requests with other params run in other cohorts; all cohorts share each forward pass of the model. This file has what
+any search needs; beam_search.py and sampling.py are the searches.
 """
 
 from abc import ABC, abstractmethod
@@ -14,10 +14,10 @@ from torch import Tensor
 from batchloom.models.generation.params import GenerationParams
 from batchloom.models.generation.requests import FinishReason, Request, SequenceOutput
 from batchloom.models.generation.search.history import History
-from batchloom.models.generation.search.processors import needs_source, processors_of
+from batchloom.models.generation.search.processors import needs_prompt, processors_of
 from batchloom.models.generation.search.vocabulary import Vocabulary
 
-StopText = Callable[[Sequence[int]], str]  # tokens to the text in which stop strings are looked for
+StopText = Callable[[Sequence[int]], str]  # token ids to the text in which stop strings are looked for
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,16 @@ class Done:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of a search did, for those who keep caches in the same order."""
+    """What one step of a search did, for caches that must be kept in the same order.
+
+    A unit: a request's beams, or one sequence where sequences are searched independently.
+    """
 
     done: list[Done]
     parents_GB: Tensor | None = None
-    """For each unit that ran: which of its sequences each goes on from, or None if each from itself."""
+    """For each unit that ran, which of its sequences each continues; None: each continues itself."""
     kept: list[int] | None = None
-    """The units that go on, or None if all do. A unit: a request's beams, or one sequence where each chooses alone."""
+    """The units that go on; None: all."""
 
 
 class Cohort(ABC):
@@ -48,7 +51,7 @@ class Cohort(ABC):
         self.params = params
         self.vocabulary = vocabulary
         self.requests: list[Request] = []
-        self.history = History(device, needs_source(params))
+        self.history = History(device, needs_prompt(params))
         self.processors = processors_of(params, vocabulary, device)
         self._stop_text = stop_text
 
@@ -58,32 +61,32 @@ class Cohort(ABC):
         return 1
 
     def extend(self, requests: Sequence[Request]) -> None:
-        """Requests that start with this step."""
+        """Add requests that start with the next step."""
         self.requests = [*self.requests, *requests]
         self.history.extend(requests)
 
     @abstractmethod
     def step(self, logits_RV: Tensor) -> Step:
-        """One more token for every row, and the requests that are done with it."""
+        """Choose every row's next token; return the requests that are done, and how the rows moved."""
 
     def keep(self, indexes: Sequence[int], rows: Sequence[int]) -> None:
-        """Forgets all requests and rows but these."""
+        """Drop all requests and rows but these."""
         self.requests = [self.requests[index] for index in indexes]
         self.history.keep(rows)
 
     def stops(self, new_tokens: Sequence[int]) -> bool:
-        """Whether a stop string stands in the text that the last token completes.
+        """Return whether the text of these tokens contains a stop string that the last token completes.
 
-        A sequence ends as soon as one does, so nothing before the last few tokens can hold one.
+        Only the last few tokens are looked at: an earlier stop string would have ended the sequence earlier.
         """
         assert self._stop_text is not None
         longest = max(len(stop.encode()) for stop in self.params.stops)
-        # A token is a byte of text at least, but for special tokens, which are none; some slack for those.
+        # A token is at least one byte of text, except for special tokens, which are none; 8 more allow for those.
         text = self._stop_text(new_tokens[-(longest + 8) :])
         return any(stop in text for stop in self.params.stops)
 
     def answer(self, new_tokens: list[int], log_probs: list[float], score: float | None = None) -> SequenceOutput:
-        """A finished sequence; without a score of its own it gets the sum of its log-probabilities."""
+        """Return a finished sequence; its score is by default the sum of its log-probabilities."""
         return SequenceOutput(
             token_ids=new_tokens,
             score=sum(log_probs) if score is None else score,

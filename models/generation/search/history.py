@@ -1,31 +1,35 @@
-"""What running sequences have said so far, as matrices. It knows no model, no search and no score."""
+"""The tokens of running sequences, as matrices, and their lengths. It knows no model, no search and no score."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from batchloom.models.generation.crossings import fetch, to_device
+from batchloom.models.generation.enlarging import enlarged
 from batchloom.models.generation.requests import Request
+from batchloom.models.generation.transfers import fetch, to_device
 
 
 class History:
-    """The decoder's tokens of R running rows, start tokens included; a request's rows stand one after the other.
+    """The decoder's tokens of R running rows, start tokens included; a request's rows are adjacent.
 
-    `requests` and `lengths` say on the host what row each is and how long, so that no step waits for the device.
+    The lists hold each row's request and lengths on the host, so that no step synchronizes to ask for them.
     """
 
-    def __init__(self, device: torch.device, keeps_sources: bool) -> None:
+    def __init__(self, device: torch.device, keeps_prompts: bool) -> None:
         self.requests: list[Request] = []
         self.lengths: list[int] = []
-        self.tokens_RT = torch.zeros(0, 0, dtype=torch.long, device=device)  # anything beyond a row's length
-        self.log_prob_RT = torch.zeros(0, 0, device=device)  # of the new tokens, when they were chosen
+        self.start_lengths: list[int] = []
+        self.min_lengths: list[int] = []
+        self.max_lengths: list[int] = []
+        self.tokens_RT = torch.zeros(0, 0, dtype=torch.long, device=device)  # undefined beyond a row's length
+        self.log_prob_RT = torch.zeros(0, 0, device=device)  # of each new token, when it was chosen
         self.length_R = torch.zeros(0, dtype=torch.long, device=device)
         self.start_length_R = self.max_length_R = self.length_R
-        # The prompts, where a processor wants them; beyond its length a row repeats its first token.
-        self.source_RS: Tensor | None = None
-        self.source_length_R: Tensor | None = None
-        self._keeps_sources = keeps_sources
+        # The prompts, where a processor needs them; beyond its length a row repeats its first token.
+        self.prompt_RS: Tensor | None = None
+        self.prompt_length_R: Tensor | None = None
+        self._keeps_prompts = keeps_prompts
 
     @property
     def num_rows(self) -> int:
@@ -33,77 +37,76 @@ class History:
 
     @property
     def longest(self) -> int:
-        """Columns of tokens_RT that hold something."""
+        """Columns of tokens_RT that are in use."""
         return max(self.lengths, default=0)
 
     def extend(self, requests: Sequence[Request]) -> None:
-        """New rows for requests that start: one for each of their sequences."""
+        """Append rows for requests that start: one for each of their sequences."""
         rows = [request for request in requests for _ in range(request.num_sequences)]
-        self.requests += rows
+        self._set_requests([*self.requests, *rows])
         self.lengths += [request.num_start_tokens for request in rows]
-        width = max(self.tokens_RT.shape[1], max(request.max_length for request in rows))
-        self.tokens_RT = _enlarged(self.tokens_RT, len(self.requests), width)
-        self.log_prob_RT = _enlarged(self.log_prob_RT, len(self.requests), width)
+        shape = (self.num_rows, max(self.tokens_RT.shape[1], max(request.max_length for request in rows)))
+        self.tokens_RT, self.log_prob_RT = enlarged(self.tokens_RT, shape), enlarged(self.log_prob_RT, shape)
         longest = max(request.num_start_tokens for request in rows)
         starts = [request.start_ids + [0] * (longest - request.num_start_tokens) for request in rows]
         self.tokens_RT[-len(rows) :, :longest] = to_device(starts, self.tokens_RT.device)
-        self._renew()
+        self._upload_lengths()
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Forgets all rows but these."""
-        self.requests = [self.requests[row] for row in rows]
+        """Drop all rows but these."""
+        self._set_requests([self.requests[row] for row in rows])
         self.lengths = [self.lengths[row] for row in rows]
-        width = max((request.max_length for request in self.requests), default=0)
+        width = max(self.max_lengths, default=0)
         index_M = to_device(rows, self.tokens_RT.device)
         self.tokens_RT = self.tokens_RT[index_M, :width]
         self.log_prob_RT = self.log_prob_RT[index_M, :width]
-        self._renew()
+        self._upload_lengths()
 
     def reorder(self, parents_R: Tensor) -> None:
-        """Row r goes on where row parents_R[r] was; both are rows of one request."""
+        """Let row r continue from row parents_R[r]; both are rows of one request."""
         for matrix_RT in (self.tokens_RT, self.log_prob_RT):
             matrix_RT[:, : self.longest] = matrix_RT[:, : self.longest].index_select(0, parents_R)
 
     def append(self, token_R: Tensor, log_prob_R: Tensor) -> None:
-        """One new token a row."""
+        """Append one new token a row."""
         self.tokens_RT.scatter_(1, self.length_R[:, None], token_R[:, None])
         self.log_prob_RT.scatter_(1, self.length_R[:, None], log_prob_R[:, None])
         self.length_R += 1
         self.lengths = [length + 1 for length in self.lengths]
 
     def last_tokens(self) -> Tensor:
-        """What the decoder reads next: [R]."""
+        """Return what the decoder reads next: [R]."""
         return self.tokens_RT.gather(1, self.length_R[:, None] - 1)[:, 0]
 
     def new_tokens(self) -> list[list[int]]:
-        """What each row said after its start tokens."""
+        """Return each row's tokens after its start tokens."""
         rows = self.tokens_RT[:, : self.longest].tolist()
         return [tokens[self._new(row)] for row, tokens in enumerate(rows)]
 
     def answers(self, rows: Sequence[int]) -> list[tuple[list[int], list[float]]]:
-        """New tokens of some rows, and their log-probabilities."""
+        """Return the new tokens of some rows, and their log-probabilities."""
         index_M = to_device(rows, self.tokens_RT.device)
         both = (self.tokens_RT, self.log_prob_RT)
         found = zip(rows, *fetch(*(matrix_RT[index_M, : self.longest] for matrix_RT in both)), strict=True)
         return [([int(token) for token in tokens[self._new(row)]], log[self._new(row)]) for row, tokens, log in found]
 
     def _new(self, row: int) -> slice:
-        return slice(self.requests[row].num_start_tokens, self.lengths[row])
+        return slice(self.start_lengths[row], self.lengths[row])
 
-    def _renew(self) -> None:
-        device, requests = self.tokens_RT.device, self.requests
+    def _set_requests(self, requests: list[Request]) -> None:
+        self.requests = requests
+        self.start_lengths = [request.num_start_tokens for request in requests]
+        self.min_lengths = [request.min_length for request in requests]
+        self.max_lengths = [request.max_length for request in requests]
+
+    def _upload_lengths(self) -> None:
+        """Renew what the device holds of each row apart from its tokens."""
+        device = self.tokens_RT.device
         self.length_R = to_device(self.lengths, device)
-        self.start_length_R = to_device([request.num_start_tokens for request in requests], device)
-        self.max_length_R = to_device([request.max_length for request in requests], device)
-        if self._keeps_sources and requests:
-            sources = [request.prompt_ids for request in requests]
-            longest = max(map(len, sources))
-            self.source_RS = to_device([ids + ids[:1] * (longest - len(ids)) for ids in sources], device)
-            self.source_length_R = to_device([len(ids) for ids in sources], device)
-
-
-def _enlarged(matrix_RT: Tensor, num_rows: int, width: int) -> Tensor:
-    """The same values in a larger matrix of zeros."""
-    larger_RT = matrix_RT.new_zeros(num_rows, width)
-    larger_RT[: matrix_RT.shape[0], : matrix_RT.shape[1]] = matrix_RT
-    return larger_RT
+        self.start_length_R = to_device(self.start_lengths, device)
+        self.max_length_R = to_device(self.max_lengths, device)
+        if self._keeps_prompts and self.requests:
+            prompts = [request.prompt_ids for request in self.requests]
+            longest = max(map(len, prompts))
+            self.prompt_RS = to_device([ids + ids[:1] * (longest - len(ids)) for ids in prompts], device)
+            self.prompt_length_R = to_device([len(ids) for ids in prompts], device)

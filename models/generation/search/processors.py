@@ -1,7 +1,7 @@
-"""Processors change the logits of tokens that may not come, must come, or came before. They know no model, no search.
+"""Logits processors ban, force or penalize tokens before the search chooses. They know no model and no search.
 
-Every change is sparse and in place: the vocabulary is never copied. The meaning of each, and their order, are those of
-transformers (5.23, GenerationMixin._get_logits_processor).
+Every change is sparse and in place: logits are never copied as a whole. Each processor's meaning, and their order, are
+those of transformers (5.23, GenerationMixin._get_logits_processor).
 """
 
 from collections.abc import Callable, Sequence
@@ -9,21 +9,18 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from batchloom.models.generation.crossings import to_device
 from batchloom.models.generation.params import GenerationParams, as_ids
 from batchloom.models.generation.search.history import History
 from batchloom.models.generation.search.vocabulary import Vocabulary
+from batchloom.models.generation.transfers import to_device
 
-INFINITY = torch.inf
-
-
-# A processor gets this rank's logits [R, V], the history, and [R] to subtract for log-probabilities (None: it acts on
-# logits).
+# A processor gets this rank's logits [R, V], the history, and the log-normalizer [R], which is subtracted where the
+# processor acts on log-probabilities (None: it acts on logits).
 Processor = Callable[[Tensor, History, Tensor | None], None]
 
 
 def processors_of(params: GenerationParams, vocabulary: Vocabulary, device: torch.device) -> list[Processor]:
-    """The processors that resolved params ask for, in the order of application, on the logits of this vocabulary."""
+    """Return the processors that resolved params ask for, in the order of application."""
 
     def columns(token_ids: Sequence[int]) -> Tensor:
         return to_device(vocabulary.columns(token_ids), device)
@@ -47,12 +44,14 @@ def processors_of(params: GenerationParams, vocabulary: Vocabulary, device: torc
         chain.append(_min_length(columns(params.eos_token_ids)))
     if params.forced_bos_token_id is not None:
         first = columns((params.forced_bos_token_id,))
-        chain.append(_forced(first, lambda history, row: history.lengths[row] == 1))
+        chain.append(_forced(first, lambda history: [length == 1 for length in history.lengths]))
     if params.forced_eos_token_id is not None:
         chain.append(
             _forced(
                 columns(as_ids(params.forced_eos_token_id)),
-                lambda history, row: history.lengths[row] == history.requests[row].max_length - 1,
+                lambda history: [
+                    length == most - 1 for length, most in zip(history.lengths, history.max_lengths, strict=True)
+                ],
             )
         )
     if params.exponential_decay_length_penalty is not None and params.eos_token_ids:
@@ -64,15 +63,14 @@ def processors_of(params: GenerationParams, vocabulary: Vocabulary, device: torc
     return chain
 
 
-def needs_source(params: GenerationParams) -> bool:
-    """Whether a processor looks at the prompt's tokens apart from the decoder's."""
+def needs_prompt(params: GenerationParams) -> bool:
+    """Return whether a processor reads the prompt apart from the decoder's tokens."""
     return params.encoder_repetition_penalty != 1.0 or bool(params.encoder_no_repeat_ngram_size)
 
 
 def _repetition_penalty(penalty: float, vocabulary: Vocabulary) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
-        longest = max(history.lengths)
-        tokens_RT = _valid_tokens(history.tokens_RT[:, :longest], history.length_R)
+        tokens_RT = _valid_tokens(history.tokens_RT[:, : history.longest], history.length_R)
         _penalize(logits_RV, tokens_RT, penalty, log_normalizer_R, vocabulary)
 
     return process
@@ -80,8 +78,8 @@ def _repetition_penalty(penalty: float, vocabulary: Vocabulary) -> Processor:
 
 def _encoder_repetition_penalty(penalty: float, vocabulary: Vocabulary) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
-        assert history.source_RS is not None
-        _penalize(logits_RV, history.source_RS, penalty, log_normalizer_R, vocabulary)
+        assert history.prompt_RS is not None
+        _penalize(logits_RV, history.prompt_RS, penalty, log_normalizer_R, vocabulary)
 
     return process
 
@@ -89,7 +87,7 @@ def _encoder_repetition_penalty(penalty: float, vocabulary: Vocabulary) -> Proce
 def _penalize(
     logits_RV: Tensor, tokens_RT: Tensor, penalty: float, log_normalizer_R: Tensor | None, vocabulary: Vocabulary
 ) -> None:
-    """Pushes tokens away from being chosen (penalty > 1) or towards it; a token that stands twice is changed once."""
+    """Make tokens less likely (penalty > 1) or likelier; a token that occurs twice is changed once."""
     values_RT = vocabulary.read(logits_RV, tokens_RT).float()
     if log_normalizer_R is not None:
         values_RT -= log_normalizer_R[:, None]
@@ -100,14 +98,14 @@ def _penalize(
 
 
 def _valid_tokens(tokens_RT: Tensor, length_R: Tensor) -> Tensor:
-    """Tokens with each row's first one in place of what lies after its length."""
+    """Return tokens in which each row's first one replaces whatever is beyond its length."""
     is_valid_RT = torch.arange(tokens_RT.shape[1], device=tokens_RT.device) < length_R[:, None]
     return torch.where(is_valid_RT, tokens_RT, tokens_RT[:, :1])
 
 
 def _no_repeat_ngram(size: int, vocabulary: Vocabulary) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
-        tokens_RT = history.tokens_RT[:, : max(history.lengths)]
+        tokens_RT = history.tokens_RT[:, : history.longest]
         _ban_completions(logits_RV, history, tokens_RT, history.length_R, size, vocabulary)
 
     return process
@@ -115,9 +113,9 @@ def _no_repeat_ngram(size: int, vocabulary: Vocabulary) -> Processor:
 
 def _encoder_no_repeat_ngram(size: int, vocabulary: Vocabulary) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
-        assert history.source_RS is not None
-        assert history.source_length_R is not None
-        _ban_completions(logits_RV, history, history.source_RS, history.source_length_R, size, vocabulary)
+        assert history.prompt_RS is not None
+        assert history.prompt_length_R is not None
+        _ban_completions(logits_RV, history, history.prompt_RS, history.prompt_length_R, size, vocabulary)
 
     return process
 
@@ -125,9 +123,9 @@ def _encoder_no_repeat_ngram(size: int, vocabulary: Vocabulary) -> Processor:
 def _ban_completions(
     logits_RV: Tensor, history: History, text_RT: Tensor, length_R: Tensor, size: int, vocabulary: Vocabulary
 ) -> None:
-    """Bans the tokens that would complete an n-gram of `text`: those after a place where the row's last size - 1 stand.
+    """Ban the tokens that would complete an n-gram of `text`: those that follow the row's last size - 1 tokens in it.
 
-    All windows are compared at once: 128 rows of 64 tokens are 8 thousand comparisons, cheaper than a lookup a row.
+    All windows are compared at once: 128 rows of 64 tokens are 8,000 comparisons, cheaper than a lookup for each row.
     """
     num_windows = text_RT.shape[1] - size + 1
     if num_windows <= 0:
@@ -143,7 +141,7 @@ def _ban_completions(
 
 
 def _bad_word(word: tuple[int, ...], columns: list[int]) -> Processor:
-    """`columns`: of the word's last token, none where it lies on another rank."""
+    """Ban a word's last token after its others. `columns`: that token's column, none where another rank has it."""
     prefix = word[:-1]
 
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
@@ -152,15 +150,15 @@ def _bad_word(word: tuple[int, ...], columns: list[int]) -> Processor:
         for offset, token in enumerate(prefix):
             is_match_R &= history.tokens_RT.gather(1, (start_R + offset).clamp(min=0)[:, None])[:, 0] == token
         for column in columns:
-            logits_RV[:, column].masked_fill_(is_match_R, -INFINITY)
+            logits_RV[:, column].masked_fill_(is_match_R, -torch.inf)
 
     return process
 
 
 def _min_length(columns_C: Tensor) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
-        rows = [row for row, length in enumerate(history.lengths) if length < history.requests[row].min_length]
-        _fill(logits_RV, rows, columns_C)
+        both = zip(history.lengths, history.min_lengths, strict=True)
+        _fill(logits_RV, [row for row, (length, least) in enumerate(both) if length < least], columns_C)
 
     return process
 
@@ -168,7 +166,7 @@ def _min_length(columns_C: Tensor) -> Processor:
 def _suppress(columns_C: Tensor) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
         del history, log_normalizer_R
-        logits_RV.index_fill_(1, columns_C, -INFINITY)
+        logits_RV.index_fill_(1, columns_C, -torch.inf)
 
     return process
 
@@ -176,9 +174,8 @@ def _suppress(columns_C: Tensor) -> Processor:
 def _begin_suppress(columns_C: Tensor, has_forced_bos: bool) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
         rows = []
-        for row, (length, request) in enumerate(zip(history.lengths, history.requests, strict=True)):
-            start = request.num_start_tokens
-            # A forced first token is not the beginning that is meant; the one after it is.
+        for row, (length, start) in enumerate(zip(history.lengths, history.start_lengths, strict=True)):
+            # After a forced first token, the next one is the first that is chosen.
             begin = start + 1 if start == 1 and has_forced_bos else start
             if length == begin:
                 rows.append(row)
@@ -188,20 +185,20 @@ def _begin_suppress(columns_C: Tensor, has_forced_bos: bool) -> Processor:
 
 
 def _fill(logits_RV: Tensor, rows: list[int], columns_C: Tensor) -> None:
-    """Bans columns in some rows."""
+    """Ban columns in some rows."""
     if len(rows) == logits_RV.shape[0]:
-        logits_RV.index_fill_(1, columns_C, -INFINITY)
+        logits_RV.index_fill_(1, columns_C, -torch.inf)
     elif rows:
-        logits_RV[to_device(rows, logits_RV.device)[:, None], columns_C] = -INFINITY
+        logits_RV[to_device(rows, logits_RV.device)[:, None], columns_C] = -torch.inf
 
 
-def _forced(columns_C: Tensor, is_due: Callable[[History, int], bool]) -> Processor:
+def _forced(columns_C: Tensor, is_due: Callable[[History], list[bool]]) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
-        rows = [row for row in range(len(history.lengths)) if is_due(history, row)]
+        rows = [row for row, due in enumerate(is_due(history)) if due]
         if not rows:
             return
         rows_M = to_device(rows, logits_RV.device)
-        logits_RV.index_fill_(0, rows_M, -INFINITY)
+        logits_RV.index_fill_(0, rows_M, -torch.inf)
         logits_RV[rows_M[:, None], columns_C] = 0.0
         if log_normalizer_R is not None:
             log_normalizer_R.index_fill_(0, rows_M, 0.0)  # log-probability 0, exact in every dtype
@@ -210,11 +207,11 @@ def _forced(columns_C: Tensor, is_due: Callable[[History, int], bool]) -> Proces
 
 
 def _exponential_decay(start: int, factor: float, columns_C: Tensor) -> Processor:
-    """Makes end tokens likelier with each token after the first `start` new ones."""
+    """Make end tokens likelier with each token after the first `start` new ones."""
 
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:
-        both = zip(history.lengths, history.requests, strict=True)
-        excess = [length - request.num_start_tokens - start for length, request in both]
+        both = zip(history.lengths, history.start_lengths, strict=True)
+        excess = [length - begin - start for length, begin in both]
         if max(excess) <= 0:
             return
         raise_R = to_device([factor ** max(0, one) - 1 for one in excess], logits_RV.device, torch.float32)

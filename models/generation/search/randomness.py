@@ -1,7 +1,7 @@
-"""Random numbers that belong to a sample and a step, not to a batch. It knows no logits.
+"""Counter-based random numbers: a hash of (seed, sample number, step, token). It knows no logits.
 
-A generator with a state would give a row other numbers when its neighbours change. Here a number is a hash of (seed,
-sample number, step, token), so batch size, order, replica and retry cannot matter.
+A generator with state would give a row other numbers when the rows beside it change. These do not depend on batch size,
+order, replica or retry.
 """
 
 from torch import Tensor
@@ -14,25 +14,26 @@ _MASK = (1 << 64) - 1
 
 
 def sample_key(seed: int, sample: int) -> int:
-    """What all random numbers of one sample of a request are made from, as a signed 64-bit number."""
+    """Return the key from which all random numbers of one sample are hashed, as a signed 64-bit integer."""
     return _signed(_mix(_mix(seed & _MASK) + (sample + 1) * _GOLDEN & _MASK))
 
 
 def gumbels(key_R: Tensor, step_R: Tensor, choice_RC: Tensor) -> Tensor:
-    """One draw from the standard Gumbel distribution for each numbered choice of each row, float64 [R, C].
+    """Return a standard Gumbel random number for each numbered choice of each row, float64 [R, C].
 
     Added to log-probabilities, the largest sum is a sample and the largest k are k samples without replacement
-    (arXiv 1903.06059). Each choice has noise of its own, so rounding elsewhere in a row moves no sample: along a sum
-    of probabilities it would, and in bfloat16 nearly every token drawn from a whole vocabulary was another one alone.
+    (arXiv 1903.06059). Each choice has its own noise, so rounding of other probabilities does not change the sample.
+    With sampling along cumulative probabilities it does: in bfloat16 nearly every token drawn from a whole vocabulary
+    differed when the row was computed alone.
     """
     bits_RC = _splitmix(_splitmix(key_R, step_R)[:, None], choice_RC)
-    uniform_RC = _shifted(bits_RC, 12).double().add_(0.5).mul_(2.0**-52)  # within (0, 1), ends excluded
+    uniform_RC = _shifted(bits_RC, 12).double().add_(0.5).mul_(2.0**-52)  # in the open interval (0, 1)
     return uniform_RC.log_().neg_().log_().neg_()
 
 
 def _splitmix(key: Tensor, number: Tensor) -> Tensor:
-    """Pseudorandom bits as int64: splitmix64's output number `number` from the state `key`."""
-    bits = key + (number + 1) * _signed(_GOLDEN)  # int64 wraps around, as the algorithm wants
+    """Return output number `number` of splitmix64 from the state `key`, as int64."""
+    bits = key + (number + 1) * _signed(_GOLDEN)  # int64 wraps around, as the algorithm requires
     for shift, factor in ((30, _FIRST), (27, _SECOND)):
         bits = (bits ^ _shifted(bits, shift)) * _signed(factor)
     return bits ^ _shifted(bits, 31)
@@ -46,7 +47,7 @@ def _mix(bits: int) -> int:
 
 
 def _shifted(bits: Tensor, shift: int) -> Tensor:
-    """Right shift that brings in zeros, also for negative numbers."""
+    """Shift right, filling with zeros also for negative numbers."""
     return (bits >> shift) & ((1 << (64 - shift)) - 1)
 
 

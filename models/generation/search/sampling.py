@@ -1,31 +1,32 @@
-"""Greedy search and sampling for all rows of a cohort at once; each row chooses alone. It knows no model, no cache."""
+"""Greedy search and sampling for all rows of a cohort at once, row by row independent. It knows no model, no cache."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from batchloom.models.generation.crossings import places_of, to_device
 from batchloom.models.generation.params import GenerationParams
 from batchloom.models.generation.requests import Request, SequenceOutput
 from batchloom.models.generation.search.cohort import Cohort, Done, Step, StopText
 from batchloom.models.generation.search.randomness import sample_key
 from batchloom.models.generation.search.vocabulary import Vocabulary
 from batchloom.models.generation.search.warpers import warp
+from batchloom.models.generation.transfers import to_device, true_indexes
 
 
 class SamplingCohort(Cohort):
-    """A row for each sample of each request, one where nothing is drawn. A row leaves when its sequence ends."""
+    """One row for each sample of each request; one a request in greedy search. A row leaves when its sequence ends."""
 
     def __init__(
         self, params: GenerationParams, device: torch.device, stop_text: StopText | None, vocabulary: Vocabulary
     ) -> None:
         super().__init__(params, device, stop_text, vocabulary)
-        self._samples: list[int] = []  # of each row: which of its request's answers it is
+        self._samples: list[int] = []  # of each row: the number of its request's sample
         self._answers: dict[Request, dict[int, SequenceOutput]] = {}
         self._key_R = torch.zeros(0, dtype=torch.long, device=device)
 
     def extend(self, requests: Sequence[Request]) -> None:
+        """Add requests that start with the next step."""
         super().extend(requests)
         self._answers |= {request: {} for request in requests}
         self._samples += [sample for request in requests for sample in range(request.num_sequences)]
@@ -33,6 +34,7 @@ class SamplingCohort(Cohort):
         self._key_R = torch.cat((self._key_R, to_device(keys, self._key_R.device)))
 
     def step(self, logits_RV: Tensor) -> Step:
+        """Choose every row's next token; return the requests that are done, and which rows stay."""
         for process in self.processors:
             process(logits_RV, self.history, None)
         token_R, log_prob_R = self._choose(logits_RV)
@@ -40,13 +42,13 @@ class SamplingCohort(Cohort):
         is_done_R = self.history.length_R >= self.history.max_length_R
         for end in self.params.eos_token_ids:
             is_done_R = is_done_R | (token_R == end)
-        done = set(places_of(is_done_R))
+        done = set(true_indexes(is_done_R))
         if self.params.stop_strings:
             done |= {row for row, tokens in enumerate(self.history.new_tokens()) if self.stops(tokens)}
         return self._leave(done)
 
     def _choose(self, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
-        """Each row's next token and its log-probability among those it was chosen from."""
+        """Return each row's next token, and its log-probability in the distribution that it was chosen from."""
         if not self.params.do_sample:
             best_R1, token_R1 = self.vocabulary.best(logits_RV, 1)
             return token_R1[:, 0], best_R1[:, 0].float() - self.vocabulary.log_normalizer(logits_RV)
@@ -54,7 +56,7 @@ class SamplingCohort(Cohort):
         return warp(logits_RV, self.params, self.vocabulary).draw(self._key_R, step_R)
 
     def _leave(self, done: set[int]) -> Step:
-        """Takes the rows that are done; a request is, when its last row is."""
+        """Remove the rows that are done; a request is done with its last row."""
         if not done:
             return Step([])
         history = self.history

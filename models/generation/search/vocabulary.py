@@ -1,59 +1,59 @@
-"""The vocabulary as a rank sees it: which columns of the logits are its own, and what all ranks' say together.
+"""The vocabulary as a rank sees it: which columns of the logits it has, and reductions over all ranks' columns.
 
-A rank makes the logits of its own tokens. Options change them where they lie. Of what a search asks for, a normalizer
-and the best few, each rank knows its part, and from a few numbers a row all ranks choose alike. Rows are gathered only
-for what looks at every token.
+A rank computes the logits of its own tokens, and processors change them there. A search needs a normalizer and the
+largest few logits: each rank computes those of its columns, and from a few gathered numbers a row all ranks choose the
+same tokens. Whole rows are gathered only for options that look at every token.
 
     5 tokens, 2 ranks      rank 0: tokens 0 1 2      rank 1: tokens 3 4, and a column that no token can win
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from batchloom.models.generation.model import Model
 from batchloom.models.generation.search.candidates import log_normalizer, top_candidates
 from batchloom.models.ranks.division import rank_slice
 from batchloom.models.ranks.group import TensorParallel
 
 
 class Vocabulary:
-    """All of it on one rank: a token is a column."""
+    """The whole vocabulary on one rank: a token is a column."""
 
     def log_normalizer(self, logits_RV: Tensor) -> Tensor:
-        """The logarithm of each row's sum of exponentials, float32 [R]."""
+        """Return the log-sum-exp of each row over all ranks, float32 [R]."""
         return log_normalizer(logits_RV)
 
     def best(self, logits_RV: Tensor, num: int) -> tuple[Tensor, Tensor]:
-        """The `num` largest of each row, best first: values [R, C] and tokens [R, C]."""
+        """Return the `num` largest logits of each row, best first: values [R, C] and tokens [R, C]."""
         return top_candidates(logits_RV, num)
 
     def whole(self, logits_RV: Tensor) -> Tensor:
-        """The logits of all tokens."""
+        """Return the logits of all tokens, gathered from all ranks."""
         return logits_RV
 
     def find(self, logits_RV: Tensor, token_RC: Tensor) -> Tensor:
-        """The logits of some tokens of each row, wherever they lie: [R, C]."""
+        """Return the logits of some tokens of each row, whichever rank has them: [R, C]."""
         return logits_RV.gather(1, token_RC)
 
     def columns(self, token_ids: Sequence[int]) -> list[int]:
-        """Where those of the tokens are that lie here."""
+        """Return the columns of those tokens that this rank has."""
         return list(token_ids)
 
     def read(self, logits_RV: Tensor, token_RT: Tensor) -> Tensor:
-        """The logits of some tokens of each row: [R, T]; for tokens that lie elsewhere, anything."""
+        """Return the logits of some tokens of each row: [R, T]; undefined for tokens that another rank has."""
         return logits_RV.gather(1, token_RT)
 
     def write(self, logits_RV: Tensor, token_RT: Tensor, value_RT: Tensor) -> None:
-        """Gives tokens new logits, those that lie here; one that stands twice in a row must have one value."""
+        """Set the logits of those tokens that this rank has; a token that occurs twice in a row must have one value."""
         logits_RV.scatter_(1, token_RT, value_RT)
 
     def ban(self, logits_RV: Tensor, token_RT: Tensor, is_banned_RT: Tensor) -> None:
-        """Makes some of these tokens of each row impossible."""
+        """Ban some of these tokens of each row."""
         row_R1 = torch.arange(len(logits_RV), device=logits_RV.device)[:, None]
-        # A sum, as a token may stand in a row twice, banned and not; a list of places would make the host wait.
+        # By a sum, since a token may occur twice in a row, banned and not; a list of places would synchronize.
         penalty_RT = logits_RV.new_zeros(token_RT.shape).masked_fill_(is_banned_RT, -torch.inf)
         logits_RV.index_put_((row_R1, token_RT), penalty_RT, accumulate=True)
 
@@ -63,14 +63,14 @@ WHOLE = Vocabulary()
 
 @dataclass(frozen=True)
 class DividedVocabulary(Vocabulary):
-    """A run of it on each rank; all have as many columns, and those beyond the last token hold -inf."""
+    """A contiguous range of the vocabulary on each rank, all with as many columns; padding columns hold -inf."""
 
     size: int
     group: TensorParallel
 
     @property
     def own(self) -> slice:
-        """This rank's tokens."""
+        """The tokens of this rank."""
         return rank_slice(self.size, self.group.size, self.group.rank)
 
     def log_normalizer(self, logits_RV: Tensor) -> Tensor:
@@ -79,9 +79,9 @@ class DividedVocabulary(Vocabulary):
     def best(self, logits_RV: Tensor, num: int) -> tuple[Tensor, Tensor]:
         value_RC, column_RC = top_candidates(logits_RV, num)
         token_RC = (column_RC + self.own.start).clamp(max=self.size - 1)
-        # One message for both: float64 holds logits of any dtype and tokens of any vocabulary as they are.
+        # One all-gather for both: float64 represents logits of any dtype and token ids exactly.
         all_R2C = self.group.all_gather(torch.stack((value_RC.double(), token_RC.double()), dim=1))
-        # Stable: among equals the lowest rank's come first, and its tokens are the lowest.
+        # Stable: among equals the lowest rank comes first, which has the lowest tokens.
         value_RC, order_RC = all_R2C[:, 0].sort(dim=-1, descending=True, stable=True)
         token_RC = all_R2C[:, 1].gather(1, order_RC)
         num = min(num, self.size)
@@ -92,7 +92,7 @@ class DividedVocabulary(Vocabulary):
 
     def find(self, logits_RV: Tensor, token_RC: Tensor) -> Tensor:
         value_RC = self.read(logits_RV, token_RC).masked_fill(~self._is_own(token_RC), 0.0)
-        return self.group.all_reduce(value_RC)  # one rank's value, and zeros
+        return self.group.all_reduce(value_RC)  # the other ranks add zeros
 
     def columns(self, token_ids: Sequence[int]) -> list[int]:
         own = self.own
@@ -113,6 +113,6 @@ class DividedVocabulary(Vocabulary):
         return (token >= self.own.start) & (token < self.own.stop)
 
 
-def vocabulary_of(model: Any) -> Vocabulary:
-    """How a model's logits are to be read."""
+def vocabulary_of(model: Model) -> Vocabulary:
+    """Return the vocabulary that a model's logits on this rank cover."""
     return WHOLE if model.group.size == 1 else DividedVocabulary(model.config.vocab_size, model.group)

@@ -1,7 +1,7 @@
-"""Warpers leave out unlikely tokens before one is drawn. They know no history and no search.
+"""Warpers mask unlikely tokens before one is drawn. They know no history and no search.
 
 Meaning and order are transformers' (5.23): temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff. All
-but the first only leave tokens out, so after top_k the others work on the few that it kept: a row of 50, not of 50 000.
+but the first only mask tokens, so after top_k the others process the few that it kept: a row of 50, not of 50,000.
 """
 
 from dataclasses import dataclass
@@ -11,40 +11,42 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from batchloom.models.generation.params import GenerationParams
-from batchloom.models.generation.search.candidates import BLOCK
+from batchloom.models.generation.search.candidates import TILE
 from batchloom.models.generation.search.randomness import gumbels
 from batchloom.models.generation.search.vocabulary import WHOLE, Vocabulary
 
-# Tokens that top_p looks at first and that a draw is made from; the whole vocabulary only where they do not suffice.
+# The most tokens that top_p looks at first, and that one draw is made from directly.
 FEW = 1024
 
 
 @dataclass(frozen=True)
-class Pool:
-    """What rows draw from: log-probabilities [R, C], -inf where left out, of the tokens [R, C]."""
+class Distribution:
+    """What rows draw from: log-probabilities [R, C], -inf where masked, of the tokens [R, C]."""
 
     log_prob_RC: Tensor
     token_RC: Tensor
 
     def draw(self, key_R: Tensor, step_R: Tensor) -> tuple[Tensor, Tensor]:
-        """One token a row by the random numbers of its key and step, and its log-probability: [R] each."""
-        pool = self._block(key_R, step_R) if self.token_RC.shape[1] > FEW else self
-        place_R1 = (pool.log_prob_RC + gumbels(key_R, step_R, pool.token_RC)).argmax(-1, keepdim=True)
-        return pool.token_RC.gather(1, place_R1)[:, 0], pool.log_prob_RC.gather(1, place_R1)[:, 0]
+        """Draw a token for each row by its key and step; return tokens and their log-probabilities: [R] each."""
+        few = self._tile(key_R, step_R) if self.token_RC.shape[1] > FEW else self
+        place_R1 = (few.log_prob_RC + gumbels(key_R, step_R, few.token_RC)).argmax(-1, keepdim=True)
+        return few.token_RC.gather(1, place_R1)[:, 0], few.log_prob_RC.gather(1, place_R1)[:, 0]
 
-    def _block(self, key_R: Tensor, step_R: Tensor) -> "Pool":
-        """A block of neighbours drawn by its probability: 400 random numbers a row and 128 more, not 50 000."""
-        padding = -self.token_RC.shape[1] % BLOCK
-        log_prob_RBC = F.pad(self.log_prob_RC, (0, padding), value=-torch.inf).unflatten(1, (-1, BLOCK))
-        token_RBC = F.pad(self.token_RC, (0, padding)).unflatten(1, (-1, BLOCK))
-        number_B = -1 - torch.arange(log_prob_RBC.shape[1], device=key_R.device)  # tokens count from 0 up
+    def _tile(self, key_R: Tensor, step_R: Tensor) -> "Distribution":
+        """Draw a tile of adjacent tokens first: 400 random numbers a row and 128 for its tokens, not 50,000."""
+        padding = -self.token_RC.shape[1] % TILE
+        log_prob_RBC = F.pad(self.log_prob_RC, (0, padding), value=-torch.inf).unflatten(1, (-1, TILE))
+        token_RBC = F.pad(self.token_RC, (0, padding)).unflatten(1, (-1, TILE))
+        number_B = -1 - torch.arange(log_prob_RBC.shape[1], device=key_R.device)  # negative: tokens count from 0 up
         noise_RB = gumbels(key_R, step_R, number_B.expand(len(key_R), -1))
-        block_R11 = (log_prob_RBC.logsumexp(-1) + noise_RB).argmax(-1)[:, None, None].expand(-1, 1, BLOCK)
-        return Pool(log_prob_RBC.gather(1, block_R11)[:, 0], token_RBC.gather(1, block_R11)[:, 0])
+        tile_R11 = (log_prob_RBC.logsumexp(-1) + noise_RB).argmax(-1)[:, None, None].expand(-1, 1, TILE)
+        return Distribution(log_prob_RBC.gather(1, tile_R11)[:, 0], token_RBC.gather(1, tile_R11)[:, 0])
 
 
-def warp(logits_RV: Tensor, params: GenerationParams, vocabulary: Vocabulary = WHOLE, num_kept: int = 1) -> Pool:
-    """The distribution that resolved params say to draw from; of each row `num_kept` tokens stay whatever they say."""
+def warp(
+    logits_RV: Tensor, params: GenerationParams, vocabulary: Vocabulary = WHOLE, num_kept: int = 1
+) -> Distribution:
+    """Return what resolved params draw from; the `num_kept` likeliest tokens of each row are never masked."""
     assert params.temperature is not None
     assert params.top_p is not None
     assert params.typical_p is not None
@@ -54,21 +56,21 @@ def warp(logits_RV: Tensor, params: GenerationParams, vocabulary: Vocabulary = W
         log_prob_RC = _top_p(log_prob_RC, params.top_p, num_kept)
     if params.min_p is not None:
         least_R1 = params.min_p * log_prob_RC.amax(-1, keepdim=True).exp()
-        log_prob_RC = _without(log_prob_RC, log_prob_RC.exp() < least_R1, num_kept)
+        log_prob_RC = _masked(log_prob_RC, log_prob_RC.exp() < least_R1, num_kept)
     if params.typical_p < 1.0:
         log_prob_RC = _typical_p(log_prob_RC, params.typical_p, num_kept)
     if params.epsilon_cutoff:
-        log_prob_RC = _without(log_prob_RC, log_prob_RC.exp() < params.epsilon_cutoff, num_kept)
+        log_prob_RC = _masked(log_prob_RC, log_prob_RC.exp() < params.epsilon_cutoff, num_kept)
     if params.eta_cutoff:
         eta_R1 = (params.eta_cutoff**0.5 * (-_entropy(log_prob_RC)).exp()).clamp(max=params.eta_cutoff)
-        log_prob_RC = _without(log_prob_RC, log_prob_RC.exp() < eta_R1, num_kept)
-    return Pool(log_prob_RC, token_RC)
+        log_prob_RC = _masked(log_prob_RC, log_prob_RC.exp() < eta_R1, num_kept)
+    return Distribution(log_prob_RC, token_RC)
 
 
 def _eligible(
     logits_RV: Tensor, temperature: float, top_k: int, top_p: float, vocabulary: Vocabulary
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and tokens that the other warpers look at; likeliest first where top_p wants them so."""
+    """Return the log-probabilities and tokens that the other warpers process; for top_p the likeliest come first."""
     if top_k:
         value_RC, token_RC = vocabulary.best(logits_RV, top_k)
         return (value_RC.float() / temperature).log_softmax(-1), token_RC
@@ -87,13 +89,13 @@ def _eligible(
 
 
 def _top_p(log_prob_RC: Tensor, top_p: float, num_kept: int) -> Tensor:
-    """Keeps the likeliest tokens until their probability reaches top_p; the one that reaches it stays."""
+    """Keep the likeliest tokens until their probabilities add up to top_p; the token that reaches it is kept."""
     probability_RC = log_prob_RC.double().exp()
-    return _without(log_prob_RC, probability_RC.cumsum(-1) - probability_RC >= top_p, num_kept)
+    return _masked(log_prob_RC, probability_RC.cumsum(-1) - probability_RC >= top_p, num_kept)
 
 
 def _typical_p(log_prob_RC: Tensor, mass: float, num_kept: int) -> Tensor:
-    """Keeps the tokens whose surprise is nearest to the entropy, until they hold `mass` (arXiv 2202.00666)."""
+    """Keep the tokens whose surprise is nearest to the entropy, until they hold `mass` (arXiv 2202.00666)."""
     surprise_RC = (-log_prob_RC - _entropy(log_prob_RC)).abs()
     sorted_RC, order_RC = surprise_RC.sort(dim=-1)
     reached_RC = log_prob_RC.exp().gather(-1, order_RC).cumsum(-1)
@@ -105,7 +107,7 @@ def _entropy(log_prob_RC: Tensor) -> Tensor:
     return -(log_prob_RC * log_prob_RC.exp()).nansum(-1, keepdim=True)
 
 
-def _without(log_prob_RC: Tensor, is_out_RC: Tensor, num_kept: int) -> Tensor:
-    """Leaves tokens out, but never the likeliest, and lets the rest sum to one again."""
+def _masked(log_prob_RC: Tensor, is_out_RC: Tensor, num_kept: int) -> Tensor:
+    """Mask tokens, but never the `num_kept` likeliest, and normalize the rest to sum to one."""
     is_out_RC &= log_prob_RC < log_prob_RC.topk(num_kept).values[:, -1:]
     return log_prob_RC.masked_fill(is_out_RC, -torch.inf).log_softmax(-1)

@@ -95,14 +95,14 @@ def test_invariants_hold_after_every_step_of_a_long_random_run(monkeypatch, num_
     assert sorted(answered) == list(range(added)), "a request was lost or answered twice"
     assert len(used) == num_lanes
     for runner in engine._lanes.runners:
-        assert not runner._memories
+        assert not runner._prompt_memories
         assert not runner._running
 
 
 def check_lane(runner, load):
     searched = [request for one in runner._running.values() for request in one.cohort.requests]
     assert len(searched) == len(set(searched)), "a request is searched twice"
-    assert set(searched) == set(runner._memories) == load.running
+    assert set(searched) == set(runner._prompt_memories) == load.running
     for one in runner._running.values():
         assert one.cohort.requests, "an empty cohort was kept"
         assert one.cohort.history.num_rows == sum(pool.num_units * pool.width for pool in one.cache.pools)
@@ -197,7 +197,7 @@ def test_a_request_without_room_alone_is_an_error_and_the_others_are_answered(ca
         assert "Shorten the text" in answer.error
     assert budgets == (scheduler.max_prompt_tokens, scheduler.max_cached_tokens)
     assert (scheduler.num_running_sequences, scheduler.num_reserved_tokens) == (0, 0)
-    assert not any(runner._memories for runner in engine._lanes.runners)
+    assert not any(runner._prompt_memories for runner in engine._lanes.runners)
 
 
 def test_lanes_that_run_out_of_memory_start_again_together(monkeypatch, caplog):
@@ -217,7 +217,7 @@ def test_lanes_that_run_out_of_memory_start_again_together(monkeypatch, caplog):
     assert "A prompt of 70 tokens" in by_id.pop(60).error
     assert all(output.outputs[0].token_ids == scripted_answer(12) for output in by_id.values())
     assert not engine._scheduler.running
-    assert not any(runner._memories for runner in engine._lanes.runners)
+    assert not any(runner._prompt_memories for runner in engine._lanes.runners)
 
 
 def test_a_lane_that_breaks_is_heard(monkeypatch):

@@ -1,9 +1,10 @@
 """The engine: what it refuses, what it counts, and that a request's answer does not depend on its neighbours."""
 
 import pytest
+import transformers
 
-from batchloom.models import Engine, GenerationParams
-from batchloom.models.errors import ParamsError, RequestError
+from batchloom.models import Engine, GenerationParams, load_model
+from batchloom.models.errors import ParamsError, RequestError, UnsupportedModelError
 
 PROMPTS = [[5, 9, 17, 30, 2], [44], list(range(10, 60)), [7, 7, 7], [100, 101, 102, 9, 8]]
 
@@ -167,3 +168,11 @@ def test_a_call_does_not_take_the_answers_of_requests_that_were_added(pair):
         answers += engine.step()
     assert [answer.request_id for answer in answers] == [0]
     assert len(engine.generate([PROMPTS[1]], params)) == 1
+
+
+def test_a_model_without_a_language_model_head_is_refused(tmp_path):
+    config = transformers.BloomConfig(vocab_size=60, hidden_size=8, n_layer=1, n_head=2)
+    transformers.BloomForSequenceClassification(config).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), device="cpu")
+    with pytest.raises(UnsupportedModelError, match="BloomForSequenceClassification has no language-model head"):
+        Engine(model)

@@ -1,9 +1,14 @@
 """GenerationParams: unknown and contradicting options are refused by name, and defaults come in the right order."""
 
-import pytest
+import logging
 
+import pytest
+import transformers
+
+from batchloom.models.checkpoints.info import generation_defaults
 from batchloom.models.errors import ParamsError
-from batchloom.models.generation.params import GenerationParams
+from batchloom.models.generation.absent_options import ABSENT, RESOURCE_HINTS, WITHOUT_EFFECT
+from batchloom.models.generation.params import DEFAULTS, OPTIONS, GenerationParams
 
 CNN = {
     "num_beams": 4,
@@ -107,10 +112,73 @@ def test_sampling_options_without_sampling_are_refused_and_a_checkpoints_mean_no
 def test_tokens_that_a_vocabulary_does_not_have_are_refused_by_option():
     params = GenerationParams(bad_words_ids=[[7, 50], [3]], eos_token_id=[2, 40], suppress_tokens=[39])
     params.check_vocabulary(51)
-    with pytest.raises(ParamsError, match=r"eos_token_id names token 40; bad_words_ids names token 50; .* 0 to 39"):
+    with pytest.raises(ParamsError, match=r"bad_words_ids names token 50; eos_token_id names token 40; .* 0 to 39"):
         params.check_vocabulary(40)
 
 
 def test_an_option_of_the_checkpoint_that_we_do_not_have_is_refused_by_name():
     with pytest.raises(ParamsError, match="num_beam_groups = 2"):
         GenerationParams().resolve({"num_beam_groups": 2})
+
+
+def test_every_option_of_transformers_is_known_to_us():
+    """max_time and others vanished: an option of a new version fails this test, until it is put into a table."""
+    tables = (OPTIONS, ABSENT, RESOURCE_HINTS, WITHOUT_EFFECT)
+    found = {name: sum(name in table for table in tables) for name in vars(transformers.GenerationConfig())}
+    assert {name: number for name, number in found.items() if number != 1} == {}
+    ours_alone = {name for table in tables for name in table} - set(found)
+    assert ours_alone == {"forced_decoder_ids"}, "of older versions of transformers"
+
+
+def test_defaults_are_transformers_own():
+    theirs = transformers.GenerationConfig()._get_default_generation_params()
+    theirs = {name: value for name, value in theirs.items() if name in OPTIONS and value is not None}
+    ours = DEFAULTS | {"max_length": 20, "min_length": 0}  # an unset length is decided by resolve()
+    assert {name: ours.get(name) for name in theirs} == theirs
+    assert {name: value for name, value in ours.items() if name not in theirs} == {"renormalize_logits": False}
+
+
+def test_transformers_own_defaults_ask_for_nothing_that_we_do_not_do(caplog):
+    theirs = transformers.GenerationConfig()._get_default_generation_params()
+    with caplog.at_level(logging.WARNING):
+        GenerationParams().resolve(generation_defaults({}, theirs))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"max_time": 9.5},
+        {"forced_decoder_ids": [[1, 50]]},
+        {"guidance_scale": 1.5},
+        {"assistant_ensemble_weight": 0.5},
+        {"cache_implementation": "quantized"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_what_a_checkpoint_asks_for_and_changes_tokens_is_refused_by_name(option, is_apart):
+    """In generation_config.json, or in config.json where that does not exist."""
+    defaults = generation_defaults({}, option) if is_apart else generation_defaults(option, None)
+    with pytest.raises(ParamsError, match=f"ask for {next(iter(option))} = "):
+        GenerationParams().resolve(defaults)
+
+
+@pytest.mark.parametrize("option", [{"prompt_lookup_num_tokens": 3}, {"use_mtp": True}], ids=str)
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_what_a_checkpoint_asks_for_and_changes_no_token_is_warned_of_by_name(caplog, option, is_apart):
+    (name,) = option
+    with caplog.at_level(logging.WARNING):
+        defaults = generation_defaults({}, option) if is_apart else generation_defaults(option, None)
+    assert f"config.json sets {name} = " in caplog.text
+    assert name not in defaults
+    with pytest.raises(ParamsError, match="though transformers has it"):
+        GenerationParams.from_dict(option)
+
+
+def test_a_key_that_nobody_knows_is_warned_of_and_ignored(caplog):
+    """As transformers does, which keeps such keys and never reads them."""
+    with caplog.at_level(logging.WARNING):
+        assert generation_defaults({}, {"num_baems": 4, "use_cache": True, "max_length": None}) == {}
+    assert "num_baems = 4" in caplog.text
+    assert "use_cache" not in caplog.text

@@ -96,7 +96,7 @@ def test_each_rank_reads_and_holds_its_share(folders, tmp_path, size, scheme, pi
 
 
 def test_ranks_compare_tied_copies_in_parts(tmp_path):
-    """The last row alone differs, which the first rank does not read: both must know."""
+    """The last row alone differs, which the leader does not read: both must know."""
     torch.manual_seed(0)
     reference = transformers.BloomForCausalLM(BLOOM)
     state = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
@@ -123,7 +123,7 @@ def test_a_read_that_fails_on_one_rank_ends_all_of_them_with_its_words(folders, 
     assert time.monotonic() - began < 30
 
 
-def test_a_read_that_fails_on_the_first_rank_is_raised_as_it_is(folders, monkeypatch):
+def test_a_read_that_fails_on_the_leader_is_raised_as_it_is(folders, monkeypatch):
     def broken(*_):
         raise OSError("the disk is gone")
 

@@ -8,7 +8,7 @@ import transformers
 
 from batchloom.models import Engine, GenerationParams, SinglePass, load_model
 from batchloom.models.generation import runner
-from batchloom.models.generation.memory.gpu.decoder import BlockDecoder
+from batchloom.models.generation.memory.gpu.backend import PagedBackend
 from batchloom.models.layers.linear import RowLinear
 
 SIZES = {"vocab_size": 83, "hidden_size": 24, "n_layer": 2, "n_head": 4, "num_labels": 3}
@@ -17,7 +17,7 @@ SEARCHES = [
     GenerationParams(num_beams=1, do_sample=False, max_new_tokens=9),
     GenerationParams(num_beams=3, max_new_tokens=9),
 ]
-# Once, in whichever of the other ranks comes to it first: before the {number}th sum of this rank with the others, or
+# Once, in whichever follower comes to it first: before the {number}th sum of this rank with the others, or
 # before it gives its beams their new order, which is after the last.
 IN_THE_MIDDLE = """
 import os
@@ -29,11 +29,11 @@ import os
 from batchloom.models.generation.memory.cpu.entry_pool import EntryPool as owner
 name, number = "reorder", 3
 """
-# As on GPUs: decoder_of looks at the device.
+# As on GPUs: backend_of looks at the device.
 IN_BLOCKS = """
 from batchloom.models.generation import runner
-from batchloom.models.generation.memory.gpu.decoder import BlockDecoder
-runner.decoder_of = BlockDecoder
+from batchloom.models.generation.memory.gpu.backend import PagedBackend
+runner.backend_of = PagedBackend
 """
 RAISES_ONCE = """
 plain, calls = getattr(owner, name), iter(range(1 << 60))
@@ -94,7 +94,7 @@ def test_ranks_that_decode_as_on_gpus_start_again_as_well(tmp_path, in_followers
     folder, marker = checkpoint(tmp_path, "BloomForCausalLM"), tmp_path / "raised"
     in_followers(IN_BLOCKS + in_the_middle(17) + RAISES_ONCE.format(marker=str(marker)))
     alone = [tokens(Engine(load_model(folder)).generate(PROMPTS, params)) for params in SEARCHES]
-    monkeypatch.setattr(runner, "decoder_of", BlockDecoder)
+    monkeypatch.setattr(runner, "backend_of", PagedBackend)
     shared = Engine(load_model(folder, tensor_parallel=2))
     with caplog.at_level(logging.WARNING):
         assert [tokens(shared.generate(PROMPTS, params)) for params in SEARCHES] == alone
@@ -104,8 +104,8 @@ def test_ranks_that_decode_as_on_gpus_start_again_as_well(tmp_path, in_followers
 
 
 @pytest.fixture
-def raises_on_first_rank(monkeypatch):
-    """raises_on_first_rank(number): want of memory before the number-th sum from now on, once."""
+def raises_on_leader(monkeypatch):
+    """raises_on_leader(number): want of memory before the number-th sum from now on, once."""
     plain, calls = RowLinear.forward, []
 
     def prepare(number):
@@ -120,16 +120,16 @@ def raises_on_first_rank(monkeypatch):
     return prepare
 
 
-def test_the_first_rank_can_be_the_one(tmp_path, raises_on_first_rank):
+def test_the_leader_can_be_the_one(tmp_path, raises_on_leader):
     folder = checkpoint(tmp_path, "BloomForCausalLM")
     expected = Engine(load_model(folder)).generate(PROMPTS, SEARCHES[0])
     model = load_model(folder, tensor_parallel=2)
-    raises_on_first_rank(15)
+    raises_on_leader(15)
     assert tokens(Engine(model).generate(PROMPTS, SEARCHES[0])) == tokens(expected)
     model.group.followers.close()
 
 
-def test_the_first_rank_can_leave_while_the_others_wait_for_its_text(tmp_path):
+def test_the_leader_can_leave_while_the_others_wait_for_its_text(tmp_path):
     """Stop strings: the others get a call to meet where they wait for a text."""
     folder = checkpoint(tmp_path, "BloomForCausalLM")
     params = GenerationParams(num_beams=1, max_new_tokens=9, stop_strings=("<7>",))
@@ -179,11 +179,11 @@ def test_a_text_without_room_alone_is_told_and_the_others_pass(tmp_path, in_foll
     shared.model.group.followers.close()
 
 
-def test_a_forward_raises_and_the_model_goes_on(tmp_path, raises_on_first_rank):
+def test_a_forward_raises_and_the_model_goes_on(tmp_path, raises_on_leader):
     folder = checkpoint(tmp_path, "BloomForCausalLM")
     input_ids = torch.tensor(PROMPTS[:1])
     expected, model = load_model(folder)(input_ids), load_model(folder, tensor_parallel=2)
-    raises_on_first_rank(2)
+    raises_on_leader(2)
     with pytest.raises(torch.OutOfMemoryError, match="as the test wants"):
         model(input_ids)
     torch.testing.assert_close(model(input_ids), expected, atol=1e-4, rtol=1e-4)

@@ -179,7 +179,7 @@ def shared(checkpoint):
     model.group.followers.close()
 
 
-def test_stop_strings_are_looked_up_by_the_first_rank_alone(checkpoint, shared):
+def test_stop_strings_are_looked_up_by_the_leader_alone(checkpoint, shared):
     """The others have no tokenizer: a lambda does not travel, the texts that it gives do."""
 
     def text(token_ids):
@@ -255,7 +255,7 @@ def test_a_killed_rank_ends_the_model_with_words(checkpoint):
 
 
 def test_a_rank_killed_on_its_way_to_the_others_is_noticed_at_once(checkpoint, monkeypatch):
-    """The first rank waited five minutes for it, as a group does."""
+    """The leader waited five minutes for it, as a group does."""
     join = FollowerProcesses.join
 
     def kill_and_join(followers):
@@ -303,7 +303,7 @@ def test_more_ranks_than_devices_are_refused(checkpoint, monkeypatch):
 
 
 def test_a_failure_of_another_rank_is_told(checkpoint, monkeypatch):
-    """Checked where it hurts: what the first rank can do, the other cannot."""
+    """Checked where it hurts: what the leader can do, the other cannot."""
     monkeypatch.setattr("batchloom.models.checkpoints.loading.torch.get_num_threads", lambda: "many")
     with pytest.raises(DeviceError, match=r"Rank 1 of 2 failed: RuntimeError: set_num_threads"):
         load_model(checkpoint("BartModel"), tensor_parallel=2)

@@ -1,8 +1,7 @@
-"""Keys and values of running sequences: prompts once a request, new tokens in a pool. It knows no tokens and no policy.
+"""Keys and values of generated tokens on a CPU, in a pool of entries. It knows no tokens, no prompt and no policy.
 
-A request's sequences share what they have in common. A prompt (an encoder's output, or what a decoder-only model read)
-is written once and never moves. New tokens are entries of a pool: each step appends one entry a sequence, and `descent`
-says which sequence descends from which entry. Reordering beams permutes descent; no key moves.
+Each step appends one entry a sequence, and `descent` says which sequence descends from which entry. Reordering beams
+permutes descent; no key moves.
 
     after three steps of two beams, where beam 1 took over beam 0's history at step 2:
 
@@ -18,50 +17,58 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 8  # steps between two packings at most: copying is a few percent of reading, and little room is held in vain
+from batchloom.models.generation.enlarging import enlarged
+from batchloom.models.generation.memory.prompt_memory import attend_in_part
+
+CHUNK = 8  # steps between two packings at most: copying costs a few percent of reading, and little room is unused
 
 
-@dataclass(frozen=True, eq=False)
-class PromptMemory:
-    """Keys and values [H, S, K] of S prompt tokens in each decoder layer; read by any number of sequences at once.
+@dataclass(frozen=True)
+class PoolStep:
+    """One decode step over a pool of G units of B sequences: writes the step's keys and values, and attends."""
 
-    `alibi_H1S`: slope * (position - first position after the memory), where the model wants ALiBi.
-    """
+    keys_values: Tensor  # the pool's, [2, layer, G, H, E, K]
+    place_G1: Tensor  # where the new entries go: the places, and
+    entry_GB: Tensor  # the entry of each sequence in its place
+    bias_XBE: Tensor  # what all layers add to their scores; X: places times heads
+    unit_of_place_G: Tensor | None  # None where units stand in memory in their own order
+    place_of_unit_G: Tensor | None
 
-    layers: Sequence[tuple[Tensor, Tensor]]
-    num_tokens: int
-    alibi_H1S: Tensor | None = None
-    end: int = 0
-    """The first position after the memory."""
+    def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
+        """Write the new keys and values; return scaled queries' attention over each sequence's history: [N, H, K]."""
+        scores, values = self._write(layer, q_NHK, k_NHK, v_NHK)
+        return self._in_units(torch.bmm(scores.softmax(-1), values))
 
-    def attend(self, layer: int, q_HNK: Tensor) -> Tensor:
-        """Scaled queries of N sequences over the memory: [H, N, K]."""
-        k_HSK, v_HSK = self.layers[layer]
-        return torch.bmm(self._scores(q_HNK, k_HSK).softmax(-1), v_HSK)
+    def attend_in_part(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> tuple[Tensor, Tensor]:
+        """As attend, with the log-sum-exp of the scores [N, H], by which partial results are merged."""
+        attended, log_sum = attend_in_part(*self._write(layer, q_NHK, k_NHK, v_NHK))
+        return self._in_units(attended), self._in_units(log_sum[:, :, None])[:, :, 0]
 
-    def attend_in_part(self, layer: int, q_HNK: Tensor) -> tuple[Tensor, Tensor]:
-        """As attend, with the logarithm of the sum of exponentials [H, N], by which parts are merged."""
-        k_HSK, v_HSK = self.layers[layer]
-        return attend_in_part(self._scores(q_HNK, k_HSK), v_HSK)
+    def _write(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> tuple[Tensor, Tensor]:
+        """Write keys and values; return scores [G * H, B, E] and values [G * H, E, K], in order of places."""
+        q_GBHK, k_GBHK, v_GBHK = (self._in_places(x_NHK) for x_NHK in (q_NHK, k_NHK, v_NHK))
+        k_GHEK, v_GHEK = self.keys_values[:, layer]
+        k_GHEK[self.place_G1, :, self.entry_GB] = k_GBHK
+        v_GHEK[self.place_G1, :, self.entry_GB] = v_GBHK
+        q_XBK = q_GBHK.transpose(1, 2).reshape(-1, self.entry_GB.shape[1], q_NHK.shape[2])
+        return torch.baddbmm(self.bias_XBE, q_XBK, k_GHEK.flatten(0, 1).transpose(1, 2)), v_GHEK.flatten(0, 1)
 
-    def _scores(self, q_HNK: Tensor, k_HSK: Tensor) -> Tensor:
-        k_HKS = k_HSK.transpose(1, 2)
-        return torch.bmm(q_HNK, k_HKS) if self.alibi_H1S is None else torch.baddbmm(self.alibi_H1S, q_HNK, k_HKS)
+    def _in_places(self, x_NHK: Tensor) -> Tensor:
+        x_GBHK = x_NHK.unflatten(0, (-1, self.entry_GB.shape[1]))
+        return x_GBHK if self.unit_of_place_G is None else x_GBHK.index_select(0, self.unit_of_place_G)
 
-
-def attend_in_part(scores_HTS: Tensor, v_HSK: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention over some of the keys, and the logarithm of the sum of exponentials, [H, T] in float32."""
-    weight_HTS = scores_HTS.softmax(-1)
-    # exp(largest score) / sum is the largest weight: the logarithm of the sum without another pass of exponentials.
-    log_sum_HT = scores_HTS.amax(-1).float() - weight_HTS.amax(-1).float().log()
-    return torch.bmm(weight_HTS, v_HSK), log_sum_HT
+    def _in_units(self, x_XBK: Tensor) -> Tensor:
+        x_GBHK = x_XBK.unflatten(0, (-1, self.keys_values.shape[3])).transpose(1, 2)
+        if self.place_of_unit_G is not None:
+            x_GBHK = x_GBHK.index_select(0, self.place_of_unit_G)
+        return x_GBHK.flatten(0, 1)
 
 
 class EntryPool:
-    """New tokens' keys and values for G units of `width` sequences each: beams of one search, or single sequences.
+    """Generated tokens' keys and values for G units of `width` sequences: a search's beams, or one sequence each.
 
-    Units are known by their order, in which they are added and kept. In memory each has a place, [layer, G, H, E, K]; a
-    unit that comes takes the place of one that left, so that the pool stays dense and little is moved.
+    Units are numbered in the order in which they are added and kept. In memory each has a place, [layer, G, H, E, K]; a
+    new unit takes the place of one that left, so that the pool stays dense and little is moved.
     """
 
     def __init__(
@@ -83,7 +90,7 @@ class EntryPool:
 
     @property
     def depth(self) -> int:
-        """Entries of the unit that has most."""
+        """The most entries that a unit has."""
         return max((self._num_entries[place] for place in self._places), default=0)
 
     @property
@@ -93,7 +100,7 @@ class EntryPool:
 
     @property
     def num_bytes(self) -> int:
-        """What is held in memory; places that were dropped are held until the next packing."""
+        """Bytes allocated; places that were dropped stay allocated until the next packing."""
         return self._keys_values.untyped_storage().nbytes()
 
     @property
@@ -102,7 +109,7 @@ class EntryPool:
         return int(self._descent_GBE[self._places].any(1).sum())
 
     def extend(self, num_new: int) -> None:
-        """Units that start, without entries."""
+        """Append units without entries."""
         num_missing = num_new - len(self._free)
         if num_missing > 0:
             first = len(self._num_entries)
@@ -116,7 +123,7 @@ class EntryPool:
             self._places.append(place)
 
     def join(self, other: "EntryPool") -> None:
-        """The units of another pool come after the own ones, with their entries."""
+        """Append the units of another pool, with their entries."""
         first, num_others = len(self._num_entries), len(other._num_entries)
         self._resize(first + num_others, max(self.capacity, other.capacity))
         self._keys_values[:, :, first:, :, : other.capacity] = other._keys_values
@@ -127,18 +134,18 @@ class EntryPool:
         self._free += [first + place for place in other._free]
 
     def keep(self, units: Sequence[int]) -> None:
-        """Forgets all units but these."""
+        """Drop all units but these."""
         kept = [self._places[unit] for unit in units]
         self._free += sorted(set(self._places) - set(kept))
         self._places = kept
 
     def reorder(self, parents_GB: Tensor) -> None:
-        """In each unit, sequence b goes on where sequence parents_GB[unit, b] was."""
+        """In each unit, let sequence b continue from sequence parents_GB[unit, b]."""
         parents_GB = parents_GB[self._unit_of_place()]
         self._descent_GBE = self._descent_GBE.gather(1, parents_GB[:, :, None].expand_as(self._descent_GBE))
 
-    def begin_step(self, position_G: Tensor) -> None:
-        """Makes room for one entry a sequence; `position_G`: the position of each unit's new token."""
+    def begin_step(self, position_G: Tensor) -> PoolStep:
+        """Make room for one entry a sequence, and return the step. `position_G`: of each unit's new token."""
         self._fill_holes()
         room = self.capacity - max(self._num_entries)
         has_left = room > 2 * CHUNK * self.width or self.num_bytes > 1.25 * self._keys_values.nbytes
@@ -146,60 +153,39 @@ class EntryPool:
             self._pack()
         device = self._position_GE.device
         entry_G1 = torch.tensor(self._num_entries, device=device)[:, None]
-        self._entry_GB = entry_G1 + torch.arange(self.width, device=device)
-        self._place_G1 = torch.arange(self.num_units, device=device)[:, None]
-        self._descent_GBE.scatter_(2, self._entry_GB[:, None].expand(-1, self.width, -1), False)
-        self._descent_GBE.scatter_(2, self._entry_GB[:, :, None], True)
+        entry_GB = entry_G1 + torch.arange(self.width, device=device)
+        place_G1 = torch.arange(self.num_units, device=device)[:, None]
+        self._descent_GBE.scatter_(2, entry_GB[:, None].expand(-1, self.width, -1), False)
+        self._descent_GBE.scatter_(2, entry_GB[:, :, None], True)
         self._num_entries = [number + self.width for number in self._num_entries]
         unit_G = self._unit_of_place()
+        self._position_GE[place_G1, entry_GB] = position_G[unit_G][:, None]
         in_order = list(range(self.num_units)) == self._places
-        self._order = None if in_order else (unit_G, torch.tensor(self._places, device=device))
-        self._position_GE[self._place_G1, self._entry_GB] = position_G[unit_G][:, None]
-        self._bias = self._make_bias(position_G[unit_G])
-
-    def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
-        """Writes this step's keys and values; scaled queries over each sequence's own history: [N, H, K]."""
-        scores, values = self._write(layer, q_NHK, k_NHK, v_NHK)
-        return self._in_units(torch.bmm(scores.softmax(-1), values))
-
-    def attend_in_part(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> tuple[Tensor, Tensor]:
-        """As attend, with the logarithm of the sum of exponentials [N, H]."""
-        attended, log_sum = attend_in_part(*self._write(layer, q_NHK, k_NHK, v_NHK))
-        return self._in_units(attended), self._in_units(log_sum[:, :, None])[:, :, 0]
-
-    def _write(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [G * H, B, E] and values [G * H, E, K], in order of places."""
-        q_GBHK, k_GBHK, v_GBHK = (self._in_places(x_NHK) for x_NHK in (q_NHK, k_NHK, v_NHK))
-        k_GHEK, v_GHEK = self._keys_values[:, layer]
-        k_GHEK[self._place_G1, :, self._entry_GB] = k_GBHK
-        v_GHEK[self._place_G1, :, self._entry_GB] = v_GBHK
-        q_XBK = q_GBHK.transpose(1, 2).reshape(-1, self.width, q_NHK.shape[2])
-        return torch.baddbmm(self._bias, q_XBK, k_GHEK.flatten(0, 1).transpose(1, 2)), v_GHEK.flatten(0, 1)
-
-    def _in_places(self, x_NHK: Tensor) -> Tensor:
-        x_GBHK = x_NHK.unflatten(0, (-1, self.width))
-        return x_GBHK if self._order is None else x_GBHK.index_select(0, self._order[0])
-
-    def _in_units(self, x_XBK: Tensor) -> Tensor:
-        x_GBHK = x_XBK.unflatten(0, (-1, self._num_heads)).transpose(1, 2)
-        return (x_GBHK if self._order is None else x_GBHK.index_select(0, self._order[1])).flatten(0, 1)
+        return PoolStep(
+            self._keys_values,
+            place_G1,
+            entry_GB,
+            self._bias(position_G[unit_G]),
+            unit_of_place_G=None if in_order else unit_G,
+            place_of_unit_G=None if in_order else torch.tensor(self._places, device=device),
+        )
 
     def _unit_of_place(self) -> Tensor:
         units = sorted(range(self.num_units), key=self._places.__getitem__)
         return torch.tensor(units, dtype=torch.long, device=self._position_GE.device)
 
-    def _make_bias(self, position_G: Tensor) -> Tensor:
-        """What all layers add to their scores, [G * H, B, E]: -inf where a sequence does not descend from an entry."""
+    def _bias(self, position_G: Tensor) -> Tensor:
+        """Return what all layers add to their scores, [G * H, B, E]: -inf where a sequence has no such ancestor."""
         bias_GBE = torch.where(self._descent_GBE, 0.0, -torch.inf)
         bias_GHBE = bias_GBE[:, None].expand(-1, self._num_heads, -1, -1)
         if self._alibi_slopes is not None:
-            # Distances, not positions: small where weights are large, and bfloat16 holds small numbers well.
+            # Distances, not positions: small where weights are large, and bfloat16 is precise for small numbers.
             distance_GE = (self._position_GE - position_G[:, None]).float()
             bias_GHBE = bias_GHBE + self._alibi_slopes[:, None, None] * distance_GE[:, None, None]
         return bias_GHBE.to(self._keys_values.dtype).flatten(0, 1)
 
     def _fill_holes(self) -> None:
-        """Moves the last places into those that are free, and drops what is left at the end."""
+        """Move the last places into free ones, and drop the free places that remain at the end."""
         if not self._free:
             return
         num_units = self.num_units
@@ -218,13 +204,13 @@ class EntryPool:
         self._descent_GBE, self._position_GE = self._descent_GBE[:num_units], self._position_GE[:num_units]
 
     def _pack(self) -> None:
-        """Drops entries that no sequence descends from, and makes room for the next steps."""
+        """Drop entries that no sequence descends from, and make room for the next steps."""
         alive_GE = self._descent_GBE.any(1)
         num_alive = alive_GE.sum(1).tolist()
         room = max(num_alive, default=0)
         new = self.width * max(CHUNK // 2, min(CHUNK, room // (4 * self.width)))
         if room:
-            # The living in their order, and beyond them the first again: what no sequence sees must be a number too.
+            # Live entries in their order, then copies of the first: entries that are masked must still be finite.
             order_GE = F.pad((~alive_GE).byte().argsort(dim=1, stable=True)[:, :room], (0, new))
             self._keys_values = _entries(self._keys_values, order_GE)
             self._descent_GBE = self._descent_GBE.gather(2, order_GE[:, None].expand(-1, self.width, -1))
@@ -235,14 +221,16 @@ class EntryPool:
         self._num_entries = num_alive
 
     def _resize(self, num_places: int, capacity: int) -> None:
-        """The same entries among zeros: what no sequence sees must still be a number."""
-        self._keys_values = _enlarged(self._keys_values, (2, 4), (num_places, capacity))
-        self._descent_GBE = _enlarged(self._descent_GBE, (0, 2), (num_places, capacity))
-        self._position_GE = _enlarged(self._position_GE, (0, 1), (num_places, capacity))
+        """Change the number of places and their capacity. New entries are zeros: masked ones must still be finite."""
+        num_kinds, num_layers, _, num_heads, _, head_dim = self._keys_values.shape
+        shape = (num_kinds, num_layers, num_places, num_heads, capacity, head_dim)
+        self._keys_values = enlarged(self._keys_values, shape)
+        self._descent_GBE = enlarged(self._descent_GBE, (num_places, self.width, capacity))
+        self._position_GE = enlarged(self._position_GE, (num_places, capacity))
 
 
 def _entries(keys_values: Tensor, order_GE: Tensor) -> Tensor:
-    """Some entries of each place, [2, L, G, H, E, K], copied once: as rows of K numbers, by their place in memory."""
+    """Select entries of each place of [2, L, G, H, E, K] with one copy: as rows of K numbers, by their address."""
     *outer, _, head_dim = keys_values.shape
     row = torch.zeros((), dtype=torch.long, device=order_GE.device)
     for size, stride in zip(outer, keys_values.stride(), strict=False):
@@ -251,14 +239,3 @@ def _entries(keys_values: Tensor, order_GE: Tensor) -> Tensor:
     num_rows = keys_values.untyped_storage().nbytes() // keys_values.itemsize // head_dim
     rows = keys_values.as_strided((num_rows, head_dim), (head_dim, 1))
     return rows.index_select(0, row_GE.flatten()).view(*row_GE.shape, head_dim)
-
-
-def _enlarged(old: Tensor, dims: tuple[int, int], sizes: tuple[int, int]) -> Tensor:
-    """The same values in a tensor of zeros that has other sizes in two dimensions; what does not fit is dropped."""
-    shape = list(old.shape)
-    for dim, size in zip(dims, sizes, strict=True):
-        shape[dim] = size
-    new = old.new_zeros(shape)
-    common = tuple(slice(min(a, b)) for a, b in zip(old.shape, shape, strict=True))
-    new[common] = old[common]
-    return new

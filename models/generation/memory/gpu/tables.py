@@ -1,6 +1,6 @@
-"""Which rows read which blocks in a step, as arrays of few different sizes. It runs on the host and knows no tensor.
+"""Block tables: which rows read which blocks in a step, as host arrays of few different sizes. It knows no tensor.
 
-a row's text, block by block, and its place among those who read it     and turned around
+a row's blocks, and its place among the rows that read them             and by block
 row 0    2 3 5    place 0                                                block     2    3    4    5    6
 row 1    2 3 5    place 1                                                readers   0 1  0 1  2    0 1  2
 row 2    4 6      place 0                                                count     32   9    20   2    1
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batchloom.models.generation.crossings import Numbers
-from batchloom.models.generation.memory.gpu.blocks import BLOCK
+from batchloom.models.generation.memory.gpu.blocks import BLOCK_SIZE
+from batchloom.models.generation.transfers import Numbers
 
 
 @dataclass(eq=False)
-class Prompt:
-    """Where a request's prompt lies, and what its answers may come to take."""
+class PromptBlocks:
+    """The blocks of a request's prompt, and how many its generated tokens may come to need."""
 
     blocks: Numbers
     num_tokens: int
@@ -25,47 +25,49 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Text:
-    """For each row a text that it reads: the blocks in order, 0 beyond the last, their tokens, and the row's place."""
+class BlockTable:
+    """For each row the blocks that it reads in order, 0 beyond the last, their tokens, and its place among readers."""
 
     blocks_NM: Numbers
     num_tokens_N: Numbers
     place_N: Numbers
 
 
-def joined(texts: Sequence[Text]) -> Text:
-    """The texts of several cohorts' rows, one after the other."""
-    width = max(text.blocks_NM.shape[1] for text in texts)
-    blocks = [np.pad(text.blocks_NM, ((0, 0), (0, width - text.blocks_NM.shape[1]))) for text in texts]
-    tokens, places = [text.num_tokens_N for text in texts], [text.place_N for text in texts]
-    return Text(np.concatenate(blocks), np.concatenate(tokens), np.concatenate(places))
+def concatenated(tables: Sequence[BlockTable]) -> BlockTable:
+    """Concatenate the tables of several cohorts' rows."""
+    width = max(table.blocks_NM.shape[1] for table in tables)
+    blocks = [np.pad(table.blocks_NM, ((0, 0), (0, width - table.blocks_NM.shape[1]))) for table in tables]
+    tokens, places = [table.num_tokens_N for table in tables], [table.place_N for table in tables]
+    return BlockTable(np.concatenate(blocks), np.concatenate(tokens), np.concatenate(places))
 
 
-def prompts_of(prompts: Sequence[Prompt]) -> Text:
-    """The prompts of rows; neighbours with one prompt read it together."""
+def prompt_table(prompts: Sequence[PromptBlocks]) -> BlockTable:
+    """Return the table of each row's prompt; adjacent rows with one prompt are readers of the same blocks."""
     width = max(len(prompt.blocks) for prompt in prompts)
-    text = Text(*(np.zeros(shape, dtype=np.int64) for shape in ((len(prompts), width), len(prompts), len(prompts))))
+    shapes = ((len(prompts), width), len(prompts), len(prompts))
+    table = BlockTable(*(np.zeros(shape, dtype=np.int64) for shape in shapes))
     before = None
     for row, prompt in enumerate(prompts):
-        text.blocks_NM[row, : len(prompt.blocks)] = prompt.blocks
-        text.num_tokens_N[row] = prompt.num_tokens
-        text.place_N[row] = text.place_N[row - 1] + 1 if prompt is before else 0
+        table.blocks_NM[row, : len(prompt.blocks)] = prompt.blocks
+        table.num_tokens_N[row] = prompt.num_tokens
+        table.place_N[row] = table.place_N[row - 1] + 1 if prompt is before else 0
         before = prompt
-    return text
+    return table
 
 
-def reading_arrays(
-    texts: Sequence[Text], num_rows: int, num_blocks: int, num_columns: int, num_readers: int
+def read_arrays(
+    tables: Sequence[BlockTable], num_rows: int, num_blocks: int, num_columns: int, num_readers: int
 ) -> list[Numbers]:
-    """Readers [B, R], counts [B], tables [N, M] and places [N, M] where each row reads these texts."""
+    """Return readers [B, R], counts [B], tables [N, M] and places [N, M] of rows that read all of these tables."""
     reader_BR = np.full((num_blocks, num_readers), num_rows)
     count_B = np.zeros(num_blocks, dtype=np.int64)
-    for text in texts:
-        row_E, column_E = text.blocks_NM.nonzero()
-        block_E = text.blocks_NM[row_E, column_E]
-        reader_BR[block_E, text.place_N[row_E]] = row_E
-        count_B[block_E] = np.clip(text.num_tokens_N[row_E] - column_E * BLOCK, 0, BLOCK)
-    table_NM = np.concatenate([text.blocks_NM for text in texts], axis=1)
-    place_NM = np.concatenate([text.place_N[:, None].repeat(text.blocks_NM.shape[1], axis=1) for text in texts], axis=1)
+    for table in tables:
+        row_E, column_E = table.blocks_NM.nonzero()
+        block_E = table.blocks_NM[row_E, column_E]
+        reader_BR[block_E, table.place_N[row_E]] = row_E
+        count_B[block_E] = np.clip(table.num_tokens_N[row_E] - column_E * BLOCK_SIZE, 0, BLOCK_SIZE)
+    table_NM = np.concatenate([table.blocks_NM for table in tables], axis=1)
+    places = [table.place_N[:, None].repeat(table.blocks_NM.shape[1], axis=1) for table in tables]
+    place_NM = np.concatenate(places, axis=1)
     room = ((0, num_rows - len(table_NM)), (0, num_columns - table_NM.shape[1]))
     return [reader_BR, count_B, np.pad(table_NM, room), np.pad(place_NM, room)]

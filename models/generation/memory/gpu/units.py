@@ -1,7 +1,7 @@
-"""Blocks of what a cohort's units said, by unit, on the host. It knows no model and no search.
+"""The blocks of a cohort's generated tokens, by unit, on the host. It knows no model and no search.
 
 A unit of two beams adds two entries a step, side by side, and takes a block when the last one is full. Which beam
-descends from which entry is the store's to know.
+descends from which entry is stored on the device, by the block store.
 """
 
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from batchloom.models.generation.crossings import Numbers
-from batchloom.models.generation.memory.gpu.blocks import BLOCK, BlockStore
-from batchloom.models.generation.memory.gpu.tables import Text
+from batchloom.models.generation.memory.gpu.blocks import BLOCK_SIZE, BlockStore
+from batchloom.models.generation.memory.gpu.tables import BlockTable
+from batchloom.models.generation.transfers import Numbers
 
 
 class BlockUnits:
     """G units of `width` sequences each, in the cohort's order."""
 
     def __init__(self, store: BlockStore, width: int) -> None:
-        store.seat(width)
+        store.allow_readers(width)
         self.width = width
         self.blocks_GM = np.zeros((0, 0), dtype=np.int64)  # 0 beyond a unit's last block
         self.num_entries_G = np.zeros(0, dtype=np.int64)
-        self.device_blocks_GM = torch.empty(0)  # as the last step read them
+        self.device_blocks_GM = torch.empty(0)  # the table that the last step read
         self._store = store
 
     @property
@@ -31,34 +31,37 @@ class BlockUnits:
         return len(self.blocks_GM) * self.width
 
     def extend(self, num_new: int) -> None:
+        """Append units without entries."""
         self.blocks_GM = np.pad(self.blocks_GM, ((0, num_new), (0, 0)))
         self.num_entries_G = np.pad(self.num_entries_G, (0, num_new))
 
     def keep(self, units: Sequence[int]) -> None:
+        """Drop all units but these, and free their blocks."""
         stays_G = np.zeros(len(self.blocks_GM), dtype=bool)
         stays_G[list(units)] = True
         left_GM = self.blocks_GM[~stays_G]
-        self._store.give_back(left_GM[left_GM > 0])
+        self._store.free(left_GM[left_GM > 0])
         self.blocks_GM, self.num_entries_G = self.blocks_GM[stays_G], self.num_entries_G[stays_G]
 
     def reorder(self, parents_GB: Tensor) -> None:
+        """In each unit, let sequence b continue from sequence parents_GB[unit, b]."""
         self._store.reorder(self.device_blocks_GM, parents_GB)
 
     def grow(self) -> Numbers:
-        """Room for one entry a sequence; returns where these are: blocks and offsets, [2, rows]."""
+        """Make room for one entry a sequence; return where the entries go: blocks and offsets, [2, rows]."""
         entry_GB = self.num_entries_G[:, None] + np.arange(self.width)
         self.num_entries_G = self.num_entries_G + self.width
-        num_blocks_G = -(-self.num_entries_G // BLOCK)
+        num_blocks_G = -(-self.num_entries_G // BLOCK_SIZE)
         blocks_GM = np.zeros((len(num_blocks_G), num_blocks_G.max()), dtype=np.int64)
         common = min(blocks_GM.shape[1], self.blocks_GM.shape[1])
         blocks_GM[:, :common] = self.blocks_GM[:, :common]
         is_new_GM = (np.arange(blocks_GM.shape[1]) < num_blocks_G[:, None]) & (blocks_GM == 0)
         blocks_GM[is_new_GM] = self._store.take(int(is_new_GM.sum()))
         self.blocks_GM = blocks_GM
-        block_GB = np.take_along_axis(blocks_GM, entry_GB // BLOCK, axis=1)
-        return np.stack((block_GB.ravel(), (entry_GB % BLOCK).ravel()))
+        block_GB = np.take_along_axis(blocks_GM, entry_GB // BLOCK_SIZE, axis=1)
+        return np.stack((block_GB.ravel(), (entry_GB % BLOCK_SIZE).ravel()))
 
-    def text(self) -> Text:
-        """What each row has said so far."""
+    def table(self) -> BlockTable:
+        """Return the block table of each row's generated tokens."""
         places = np.tile(np.arange(self.width), len(self.blocks_GM))
-        return Text(self.blocks_GM.repeat(self.width, axis=0), self.num_entries_G.repeat(self.width), places)
+        return BlockTable(self.blocks_GM.repeat(self.width, axis=0), self.num_entries_G.repeat(self.width), places)

@@ -1,10 +1,10 @@
-"""Prompts that begin alike: the common part is computed once, and no answer changes."""
+"""Prompts with a common prefix: it is computed once, and no answer changes."""
 
 import pytest
 import torch
 
 from batchloom.models import Engine, GenerationParams
-from batchloom.models.generation.memory import prompts as prompts_module
+from batchloom.models.generation.memory import prefill
 from batchloom.models.generation.memory.prefixes import MIN_SHARED, Prefixes
 
 TEMPLATE = [(7 * n) % 200 + 5 for n in range(MIN_SHARED + 8)]
@@ -49,7 +49,7 @@ def test_products_of_each_prompts_own_give_the_answers_of_fused_attention(pair, 
     prompts = [torch.randint(4, 211, (length,), generator=generator).tolist() for length in (40, 1, 2, 17, 33)]
     params = GenerationParams(max_new_tokens=10, num_beams=2)
     fused = Engine(model).generate(prompts, params)
-    monkeypatch.setattr(prompts_module, "_is_plain", lambda _: True)
+    monkeypatch.setattr(prefill, "_prefers_products", lambda _: True)
     for one, other in zip(Engine(model).generate(prompts, params), fused, strict=True):
         assert one.outputs[0].token_ids == other.outputs[0].token_ids
         assert one.outputs[0].score == pytest.approx(other.outputs[0].score, abs=1e-4)

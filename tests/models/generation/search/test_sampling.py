@@ -56,8 +56,8 @@ def test_the_distribution_drawn_from_is_the_references(options, vocab_size, num_
     for name, make in WARPERS.items():
         if options.get(name):
             wanted_RV = make(options[name], num_kept)(None, wanted_RV)
-    pool = warp(logits_RV, GenerationParams(do_sample=True, **options).resolve({}), num_kept=num_kept)
-    got_RV = torch.zeros_like(logits_RV).scatter_(1, pool.token_RC, pool.log_prob_RC.exp())
+    distribution = warp(logits_RV, GenerationParams(do_sample=True, **options).resolve({}), num_kept=num_kept)
+    got_RV = torch.zeros_like(logits_RV).scatter_(1, distribution.token_RC, distribution.log_prob_RC.exp())
     torch.testing.assert_close(got_RV, wanted_RV.softmax(-1), atol=2e-6, rtol=1e-4)
 
 
@@ -67,9 +67,9 @@ def test_frequencies_of_draws_are_the_probabilities(vocab_size):
     logits_V = torch.full((vocab_size,), -6.0)
     logits_V[torch.arange(6) * (vocab_size // 6)] = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5, -3.0])
     logits_RV = logits_V.expand(20_000, -1)
-    pool = warp(logits_RV, GenerationParams(do_sample=True, top_k=0).resolve({}))
+    distribution = warp(logits_RV, GenerationParams(do_sample=True, top_k=0).resolve({}))
     keys_R = torch.tensor([sample_key(seed, 0) for seed in range(20_000)])
-    token_R, log_prob_R = pool.draw(keys_R, torch.zeros_like(keys_R))
+    token_R, log_prob_R = distribution.draw(keys_R, torch.zeros_like(keys_R))
     probability_V = logits_RV[0].softmax(-1)
     torch.testing.assert_close(token_R.bincount(minlength=vocab_size) / 20_000, probability_V, atol=0.018, rtol=0)
     torch.testing.assert_close(log_prob_R.exp(), probability_V[token_R])

@@ -1,4 +1,4 @@
-"""A vocabulary in parts gives what the whole one gives: the best few, normalizers, what options leave to draw from."""
+"""A vocabulary divided over ranks gives what the whole one does: largest logits, normalizers, what is drawn from."""
 
 import threading
 from dataclasses import dataclass, field
@@ -81,7 +81,7 @@ def noise(num_rows, vocab_size):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("vocab_size", "num"), [(5, 1), (5, 8), (83, 6), (5003, 1), (5003, 12)])
 def test_the_best_few_are_those_of_one_rank(size, vocab_size, num):
-    """Five tokens on four ranks: the last rank has none. Twelve of 5003: by maxima of blocks."""
+    """Five tokens on four ranks: the last rank has none. Twelve of 5003: by maxima of tiles."""
     logits_RV = noise(7, vocab_size)
     value_RC, token_RC = WHOLE.best(logits_RV, num)
     found, gathered = on_ranks(size, logits_RV, lambda vocabulary, columns: vocabulary.best(columns, num))
@@ -120,9 +120,9 @@ def test_logits_are_found_wherever_they_lie(size):
 
 OPTIONS = {
     "repetition": {"repetition_penalty": 1.7},
-    "of the source": {"encoder_repetition_penalty": 1.4},
+    "of the prompt": {"encoder_repetition_penalty": 1.4},
     "n-grams": {"no_repeat_ngram_size": 2},
-    "n-grams of the source": {"encoder_no_repeat_ngram_size": 2},
+    "n-grams of the prompt": {"encoder_no_repeat_ngram_size": 2},
     "bad words": {"bad_words_ids": [[7], [80], [9, 30], [9, 81]]},
     "least length": {"min_new_tokens": 10, "eos_token_id": [2, 82]},
     "forced first": {"forced_bos_token_id": 60},
@@ -135,9 +135,9 @@ OPTIONS = {
 
 def history_of(params, num_new):
     """Two rows after `num_new` tokens, in which pairs come again."""
-    history = History(torch.device("cpu"), keeps_sources=True)
-    sources = [[9, 30, 9, 81, 2], [60, 7, 9, 2]]
-    history.extend([Request(row, source, params) for row, source in enumerate(sources)])
+    history = History(torch.device("cpu"), keeps_prompts=True)
+    prompts = [[9, 30, 9, 81, 2], [60, 7, 9, 2]]
+    history.extend([Request(row, prompt, params) for row, prompt in enumerate(prompts)])
     for step in range(num_new):
         token_R = torch.tensor([[9, 60], [81, 7], [44, 82], [9, 60]][step])
         history.append(token_R, torch.zeros(2))
@@ -179,7 +179,7 @@ def test_ranks_draw_from_what_one_rank_draws_from(options, gathers_all):
     logits_RV = noise(3, 9001)
     expected = warp(logits_RV, params)
     found, gathered = on_ranks(2, logits_RV, lambda vocabulary, columns: warp(columns, params, vocabulary))
-    for pool in found:
-        assert torch.equal(pool.token_RC, expected.token_RC)
-        torch.testing.assert_close(pool.log_prob_RC.exp(), expected.log_prob_RC.exp(), atol=2e-5, rtol=0)
+    for distribution in found:
+        assert torch.equal(distribution.token_RC, expected.token_RC)
+        torch.testing.assert_close(distribution.log_prob_RC.exp(), expected.log_prob_RC.exp(), atol=2e-5, rtol=0)
     assert (max(gathered) >= 9001) is gathers_all

@@ -1,4 +1,4 @@
-"""Decoding in blocks, as on a GPU, gives the answers of decoding in pools; and graphs read nothing but their inputs."""
+"""The paged backend gives the answers of the pooled one; and graphs read nothing but their static inputs."""
 
 import logging
 import random
@@ -9,9 +9,9 @@ import torch
 
 from batchloom.models import Engine, GenerationParams
 from batchloom.models.generation import runner
-from batchloom.models.generation.memory.cpu.decoder import PooledDecoder
+from batchloom.models.generation.memory.cpu.backend import PooledBackend
+from batchloom.models.generation.memory.gpu.backend import PagedBackend
 from batchloom.models.generation.memory.gpu.blocks import BlockStore
-from batchloom.models.generation.memory.gpu.decoder import BlockDecoder
 from batchloom.models.generation.memory.gpu.graphs import Graphs
 
 FAMILIES = ["bart", "mbart", "blenderbot", "bloom", "bart_causal"]
@@ -31,10 +31,10 @@ MIXED = [
 
 @pytest.fixture
 def answers(monkeypatch):
-    """answers(decoder, model, prompts, params, ...): what an engine with this decoder says."""
+    """answers(backend, model, prompts, params, ...): what an engine with this backend answers."""
 
-    def get(decoder, model, prompts, params, **settings):
-        monkeypatch.setattr(runner, "decoder_of", decoder)
+    def get(backend, model, prompts, params, **settings):
+        monkeypatch.setattr(runner, "backend_of", backend)
         return Engine(model, **settings).generate(prompts, params, seed=5)
 
     return get
@@ -50,11 +50,11 @@ def assert_equal(found, expected):
 
 @pytest.mark.parametrize("params", MIXED, ids=["greedy", "beam 4", "beam 3", "samples", "beam samples"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_blocks_give_the_answers_of_pools(pair, answers, family, params):
+def test_paged_blocks_give_the_answers_of_pools(pair, answers, family, params):
     _, model = pair(family)
     assert_equal(
-        answers(BlockDecoder, model, PROMPTS, params, max_slots=9),
-        answers(PooledDecoder, model, PROMPTS, params, max_slots=9),
+        answers(PagedBackend, model, PROMPTS, params, max_slots=9),
+        answers(PooledBackend, model, PROMPTS, params, max_slots=9),
     )
 
 
@@ -62,8 +62,8 @@ def test_blocks_give_the_answers_of_pools(pair, answers, family, params):
 def test_searches_of_all_kinds_share_blocks_and_are_refilled(pair, answers, family):
     _, model = pair(family)
     prompts, params = PROMPTS * 4, [MIXED[place % 5] for place in range(20)]
-    found = answers(BlockDecoder, model, prompts, params, max_slots=13, max_batch_tokens=70)
-    assert_equal(found, answers(PooledDecoder, model, prompts, params))
+    found = answers(PagedBackend, model, prompts, params, max_slots=13, max_batch_tokens=70)
+    assert_equal(found, answers(PooledBackend, model, prompts, params))
 
 
 def test_prompts_that_begin_alike_read_copies_of_the_beginning(pair, answers):
@@ -71,12 +71,12 @@ def test_prompts_that_begin_alike_read_copies_of_the_beginning(pair, answers):
     _, model = pair("bloom")
     prompts = [TEMPLATE + ending for ending in ([5], [6, 7, 8], [9] * 40, [10, 11])] + [PROMPTS[1]]
     for params in MIXED:
-        assert_equal(answers(BlockDecoder, model, prompts, params), answers(PooledDecoder, model, prompts, params))
+        assert_equal(answers(PagedBackend, model, prompts, params), answers(PooledBackend, model, prompts, params))
 
 
 def test_every_block_has_one_owner_after_each_step(pair, monkeypatch):
     _, model = pair("bart")
-    monkeypatch.setattr(runner, "decoder_of", BlockDecoder)
+    monkeypatch.setattr(runner, "backend_of", PagedBackend)
     choice, engine, added = random.Random(2), Engine(model, max_slots=12), 0
     for _ in range(300):
         if engine.num_unfinished < 20 and choice.random() < 0.6:
@@ -87,15 +87,15 @@ def test_every_block_has_one_owner_after_each_step(pair, monkeypatch):
         assert_each_owned_once(engine._lanes.runners[0])
     while engine.num_unfinished:
         engine.step()
-    for store in engine._lanes.runners[0]._decoder._stores:
+    for store in engine._lanes.runners[0]._backend._stores:
         assert store.num_taken == store._num_reserved == 2, "a block was leaked"
 
 
-def assert_each_owned_once(running):
-    own, source = running._decoder._stores
-    said = [block for one in running._running.values() for block in one.cache.blocks_GM.flatten().tolist() if block]
-    read = [block for prompt in running._memories.values() for block in prompt.blocks.tolist()]
-    for store, held in ((own, said), (source, read)):
+def assert_each_owned_once(lane):
+    generated_store, prompt_store = lane._backend._stores
+    generated = [block for one in lane._running.values() for block in one.cache.blocks_GM.flatten().tolist() if block]
+    prompts = [block for prompt in lane._prompt_memories.values() for block in prompt.blocks.tolist()]
+    for store, held in ((generated_store, generated), (prompt_store, prompts)):
         assert sorted([0, 1, *held, *store._free]) == list(range(store.end))
 
 
@@ -103,7 +103,7 @@ def test_running_out_of_memory_while_blocks_grow_changes_no_answer(pair, answers
     """Arrays that cannot grow beyond some blocks: the engine halves, and what ran starts again in new arrays."""
     _, model = pair("bart")
     prompts, params = PROMPTS * 6, MIXED[1]
-    expected = answers(PooledDecoder, model, prompts, params)
+    expected = answers(PooledBackend, model, prompts, params)
     grow = BlockStore._resize
 
     def limited(self, capacity, num_readers):
@@ -113,7 +113,7 @@ def test_running_out_of_memory_while_blocks_grow_changes_no_answer(pair, answers
 
     monkeypatch.setattr(BlockStore, "_resize", limited)
     with caplog.at_level(logging.WARNING):
-        found = answers(BlockDecoder, model, prompts, params)
+        found = answers(PagedBackend, model, prompts, params)
     assert "out of memory with" in caplog.text
     assert_equal(found, expected)
 
@@ -141,18 +141,18 @@ class Replayed:
 
 @pytest.fixture
 def captures(monkeypatch):
-    """Lets decoders capture where there is no GPU, by what stands in `capture`."""
+    """Let backends capture where there is no GPU, by calling `capture`."""
 
     def prepare(capture):
         def make(model):
-            decoder = BlockDecoder(model)
-            decoder._graphs._captures = True
-            decoder._graphs.addresses = lambda: [
+            backend = PagedBackend(model)
+            backend._graphs._captures = True
+            backend._graphs.addresses = lambda: [
                 tensor.data_ptr()
-                for store in decoder._stores
+                for store in backend._stores
                 for tensor in (*store.layers, store.descent_BRS, store.position_BS)
             ]
-            return decoder
+            return backend
 
         monkeypatch.setattr(Graphs, "_capture", capture)
         return make
@@ -167,7 +167,7 @@ def test_a_replayed_step_depends_on_its_static_inputs_alone(pair, answers, captu
     monkeypatch.setattr(Replayed, "num_captured", 0)
     monkeypatch.setattr(Replayed, "num_replayed", 0)
     capture = captures(lambda self, compute: Replayed.capture(self, compute))
-    assert_equal(answers(capture, model, prompts, params, max_slots=13), answers(PooledDecoder, model, prompts, params))
+    assert_equal(answers(capture, model, prompts, params, max_slots=13), answers(PooledBackend, model, prompts, params))
     assert Replayed.num_replayed > Replayed.num_captured > 0
 
 
@@ -181,4 +181,4 @@ def test_where_capturing_fails_steps_run_eagerly_and_one_line_says_so(pair, answ
         found = answers(captures(fail), model, PROMPTS, MIXED[0])
     assert caplog.text.count("run eagerly from now on") == 1
     assert "not permitted" in caplog.text
-    assert_equal(found, answers(PooledDecoder, model, PROMPTS, MIXED[0]))
+    assert_equal(found, answers(PooledBackend, model, PROMPTS, MIXED[0]))

@@ -1,4 +1,4 @@
-"""Blocks of keys and values: who holds which, how they move, and how little is held in vain."""
+"""Paged blocks: who owns which, how they move, and how few are unused."""
 
 import random
 
@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from batchloom.models.generation.memory.gpu.blocks import BLOCK, PADDING, BlockStore, bucket
+from batchloom.models.generation.memory.gpu.blocks import BLOCK_SIZE, PADDING_BLOCK, BlockStore, bucket
 from batchloom.models.generation.memory.gpu.shapes import FEW_BLOCKS, StepShape
-from batchloom.models.generation.memory.gpu.tables import Prompt, Text, joined, prompts_of, reading_arrays
+from batchloom.models.generation.memory.gpu.tables import (
+    BlockTable,
+    PromptBlocks,
+    concatenated,
+    prompt_table,
+    read_arrays,
+)
 
 
 def store():
@@ -45,18 +51,18 @@ def test_blocks_keep_what_was_written_however_they_move():
     choice, blocks, texts = random.Random(3), store(), {}
     for number in range(200):
         if texts and choice.random() < 0.5:
-            blocks.give_back(texts.pop(choice.choice(list(texts))))
-        num_tokens = choice.randint(1, 3 * BLOCK)
-        mine = blocks.take(-(-num_tokens // BLOCK))
+            blocks.free(texts.pop(choice.choice(list(texts))))
+        num_tokens = choice.randint(1, 3 * BLOCK_SIZE)
+        mine = blocks.take(-(-num_tokens // BLOCK_SIZE))
         token_N = np.arange(num_tokens)
         value_NHK = torch.full((num_tokens, 1, 4), float(number))
-        blocks.fill(mine[token_N // BLOCK], token_N, [(value_NHK, -value_NHK)] * 2)
+        blocks.fill(mine[token_N // BLOCK_SIZE], token_N, [(value_NHK, -value_NHK)] * 2)
         texts[number] = mine
         if (moved := blocks.compact()) is not None:
             texts = {key: moved[own] for key, own in texts.items()}
         held = np.concatenate(list(texts.values()))
         assert len(set(held.tolist())) == len(held) == blocks.num_taken - 2
-        assert held.min() > PADDING
+        assert held.min() > PADDING_BLOCK
         assert held.max() < blocks.end <= bucket(blocks.end) <= blocks.capacity
         for key, own in texts.items():
             assert blocks.layers[1][0, own[0], 0, 0, 0] == key
@@ -66,24 +72,24 @@ def test_blocks_keep_what_was_written_however_they_move():
 @pytest.mark.parametrize("width", [2, 3])
 def test_reordering_moves_who_descends_from_what_and_nothing_else(width):
     blocks = store()
-    blocks.seat(width)
+    blocks.allow_readers(width)
     mine = torch.from_numpy(blocks.take(2))[None]
     blocks.descent_BRS.zero_()
     for beam in range(width):
         blocks.descent_BRS[mine, beam, beam] = True
     blocks.reorder(mine, torch.tensor([[width - 1] * width]))
-    expected_RS = torch.zeros(width, BLOCK, dtype=torch.bool)
+    expected_RS = torch.zeros(width, BLOCK_SIZE, dtype=torch.bool)
     expected_RS[:, width - 1] = True
     for block in mine[0]:
         assert torch.equal(blocks.descent_BRS[block, :width], expected_RS)
 
 
 def test_rows_and_blocks_name_each_other():
-    """The drawing of block_rows.py: two beams of one request beside another request."""
-    prompts = [Prompt(np.array([2, 3]), BLOCK + 9)] * 2 + [Prompt(np.array([4]), 20)]
-    said = Text(np.array([[5], [5], [6]]), np.array([2, 2, 1]), np.array([0, 1, 0]))
-    reader_BR, count_B, table_NM, place_NM = reading_arrays([prompts_of(prompts), joined([said])], 4, 8, 4, 2)
+    """The drawing of tables.py: two beams of one request beside another request."""
+    prompts = [PromptBlocks(np.array([2, 3]), BLOCK_SIZE + 9)] * 2 + [PromptBlocks(np.array([4]), 20)]
+    generated = BlockTable(np.array([[5], [5], [6]]), np.array([2, 2, 1]), np.array([0, 1, 0]))
+    reader_BR, count_B, table_NM, place_NM = read_arrays([prompt_table(prompts), concatenated([generated])], 4, 8, 4, 2)
     assert reader_BR[2:7].tolist() == [[0, 1], [0, 1], [2, 4], [0, 1], [2, 4]]
-    assert count_B.tolist() == [0, 0, BLOCK, 9, 20, 2, 1, 0]
+    assert count_B.tolist() == [0, 0, BLOCK_SIZE, 9, 20, 2, 1, 0]
     assert table_NM.tolist() == [[2, 3, 5, 0], [2, 3, 5, 0], [4, 0, 6, 0], [0, 0, 0, 0]]
     assert place_NM[1, :3].tolist() == [1, 1, 1]

@@ -1,4 +1,4 @@
-"""How often a decode step would make the host wait for a GPU, counted on a CPU by the operations that do."""
+"""How often a decode step would synchronize with a GPU, counted on a CPU by the operations that do."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from batchloom.models import Engine, GenerationParams
 from batchloom.models.generation import runner
-from batchloom.models.generation.memory.gpu.decoder import BlockDecoder
+from batchloom.models.generation.memory.gpu.backend import PagedBackend
 
 Tensor = torch.Tensor
 COPIES_DOWN = {Tensor.tolist, Tensor.item, Tensor.cpu, Tensor.numpy} | {
@@ -108,7 +108,7 @@ SEARCHES = [
 def test_a_step_copies_down_once_and_once_more_where_sequences_end(pair, monkeypatch, family, options, search):
     """Lengths differ, so that options act on some rows; the first step, which computes prompts, is not counted."""
     _, model = pair(family)
-    monkeypatch.setattr(runner, "decoder_of", BlockDecoder)
+    monkeypatch.setattr(runner, "backend_of", PagedBackend)
     engine = Engine(model, num_lanes=1)  # in this thread, which counts
     for row in range(4):
         params = GenerationParams(min_new_tokens=5 + row, max_new_tokens=12 + 4 * row, **options, **search)

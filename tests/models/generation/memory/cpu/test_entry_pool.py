@@ -8,7 +8,6 @@ import torch
 from batchloom.models.generation.memory.cpu.aged_pools import AgedPools
 from batchloom.models.generation.memory.cpu.attention import StepAttention
 from batchloom.models.generation.memory.cpu.entry_pool import EntryPool
-from batchloom.models.generation.search.candidates import BLOCK, log_normalizer, top_candidates
 
 H, K = 2, 4
 
@@ -41,10 +40,10 @@ def test_pooled_attention_is_plain_attention_over_each_sequences_own_history(wid
             histories += [[[] for _ in range(width)] for _ in range(num_new)]
             positions += [choice.randint(0, 5) for _ in range(num_new)]
         q_NHK, k_NHK, v_NHK = torch.randn(3, len(histories) * width, H, K)
-        parts = cache.parts([()] * len(q_NHK))
-        context = StepAttention(parts, torch.tensor(positions).repeat_interleave(width), True, slopes)
+        pool_rows = cache.rows([()] * len(q_NHK))
+        context = StepAttention(pool_rows, torch.tensor(positions).repeat_interleave(width), True, slopes)
         attended_NHK = context.attend(0, q_NHK * K**0.5, k_NHK, v_NHK)
-        most_pools = max(most_pools, len(parts))
+        most_pools = max(most_pools, len(pool_rows))
         for row in range(len(histories) * width):
             unit, sequence = divmod(row, width)
             histories[unit][sequence].append((k_NHK[row], v_NHK[row], positions[unit]))
@@ -68,8 +67,8 @@ def test_a_request_that_starts_does_not_get_the_room_of_an_old_one():
     for step in range(100):
         if step == 90:
             cache.extend(20)
-        for part in cache.parts([()] * 21):
-            part.pool.begin_step(torch.full((part.pool.num_units,), step))
+        for rows in cache.rows([()] * 21):
+            rows.pool.begin_step(torch.full((rows.pool.num_units,), step))
     assert [pool.num_units for pool in cache.pools] == [1, 20]
     assert cache.pools[1].capacity < 20
     cache.keep(list(range(1, 21)))
@@ -84,25 +83,3 @@ def test_entries_without_descendants_are_dropped():
         pool.begin_step(torch.tensor([step]))
         pool.reorder(torch.zeros(1, 4, dtype=torch.long))
     assert pool.capacity < 200 + 2 * 4 * 8
-
-
-@pytest.mark.parametrize("vocab_size", [7, 300, 20 * BLOCK, 20 * BLOCK + 13])
-@pytest.mark.parametrize("num", [1, 5, 8])
-def test_two_levels_find_what_one_finds(vocab_size, num):
-    logits_RV = torch.randn(6, vocab_size, generator=torch.Generator().manual_seed(vocab_size))
-    logits_RV[0, -1] = 50.0
-    logits_RV[1] = -torch.inf
-    logits_RV[1, 3] = 0.0
-    value_RC, token_RC = top_candidates(logits_RV, num)
-    wanted_RC = logits_RV.topk(min(num, vocab_size)).values
-    torch.testing.assert_close(value_RC, wanted_RC)
-    torch.testing.assert_close(logits_RV.gather(1, token_RC), wanted_RC)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_normalizer_is_the_log_of_the_sum_of_exponentials(dtype):
-    """Within 2e-5: float32 sums of 50 000 terms, whose logarithm is near 20."""
-    logits_RV = (torch.randn(9, 50_265, generator=torch.Generator().manual_seed(0)) * 5).to(dtype)
-    logits_RV[0, :1000] = -torch.inf
-    wanted_R = torch.logsumexp(logits_RV.double(), dim=-1)
-    torch.testing.assert_close(log_normalizer(logits_RV).double(), wanted_R, atol=2e-5, rtol=0)

@@ -1,0 +1,28 @@
+"""Passes over the vocabulary: the largest logits and the normalizer, as torch computes them."""
+
+import pytest
+import torch
+
+from batchloom.models.generation.search.candidates import TILE, log_normalizer, top_candidates
+
+
+@pytest.mark.parametrize("vocab_size", [7, 300, 20 * TILE, 20 * TILE + 13])
+@pytest.mark.parametrize("num", [1, 5, 8])
+def test_two_levels_find_what_one_finds(vocab_size, num):
+    logits_RV = torch.randn(6, vocab_size, generator=torch.Generator().manual_seed(vocab_size))
+    logits_RV[0, -1] = 50.0
+    logits_RV[1] = -torch.inf
+    logits_RV[1, 3] = 0.0
+    value_RC, token_RC = top_candidates(logits_RV, num)
+    wanted_RC = logits_RV.topk(min(num, vocab_size)).values
+    torch.testing.assert_close(value_RC, wanted_RC)
+    torch.testing.assert_close(logits_RV.gather(1, token_RC), wanted_RC)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_normalizer_is_the_log_of_the_sum_of_exponentials(dtype):
+    """Within 2e-5: float32 sums of 50 000 terms, whose logarithm is near 20."""
+    logits_RV = (torch.randn(9, 50_265, generator=torch.Generator().manual_seed(0)) * 5).to(dtype)
+    logits_RV[0, :1000] = -torch.inf
+    wanted_R = torch.logsumexp(logits_RV.double(), dim=-1)
+    torch.testing.assert_close(log_normalizer(logits_RV).double(), wanted_R, atol=2e-5, rtol=0)
