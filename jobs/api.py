@@ -131,8 +131,8 @@ def _shown(progress: bool | None) -> Iterator[Watcher]:
         yield NotebookLine(Progress())
     elif progress or (progress is None and _is_terminal(sys.stderr)):
         # Where both are terminals, rich prints the caller's lines above the live line; redirected, they would break it.
-        ours = nullcontext() if _is_terminal(stdout) else redirect_stdout(stdout)
-        with Output().watching() as show, ours:
+        is_live = _is_terminal(sys.stderr) and _is_terminal(stdout)
+        with Output().watching() as show, nullcontext() if is_live else redirect_stdout(stdout):
             yield show
     else:
         yield ignore

@@ -229,18 +229,26 @@ batchloom.run(
 """
 
 
-def test_a_script_at_a_terminal_shows_the_progress_of_the_command(tmp_path: Path) -> None:
-    """stderr is a terminal and stdout a file, as in `python script.py > answers`."""
+@pytest.mark.parametrize("has_terminal", [("stdout", "stderr"), ("stdout",), ("stderr",), ()], ids="+".join)
+def test_a_scripts_progress_goes_to_stderr_and_its_own_prints_to_stdout(
+    tmp_path: Path, has_terminal: tuple[str, ...]
+) -> None:
+    """Of the two either may be a terminal, as in `python script.py > answers`; rich once took the prints along."""
     controller, terminal = os.openpty()
-    with open(tmp_path / "stdout", "w") as stdout:
-        command = [sys.executable, "-c", AT_TERMINAL]
-        done = subprocess.run(command, cwd=ROOT, stdout=stdout, stderr=terminal, timeout=60, check=False)
+    with open(tmp_path / "stdout", "w") as stdout, open(tmp_path / "stderr", "w") as stderr:
+        streams = {"stdout": stdout, "stderr": stderr} | dict.fromkeys(has_terminal, terminal)
+        done = subprocess.run([sys.executable, "-c", AT_TERMINAL], cwd=ROOT, timeout=60, check=False, **streams)
     os.close(terminal)
-    screen = os.read(controller, 1 << 16).decode()
+    screen = os.read(controller, 1 << 16).decode().replace("\r\n", "\n") if has_terminal else ""
     os.close(controller)
-    assert done.returncode == 0, screen
-    assert "10 rows of 1 shard in 1 unit; 10 rows in 1 unit are done already" in screen
-    assert (tmp_path / "stdout").read_text() == "seen Planned\nseen Finished\n"
+    said = {name: (tmp_path / name).read_text() for name in streams} | dict.fromkeys(has_terminal, screen)
+    assert done.returncode == 0, said
+    planned = "10 rows of 1 shard in 1 unit; 10 rows in 1 unit are done already\n"
+    assert (planned in said["stderr"]) == ("stderr" in has_terminal)  # without a terminal nobody asked for progress
+    assert [line for line in ("seen Planned\n", "seen Finished\n") if line not in said["stdout"]] == []
+    if len(has_terminal) < 2:
+        assert planned not in said["stdout"]
+        assert "seen" not in said["stderr"]
 
 
 def test_the_version_is_told() -> None:
