@@ -1,10 +1,11 @@
 """Batchloom: distributed batch inference for BART, BLOOM and Blenderbot over Parquet in object storage.
 
     manifest = batchloom.run("job.yaml")            # or a mapping with a job file's keys, or a JobConfig
-    batchloom.verify(manifest.job["output"]["path"])
+    assert batchloom.verify(manifest.job["output"]["path"]).ok
 
-`models`, `pipelines` and `jobs` beside this file are links to the folders of the same names at the top of the
-repository; docs/log.md says why. Nothing heavy is imported until it is asked for.
+Errors that a caller can act on are PipelineErrors (the job, its input, its output) and ModelErrors (the checkpoint).
+Names are imported lazily: `import batchloom` loads neither torch nor ray. In a checkout `models`, `pipelines` and
+`jobs` beside this file are links to the folders of the same names at the top of the repository; docs/log.md says why.
 """
 
 from importlib import import_module

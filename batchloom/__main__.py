@@ -1,4 +1,4 @@
-"""`python -m batchloom` is the `batchloom` command, for machines where only the packages are there."""
+"""`python -m batchloom` is the `batchloom` command, for machines whose PATH does not have it."""
 
 from batchloom.jobs.cli import main
 

@@ -1,4 +1,4 @@
-"""The demo: docstrings of installed packages in, summaries and topics out, through the commands that a person types.
+"""The demo: summarize docstrings of installed packages and sort them by topic, with the commands that a user types.
 
     python examples/demo.py --rows 300
 
@@ -87,7 +87,7 @@ def main() -> int:
 
 
 def prepare(folder: Path, num_rows: int) -> None:
-    """Write corpus and job files; outputs of another corpus or model make room."""
+    """Write corpus and job files. Where these changed, remove the outputs of the old ones."""
     shards = corpus(num_rows)
     found = sum(pq.read_metadata(io.BytesIO(shard)).num_rows for shard in shards)
     print(f"Corpus: {found:,} docstrings of Python packages installed here, as {len(shards)} shards")
@@ -106,13 +106,13 @@ def prepare(folder: Path, num_rows: int) -> None:
 
 
 def digest(folder: Path) -> str:
-    """Stands in the job files, so that other models with the same names make other jobs."""
+    """Return a hash of the models, which job files hold so that other models under the same names change them."""
     contents = (path.read_bytes() for path in sorted(folder.glob("docs-bart-mini*/*")))
     return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()[:12]
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> bool:
-    """Write what differs from what is there; True if anything did. Equal files stay as they are, so a job resumes."""
+    """Write files that differ from those on disk, and return whether any did. Unchanged shards let a job resume."""
     stale = [path for path in folder.glob("corpus/*") if f"corpus/{path.name}" not in files]
     differing = {
         folder / name: content
@@ -139,7 +139,7 @@ def table_of_topics(output: Path) -> Iterator[str]:
 
 
 def batchloom(*arguments: str) -> int:
-    """Say the command, run it, and give back its exit code."""
+    """Print a command, run it, and return its exit code."""
     print(f"\n$ batchloom {' '.join(arguments)}", flush=True)
     return subprocess.run([sys.executable, "-m", "batchloom", *arguments], check=False).returncode
 
@@ -147,5 +147,5 @@ def batchloom(*arguments: str) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except KeyboardInterrupt:  # the command that ran has said what that means
+    except KeyboardInterrupt:  # the command that was running has printed what that means
         sys.exit(130)

@@ -1,6 +1,6 @@
-"""The demo's corpus: docstrings of the Python packages installed here, as Parquet shards. Nothing of them is imported.
+"""The demo's corpus: docstrings of installed Python packages, which are parsed and not imported, as Parquet shards.
 
-A docstring is a document with a summary that people wrote: the body is the text, the first line is the reference.
+A docstring is a document with a summary by its author: the body is the text, the first line is the reference.
 """
 
 import ast
@@ -24,17 +24,17 @@ FOUND_PER_ROW = 4
 INSTALLED = Path(sysconfig.get_paths()["purelib"])
 
 HELD_OUT = frozenset((Path(__file__).parent / "demo_models" / "held_out.txt").read_text().split())
-"""The packages that the demo's trained models never read."""
+"""Packages that were held out of the training of the demo's models."""
 
 Row = dict[str, str]
 
 
 def corpus(num_rows: int) -> list[bytes]:
-    """Some `num_rows` docstrings of installed packages of HELD_OUT as Parquet files, equal bytes on every call.
+    """Return at most `num_rows` docstrings of installed HELD_OUT packages as Parquet files, the same on every call.
 
     Columns: id (module:name), text (the body), reference (the first line), module. Each file has several row groups.
     """
-    # One of a few each, so that a small corpus is not the whole of a few modules.
+    # Chosen from several times as many, so that a small corpus does not consist of a few whole modules.
     found = islice(docstrings(INSTALLED, HELD_OUT), FOUND_PER_ROW * num_rows)
     rows = sorted(found, key=lambda row: _shuffle(row["id"]))[:num_rows]
     shards = [rows[len(rows) * i // NUM_SHARDS : len(rows) * (i + 1) // NUM_SHARDS] for i in range(NUM_SHARDS)]
@@ -42,9 +42,9 @@ def corpus(num_rows: int) -> list[bytes]:
 
 
 def docstrings(root: Path, packages: Container[str] | None = None) -> Iterator[Row]:
-    """Docstrings below `root` worth summarizing, each once, in an order that mixes packages and is always the same.
+    """Yield each docstring below `root` that can be summarized once, in a fixed order that mixes packages.
 
-    `packages`: of these alone.
+    `packages`: only of these.
     """
     files = (path.relative_to(root) for path in root.rglob("*.py"))
     chosen = (file for file in files if packages is None or file.parts[0].removesuffix(".py") in packages)
@@ -58,7 +58,7 @@ def docstrings(root: Path, packages: Container[str] | None = None) -> Iterator[R
 
 
 def package_of(module: str) -> str:
-    """The name that one imports: `networkx` for `networkx.algorithms.dag`."""
+    """Return the top-level package of a module: `networkx` for `networkx.algorithms.dag`."""
     return module.partition(".")[0]
 
 
@@ -69,7 +69,7 @@ def _shuffle(name: str) -> str:
 def _of_file(path: Path, name: str) -> Iterator[Row]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # other people's invalid escapes
+            warnings.simplefilter("ignore")  # invalid escapes in other packages' sources
             tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, RecursionError):
         return  # templates and test data that only look like Python
@@ -78,7 +78,7 @@ def _of_file(path: Path, name: str) -> Iterator[Row]:
 
 
 def _of_node(node: ast.AST, module: str, name: str) -> Iterator[Row]:
-    """The docstring of `node`, then those of the classes and functions directly inside it."""
+    """Yield the docstring of `node`, then those of the classes and functions in it."""
     if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
         row = _row(ast.get_docstring(node) or "", module, name)
         if row:
@@ -89,9 +89,9 @@ def _of_node(node: ast.AST, module: str, name: str) -> Iterator[Row]:
 
 
 def _row(docstring: str, module: str, name: str) -> Row | None:
-    """None where the docstring has no body to summarize or no first line that could be a summary."""
+    """Return a docstring's row; None if it has no body to summarize or no first line that can be a summary."""
     text = docstring.encode(errors="replace").decode()  # a lone surrogate is legal in source and not in Parquet
-    reference, _, body = text.partition("\n\n")  # a summary that wraps is no line
+    reference, _, body = text.partition("\n\n")  # the first line; longer paragraphs are not used
     reference, body = reference.strip(), body.strip()
     is_line = "\n" not in reference and len(reference) <= MAX_REFERENCE_CHARACTERS
     is_summary = is_line and len(reference.split()) >= MIN_REFERENCE_WORDS

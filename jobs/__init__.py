@@ -1,1 +1,1 @@
-"""A person's wish becomes a pipeline: the command line, job files, reports. Nothing heavy is imported at the door."""
+"""From a user's request to a pipeline: the command line, the Python API, job files, reports. Imports nothing."""

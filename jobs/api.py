@@ -1,20 +1,21 @@
-"""The Python API: run, plan and verify a job from a script or a notebook. It prints nothing but progress.
+"""The Python API: run, plan and verify jobs from scripts and notebooks. It prints progress and nothing else.
 
-A job is a path of a job file, a mapping with a job file's keys, or a JobConfig. Problems of a mapping come all at once
-in the words of a job file's, as ConfigError.
+A job is the path of a job file, a mapping with a job file's keys, or a JobConfig. Errors are those of the command line,
+with the same messages: PipelineError (batchloom/pipelines/errors.py) and ModelError (batchloom/models/errors.py).
 """
 
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TextIO
 
 from batchloom import pipelines
 from batchloom.jobs import spec
-from batchloom.jobs.output import Output
-from batchloom.jobs.progress import Progress
+from batchloom.jobs.terminal.notebook import NotebookLine, is_notebook
+from batchloom.jobs.terminal.output import Output
+from batchloom.jobs.terminal.progress import Progress
 from batchloom.pipelines.config import JobConfig as ResolvedJob
 from batchloom.pipelines.driver import ignore
 from batchloom.pipelines.errors import ConfigError
@@ -27,16 +28,24 @@ Watcher = Callable[[Event], None]
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig(ResolvedJob):
-    """A job as resolved, with every key of a job file and its default; see `batchloom.pipelines.JobConfig`."""
+    """A resolved job: every key of a job file, with its default. The keys are documented in pipelines/config.py."""
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str]) -> "JobConfig":
-        """Read a job file. Raises: ConfigError that names every problem of the file with its line."""
+        """Read a job file.
+
+        Raises:
+            ConfigError: the file cannot be read or is wrong; the message lists every problem with its line.
+        """
         return cls._of(spec.load(os.fspath(path)))
 
     @classmethod
     def from_dict(cls, job: Mapping[str, Any]) -> "JobConfig":
-        """Resolve a mapping with a job file's keys. Raises: ConfigError that names every problem of the mapping."""
+        """Resolve a mapping with a job file's keys, nested as in the file; paths may be `os.PathLike`.
+
+        Raises:
+            ConfigError: keys or values are wrong; the message lists every problem.
+        """
         return cls._of(spec.from_mapping(job))
 
     @classmethod
@@ -48,12 +57,19 @@ Job = str | os.PathLike[str] | Mapping[str, Any] | ResolvedJob
 
 
 def run(job: Job, progress: bool | None = None, on_event: Watcher | None = None) -> Manifest:
-    """Do what is left of a job and close it; the same call resumes a job that was stopped.
+    """Run a job to its end and return its manifest. A job that was stopped is resumed by the same call.
 
-    `progress`: True shows how far the job is on stderr or in the notebook's cell, False shows nothing, None shows it
-    on terminals and in notebooks. `on_event` is called with every event of `batchloom.pipelines.metrics`.
-    Raises: ConfigError or ModelError before anything is computed; ErrorLimitError or JobError afterwards, with
-    finished parts kept.
+    Args:
+        progress: True shows progress, on stderr or in the notebook's cell; False shows nothing; None shows it in
+            notebooks and where stderr is a terminal.
+        on_event: called in this thread with every event: Planned, ReplicasStarting, UnitDone and Finished of
+            `batchloom.pipelines.metrics`. An exception that it raises stops the job; finished parts are kept.
+
+    Raises:
+        ConfigError: the job is wrong, or its input or output do not fit it; nothing was computed.
+        ModelError: the checkpoint or its tokenizer cannot be used.
+        ErrorLimitError: more rows failed than `limits.max_error_rate` allows; finished parts are kept.
+        JobError: the job could not go on; finished parts are kept.
     """
     config = _config_of(job)
     with _shown(progress) as show:
@@ -67,15 +83,26 @@ def run(job: Job, progress: bool | None = None, on_event: Watcher | None = None)
 
 
 def plan(job: Job) -> JobPlan:
-    """Return all that `run` would do; nothing is started. Raises: ConfigError or ModelError for what cannot work."""
+    """Return what `run` would do: shards, units, resolved parameters, output columns. Starts and writes nothing.
+
+    Raises:
+        ConfigError: the job is wrong, or its input or output do not fit it.
+        ModelError: the checkpoint or its tokenizer cannot be used.
+    """
     return pipelines.plan(_config_of(job))
 
 
 def verify(output: Job, storage_options: Mapping[str, Any] | None = None) -> Verification:
-    """Recount a finished output against its manifest and its input.
+    """Recount a finished output against its manifest and its input; `.ok` and `.problems` hold the verdict.
 
-    `output` is the output folder, or the job that writes it; `storage_options` open the folder where it needs any.
-    Raises: OutputError where there is nothing to verify.
+    Args:
+        output: the output folder (a local path or an fsspec URL), or the job that writes it: a path that ends in .yaml
+            or .yml, a mapping or a JobConfig.
+        storage_options: arguments for the output's fsspec filesystem; they take precedence over the job's.
+
+    Raises:
+        ConfigError: `output` is a job, and it is wrong.
+        OutputError: the folder holds no output of Batchloom, or the job is not finished.
     """
     if isinstance(output, str | os.PathLike) and not os.fspath(output).endswith((".yaml", ".yml")):
         return pipelines.verify(os.fspath(output), storage_options or {})
@@ -98,14 +125,18 @@ def _config_of(job: Job) -> ResolvedJob:
 
 @contextmanager
 def _shown(progress: bool | None) -> Iterator[Watcher]:
-    """Yield a watcher that shows progress where it is wanted. A caller's own prints still go to its stdout."""
-    from batchloom.jobs.notebook import NotebookLine, is_notebook
-
+    """Yield a watcher that shows progress where it is wanted. What the caller prints still goes to its stdout."""
     stdout = sys.stdout
-    if is_notebook() and progress is not False:
+    if progress is not False and is_notebook():
         yield NotebookLine(Progress())
-    elif progress or (progress is None and sys.stderr.isatty()):
-        with Output().watching() as show, redirect_stdout(stdout):
+    elif progress or (progress is None and _is_terminal(sys.stderr)):
+        # Where both are terminals, rich prints the caller's lines above the live line; redirected, they would break it.
+        is_live = _is_terminal(sys.stderr) and _is_terminal(stdout)
+        with Output().watching() as show, nullcontext() if is_live else redirect_stdout(stdout):
             yield show
     else:
         yield ignore
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()

@@ -1,4 +1,4 @@
-"""The `batchloom` command: what a person typed is handed on. It computes nothing and prints through Output."""
+"""The `batchloom` command: parse the command line and call what does the work. It prints through Output only."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ from batchloom.models.errors import ModelError
 from batchloom.models.footprint import Machine
 from batchloom.pipelines.errors import ConfigError, ErrorLimitError, PipelineError
 
-# Ray, torch, pyarrow and pydantic take seconds to import. Each command imports what it needs, so --help is instant.
+# Ray, torch, pyarrow and pydantic take seconds to import. Each command imports what it needs, so --help is fast.
 if TYPE_CHECKING:
-    from batchloom.jobs.output import Output
-    from batchloom.jobs.view import View
+    from batchloom.jobs.reports.view import View
+    from batchloom.jobs.terminal.output import Output
     from batchloom.pipelines.config import JobConfig
 
 app = typer.Typer(
@@ -49,7 +49,7 @@ def _tell_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        from batchloom.jobs.output import Output
+        from batchloom.jobs.terminal.output import Output
 
         Output().say(f"batchloom {version('batchloom')}")
         raise typer.Exit
@@ -65,7 +65,7 @@ def options(
 
 
 def main() -> None:
-    """Runs the command line and ends the process with one of ExitCode."""
+    """Run the command line. Raises: SystemExit with one of ExitCode."""
     app()
 
 
@@ -81,7 +81,7 @@ def run(
     keep_columns: KeepColumns = None,
     as_json: Json = False,
 ) -> None:
-    """Do what is left of a job: the same command starts it, and goes on with it after a stop."""
+    """Run a job to its end; the same command resumes it after a stop."""
     flags = _flags(task, model, inputs, output_path, text_column, keep_columns)
     with _command(as_json) as output:
         from batchloom import pipelines
@@ -111,10 +111,10 @@ def plan(
     storage: Annotated[float, _machine("From storage to all ranks together, in GB/s.")] = Machine.storage / 1e9,
     tokens: Annotated[int, _machine("That a sequence looks back at, its source included.")] = 1024,
 ) -> None:
-    """Say what `run` would do, and do none of it."""
+    """Show what `run` would do, without doing it."""
     flags = _flags(task, model, inputs, output_path, text_column, keep_columns)
     with _command(as_json) as output:
-        from batchloom.jobs.dry_run import DryRun
+        from batchloom.jobs.reports.dry_run import DryRun
 
         machine = Machine(
             memory=memory * 1e9,
@@ -138,7 +138,7 @@ def submit(
     wait: Annotated[bool, typer.Option(help="Stay, show the job's log and end with its exit code.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Run a job on a Ray cluster, whose nodes have batchloom installed."""
+    """Run a job on a Ray cluster whose nodes have batchloom installed."""
     with _command(as_json) as output:
         from batchloom.jobs.submit import Submission, absolute
 
@@ -158,7 +158,7 @@ def submit(
 
 @app.command()
 def verify(folder: Folder, as_json: Json = False) -> None:
-    """Recount inputs and parts against the manifest: is every row there, once, as it was written?"""
+    """Recount inputs and parts against the manifest: is every row there once, as it was written?"""
     with _command(as_json) as output:
         from dataclasses import asdict
 
@@ -177,9 +177,9 @@ def show(
     columns: Annotated[str | None, typer.Option(metavar="A,B,...", help="Only these columns.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show some rows of an output, its totals and its errors; the job need not be finished."""
+    """Show some rows of an output, its totals and its errors, also while the job runs."""
     with _command(as_json) as output:
-        from batchloom.jobs.view import chosen_columns
+        from batchloom.jobs.reports.view import chosen_columns
 
         view = _look(folder)
         sample = view.sample(rows)
@@ -192,9 +192,9 @@ def show(
 
 @app.command()
 def status(folder: Folder, as_json: Json = False) -> None:
-    """Say how far a job is, from its output alone."""
+    """Show how far a job is, from its output alone."""
     with _command(as_json) as output:
-        from batchloom.jobs.status import Status
+        from batchloom.jobs.reports.status import Status
 
         found = Status.of(_look(folder))
         output.result(found.values())
@@ -207,16 +207,16 @@ def report(
     html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page of its own instead.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Report on an output: rows, speed, padding, errors, lengths."""
+    """Report on an output: rows, speed, padding, errors, lengths, samples."""
     with _command(as_json) as output:
-        from batchloom.jobs.report import Report
+        from batchloom.jobs.reports.report import Report
 
         found = Report.of(_look(folder))
         output.result(found.values())
         if html is None:
             output.pairs(found.words())
         else:
-            from batchloom.jobs import report_page
+            from batchloom.jobs.reports import report_page
 
             report_page.write(found, html)
             output.say(f"Report: {html}")
@@ -227,8 +227,8 @@ def report(
 
 @contextmanager
 def _command(as_json: bool) -> Iterator["Output"]:
-    """An Output, and the exit code of whatever goes wrong. What nobody expected keeps its traceback."""
-    from batchloom.jobs.output import Output
+    """Yield an Output; turn known errors into messages and exit codes. Unexpected ones keep their traceback."""
+    from batchloom.jobs.terminal.output import Output
 
     output = Output(as_json)
     try:
@@ -244,7 +244,7 @@ def _command(as_json: bool) -> Iterator["Output"]:
 
 @contextmanager
 def _still_running(job: str, address: str, output: "Output") -> Iterator[None]:
-    """An interrupt ends the watching, not the job."""
+    """Make an interrupt end the watching of a submitted job, and not the job."""
     try:
         yield
     except KeyboardInterrupt:
@@ -269,7 +269,7 @@ def _flags(
     text_column: str | None,
     keep_columns: str | None,
 ) -> dict[str, object]:
-    """The options that were given, by name."""
+    """Return the options that were given, by name."""
     given = {
         "--task": task,
         "--model": model,
@@ -282,7 +282,7 @@ def _flags(
 
 
 def _names(text: str | None) -> list[str] | None:
-    """`id, url` as a list; an empty text is an empty list, which is not None."""
+    """Split `id, url` into a list; an empty text is an empty list, and None, an absent option, stays None."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
@@ -295,7 +295,7 @@ def _load(job: str | None, sets: list[str] | None, flags: dict[str, object]) -> 
 
 
 def _address(folder: str) -> tuple[str, dict[str, object]]:
-    """The output folder and its filesystem's options; a job file is asked for both."""
+    """Return an output folder and its filesystem's options; both are read from a job file where one is given."""
     if not folder.endswith((".yaml", ".yml")):
         return folder, {}
     output = _load(folder, None, {}).output
@@ -303,6 +303,6 @@ def _address(folder: str) -> tuple[str, dict[str, object]]:
 
 
 def _look(folder: str) -> "View":
-    from batchloom.jobs import view
+    from batchloom.jobs.reports import view
 
     return view.look(*_address(folder))

@@ -1,16 +1,16 @@
-"""The exit codes of `batchloom`, and what each says to whoever started it."""
+"""The exit codes of `batchloom` and their meanings."""
 
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a shell, a scheduler or `batchloom submit` sees of a job."""
+    """How a command ended, for shells, schedulers and `batchloom submit`."""
 
     OK = 0
     FAILED = 1
     WRONG_JOB = 2
     ERROR_LIMIT = 3
-    INTERRUPTED = 130  # 128 + SIGINT, as shells count
+    INTERRUPTED = 130  # 128 + SIGINT, the shells' convention
 
     @property
     def meaning(self) -> str:

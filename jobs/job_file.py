@@ -1,4 +1,4 @@
-"""A job file is YAML with line numbers. Which keys a job has is not known here; see jobs/spec.py."""
+"""Read a job file: YAML, with the line number of every key. Which keys a job has is decided in job_schema.py."""
 
 import re
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ KeyPath = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a job, and where it was written."""
+    """One error in a job, and where it was written."""
 
     where: str
-    """`line 7`, the option on the command line, or "" for a key that is nowhere."""
+    """`line 7`, the option on the command line, or "" for a missing key and for keys of a mapping."""
     message: str
 
 
 class JobFileError(ConfigError):
-    """A job file or the options beside it are wrong. The message names every problem, not only the first."""
+    """A job file, a job's mapping or a command-line option is wrong. The message lists every problem."""
 
     def __init__(self, source: str, problems: list[Problem]) -> None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -35,18 +35,18 @@ class JobFileError(ConfigError):
 
 @dataclass(frozen=True)
 class JobFile:
-    """What a job file says: its values as they stand, and the line of every key."""
+    """The content of a job file: unvalidated values, and the line of every key."""
 
     values: Mapping[str, Any]
     lines: Mapping[KeyPath, int]
-    """Counted from one. List items are not keys; the key that holds the list stands for them."""
+    """From 1. List items have no entry of their own: the line of a list is its key's."""
 
     @classmethod
     def read(cls, path: str) -> "JobFile":
-        """Reads a YAML file.
+        """Read a YAML file.
 
         Raises:
-            JobFileError: the file is not there, is no YAML, has a key twice, or is no mapping.
+            JobFileError: the file is missing, is not YAML, has a duplicate key, or is not a mapping.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -76,12 +76,12 @@ class JobFile:
 
 
 def parse_value(text: str) -> Any:
-    """The value of `--set key=value`, read as a job file would read it; raises yaml.YAMLError."""
+    """Parse the value of `--set key=value` by a job file's rules. Raises: yaml.YAMLError where it is not YAML."""
     return yaml.load(text, Loader=_Loader)
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with fewer surprises: a key given twice is refused, 1e-3 is a number, 2024-01-01 is a text."""
+    """SafeLoader that refuses duplicate keys, reads 1e-3 as a number and leaves 2024-01-01 a text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()

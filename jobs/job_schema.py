@@ -1,4 +1,4 @@
-"""The schema of a job: plain values become a JobConfig, or problems in words. It reads no file and no command line."""
+"""The schema of a job: validate plain values into a JobConfig, or list their problems. It reads no files."""
 
 import difflib
 import json
@@ -24,10 +24,12 @@ FLAGS: Mapping[str, KeyPath] = {
 """Options of the command line that stand for a key. Every other key is reached by `--set`."""
 
 
-def resolve(values: Mapping[str, Any], origins: Mapping[KeyPath, str]) -> tuple[JobConfig | None, list[Problem]]:
-    """The job that `values` describe, or None and everything that is wrong with them.
+def resolve(
+    values: Mapping[str, Any], origins: Mapping[KeyPath, str], flags: Mapping[str, KeyPath] | None = None
+) -> tuple[JobConfig | None, list[Problem]]:
+    """Return the job that `values` describe, or None and all of their problems.
 
-    Args: origins, where each key was written, for the problems.
+    Problems name where a key was written, from `origins`, and the option of `flags` that a missing key could come from.
     """
     problems = []
     task = values.get("task")
@@ -35,15 +37,15 @@ def resolve(values: Mapping[str, Any], origins: Mapping[KeyPath, str]) -> tuple[
         message = f"task: there is no task {task!r}.{_choose(task, list(TASKS))}"
         problems.append(Problem(_where(("task",), origins), message))
     try:
-        # JSON, because pydantic's strict mode then takes a list for a tuple and still no text for a number.
+        # Through JSON: pydantic's strict mode then accepts a list for a tuple, and still refuses "3" for a number.
         config = _ADAPTER.validate_json(json.dumps(values), strict=True)
     except ValidationError as invalid:
-        problems += [problem for error in invalid.errors() for problem in _problems(error, origins)]
+        problems += [problem for error in invalid.errors() for problem in _problems(error, origins, flags or {})]
     return (None, sorted(problems, key=_reading_order)) if problems else (config, [])
 
 
 def describe(value: Any) -> str:
-    """A value as messages name it: `the text 'x'`, `the whole number 3`, `a list`, `nothing`."""
+    """Return a value as messages name it: `the text 'x'`, `the whole number 3`, `a list`, `nothing`."""
     match value:
         case None:
             return "nothing"
@@ -61,7 +63,7 @@ def describe(value: Any) -> str:
 
 
 def _sections(owner: type = JobConfig, path: KeyPath = ()) -> Iterator[tuple[KeyPath, type]]:
-    """Every section of a job with the dataclass that holds its keys: (), ("input",), ("engine", "replicas"), ..."""
+    """Yield each section of a job and the dataclass of its keys: (), ("input",), ("engine", "replicas"), ..."""
     yield path, owner
     for name, kind in get_type_hints(owner).items():
         if is_dataclass(kind) and isinstance(kind, type):
@@ -70,25 +72,25 @@ def _sections(owner: type = JobConfig, path: KeyPath = ()) -> Iterator[tuple[Key
 
 _SECTIONS = dict(_sections())
 
-# Dataclasses carry pydantic's configuration themselves. It is set here, because pipelines does not know pydantic.
+# pydantic reads its configuration from the dataclasses. It is set here because pipelines must not import pydantic.
 for _section in _SECTIONS.values():
     with_config(ConfigDict(extra="forbid"))(_section)
 
 _ADAPTER = TypeAdapter(JobConfig)
 
 
-def _problems(error: ErrorDetails, origins: Mapping[KeyPath, str]) -> Iterator[Problem]:
+def _problems(error: ErrorDetails, origins: Mapping[KeyPath, str], flags: Mapping[str, KeyPath]) -> Iterator[Problem]:
     path = tuple(str(part) for part in error["loc"])
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         for key in _required(path):
-            flag = next((f", or give {flag}" for flag, stands_for in FLAGS.items() if stands_for == key), "")
+            flag = next((f", or give {flag}" for flag, stands_for in flags.items() if stands_for == key), "")
             yield Problem(_where(path, origins), f"{'.'.join(key)}: required and not there. Add the key{flag}.")
     else:
         yield Problem(_where(path, origins), f"{_dotted(error['loc'])}: {_explain(error, path)}")
 
 
 def _required(path: KeyPath) -> list[KeyPath]:
-    """The keys to add where `path` is missing: itself, or the required keys of the section that it is."""
+    """Return the keys to add where `path` is missing: the key itself, or a section's required keys."""
     if path not in _SECTIONS:
         return [path]
     return [
@@ -131,7 +133,7 @@ _NEEDS = {
 
 
 def _choose_key(path: KeyPath) -> str:
-    """Help for an unknown key: the closest key of its section, the section it belongs to, or all there is."""
+    """Return a hint for an unknown key: the closest key of its section, the section that has it, or all keys."""
     *parents, key = path
     known = [field.name for field in fields(_SECTIONS[tuple(parents)])]
     homes = [
@@ -148,18 +150,18 @@ def _choose(given: str, known: Sequence[str]) -> str:
 
 
 def _dotted(location: Sequence[str | int]) -> str:
-    """("input", "paths", 0) reads input.paths[0]."""
+    """Format a key: ("input", "paths", 0) is input.paths[0]."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
 
 
 def _where(path: KeyPath, origins: Mapping[KeyPath, str]) -> str:
-    """The line or option of a key; of the section around it where the key itself is nowhere."""
+    """Return the line or option of a key, or of the innermost section around it that was written."""
     while path and path not in origins:
         path = path[:-1]
     return origins.get(path, "")
 
 
 def _reading_order(problem: Problem) -> tuple[bool, int]:
-    """The file's problems by line, then those of the command line and of keys that are nowhere."""
+    """Sort key: problems of the file by line, then those of the command line and of missing keys."""
     in_file = problem.where.startswith("line ")
     return not in_file, int(problem.where.removeprefix("line ")) if in_file else 0

@@ -1,6 +1,8 @@
-"""A job file and the options beside it become a JobConfig. The defaults are not known here; see pipelines/config.py."""
+"""Resolve a job file, command-line options or a mapping into a JobConfig. Defaults live in pipelines/config.py."""
 
 import json
+import numbers
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +10,13 @@ from typing import Any
 import yaml
 
 from batchloom.jobs.job_file import JobFile, JobFileError, KeyPath, Problem, parse_value
-from batchloom.jobs.job_schema import describe, resolve
+from batchloom.jobs.job_schema import FLAGS, describe, resolve
 from batchloom.pipelines.config import JobConfig
 
 
 @dataclass(frozen=True)
 class Override:
-    """One value from the command line; it wins over the job file's."""
+    """One value from the command line; it takes precedence over the job file's."""
 
     path: KeyPath
     value: Any
@@ -23,50 +25,79 @@ class Override:
 
 
 def load(path: str | None = None, overrides: Sequence[Override] = ()) -> JobConfig:
-    """Resolves a job file (or none) and the options beside it.
+    """Resolve a job file (or none) and command-line options.
 
     Raises:
-        JobFileError: with every problem of the file and the options, each with its line or option.
+        JobFileError: the file or an option is wrong; names every problem with its line or option.
     """
     file = JobFile.read(path) if path is not None else JobFile({}, {})
     origins = {key: f"line {line}" for key, line in file.lines.items()}
     origins |= {override.path: override.origin for override in overrides}
     values, problems = _overlay(file.values, overrides)
-    return _resolve(path or "The command line", values, problems, origins)
+    config, found = resolve(values, origins, FLAGS)
+    return _checked(path or "The command line", config, [*found, *problems])
 
 
 def from_mapping(job: Mapping[str, Any]) -> JobConfig:
-    """Resolve a job that a program holds as a mapping of a job file's keys; paths may be `os.PathLike`.
+    """Resolve a mapping with a job file's keys, nested as there; paths may be `os.PathLike`, numbers numpy's.
 
     Raises:
-        JobFileError: with every problem of the mapping.
+        JobFileError: a key or value is wrong; names every problem.
     """
-    values, _ = _overlay(job, ())
-    return _resolve("The job", values, [], {})
+    strange: dict[str, Any] = {}
+    config, found = resolve(_plain(job, "", strange), {})
+    problems = [
+        Problem("", f"{key}: cannot be a {type(value).__name__}. Use texts, numbers, booleans, lists and mappings.")
+        for key, value in strange.items()
+    ]
+    others = [problem for problem in found if problem.message.partition(": ")[0] not in strange]
+    return _checked("The job", config, [*others, *problems])
 
 
 def from_record(job: Mapping[str, Any], source: str) -> JobConfig:
-    """The job that an output folder's own record holds, as `dataclasses.asdict` wrote it."""
-    return _resolve(source, dict(job), [], {})
+    """Resolve the job in an output folder's record, which `dataclasses.asdict` made of a JobConfig.
+
+    Raises:
+        JobFileError: the record holds keys or values that this version does not know; `source` names it.
+    """
+    config, found = resolve(job, {})
+    return _checked(source, config, found)
 
 
 def to_yaml(job: Mapping[str, Any]) -> str:
-    """A job file that says everything `job` says; a JobConfig becomes one by `dataclasses.asdict`."""
-    # ASCII with escapes: as it stands, PyYAML writes U+0085 in a way that it reads back as a space.
+    """Return `job`, a JobConfig after `dataclasses.asdict`, as the text of an equivalent job file."""
+    # allow_unicode=False: PyYAML writes U+0085 unescaped, and then reads it back as a space.
     return yaml.safe_dump(json.loads(json.dumps(job)), sort_keys=False, allow_unicode=False)
 
 
-def _resolve(
-    source: str, values: Mapping[str, Any], problems: list[Problem], origins: Mapping[KeyPath, str]
-) -> JobConfig:
-    config, found = resolve(values, origins)
+def _checked(source: str, config: JobConfig | None, problems: list[Problem]) -> JobConfig:
     if config is None or problems:
-        raise JobFileError(source, [*found, *problems])
+        raise JobFileError(source, problems)
     return config
 
 
+def _plain(value: Any, key: str, strange: dict[str, Any]) -> Any:
+    """Return `value` in JSON's types; what has none becomes None and is added to `strange` under its dotted key."""
+    match value:
+        case None | bool() | str():
+            return value
+        case numbers.Integral():
+            return int(value)
+        case numbers.Real():
+            return float(value)
+        case os.PathLike():
+            return os.fsdecode(value)
+        case Mapping():
+            prefix = f"{key}." if key else ""
+            return {str(name): _plain(item, f"{prefix}{name}", strange) for name, item in value.items()}
+        case list() | tuple():
+            return [_plain(item, f"{key}[{index}]", strange) for index, item in enumerate(value)]
+    strange[key] = value
+    return None
+
+
 def parse_set(text: str) -> Override:
-    """`generation.num_beams=1` as an Override; the value is read as YAML.
+    """Parse `generation.num_beams=1` into an Override; the value is read as YAML.
 
     Raises:
         JobFileError: there is no key, no `=`, or the value is not YAML.
@@ -84,7 +115,7 @@ def parse_set(text: str) -> Override:
 
 
 def _overlay(values: Mapping[str, Any], overrides: Sequence[Override]) -> tuple[dict[str, Any], list[Problem]]:
-    """The file's values with the overrides laid over them; the file's own mapping stays as it is."""
+    """Return a copy of the file's values with the overrides applied, and the overrides that cannot be."""
     merged: dict[str, Any] = json.loads(json.dumps(values, default=str))
     problems = []
     for override in overrides:

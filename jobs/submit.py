@@ -1,7 +1,7 @@
-"""Submit hands a job to a Ray cluster and follows it. The job itself is `batchloom run` on the cluster's head node.
+"""Submit a job to a Ray cluster and follow its log. The Ray job is `batchloom run` on the cluster's head node.
 
-The resolved job file travels as the job's working directory. Ray runs the entry point once and never again, so a job
-that died is submitted again and resumes.
+The resolved job file is uploaded as the Ray job's working directory. Ray does not restart an entry point that died:
+submit the job again, and it resumes.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.errors import ConfigError, JobError
 
 ENTRY_POINT = "python -m batchloom run job.yaml"
-STATUS_SECONDS = 0.5  # between two looks at a job whose log has ended
-TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")  # on uploads and sockets
+STATUS_SECONDS = 0.5  # between two polls of a job whose log has ended
+TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")  # they log uploads and sockets
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A job on a cluster."""
+    """A submitted job."""
 
     id: str
     address: str
@@ -35,10 +35,10 @@ class Submission:
 
     @staticmethod
     def start(config: JobConfig, address: str) -> "Submission":
-        """Ships the job and starts it.
+        """Upload the job and start it.
 
         Raises:
-            ConfigError: nobody answers at `address`, or it wants a token that this process does not have.
+            ConfigError: no dashboard answers at `address`, or it requires a token that this process does not have.
         """
         with _clear_errors(address):
             from ray.job_submission import JobSubmissionClient
@@ -52,10 +52,11 @@ class Submission:
         return Submission(started, address, client)
 
     def follow(self, tell: Callable[[str], None]) -> ExitCode:
-        """Hands on the job's log as it grows, and gives back its exit code.
+        """Pass the job's log to `tell` as it grows, and return the job's exit code.
 
         Raises:
             JobError: Ray could not run the job's command or lost it; the message is Ray's.
+            ConfigError: the dashboard does not answer any more.
         """
         with _clear_errors(self.address):
             asyncio.run(self._follow_log(tell))
@@ -72,7 +73,7 @@ class Submission:
 
 
 def absolute(config: JobConfig) -> tuple[JobConfig, list[str]]:
-    """The job with its local paths made absolute, and those paths: the cluster has another working directory."""
+    """Return the job with absolute local paths, and those paths: the cluster has another working directory."""
     local: list[str] = []
 
     def fixed(path: str) -> str:

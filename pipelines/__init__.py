@@ -1,4 +1,4 @@
-"""The public door of pipelines: a job's configuration in, an accounted-for dataset out. Only a run imports Ray."""
+"""The public API of pipelines: run, plan and verify a JobConfig. Names are imported lazily; only `run` imports Ray."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from batchloom.pipelines.ledger.verification import Verification, verify
     from batchloom.pipelines.planning.job_plan import JobPlan, plan
 
-# No module shares its name with a function of the door: importing a module would put it in the function's place.
+# No module may be named like a public function: importing it would replace the function in this namespace.
 _HOME = {
     "JobConfig": "batchloom.pipelines.config",
     "JobPlan": "batchloom.pipelines.planning.job_plan",

@@ -1,4 +1,4 @@
-"""The driver takes a job from plan to manifest. What is done is what has a part; the rest is streamed through Ray."""
+"""The driver runs a job from plan to manifest. Units that have a part are done; the rest is streamed through Ray."""
 
 import math
 import platform
@@ -29,14 +29,18 @@ REPORTED_VERSIONS = ("batchloom", "ray", "torch", "pyarrow", "tokenizers")
 
 
 def ignore(event: Event) -> None:
-    """The default watcher."""
+    """Ignore an event: the default watcher."""
 
 
 def run(config: JobConfig, on_event: Callable[[Event], None] = ignore) -> Manifest:
-    """Do what is left of a job and close it.
+    """Compute the pending units of a job, close it, and return its manifest. Finished parts survive every error, so the
+    same call resumes the job.
 
-    Raises: ConfigError before anything is computed; ErrorLimitError or JobError afterwards, with finished parts kept,
-    so that the same call goes on where this one stopped.
+    Raises:
+        ConfigError: the job is wrong, or its input or output do not fit it; nothing was computed.
+        ModelError: the checkpoint or its tokenizer cannot be used.
+        ErrorLimitError: more rows failed than `limits.max_error_rate` allows.
+        JobError: the job could not go on.
     """
     job = plan(config)
     config, store = job.config, job.output
@@ -69,7 +73,7 @@ def _done_already(job: JobPlan, found: ledger.Found) -> list[UnitRecord]:
 def _stream(
     job: JobPlan, account: "Account", on_event: Callable[[Event], None]
 ) -> Iterator[tuple[UnitRecord, dict[str, float]]]:
-    """Records of units as their parts are written; Ray is started only where something is left to do."""
+    """Yield units' records and measures as their parts are written. Without pending units Ray is not started."""
     if account.pending:
         from batchloom.pipelines.stream import stream
 
@@ -79,7 +83,7 @@ def _stream(
 
 @dataclass
 class Account:
-    """The running sums of one run."""
+    """What one run of a job adds up to: records, errors, measures and times."""
 
     job: JobPlan
     resumed: list[UnitRecord]
@@ -110,7 +114,7 @@ class Account:
             self.measures[name] = self.measures.get(name, 0) + value
 
     def check_limit(self) -> None:
-        """Raises ErrorLimitError as soon as the job cannot end below its limit any more."""
+        """Raises: ErrorLimitError as soon as the job cannot end within `limits.max_error_rate` any more."""
         limit = self.job.config.limits.max_error_rate
         if self.num_errors and self.num_errors / self.job.num_rows > limit:  # 29 / 100 is 0.29, 0.29 * 100 is not 29
             counts = errors_by_kind([*self.resumed, *self.computed])
@@ -138,7 +142,7 @@ class Account:
         now = time.time()
         return {
             "wall_seconds": now - self.started,
-            "startup_seconds": min(self.ready_at, now) - self.started,  # until the first replica had its model
+            "startup_seconds": min(self.ready_at, now) - self.started,  # until the first replica had loaded its model
             "units_computed": len(self.computed),
             "units_resumed": len(self.resumed),
             **self.measures,

@@ -1,9 +1,9 @@
-"""The error tree of pipelines, and the words an error row uses.
+"""The error tree of pipelines, and the error of a row.
 
 PipelineError
 ├── ConfigError         the job asks for something that is not there or contradicts itself (exit code 2)
 │   ├── InputError      no file matches, a file cannot be read, a column is missing or of the wrong type
-│   └── OutputError     the output belongs to another job, or holds parts that no input accounts for
+│   └── OutputError     the output cannot be written, belongs to another job, or is not what was asked for
 ├── JobError            the job started and could not go on (exit code 1)
 └── ErrorLimitError     more rows failed than limits.max_error_rate allows (exit code 3)
 """
@@ -16,7 +16,7 @@ from batchloom.models.errors import ModelError
 
 
 class PipelineError(Exception):
-    """The root: catch it to catch every error that pipelines raises on purpose."""
+    """The base class of every error that pipelines raises deliberately."""
 
 
 class ConfigError(PipelineError):
@@ -28,15 +28,15 @@ class InputError(ConfigError):
 
 
 class OutputError(ConfigError):
-    """The output folder belongs to another job, or holds parts that no input accounts for."""
+    """The output folder cannot be written, belongs to another job, or holds no (finished) output to verify."""
 
 
 class JobError(PipelineError):
-    """The job started and could not go on; finished parts stay, and the same command resumes."""
+    """The job started and could not go on; finished parts are kept, and the same command resumes."""
 
 
 class ErrorLimitError(PipelineError):
-    """More rows failed than `limits.max_error_rate` allows; finished parts stay."""
+    """More rows failed than `limits.max_error_rate` allows; finished parts are kept."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,18 @@ class RowError:
     stage: str
     """Where it happened: read, prepare, infer or finish."""
     kind: str
-    """A short constant to group by: null_text, empty_text, too_long, ..."""
+    """A constant to group by: null_text, empty_text, too_long, ..."""
     message: str
-    """What was found and what to change."""
+    """What was found, and what to change."""
 
 
 @contextmanager
 def failing_as(what: str) -> Iterator[None]:
-    """What goes wrong inside becomes a JobError that says what was going on: on its way through Ray an error keeps its
-    message and nothing else."""
+    """Turn unknown errors of the `with` block into a JobError that names the activity: Ray delivers only messages.
+
+    Raises:
+        JobError: in place of anything but a PipelineError or ModelError.
+    """
     try:
         yield
     except (PipelineError, ModelError):

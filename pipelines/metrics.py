@@ -1,15 +1,15 @@
-"""The figures of a job: one record per unit, their sums, and the events a caller can watch. It knows no rows."""
+"""The figures of a job: one record a unit, their sums, and the events that a caller can watch. It knows no rows."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-READY_AT = "replica_ready_at"  # the measure that is a moment (seconds since 1970): when a replica had its model
+READY_AT = "replica_ready_at"  # unlike other measures a point in time (seconds since 1970): the model was loaded
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnitRecord:
-    """What the manifest keeps of one part."""
+    """The manifest's entry for one part."""
 
     part: str
     """File name, relative to the output folder."""
@@ -31,7 +31,7 @@ class UnitRecord:
 
 @dataclass(frozen=True)
 class Planned:
-    """What there is to do, before anything is started."""
+    """The job is planned: how much there is to do and how much is done already. Nothing is started yet."""
 
     num_shards: int
     num_units: int
@@ -42,7 +42,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class ReplicasStarting:
-    """The cluster is there; replicas load their model."""
+    """Ray is about to start, and then replicas, which load their model. Left out where nothing is pending."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,11 @@ Event = Planned | ReplicasStarting | UnitDone | Finished
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The account of a finished job: every input row is in exactly one of its parts."""
+    """The account of a finished job: every input row is in exactly one of its parts.
+
+    `job` is the job as resolved, `fingerprint_of` what the fingerprint is a hash of, `timing` seconds and counts of the
+    run that finished the job.
+    """
 
     batchloom: str
     job: Mapping[str, Any]
@@ -86,7 +90,7 @@ class Manifest:
 
 
 def totals(records: Iterable[UnitRecord]) -> dict[str, int]:
-    """Sums over parts."""
+    """Return the sums of parts' counts."""
     records = list(records)
     rows, errors = sum(r.num_rows for r in records), sum(r.num_errors for r in records)
     return {

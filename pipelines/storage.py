@@ -1,4 +1,4 @@
-"""A store is a folder on any fsspec filesystem whose writes are seen whole or not at all. It knows no Parquet."""
+"""A store is a folder on any fsspec filesystem, with atomic writes. It knows no Parquet."""
 
 import os
 import re
@@ -20,7 +20,7 @@ SECRET = re.compile("key|secret|token|password|credential|signature|connection_s
 
 @dataclass(frozen=True)
 class Store:
-    """A folder that names are read from and put into; picklable, so that it travels to workers."""
+    """A folder whose files are read and written by name. Picklable, so that it can be sent to workers."""
 
     url: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Store:
         return f"{root}/{name}" if name else root
 
     def names(self) -> dict[str, int]:
-        """Every file below the folder: its name relative to the folder, and its size in bytes."""
+        """Return every file below the folder: its name relative to the folder, and its size in bytes."""
         self.filesystem.invalidate_cache()
         try:
             found = self.filesystem.find(self.path(), detail=True)
@@ -63,15 +63,15 @@ class Store:
         return content
 
     def put(self, name: str, content: bytes) -> None:
-        """Write `content` so that a reader sees all of it or none of it, also if this process is killed.
+        """Write a file atomically: a reader sees all of `content` or nothing, also if this process is killed.
 
-        An object store's PUT (or finished multipart upload) is atomic by itself. On a local disk the bytes go to a
-        temporary name, are synced, and renamed.
+        An object store's PUT (or finished multipart upload) is atomic. On a local disk the bytes are written under a
+        temporary name, synced and renamed.
         """
         if isinstance(self.filesystem, LocalFileSystem):
             try:
                 self._put_local(name, content)
-            except FileNotFoundError:  # a job beside this one has ended, and has removed the temporary names of both
+            except FileNotFoundError:  # a concurrent job in this folder ended and removed the temporary folder of both
                 self._put_local(name, content)
         else:
             self.filesystem.pipe_file(self.path(name), content)
@@ -87,7 +87,7 @@ class Store:
         os.replace(temporary, target)
         folder = os.open(os.path.dirname(target), os.O_RDONLY)
         try:
-            os.fsync(folder)  # the rename itself must survive a power cut
+            os.fsync(folder)  # makes the rename survive a power failure
         finally:
             os.close(folder)
 
@@ -96,13 +96,17 @@ class Store:
             self.filesystem.rm_file(self.path(name))
 
     def remove_temporary(self) -> None:
-        """Remove what killed writers left behind (local disks only: object stores have no temporary names)."""
+        """Remove temporary files of killed writers (local disks only: object stores have none)."""
         if self.filesystem.exists(self.path(TEMPORARY)):
             self.filesystem.rm(self.path(TEMPORARY), recursive=True)
 
 
 def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """The filesystem of `url` and the path on it; ConfigError where its protocol is unknown or not installed."""
+    """Return the filesystem of `url` and the path on it.
+
+    Raises:
+        ConfigError: the protocol is unknown, or the package of its filesystem is not installed.
+    """
     try:
         filesystem, path = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
@@ -114,7 +118,7 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def absolute(url: str) -> str:
-    """A local path made absolute, since workers have other working folders; URLs stay as they are."""
+    """Return a local path as an absolute one, since workers have other working directories; URLs are unchanged."""
     return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 
 
@@ -123,7 +127,7 @@ def is_glob(path: str) -> bool:
 
 
 def without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that may be written down: endpoints and regions, but nothing that opens a door."""
+    """Return the options that may be written to the output: endpoints and regions, but no credentials."""
     return {
         name: without_secrets(value) if isinstance(value, Mapping) else value
         for name, value in options.items()

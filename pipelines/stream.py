@@ -1,8 +1,8 @@
-"""Stream sends units through Ray Data. It knows how work is spread, not what is done to a row.
+"""Stream units through Ray Data. It decides where work runs, and does not know what is done to a row.
 
     stretches -> read -> tokenize -> | infer (pool of replicas) | -> write -> records
 
-A row of the dataset is a unit (stages/work.py), so every stage is `map_batches(batch_size=1)`: a call, a unit.
+A row of the dataset is a unit (stages/work.py), and every stage is `map_batches(batch_size=1)`: one unit a call.
 """
 
 import json
@@ -31,17 +31,22 @@ from batchloom.pipelines.stages.tokenize import Tokenize, bucket_tokens
 from batchloom.pipelines.stages.write import Write
 
 DATA_SETTINGS = {
-    "target_max_block_size": 1,  # every unit its own block: it travels on as soon as it is there
+    "target_max_block_size": 1,  # a block for every unit, so that the next stage gets it at once
     "raise_original_map_exception": True,
     "enable_progress_bars": False,
     "print_on_execution_start": False,
 }
-RAYS_ADVICE = "\nFailed to apply UDF"  # what Ray appends to an error's message
-READ_BLOCKS = 2000  # tasks that reading is split into at most
+RAYS_ADVICE = "\nFailed to apply UDF"  # Ray appends advice that begins so to an error's message
+READ_BLOCKS = 2000  # at most so many read tasks
 
 
 def stream(job: JobPlan, pending: Sequence[Unit]) -> Iterator[tuple[UnitRecord, dict[str, float]]]:
-    """A record and the run's measures for each pending unit, as soon as its part is written, in no fixed order."""
+    """Yield a record and measures for each pending unit as soon as its part is written, in no fixed order.
+
+    Raises:
+        PipelineError, ModelError: what a stage raised.
+        JobError: anything else that ended the stream; its message is the innermost cause's.
+    """
     with _cluster(), _translated_errors():
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         placement = place(job.config.engine, nodes)
@@ -55,7 +60,8 @@ def stream(job: JobPlan, pending: Sequence[Unit]) -> Iterator[tuple[UnitRecord, 
 
 
 def _probe_answers(job: JobPlan, placement: Placement) -> probe.Answers | None:
-    """What one rank answers, for replicas of several: kept in the output folder, else computed now, on any node."""
+    """Return a single rank's answers to the probe, where replicas have several: from the output folder, or computed
+    now on any node."""
     engine, record = job.config.engine, job.job_record()
     if engine.tensor_parallel == 1 or not engine.probe:
         return None
@@ -77,7 +83,7 @@ def _dataset(
     config, engine = job.config, job.config.engine
     rows = [{"units": json.dumps([asdict(unit) for unit in stretch])} for stretch in stretches(job.shards, pending)]
     read = Read(job.schema, dict(config.input.storage_options), config.input.paths[0])
-    compute_once = engine.compute_once and not job.generation.get("do_sample")  # a sample belongs to its own row
+    compute_once = engine.compute_once and not job.generation.get("do_sample")  # samples are drawn with the row's seed
     num_tokens = bucket_tokens(job.task, engine.max_batch_tokens, placement.device)
     tokenize = Tokenize(job.task, config.model, job.keep_columns, num_tokens, compute_once)
     infer: dict[str, Any] = {
@@ -118,10 +124,10 @@ def _dataset(
 
 @contextmanager
 def _cluster() -> Iterator[None]:
-    """A Ray connection with our settings: the caller's, else RAY_ADDRESS's, else a local one that ends with us."""
+    """Connect to Ray with our settings: the caller's connection, RAY_ADDRESS's cluster, or a local one that we end."""
     ours = not ray.is_initialized()
     if ours:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an exception
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors that matter arrive as exceptions
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -140,10 +146,10 @@ def _cluster() -> Iterator[None]:
 
 @contextmanager
 def _translated_errors() -> Iterator[None]:
-    """Ray wraps what went wrong several times over; a person needs the innermost message."""
+    """Replace Ray's nested errors by the one inside that says what went wrong: ours, else the innermost."""
     try:
         yield
-    except ray.exceptions.RayError as error:  # some of them are PipelineErrors too: Ray makes a class that is both
+    except ray.exceptions.RayError as error:  # may be a PipelineError too: Ray derives a class from both
         ours = (e for e in _causes(error) if not isinstance(e, ray.exceptions.RayError))
         known = next((e for e in ours if isinstance(e, PipelineError | ModelError)), None)
         if known is not None:
@@ -155,7 +161,7 @@ def _translated_errors() -> Iterator[None]:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, then what caused it, then what caused that."""
+    """Yield the error, its cause, the cause of that, and so on."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen

@@ -1,20 +1,25 @@
 """The door of the package: a job from a script, as a path, a mapping or a JobConfig."""
 
 import io
+import os
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 import batchloom
-from batchloom.jobs.notebook import NotebookLine, is_notebook
-from batchloom.jobs.progress import Progress
+from batchloom.jobs.terminal.notebook import NotebookLine, is_notebook
+from batchloom.jobs.terminal.progress import Progress
 from batchloom.pipelines.errors import ConfigError, OutputError
-from batchloom.pipelines.metrics import Finished, Planned, UnitDone
+from batchloom.pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone, UnitRecord
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -80,6 +85,43 @@ def test_a_mapping_is_refused_with_all_its_problems_at_once(job: dict[str, Any])
     ]
 
 
+def test_a_mapping_that_lacks_keys_is_not_told_of_options_of_the_command_line() -> None:
+    with pytest.raises(ConfigError) as refused:
+        batchloom.JobConfig.from_dict({"task": "summarization", "input": {"paths": ["a"]}})
+    assert [line.strip() for line in str(refused.value).splitlines()[1:]] == [
+        "model: required and not there. Add the key.",
+        "output.path: required and not there. Add the key.",
+    ]
+
+
+def test_what_a_job_file_cannot_say_is_refused_by_its_key(job: dict[str, Any]) -> None:
+    """A set of columns was taken for the text "{'id'}", and a tuple as a key was a TypeError of json's."""
+    job["input"]["keep_columns"] = {"id"}
+    job["generation"] = {"num_beams": np.array([4]), ("a", 1): 3}
+    job["seed"] = "0"
+    with pytest.raises(ConfigError) as refused:
+        batchloom.plan(job)
+    assert [line.strip() for line in str(refused.value).splitlines()[1:]] == [
+        "seed: needs a whole number, found the text '0'.",
+        "input.keep_columns: cannot be a set. Use texts, numbers, booleans, lists and mappings.",
+        "generation.num_beams: cannot be a ndarray. Use texts, numbers, booleans, lists and mappings.",
+    ]
+
+
+def test_a_mapping_may_hold_what_programs_compute_with(job: dict[str, Any]) -> None:
+    job["generation"] = types.MappingProxyType({"num_beams": np.int64(4), "length_penalty": np.float64(0.5)})
+    job["input"]["keep_columns"] = ("id",)
+    config = batchloom.JobConfig.from_dict(types.MappingProxyType(job))
+    assert config.generation == {"num_beams": 4, "length_penalty": 0.5}
+    assert type(config.generation["num_beams"]) is int
+    assert config.input.paths == (str(job["input"]["paths"][0]),)
+
+
+def test_a_checkpoint_that_is_none_is_a_model_error(job: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(batchloom.ModelError, match=r"config\.json"):
+        batchloom.plan({**job, "model": tmp_path})
+
+
 def test_what_is_no_job_and_what_is_no_output_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="found int"):
         batchloom.plan(3)  # type: ignore[arg-type]
@@ -89,32 +131,124 @@ def test_what_is_no_job_and_what_is_no_output_is_said(tmp_path: Path) -> None:
         batchloom.run(tmp_path / "absent.yaml")
 
 
-def test_progress_in_a_notebook_is_one_line_that_is_updated(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[dict[str, str]] = []
+class Frontend:
+    """What IPython would display: the bundles of one handle."""
 
-    class Handle:
-        def update(self, bundle: dict[str, str], raw: bool) -> None:
-            assert raw
-            shown.append(bundle)
+    def __init__(self) -> None:
+        self.shown: list[dict[str, str]] = []
 
-    def display(bundle: dict[str, str], raw: bool, display_id: bool) -> Handle:
-        assert raw
+    def display(self, bundle: dict[str, str], raw: bool, display_id: bool) -> "Frontend":
         assert display_id
-        shown.append(bundle)
-        return Handle()
+        self.update(bundle, raw)
+        return self
 
-    assert not is_notebook()
-    kernel = types.ModuleType("IPython")
+    def update(self, bundle: dict[str, str], raw: bool) -> None:
+        assert raw
+        self.shown.append(bundle)
+
+
+@pytest.fixture
+def frontend(monkeypatch: pytest.MonkeyPatch) -> Frontend:
+    """A notebook, as far as this process can tell."""
+    frontend = Frontend()
+    kernel, display = types.ModuleType("IPython"), types.ModuleType("IPython.display")
     kernel.get_ipython = lambda: io.StringIO()  # type: ignore[attr-defined]  # any shell but the terminal's
-    front = types.ModuleType("IPython.display")
-    front.display = display  # type: ignore[attr-defined]
+    display.display = frontend.display  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "IPython", kernel)
-    monkeypatch.setitem(sys.modules, "IPython.display", front)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    return frontend
+
+
+def unit(num_rows: int) -> UnitDone:
+    values = dict.fromkeys(("start", "num_errors", "num_truncated_tokens", "bytes"), 0)
+    record = UnitRecord(
+        part="",
+        shard="",
+        sha256="",
+        stop=num_rows,
+        num_rows=num_rows,
+        num_input_tokens=9,
+        num_output_tokens=1,
+        **values,
+    )
+    return UnitDone(record)
+
+
+def test_progress_in_a_notebook_is_one_line_that_is_updated(frontend: Frontend) -> None:
+    now = 0.0
+    line = NotebookLine(Progress(lambda: now), lambda: now)
+    line(Planned(num_shards=1, num_units=40, num_rows=400, num_units_done=1, num_rows_done=10))
+    assert frontend.shown[-1]["text/plain"] == ("400 rows of 1 shard in 40 units; 10 rows in 1 unit are done already")
+    line(ReplicasStarting())
+    assert frontend.shown[-1]["text/plain"] == "Starting Ray and loading the model"
+    for _ in range(39):
+        now += 0.01
+        line(unit(10))
+    line(Finished(None))  # type: ignore[arg-type]
+    assert frontend.shown[-1]["text/plain"].startswith("400/400 rows")
+    assert 'max="400" value="400"' in frontend.shown[-1]["text/html"]
+    assert len(frontend.shown) < 10, "hundreds of updates a second would hold the browser up"
+
+
+@pytest.mark.usefixtures("frontend")
+def test_a_terminals_ipython_is_no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_notebook()
-    line = NotebookLine(Progress())
-    line(Planned(num_shards=1, num_units=2, num_rows=20, num_units_done=1, num_rows_done=10))
-    assert "10/20 rows" in shown[-1]["text/plain"]
-    assert 'max="20" value="10"' in shown[-1]["text/html"]
+    terminal = type("TerminalInteractiveShell", (), {})
+    for shell in (terminal(), type("InteractiveShellEmbed", (terminal,), {})(), None):
+        monkeypatch.setattr(sys.modules["IPython"], "get_ipython", lambda shell=shell: shell)
+        assert not is_notebook()
+
+
+def finished(config: Any, watch: Callable[[Any], None]) -> str:
+    """Stands for pipelines.run: a job of which nothing is left to do."""
+    watch(Planned(num_shards=1, num_units=1, num_rows=10, num_units_done=1, num_rows_done=10))
+    watch(Finished(None))  # type: ignore[arg-type]
+    return f"manifest of {config.task}"
+
+
+@pytest.mark.parametrize(("progress", "num_shown"), [(None, 3), (True, 3), (False, 0)])
+def test_a_notebook_shows_progress_unless_it_is_told_not_to(
+    frontend: Frontend, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch, progress: bool | None, num_shown: int
+) -> None:
+    monkeypatch.setattr("batchloom.pipelines.run", finished, raising=False)
+    assert batchloom.run(job, progress=progress) == "manifest of summarization"
+    assert len(frontend.shown) == num_shown
+
+
+AT_TERMINAL = """
+import sys
+import batchloom
+from batchloom import pipelines
+from tests.test_public_api import finished
+
+pipelines.run = finished
+batchloom.run(
+    {"task": "summarization", "model": "m", "input": {"paths": ["a"]}, "output": {"path": "o"}},
+    on_event=lambda event: print("seen", type(event).__name__),
+)
+"""
+
+
+@pytest.mark.parametrize("has_terminal", [("stdout", "stderr"), ("stdout",), ("stderr",), ()], ids="+".join)
+def test_a_scripts_progress_goes_to_stderr_and_its_own_prints_to_stdout(
+    tmp_path: Path, has_terminal: tuple[str, ...]
+) -> None:
+    """Of the two either may be a terminal, as in `python script.py > answers`; rich once took the prints along."""
+    controller, terminal = os.openpty()
+    with open(tmp_path / "stdout", "w") as stdout, open(tmp_path / "stderr", "w") as stderr:
+        streams = {"stdout": stdout, "stderr": stderr} | dict.fromkeys(has_terminal, terminal)
+        done = subprocess.run([sys.executable, "-c", AT_TERMINAL], cwd=ROOT, timeout=60, check=False, **streams)
+    os.close(terminal)
+    screen = os.read(controller, 1 << 16).decode().replace("\r\n", "\n") if has_terminal else ""
+    os.close(controller)
+    said = {name: (tmp_path / name).read_text() for name in streams} | dict.fromkeys(has_terminal, screen)
+    assert done.returncode == 0, said
+    planned = "10 rows of 1 shard in 1 unit; 10 rows in 1 unit are done already\n"
+    assert (planned in said["stderr"]) == ("stderr" in has_terminal)  # without a terminal nobody asked for progress
+    assert [line for line in ("seen Planned\n", "seen Finished\n") if line not in said["stdout"]] == []
+    if len(has_terminal) < 2:
+        assert planned not in said["stdout"]
+        assert "seen" not in said["stderr"]
 
 
 def test_the_version_is_told() -> None:

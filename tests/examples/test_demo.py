@@ -1,4 +1,6 @@
+import ast
 import io
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -41,6 +43,17 @@ def test_the_demo_summarizes_and_classifies_docstrings_and_says_where_they_are(d
     assert all(len(summary.split()) > 1 for summary in table["summary_text"].to_pylist())
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
     assert pipelines.verify(str(folder / "summaries")).ok
+
+
+def test_the_tour_shows_the_commands_and_columns_of_the_demo(demo: Demo) -> None:
+    folder, said = demo
+    tour = (ROOT / "docs/tour.md").read_text()
+    session = tour.partition("```console")[2].partition("```")[0]
+    commands = re.findall(r"^\$ (batchloom .*)", session, re.MULTILINE)
+    assert commands == re.findall(r"^\$ (batchloom .*)", said.stdout.replace(str(folder), "build/demo"), re.MULTILINE)
+    columns = re.search(r"column_names\n(\[.*\])", tour)
+    assert columns
+    assert pq.read_schema(next((folder / "summaries").glob("*.parquet"))).names == ast.literal_eval(columns[1])
 
 
 def test_every_docstring_is_counted_at_its_topic(demo: Demo) -> None:

@@ -1,16 +1,16 @@
-"""Numbers, durations and job figures as people read them. Nothing is printed here."""
+"""Format numbers, durations and totals for people. Nothing is printed here."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 row`, `1,200 rows`."""
+    """Format a count: `1 row`, `1,200 rows`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
-    """`0.4 s`, `38 s`, `12 min 05 s`, `3 h 20 min`, `2 d 4 h`."""
+    """Format seconds: `0.4 s`, `38 s`, `12 min 05 s`, `3 h 20 min`, `2 d 4 h`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -24,12 +24,12 @@ def duration(seconds: float) -> str:
 
 
 def rate(per_second: float) -> str:
-    """`0.42`, `8.3`, `5,302`: three figures are enough for something that changes all the time."""
+    """Format a rate with about three significant digits: `0.42`, `8.3`, `5,302`."""
     return f"{per_second:.2f}" if per_second < 1 else f"{per_second:.1f}" if per_second < 100 else f"{per_second:,.0f}"
 
 
 def size(num_bytes: int) -> str:
-    """`512 B`, `1.4 MiB`."""
+    """Format bytes in binary units: `512 B`, `1.4 MiB`."""
     value, unit = float(num_bytes), "B"
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if value < 1024 or unit == "TiB":
@@ -39,7 +39,7 @@ def size(num_bytes: int) -> str:
 
 
 def metric(amount: float, unit: str) -> str:
-    """`44.2 GB`, `504 kB`, `19.5 ms`: three figures, as makers of machines count; for seconds below a minute too."""
+    """Format with three significant digits and an SI prefix: `44.2 GB`, `504 kB`, `19.5 ms`."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""), (1e-3, "m")):
         if amount >= factor:
             return f"{amount / factor:.3g} {prefix}{unit}"
@@ -47,13 +47,13 @@ def metric(amount: float, unit: str) -> str:
 
 
 def kinds(errors_by_kind: Mapping[str, int]) -> str:
-    """`12 too_long, 3 null_text`, the most frequent first."""
+    """Format error counts, the most frequent first: `12 too_long, 3 null_text`."""
     ordered = sorted(errors_by_kind.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count:,} {kind}" for kind, count in ordered)
 
 
 def outcome(totals: Mapping[str, int], errors_by_kind: Mapping[str, int]) -> str:
-    """`300 rows, all answered`, `300 rows, 298 answered, 2 errors (2 too_long)`."""
+    """Format totals: `300 rows, all answered`, `300 rows, 298 answered, 2 errors (2 too_long)`."""
     rows = plural(totals["rows"], "row")
     if not totals["errors"]:
         return f"{rows}, all answered"
@@ -61,7 +61,7 @@ def outcome(totals: Mapping[str, int], errors_by_kind: Mapping[str, int]) -> str
 
 
 def value(held: Any) -> str:
-    """A cell's value on one line: numbers short, lists and structs as their items."""
+    """Format a cell on one line: numbers with four digits, lists and structs as their items."""
     match held:
         case None:
             return ""

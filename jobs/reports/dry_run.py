@@ -1,4 +1,4 @@
-"""A dry run says what a job would do: rows, units, what is done already, parameters, what a replica takes.
+"""What a job would do: rows, units, what is done already, parameters, a replica's memory and speed.
 
 It starts and writes nothing.
 """
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchloom import pipelines
-from batchloom.jobs import wording
-from batchloom.jobs.replica_estimate import ReplicaEstimate
+from batchloom.jobs.reports import wording
+from batchloom.jobs.reports.replica_estimate import ReplicaEstimate
 from batchloom.models import Machine
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.fields import LEDGER_FIELDS
@@ -20,7 +20,7 @@ from batchloom.pipelines.planning.job_plan import JobPlan
 
 @dataclass(frozen=True)
 class DryRun:
-    """A job's plan beside what its output holds."""
+    """A job's plan and the state of its output."""
 
     plan: JobPlan
     found: ledger.Found
@@ -28,11 +28,12 @@ class DryRun:
 
     @staticmethod
     def of(config: JobConfig, machine: Machine, num_tokens: int) -> "DryRun":
+        """Plan the job. Raises: ConfigError or ModelError where the job cannot run."""
         plan = pipelines.plan(config)
         return DryRun(plan, ledger.look(plan.output), ReplicaEstimate(plan, machine, num_tokens))
 
     def refuse(self) -> None:
-        """Raises: OutputError where `run` would."""
+        """Do nothing where `run` would accept the output. Raises: OutputError where it would refuse it."""
         plan = self.plan
         ledger.refuse_foreign(plan.output, self.found, plan.config.output.mode, plan.job_record(), plan.parts)
 
@@ -74,7 +75,7 @@ class DryRun:
         }
 
     def _done(self) -> list[str]:
-        """Names of the parts that a run would keep."""
+        """Return the names of the parts that a run would keep."""
         if self.plan.config.output.mode == "overwrite":
             return []
         return [name for name in self.found.parts if name in self.plan.parts]

@@ -1,4 +1,4 @@
-"""A view is what an output folder holds at this moment, finished or not. It computes nothing and changes nothing."""
+"""Read an output folder as it is at this moment, finished or not: its records and some of its rows."""
 
 import json
 import math
@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class View:
-    """An output folder: its parts' own records, and the manifest where the job is finished."""
+    """The contents of an output folder: its parts' records, and the manifest where the job is finished."""
 
     store: Store
     job: Mapping[str, Any]
@@ -42,7 +42,7 @@ class View:
         return self.manifest.errors_by_kind if self.manifest else errors_by_kind(self.records)
 
     def sample(self, num_rows: int) -> list[Row]:
-        """At most `num_rows` rows, from parts that are spread evenly over the output."""
+        """Return at most `num_rows` rows, from parts spread evenly over the output."""
         chosen = spread([record for record in self.records if record.num_rows], num_rows)
         rows_per_part = math.ceil(num_rows / max(len(chosen), 1))
         rows = [row for record in chosen for row in _first_rows(self.store, record.part, rows_per_part)]
@@ -50,10 +50,10 @@ class View:
 
 
 def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
-    """Reads an output folder's records.
+    """Read an output folder's records.
 
     Raises:
-        OutputError: no batchloom job has written there.
+        OutputError: no Batchloom job has written there.
     """
     store = Store(output, storage_options or {})
     found = ledger.look(store)
@@ -69,16 +69,16 @@ def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
 
 
 def spread(records: Sequence[UnitRecord], most: int) -> list[UnitRecord]:
-    """At most `most` records, evenly over all."""
+    """Return at most `most` of the records, evenly spaced."""
     num_chosen = min(len(records), most)
     return [records[index * len(records) // num_chosen] for index in range(num_chosen)]
 
 
 def chosen_columns(rows: Sequence[Row], asked: Sequence[str] | None = None) -> list[str]:
-    """The columns to show of `rows`: those asked for, else all but the ledger (token counts, finish reason, error).
+    """Return the columns to show: those asked for, or all but the ledger's (token counts, finish reason, error).
 
     Raises:
-        ConfigError: a column is not there.
+        ConfigError: a column that was asked for is not in the output.
     """
     there = list(rows[0]) if rows else []
     if asked is None:
@@ -91,13 +91,13 @@ def chosen_columns(rows: Sequence[Row], asked: Sequence[str] | None = None) -> l
 
 
 def _record(store: Store, part: str, size: int) -> UnitRecord | None:
-    """The record in a part's footer; None for what is not a whole part, which a resumed job computes again."""
+    """Read the record in a part's footer; None for a damaged part, which a resumed job computes again."""
     try:
         with store.filesystem.open(store.path(part), "rb") as file:
             footer = json.loads((pq.read_metadata(file).metadata or {})[FOOTER_KEY])
     except (pa.ArrowException, OSError, KeyError):
         return None
-    # The hash would need the part's every byte; a view reads footers only.
+    # No hash: it would need every byte of the part, and a view reads footers only.
     return UnitRecord(part=part, bytes=size, sha256="", **footer["account"])
 
 
@@ -113,7 +113,7 @@ def _first_rows(store: Store, part: str, num_rows: int) -> list[Row]:
 
 
 def _value(cell: pa.Scalar) -> Any:
-    """A kept column is copied byte for byte, and an input may call text what is none."""
+    """Convert a cell. A kept string column is copied byte for byte, so it can hold what is not UTF-8."""
     try:
         return cell.as_py()
     except UnicodeDecodeError:

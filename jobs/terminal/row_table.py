@@ -1,4 +1,4 @@
-"""Some rows of an output for a terminal: a table where it fits, else one record after the other. It reads no files."""
+"""Format some rows of an output for a terminal: as a table where it fits, otherwise as one record after another."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,15 +6,15 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from batchloom.jobs import wording
-from batchloom.jobs.view import Row
+from batchloom.jobs.reports import wording
+from batchloom.jobs.reports.view import Row
 
-MIN_WIDTH = 20  # of a shortened column; where less is left for each, records are easier to read
+MIN_WIDTH = 20  # of a shortened column; in narrower ones a table is harder to read than records
 GAP = 2
 
 
 class RowTable:
-    """Renders some columns of rows; an error stands in place of its row's answer."""
+    """A rich renderable of some columns of rows; an error row's error is shown in place of its answer."""
 
     def __init__(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
         self._columns = columns
@@ -49,7 +49,7 @@ class RowTable:
 
 
 def shared_widths(wanted: Sequence[int], room: int) -> list[int]:
-    """Widths that fit into `room`: narrow columns get what they want, wide ones share the rest equally.
+    """Return widths that fit into `room`: narrow columns keep theirs, wide ones share the rest equally.
 
     [8, 40, 90] in 60 gives [8, 26, 26].
     """

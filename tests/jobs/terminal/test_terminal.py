@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def at_terminal(command: list[str], **variables: str) -> tuple[int, str]:
@@ -52,7 +52,7 @@ def test_native_lines_are_caught_and_those_that_only_inform_left_out() -> None:
     """Ray's C++ side wrote into the middle of the live line, past Python and past rich."""
     script = (
         "import os, sys\n"
-        "from batchloom.jobs.stray_lines import caught\n"
+        "from batchloom.jobs.terminal.stray_lines import caught\n"
         "told = []\n"
         "with caught(told.append) as stderr:\n"
         "    os.write(2, b'[2026-01-02 03:04:05,678 I 12 12] logging.cc:303: Set ray log level\\n')\n"
@@ -70,7 +70,7 @@ def test_native_lines_are_caught_and_those_that_only_inform_left_out() -> None:
 def test_a_child_that_keeps_stderr_open_does_not_hold_the_command_up() -> None:
     script = (
         "import subprocess, sys\n"
-        "from batchloom.jobs.stray_lines import caught\n"
+        "from batchloom.jobs.terminal.stray_lines import caught\n"
         "with caught(print):\n"
         "    subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(20)'])\n"
         "print('done')\n"

@@ -1,15 +1,15 @@
-"""The figures that a finished job's manifest implies: time, speed, padding. It reads nothing and prints nothing."""
+"""Compute the figures of a finished job from its manifest: time, speed, padding."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from batchloom.jobs import wording
+from batchloom.jobs.reports import wording
 from batchloom.pipelines.metrics import Manifest
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of the run that closed the job; earlier runs of a resumed job kept no clock."""
+    """Figures of the run that finished the job; the times of earlier runs of a resumed job are not recorded."""
 
     timing: Mapping[str, float]
     totals: Mapping[str, int]
@@ -24,7 +24,7 @@ class Figures:
 
     @property
     def startup_seconds(self) -> float:
-        """Until the first replica was ready; zero where nothing was left to compute."""
+        """Seconds until the first replica was ready; 0 where nothing was left to compute."""
         return self.timing.get("startup_seconds", 0.0)
 
     @property
@@ -33,25 +33,25 @@ class Figures:
 
     @property
     def rows_per_second(self) -> float | None:
-        """Without start-up; None where another run computed some of the rows."""
+        """Rows a second, without start-up; None where another run computed some of the rows."""
         seconds = self.seconds - self.startup_seconds
         return None if self.is_resumed or seconds <= 0 else self.totals["rows"] / seconds
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Tokens read and written by the engines, a second, without start-up; None where nothing was computed."""
+        """Prompt and output tokens a second, without start-up; None where nothing was computed."""
         seconds = self.seconds - self.startup_seconds
         tokens = self.timing.get("engine_prompt_tokens", 0) + self.timing.get("engine_output_tokens", 0)
         return tokens / seconds if tokens and seconds > 0 else None
 
     @property
     def padding(self) -> float | None:
-        """Padded over real prompt tokens: 1.0 is none at all. None where nothing was computed."""
+        """Computed over real prompt tokens: 1.0 is no padding. None where nothing was computed."""
         real = self.timing.get("engine_prompt_tokens", 0)
         return self.timing["engine_padded_tokens"] / real if real else None
 
     def words(self) -> dict[str, str]:
-        """What is known, for people."""
+        """Return the known figures by title, formatted."""
         said = {"Time": wording.duration(self.seconds)}
         if self.startup_seconds:
             said["Time"] += f", {wording.duration(self.startup_seconds)} of it start-up"

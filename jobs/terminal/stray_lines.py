@@ -1,7 +1,7 @@
-"""Stray lines are what native code writes to stderr past Python. They are caught: they break a live line in two.
+"""Capture what native code writes to file descriptor 2, past sys.stderr: it would break the live line in two.
 
-Ray's C++ side announces itself so in every process that connects. The lines that only inform are left out; the others
-are handed on, to be printed above the live line.
+Ray's C++ core logs there in every process that connects. Its lines of level I (info) are dropped; all others are passed
+on, to be printed above the live line.
 """
 
 import os
@@ -14,14 +14,14 @@ from typing import TextIO
 
 STDERR = 2
 RAY_INFORMS = re.compile(r"\[\d{4}-\d\d-\d\d [\d:,]+ I \d+ \d+\] ")
-LAST_LINES_SECONDS = 0.5  # a child that inherited the pipe may hold it open for ever
+LAST_LINES_SECONDS = 0.5  # to wait for the pipe's end: a child process that inherited it may never close it
 
 
 @contextmanager
 def caught(tell: Callable[[str], None]) -> Iterator[TextIO]:
-    """Yields the true stderr; every line that anybody else writes there goes to `tell`, from a thread of its own."""
+    """Yield the real stderr; pass every line that anything else writes to descriptor 2 to `tell`, from a thread."""
     if not _is_stderr(sys.stderr):
-        yield sys.stderr  # somebody, a test say, has put another file in its place: that one is nobody else's
+        yield sys.stderr  # replaced by the caller, a test for example: native code does not write there
         return
     true_stderr = os.dup(STDERR)
     source, sink = os.pipe()
@@ -42,7 +42,7 @@ def _hand_on(source: int, tell: Callable[[str], None]) -> None:
     with open(source, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if not RAY_INFORMS.match(line):
-                with suppress(ValueError):  # the terminal's file is closed already
+                with suppress(ValueError):  # the real stderr is closed: this line came after LAST_LINES_SECONDS
                     tell(line.rstrip("\n"))
 
 

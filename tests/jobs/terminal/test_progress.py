@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from batchloom.jobs.progress import Progress
-from batchloom.jobs.progress_line import PLAIN_SECONDS, LiveLine, PlainLines, figures
+from batchloom.jobs.terminal.progress import Progress
+from batchloom.jobs.terminal.progress_line import PLAIN_SECONDS, LiveLine, PlainLines, figures
 from batchloom.pipelines.metrics import Event, Planned, ReplicasStarting, UnitDone, UnitRecord
 
 

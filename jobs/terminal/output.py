@@ -1,7 +1,7 @@
-"""Everything that `batchloom` prints, and the only file that prints. Results go to stdout, the rest to stderr.
+"""Everything that `batchloom` prints. Results go to stdout, the rest to stderr.
 
-On a terminal progress is one live line, elsewhere a plain line now and then. Under `--json` every event and result is a
-line of JSON on stdout, and words go to stderr only. NO_COLOR, COLUMNS and narrow terminals are respected (by rich).
+Progress is one live line on a terminal, elsewhere a plain line every ten seconds. Under `--json` every event and result
+is a line of JSON on stdout, and text goes to stderr only. rich respects NO_COLOR, COLUMNS and narrow terminals.
 """
 
 import json
@@ -15,20 +15,20 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from batchloom.jobs import wording
 from batchloom.jobs.exit_codes import ExitCode
-from batchloom.jobs.figures import Figures
-from batchloom.jobs.progress import Progress
-from batchloom.jobs.progress_line import LiveLine, PlainLines, planned
-from batchloom.jobs.row_table import RowTable
-from batchloom.jobs.stray_lines import caught
-from batchloom.jobs.view import Row, View
+from batchloom.jobs.reports import wording
+from batchloom.jobs.reports.figures import Figures
+from batchloom.jobs.reports.view import Row, View
+from batchloom.jobs.terminal.progress import Progress
+from batchloom.jobs.terminal.progress_line import LiveLine, PlainLines, planned
+from batchloom.jobs.terminal.row_table import RowTable
+from batchloom.jobs.terminal.stray_lines import caught
 from batchloom.pipelines.ledger.verification import Verification
 from batchloom.pipelines.metrics import Event, Finished, Manifest, Planned, ReplicasStarting, UnitDone
 
 
 class Output:
-    """What a command says, in words or as JSON."""
+    """Print what a command has to say, as text or as JSON."""
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
@@ -37,41 +37,41 @@ class Output:
         self._err = _console(stderr=True)
         self._progress = Progress()
 
-    # ---------------------------------------------------------------------------------------------- words and JSON
+    # ----------------------------------------------------------------------------------------------- text and JSON
 
     def say(self, *lines: str) -> None:
-        """Lines of a result; nothing under --json."""
+        """Print lines of a result; nothing under --json."""
         if not self.as_json:
             for line in lines:
                 self._out.print(line, soft_wrap=True)
 
     def pairs(self, pairs: Mapping[str, str]) -> None:
-        """Names and values under each other; a value may have several lines."""
+        """Print names and values, a pair a line; a value may have several lines."""
         column = max(len(name) for name in pairs) + 2
         for name, value in pairs.items():
             for number, line in enumerate(value.splitlines() or [""]):
                 self.say(f"{name if number == 0 else '':<{column}}{line}")
 
     def rows(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
-        """Some columns of some rows."""
+        """Print some columns of some rows as a table; nothing under --json."""
         if rows and not self.as_json:
             self._out.print(RowTable(rows, columns))
 
     def result(self, value: Mapping[str, Any]) -> None:
-        """A result under --json; nothing in words."""
+        """Print a result as a line of JSON under --json; otherwise nothing."""
         if self.as_json:
             print(json.dumps(value, default=str, ensure_ascii=False), file=self._stdout, flush=True)
 
     def note(self, text: str) -> None:
-        """Something to know on the way."""
+        """Print a note to stderr."""
         self._err.print(Text(text, "dim"), soft_wrap=True)
 
     def relay(self, text: str) -> None:
-        """What another program says, as it comes."""
+        """Print another program's output to stderr, unchanged."""
         self._err.print(text, end="", soft_wrap=True)
 
     def error(self, error: BaseException, code: ExitCode) -> None:
-        """An error that a person can act on: its message and no traceback."""
+        """Print the message of an error that the user can act on, without a traceback."""
         kind = type(error).__name__
         self.result({"event": "error", "kind": kind, "message": str(error), "exit_code": int(code)})
         self._err.print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
@@ -80,7 +80,7 @@ class Output:
 
     @contextmanager
     def watching(self) -> Iterator[Callable[[Event], None]]:
-        """A watcher for `pipelines.run` that shows how far the job is. What Ray prints to stdout becomes stderr."""
+        """Yield a watcher for `pipelines.run` that shows progress. Meanwhile stdout, where Ray prints, is stderr."""
         progress = self._progress
         with caught(lambda line: console.print(line, soft_wrap=True)) as stderr, redirect_stdout(sys.stderr):
             console = _console(file=stderr)
@@ -93,7 +93,7 @@ class Output:
                 yield PlainLines(progress, lambda text: console.print(text, soft_wrap=True))
 
     def finished(self, manifest: Manifest, path: str) -> None:
-        """How a job ended; `path` is the output as the person wrote it."""
+        """Print how a job ended; `path` is the output as the user wrote it."""
         found = self._progress.num_units_found
         if found == self._progress.num_units:
             figures = {"Units": f"all {found:,} were done already; nothing was computed"}
@@ -102,7 +102,7 @@ class Output:
         self.pairs({"Result": wording.outcome(manifest.totals, manifest.errors_by_kind), **figures, "Output": path})
 
     def verified(self, found: Verification) -> None:
-        """What a recount came to."""
+        """Print the result of a verification."""
         rows, parts = wording.plural(found.num_rows, "row"), wording.plural(found.num_parts, "part")
         counted = "an input that is gone" if found.num_input_rows is None else f"{found.num_input_rows:,} in the input"
         self.say(f"{rows} in {parts}, {counted}; {wording.plural(found.num_errors, 'error row')}.")
@@ -113,13 +113,13 @@ class Output:
             self.say(f"{problems}:", *[f"  {problem}" for problem in found.problems])
 
     def view(self, view: View) -> None:
-        """What an output folder holds."""
+        """Print the totals of an output folder."""
         state = "" if view.manifest else "Not finished. So far: "
         self.say("", f"{state}{wording.outcome(view.totals, view.errors_by_kind)}")
 
 
 def _console(**changes: Any) -> Console:
-    """A console that takes what it prints for text: no markup, no emoji codes, no colours by guess."""
+    """Return a console that prints plain text: no markup, no emoji codes, no automatic highlighting."""
     return Console(highlight=False, markup=False, emoji=False, **changes)
 
 
@@ -130,7 +130,7 @@ def _show(console: Console, progress: Progress, event: Event) -> None:
 
 
 def event_values(event: Event) -> dict[str, Any]:
-    """An event as JSON says it. The finished one leaves out the parts, which `unit_done` has told one by one."""
+    """Return an event's JSON. `finished` leaves out the parts, each of which had its own `unit_done`."""
     match event:
         case Planned():
             return {"event": "planned", **asdict(event)}

@@ -1,10 +1,10 @@
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from batchloom.jobs import wording
-from batchloom.jobs.row_table import RowTable, shared_widths
+from batchloom.jobs.reports import wording
+from batchloom.jobs.terminal.row_table import RowTable, shared_widths
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,7 @@ def test_an_outcome_names_errors_by_how_often_they_are() -> None:
     assert wording.outcome({"rows": 1, "ok": 1, "errors": 0}, {}) == "1 row, all answered"
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other processes decide the time
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=8), st.integers(8, 300))
 def test_shared_widths_fit_and_shorten_only_what_is_wide(wanted: list[int], room: int) -> None:
     widths = shared_widths(wanted, room)

@@ -1,4 +1,4 @@
-"""A report is an output in figures: rows, speed, padding, errors, lengths, samples. jobs/report_page.py draws it."""
+"""The report on an output: rows, speed, padding, errors, lengths, samples. report_page.py draws it as HTML."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batchloom.jobs import wording
-from batchloom.jobs.figures import Figures
-from batchloom.jobs.view import Row, View, spread
+from batchloom.jobs.reports import wording
+from batchloom.jobs.reports.figures import Figures
+from batchloom.jobs.reports.view import Row, View, spread
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.metrics import UnitRecord
 
-MAX_PARTS = 64  # that lengths are read from: enough for a shape, and no report reads a whole archive
+MAX_PARTS = 64  # to read lengths from: enough for a distribution, and a report never reads a whole archive
 MAX_BINS = 30
 NUM_SAMPLE_ROWS = 12
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often each length occurs."""
+    """How many rows have which length."""
 
     edges: tuple[int, ...]
     """Bin `i` counts lengths of `[edges[i], edges[i + 1])`, in tokens."""
@@ -33,7 +33,7 @@ class Histogram:
 
     @staticmethod
     def of(lengths: Sequence[int]) -> "Histogram | None":
-        """None without lengths."""
+        """Count lengths in at most about MAX_BINS bins; None if there are none."""
         if not lengths:
             return None
         largest = max(lengths)
@@ -50,16 +50,16 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Report:
-    """An output and what was read of it."""
+    """An output, and lengths and rows sampled from it."""
 
     view: View
     input_lengths: Histogram | None
     output_lengths: Histogram | None
     """Of answered rows."""
     num_rows_read: int
-    """Rows that the lengths are taken from."""
+    """Rows of the sampled parts."""
     num_rows_truncated: int
-    """Of those."""
+    """Of those rows."""
     sample: list[Row]
 
     @staticmethod
@@ -77,7 +77,7 @@ class Report:
 
     @property
     def figures(self) -> Figures | None:
-        """None until the job is finished."""
+        """Speed and padding; None until the job is finished."""
         return Figures.of(self.view.manifest) if self.view.manifest else None
 
     def words(self) -> dict[str, str]:
@@ -101,13 +101,13 @@ class Report:
         }
 
     def histograms(self) -> dict[str, Histogram]:
-        """By title; a task that writes no tokens has no output lengths."""
+        """Return the histograms by title; tasks that write no tokens have none of output lengths."""
         named = {"Input lengths": self.input_lengths, "Output lengths": self.output_lengths}
         return {name: lengths for name, lengths in named.items() if lengths is not None and lengths.largest > 0}
 
 
 def _read(view: View, records: Sequence[UnitRecord]) -> pa.Table:
-    """The token counts and errors of these parts' rows."""
+    """Read the ledger columns of these parts: token counts, finish reasons and errors."""
     schema = pa.schema(LEDGER_FIELDS)
     tables = [schema.empty_table()]
     for record in records:
@@ -117,7 +117,7 @@ def _read(view: View, records: Sequence[UnitRecord]) -> pa.Table:
 
 
 def _round_width(least: float) -> int:
-    """The smallest of 1, 2, 5, 10, 20, 50, ... that is at least `least`: edges that people count in."""
+    """Return the smallest of 1, 2, 5, 10, 20, 50, ... that is at least `least`, for round bin edges."""
     power = 1
     while True:
         for width in (power, 2 * power, 5 * power):

@@ -1,12 +1,13 @@
-"""The report as one HTML page without any other file: figures, bars, rows. It is drawn for light and dark."""
+"""Draw a report as one self-contained HTML page: figures, bars, rows, in light and dark mode."""
 
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 
-from batchloom.jobs import spec, wording
-from batchloom.jobs.report import Histogram, Report
-from batchloom.jobs.view import Row, chosen_columns
+from batchloom.jobs import spec
+from batchloom.jobs.reports import wording
+from batchloom.jobs.reports.report import Histogram, Report
+from batchloom.jobs.reports.view import Row, chosen_columns
 from batchloom.pipelines.errors import ConfigError
 
 STYLE = """
@@ -53,7 +54,7 @@ MAX_CELL_CHARACTERS = 400
 
 
 def write(report: Report, path: str) -> None:
-    """One page that needs no other file.
+    """Write the page to a file.
 
     Raises:
         ConfigError: `path` cannot be written.
@@ -65,7 +66,7 @@ def write(report: Report, path: str) -> None:
 
 
 def page(report: Report) -> str:
-    """The whole page. Everything that comes from data is escaped."""
+    """Return the page. Everything that comes from data is escaped."""
     job = report.view.job
     state = "finished" if report.view.manifest else "not finished yet"
     title = f"{job['task']} with {job['model'].rstrip('/').rsplit('/', 1)[-1]}"

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from batchloom.jobs.output import Output
+from batchloom.jobs.terminal.output import Output
 from batchloom.pipelines.metrics import ReplicasStarting
 
 

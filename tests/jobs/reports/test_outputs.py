@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchloom.jobs import view
-from batchloom.jobs.report import Histogram, Report
+from batchloom.jobs.reports import view
+from batchloom.jobs.reports.report import Histogram, Report
 
 Run = Callable[..., Any]
 KINDS = {"empty_text": 1, "null_text": 1, "too_long": 1}

@@ -1,26 +1,26 @@
-"""What a replica of a job takes, and how fast it could be at best, in figures and words. It computes from counts."""
+"""Estimate a replica's memory and its speed at best, from counts of parameters and bytes."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from batchloom.jobs import wording
+from batchloom.jobs.reports import wording
 from batchloom.models import Machine
 from batchloom.pipelines.planning.job_plan import JobPlan
 
-# Sequences at a time on an accelerator, where memory allows: models/generation/engine.py.
+# Sequences that an accelerator decodes at a time where memory allows: models/generation/engine.py.
 MOST_ROWS = 512
 
 
 @dataclass(frozen=True)
 class ReplicaEstimate:
-    """`num_tokens`: what a running sequence looks back at, its source or prompt included."""
+    """`num_tokens`: keys that a running sequence attends to, its source or prompt included."""
 
     plan: JobPlan
     machine: Machine
     num_tokens: int
 
     def values(self) -> dict[str, Any]:
-        """Bytes and seconds. What a CPU could do is not guessed, and a task that generates nothing has no steps."""
+        """Return bytes and seconds. CPUs get no speed, and tasks without a decode loop no steps."""
         footprint = self.plan.footprint
         found = {
             "num_ranks": footprint.num_ranks,

@@ -1,4 +1,4 @@
-"""Progress in one line: a live one for a terminal, one now and then for a log. It counts nothing and prints nothing."""
+"""Format progress as one line: a live one for a terminal, plain ones at intervals for a log."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,17 +9,17 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from batchloom.jobs import wording
-from batchloom.jobs.progress import Progress
+from batchloom.jobs.reports import wording
+from batchloom.jobs.terminal.progress import Progress
 from batchloom.pipelines.metrics import Event, Planned, ReplicasStarting, UnitDone
 
-PLAIN_SECONDS = 10.0  # between two plain lines: the log of a night's job stays readable
+PLAIN_SECONDS = 10.0  # between two plain lines, so that the log of a long job stays readable
 MIN_BAR, MAX_BAR = 8, 36
 GAP = 2
 
 
 class LiveLine:
-    """A bar, and as many figures as the width has room for."""
+    """A bar, and as many figures as fit the width."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -42,7 +42,7 @@ class LiveLine:
 
 
 class PlainLines:
-    """Hands on a line when a job is planned, starts and ends, and every PLAIN_SECONDS in between."""
+    """Pass a line to `tell` when a job is planned, starts and ends, and every PLAIN_SECONDS in between."""
 
     def __init__(
         self, progress: Progress, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic
@@ -65,7 +65,7 @@ class PlainLines:
 
 
 def figures(progress: Progress) -> list[str]:
-    """The most wanted first: what does not fit on a narrow terminal is left out from the end."""
+    """Return the figures, most important first: where a terminal is narrow, the last ones are dropped."""
     rows, tokens, left = progress.rows_per_second, progress.tokens_per_second, progress.seconds_left
     told = [
         f"{progress.num_rows_done:,}/{progress.num_rows:,} rows",
@@ -79,7 +79,7 @@ def figures(progress: Progress) -> list[str]:
 
 
 def planned(event: Planned) -> str:
-    """What there is to do and what is done already."""
+    """Format what there is to do and what is done already."""
     shards, units = wording.plural(event.num_shards, "shard"), wording.plural(event.num_units, "unit")
     work = f"{wording.plural(event.num_rows, 'row')} of {shards} in {units}"
     if not event.num_units_done:

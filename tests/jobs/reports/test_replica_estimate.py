@@ -11,7 +11,7 @@ from batchloom import models
 Run = Callable[..., Any]
 MakeJob = Callable[..., Path]
 
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "scaling.md"
+GUIDE = Path(__file__).resolve().parents[3] / "docs" / "scaling.md"
 BLOOM_176B = {
     "model_type": "bloom",
     "architectures": ["BloomForCausalLM"],

@@ -1,4 +1,4 @@
-"""The status of a job, read from its output folder alone: how far it is and how long ago. It asks no cluster."""
+"""The status of a job, read from its output folder alone: how much is done, and when the last part was written."""
 
 import time
 from dataclasses import dataclass
@@ -6,22 +6,23 @@ from datetime import datetime
 from typing import Any
 
 from batchloom import pipelines
-from batchloom.jobs import spec, wording
-from batchloom.jobs.view import View
+from batchloom.jobs import spec
+from batchloom.jobs.reports import wording
+from batchloom.jobs.reports.view import View
 from batchloom.models.errors import ModelError
 from batchloom.pipelines.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a job is."""
+    """How much of a job is done."""
 
     view: View
     num_units: int | None
-    """Of the whole job; None where its model or input cannot be looked at from here."""
+    """Of the whole job; None where its model or input cannot be read from here."""
     num_rows: int | None
     seconds_since_part: float | None
-    """Since the newest part was written; None where there is none or the filesystem does not say."""
+    """Since the newest part was written; None without parts, or where the filesystem has no times."""
 
     @staticmethod
     def of(view: View) -> "Status":

@@ -1,4 +1,4 @@
-"""Progress is what a job's events add up to: counts, rates and the time left. It prints nothing."""
+"""A job's progress, summed from its events: counts, rates and the time left. It prints nothing."""
 
 import time
 from collections import deque
@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from batchloom.pipelines.metrics import Event, Finished, Planned, ReplicasStarting, UnitDone
 
-WINDOW = 64  # finished units that a rate looks back on: long enough to be calm, short enough to follow a change
+WINDOW = 64  # finished units that rates are averaged over: enough to be steady, few enough to follow a change
 
-MIN_SECONDS = 1.0  # before that, units that finish side by side look like a wonder of speed
+MIN_SECONDS = 1.0  # rates over less time are not shown: units that finish together would make them absurdly high
 
 
 class Progress:
-    """Feed it events; read it at any time. Rates count only what this run computed, never what it found done."""
+    """Call it with events, read it at any time. Rates count what this run computed, not what it found done."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -20,7 +20,7 @@ class Progress:
         self._window: deque[tuple[float, int, int]] = deque(maxlen=WINDOW)  # (when, rows so far, tokens so far)
         self.stage = "Looking at the model and the shards"
         self.is_running = False
-        """A first unit of this run is done: rates mean something."""
+        """True from this run's first finished unit to the end of the job: figures are more useful than the stage."""
         self.num_units = self.num_units_done = self.num_units_found = 0
         self.num_rows = self.num_rows_done = 0
         self.num_tokens = self.num_errors = 0
@@ -48,7 +48,7 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since this object was made."""
+        """Seconds since this object was created."""
         return self._clock() - self._started
 
     @property
@@ -62,14 +62,14 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """None while nothing is known."""
+        """None while there is no rate yet."""
         rate = self.rows_per_second
         return (self.num_rows - self.num_rows_done) / rate if rate else None
 
     def _rates(self) -> tuple[float, float]:
-        """Rows and tokens a second since the oldest unit of the window; until now, so that a stall shows.
+        """Return rows and tokens a second, from the oldest unit of the window until now, so that a stall shows.
 
-        The first unit sets the clock and is not counted: its time is mostly the start of Ray and of the model.
+        That oldest unit starts the clock and is not counted: the time of a run's first unit includes the start-up.
         """
         if not self._window:
             return 0.0, 0.0

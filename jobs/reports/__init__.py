@@ -1,0 +1,1 @@
+"""What is reported of a job, before, during and after it: dry run, status, rows, figures, the HTML page."""
