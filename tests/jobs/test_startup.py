@@ -27,7 +27,7 @@ def test_help_loads_nothing_heavy_and_is_quick() -> None:
     assert seconds < 5, "0.2 s on an idle machine"
 
 
-def test_python_m_jobs_is_the_command() -> None:
+def test_python_m_batchloom_is_the_command() -> None:
     command = [sys.executable, "-m", "batchloom", "run", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--keep-columns" in done.stdout
