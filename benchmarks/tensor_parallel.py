@@ -75,7 +75,11 @@ def run_rank(rank: int, size: int, folder: str, meeting: str, answers: Any) -> N
 
     torch.set_num_threads(1)
     place = torch.device("cpu")
-    collectives = Collectives(f"{meeting}/file", rank, size, place).join() if size > 1 else None
+    collectives = (
+        Collectives(torch.distributed.FileStore(f"{meeting}/file", size), rank, size, place).join()
+        if size > 1
+        else None
+    )
     group = TensorParallel(rank=rank, size=size, collectives=collectives) if size > 1 else SINGLE
     num_read = 0
     read = tensors.read_bytes

@@ -68,7 +68,7 @@ def load_model(
         follower_starter,
     )
     try:
-        followers.collectives = Collectives(followers.file, 0, tensor_parallel, place, followers.host, followers.store)
+        followers.collectives = Collectives(followers.store, 0, tensor_parallel, place, followers.host)
         followers.join()
         group = TensorParallel(rank=0, size=tensor_parallel, collectives=followers.collectives, followers=followers)
         model = load_for_rank(uri, architecture, dtype, place, group)

@@ -151,12 +151,10 @@ def main(file_descriptor: int) -> None:
     rank, size = settings["rank"], settings["size"]
     try:
         torch.set_num_threads(settings["num_threads"])
-        if settings["store"] is None:
-            place = resolve_device(settings["device"], TensorParallel(rank=rank, size=size))
-            collectives = Collectives(settings["file"], rank, size, place)
-        else:  # on another node, where this process sees its own device only
-            place, host = resolve_device(settings["device"], SINGLE), own_address(file_descriptor)
-            collectives = Collectives(settings["file"], rank, size, place, host, open_store(*settings["store"]))
+        # On another node this process sees its own device only.
+        seen = SINGLE if settings["is_remote"] else TensorParallel(rank=rank, size=size)
+        place, store = resolve_device(settings["device"], seen), open_store(*settings["store"])
+        collectives = Collectives(store, rank, size, place, own_address(file_descriptor))
         threading.Thread(target=_read, args=(connection, messages, collectives), daemon=True).start()
         connection.send(Progress.STARTED)
         group = TensorParallel(rank=rank, size=size, collectives=collectives.join())

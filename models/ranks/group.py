@@ -6,8 +6,6 @@ Column-parallel weights are split along their output rows, row-parallel weights 
     x_ND --ColumnLinear--> [N, F / size] --activation--> --RowLinear--> all_reduce --> + bias (once, after the sum)
 """
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -110,15 +108,12 @@ class Collectives:
     hold several models.
     """
 
-    def __init__(
-        self, file: str, rank: int, size: int, device: torch.device, host: str = LOOPBACK, store: Any = None
-    ) -> None:
+    def __init__(self, store: Any, rank: int, size: int, device: torch.device, host: str = LOOPBACK) -> None:
         """Set up without connecting; `join` connects.
 
-        `file`: rendezvous of ranks on one node (open_file). `store`: rendezvous of ranks on several nodes (open_store).
-        `host`: the address at which the others reach this rank.
+        `store`: the ranks' rendezvous (open_store). `host`: the address at which the others reach this rank.
         """
-        self.device, self._file, self._host, self._store = device, file, host, store
+        self.device, self._host, self._store = device, host, store
         self._rank, self._size = rank, size
         self._num_joins = 0
         self._group: Any = None
@@ -132,8 +127,7 @@ class Collectives:
         self._num_joins += 1
         self.is_aborted = False
         stores: Any = dist  # whose names torch does not export by its types
-        shared = self._store or stores.FileStore(self._file, self._size)
-        store = stores.PrefixStore(f"group-{self._num_joins}", shared)
+        store = stores.PrefixStore(f"group-{self._num_joins}", self._store)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # NCCL allocates outside torch's caching allocator
             self._group = _nccl(store, self._rank, self._size)
@@ -196,23 +190,11 @@ class Collectives:
         self._group = None
 
 
-def open_file() -> str:
-    """Return the path of an empty file, readable by this user alone, as rendezvous of the ranks of one node.
-
-    On Linux it is a memfd, so nothing is left on disk whatever is killed; it ends with this process. It is never
-    closed: a thread that waits for a lost rank opens it by its descriptor, which must not come to mean another file.
-    """
-    if hasattr(os, "memfd_create"):
-        return f"/proc/{os.getpid()}/fd/{os.memfd_create('batchloom-ranks')}"
-    descriptor, path = tempfile.mkstemp(prefix="batchloom-ranks-")  # FileStore removes it when all have left
-    os.close(descriptor)
-    return path
-
-
 def open_store(host: str, port: int = 0) -> Any:
-    """Return the rendezvous of ranks on several nodes: served here where no port is given, else a connection to it.
+    """Return the ranks' rendezvous: served here where no port is given, else a connection to it.
 
-    Raises: RuntimeError where it cannot be reached.
+    Not a FileStore, though one node would do with it: a rank killed while it writes leaves half a record, which every
+    other rank then reads for ever, holding Python's lock. Raises: RuntimeError where it cannot be reached.
     """
     stores: Any = dist
     return stores.TCPStore(host, port, is_master=not port, wait_for_workers=False, timeout=TIMEOUT)

@@ -26,7 +26,7 @@ from batchloom.models.ranks.connection import (
     LocalFollower,
     RemoteFollower,
 )
-from batchloom.models.ranks.group import open_file, open_store
+from batchloom.models.ranks.group import open_store
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,8 @@ class FollowerProcesses:
         nodes; by default they are child processes on this one. Raises: DeviceError where one fails, RankLostError
         where one is killed or does not connect.
         """
-        self.file = open_file()  # rendezvous of ranks on one node
         self.host = LOOPBACK if starter is None else starter.host
-        self.store = None if starter is None else open_store(self.host)  # rendezvous of ranks on several nodes
+        self.store = open_store(self.host)
         self.failure: ModelError | None = None
         self.collectives: Any = None  # set by load_model before it joins; aborted when a follower ends
         self._turn = threading.RLock()
@@ -55,7 +54,7 @@ class FollowerProcesses:
         self._out_of_memory: OutOfMemoryReport | None = None
         self._processes: list[FollowerProcess] = []
         atexit.register(self.close)
-        load = {**load, "size": size, "file": self.file, "store": self.store and (self.host, self.store.port)}
+        load = {**load, "size": size, "store": (self.host, self.store.port), "is_remote": starter is not None}
         for rank in range(1, size):
             self._start(rank, starter, {**load, "rank": rank})
         self.wait_for(Progress.STARTED)

@@ -52,7 +52,9 @@ def run_rank(rank, size, folders, meeting, piece_bytes):
     torch.set_num_threads(1)
     tensors.PIECE_BYTES = piece_bytes
     fsspec.register_implementation("elsewhere", ElsewhereFileSystem)
-    collectives = Collectives(f"{meeting}/file", rank, size, torch.device("cpu")).join()
+    collectives = Collectives(
+        torch.distributed.FileStore(f"{meeting}/file", size), rank, size, torch.device("cpu")
+    ).join()
     group = TensorParallel(rank=rank, size=size, collectives=collectives)
     found = []
     for folder in folders:

@@ -127,7 +127,11 @@ def inputs(architecture):
 def run_rank(index, size, folders, meeting, results):
     torch.set_num_threads(1)
     place = torch.device("cpu")
-    group = TensorParallel(rank=index, size=size, collectives=Collectives(f"{meeting}/file", index, size, place).join())
+    group = TensorParallel(
+        rank=index,
+        size=size,
+        collectives=Collectives(torch.distributed.FileStore(f"{meeting}/file", size), index, size, place).join(),
+    )
     found = {}
     for architecture, folder in folders.items():
         model = load_for_rank(folder, None, "float32", place, group)
