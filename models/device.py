@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 
 from batchloom.models.footprint import CACHE_SHARE
-from batchloom.models.generation.model import LanguageModel
+from batchloom.models.generation.model import GenerativeModel
 from batchloom.models.ranks.calls import Call
 
 
-def bytes_per_token(model: LanguageModel) -> int:
+def bytes_per_token(model: GenerativeModel) -> int:
     """Return the bytes of one token's keys and values in all decoder layers; an encoder's tokens take as many."""
     return 2 * model.num_layers * model.num_heads * model.head_dim * model.dtype.itemsize
 
 
-def max_cached_tokens(model: LanguageModel) -> int:
+def max_cached_tokens(model: GenerativeModel) -> int:
     """Return how many tokens' keys and values fit into the memory that is free now, on the rank with the least."""
     with model.group.collective_call(Call.MAX_CACHED_TOKENS):
         free = free_bytes(model.device) * CACHE_SHARE.get(model.device.type, 0.5)

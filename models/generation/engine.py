@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 from batchloom.models.device import is_out_of_memory, keep_freed_memory, max_cached_tokens
 from batchloom.models.errors import ParamsError, RequestError
 from batchloom.models.generation.lanes import Lanes, Stepped
-from batchloom.models.generation.model import Model, language_model
+from batchloom.models.generation.model import Model, generative
 from batchloom.models.generation.params import GenerationParams
 from batchloom.models.generation.requests import Request, RequestOutput, SequenceOutput
 from batchloom.models.generation.scheduler import Scheduler
@@ -76,7 +76,7 @@ class Engine:
         stop_text: StopText | None = None,
         num_lanes: int | None = None,
     ) -> None:
-        self.model = language_model(model)
+        self.model = generative(model)
         self.stats = EngineStats()
         self._stop_text = stop_text
         if model.device.type == "cpu":

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from batchloom.models.generation.memory.prefixes import Prefixes
-from batchloom.models.generation.model import LanguageModel
+from batchloom.models.generation.model import GenerativeModel
 from batchloom.models.generation.requests import Request
 from batchloom.models.generation.runner import Runner
 from batchloom.models.generation.search.cohort import Done, StopText
@@ -66,7 +66,7 @@ class Lane:
 class Lanes:
     """An engine's lanes. Each is idle, or has a step that was begun and whose result was not taken yet."""
 
-    def __init__(self, model: LanguageModel, stop_text: StopText | None, num_lanes: int | None) -> None:
+    def __init__(self, model: GenerativeModel, stop_text: StopText | None, num_lanes: int | None) -> None:
         self._num_threads = torch.get_num_threads()
         if model.group.followers:
             self._lanes = [Lane(SharedRunner(model, stop_text), None)]

@@ -15,7 +15,7 @@ from batchloom.models.layers.attention import AttentionContext
 from batchloom.models.ranks.group import TensorParallel
 
 
-class ModelConfig(Protocol):
+class ConfigWithVocabulary(Protocol):
     """The part of a model's configuration that the engine reads."""
 
     @property
@@ -28,7 +28,7 @@ class Model(Protocol):
     """What every loaded model has, with or without a language-model head."""
 
     @property
-    def config(self) -> ModelConfig: ...
+    def config(self) -> ConfigWithVocabulary: ...
 
     @property
     def device(self) -> torch.device: ...
@@ -60,7 +60,7 @@ class Model(Protocol):
         ...
 
 
-class LanguageModel(Model, Protocol):
+class GenerativeModel(Model, Protocol):
     """A model that generates: a decoder stack with a language-model head."""
 
     @property
@@ -85,7 +85,7 @@ class LanguageModel(Model, Protocol):
         ...
 
 
-class EncoderDecoderLanguageModel(LanguageModel, Protocol):
+class GenerativeEncoderDecoder(GenerativeModel, Protocol):
     """A language model with an encoder, over whose output the decoder cross-attends."""
 
     def encode(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext, /) -> Tensor:
@@ -97,7 +97,7 @@ class EncoderDecoderLanguageModel(LanguageModel, Protocol):
         ...
 
 
-def language_model(model: Model) -> LanguageModel:
+def generative(model: Model) -> GenerativeModel:
     """Return the model as one that generates.
 
     Raises: UnsupportedModelError where it has no language-model head.
@@ -110,10 +110,10 @@ def language_model(model: Model) -> LanguageModel:
     return model
 
 
-def has_encoder(model: LanguageModel) -> TypeGuard[EncoderDecoderLanguageModel]:
+def has_encoder(model: GenerativeModel) -> TypeGuard[GenerativeEncoderDecoder]:
     """Return whether prompts are read by an encoder."""
     return model.is_encoder_decoder
 
 
-def _has_head(model: Model) -> TypeGuard[LanguageModel]:
+def _has_head(model: Model) -> TypeGuard[GenerativeModel]:
     return hasattr(model, "local_logits")

@@ -8,7 +8,7 @@ import torch
 from batchloom.models.generation.memory.backend import CohortCache, HeldPrompt, backend_of
 from batchloom.models.generation.memory.prefill import prefill
 from batchloom.models.generation.memory.prefixes import Prefixes
-from batchloom.models.generation.model import LanguageModel
+from batchloom.models.generation.model import GenerativeModel
 from batchloom.models.generation.params import GenerationParams
 from batchloom.models.generation.requests import Request
 from batchloom.models.generation.search.beam_search import BeamCohort
@@ -29,7 +29,7 @@ class Runner:
     """A model and its running requests, in cohorts of equal params except for lengths."""
 
     def __init__(
-        self, model: LanguageModel, stop_text: StopText | None = None, prefixes: Prefixes | None = None
+        self, model: GenerativeModel, stop_text: StopText | None = None, prefixes: Prefixes | None = None
     ) -> None:
         """`prefixes`: shared with other runners of the same model."""
         self.model = model

@@ -1,6 +1,6 @@
 """The runner of a model on several ranks: each call runs on all ranks at once. It knows no queue and no collective.
 
-One scheduler decides, in the first rank's engine. The messages are small: requests when they start, the call's name for
+One scheduler decides, in the leader's engine. The messages are small: requests when they start, the call's name for
 a step.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import count
 
 from batchloom.models.errors import ModelError
-from batchloom.models.generation.model import LanguageModel
+from batchloom.models.generation.model import GenerativeModel
 from batchloom.models.generation.requests import Request
 from batchloom.models.generation.runner import Runner
 from batchloom.models.generation.search.cohort import Done, StopText
@@ -21,13 +21,13 @@ _numbers = count()
 
 
 class SharedRunner(Runner):
-    """The first rank's runner. All ranks hold the same requests and choose the same tokens.
+    """The leader's runner. All ranks hold the same requests and choose the same tokens.
 
     Calls raise what the runner's own do, RankLostError where another rank's process ended, and DeviceError where it
     failed.
     """
 
-    def __init__(self, model: LanguageModel, stop_text: StopText | None = None) -> None:
+    def __init__(self, model: GenerativeModel, stop_text: StopText | None = None) -> None:
         self._group, self._number = model.group, next(_numbers)
 
         def tell(token_ids: Sequence[int]) -> str:

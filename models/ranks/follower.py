@@ -23,7 +23,7 @@ from batchloom.models.checkpoints.loading import load_for_rank, resolve_device
 from batchloom.models.device import is_out_of_memory, max_cached_tokens
 from batchloom.models.errors import DeviceError, ModelError
 from batchloom.models.families.base import LoadedModel
-from batchloom.models.generation.model import language_model
+from batchloom.models.generation.model import generative
 from batchloom.models.generation.requests import Request
 from batchloom.models.generation.runner import Runner
 from batchloom.models.ranks.calls import REJOIN_MESSAGE, Call, OutOfMemoryReport, Progress
@@ -91,10 +91,10 @@ class Follower:
         getattr(SinglePass(self.model, max_batch_tokens), method)(*arguments, **keywords)
 
     def max_cached_tokens(self) -> None:
-        max_cached_tokens(language_model(self.model))
+        max_cached_tokens(generative(self.model))
 
     def make_runner(self, number: int, looks_for_text: bool) -> None:
-        self._runners[number] = Runner(language_model(self.model), self._text if looks_for_text else None)
+        self._runners[number] = Runner(generative(self.model), self._text if looks_for_text else None)
 
     def prefill(self, number: int, requests: Sequence[Request]) -> None:
         self._runner(number).prefill(requests)

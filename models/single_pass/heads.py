@@ -36,7 +36,7 @@ class TokenClassifier(Backbone, Protocol):
         """Return logits [N, L] of hidden states."""
 
 
-class LanguageModel(Backbone, Protocol):
+class TokenPredictor(Backbone, Protocol):
     """A model with a head over the vocabulary."""
 
     def local_logits(self, hidden_ND: Tensor, /) -> Tensor:

@@ -25,9 +25,9 @@ from batchloom.models.single_pass.buckets import best_batch_tokens
 from batchloom.models.single_pass.heads import (
     Backbone,
     Encoding,
-    LanguageModel,
     SequenceClassifier,
     TokenClassifier,
+    TokenPredictor,
     Translator,
 )
 
@@ -66,7 +66,7 @@ class TokenScores:
 
 
 def on_all_ranks(method: Callable[Concatenate["SinglePass", Sequences, Arguments], Result]) -> Callable[..., Result]:
-    """Make a method of SinglePass run on every rank of its model; the first rank's result is returned.
+    """Make a method of SinglePass run on every rank of its model; the leader's result is returned.
 
     Where memory runs out on one of several ranks, all begin again with half the budget: the longest come first, so that
     this happens early. An out-of-memory error is raised when the longest sequence was already computed alone.
@@ -194,7 +194,7 @@ class SinglePass:
         not wanted, or where the model cannot read a sequence or a target.
         """
         self._needs("logits", "a language model")
-        model = cast(LanguageModel, self.model)
+        model = cast(TokenPredictor, self.model)
         if self.model.is_encoder_decoder:
             if targets is None or len(targets) != len(sequences):
                 raise RequestError("An encoder-decoder model scores targets given sources: pass one target a sequence.")
@@ -226,7 +226,7 @@ class SinglePass:
         their sequence or the model cannot read a sequence.
         """
         self._needs("logits", "a language model")
-        model = cast(LanguageModel, self.model)
+        model = cast(TokenPredictor, self.model)
         if len(positions) != len(sequences):
             raise RequestError(
                 f"{len(sequences)} sequences came with {len(positions)} lists of positions; give one for each."
@@ -263,7 +263,7 @@ class SinglePass:
 
     def _log_probs(self, hidden_MD: Tensor, wanted_M: Tensor) -> Tensor:
         """Return the log-probability of one token a row, float32 [M] on the CPU, without holding [M, V]."""
-        model = cast(LanguageModel, self.model)
+        model = cast(TokenPredictor, self.model)
         parts = []
         num = self._num_positions
         for part_MD, wanted in zip(hidden_MD.split(num), wanted_M.split(num), strict=True):

@@ -13,7 +13,7 @@ from torch import Tensor
 from batchloom.models.generation.memory.cpu.backend import PooledBackend
 from batchloom.models.generation.memory.gpu.backend import PagedBackend
 from batchloom.models.generation.memory.prefill import Prefilled
-from batchloom.models.generation.model import LanguageModel
+from batchloom.models.generation.model import GenerativeModel
 from batchloom.models.generation.requests import Request
 
 # What a backend holds of a request's prompt: its own type, which nobody else looks into.
@@ -59,6 +59,6 @@ class DecodeBackend(Protocol):
         ...
 
 
-def backend_of(model: LanguageModel) -> DecodeBackend:
+def backend_of(model: GenerativeModel) -> DecodeBackend:
     """Return the backend that fits a model's device."""
     return PagedBackend(model) if model.device.type == "cuda" else PooledBackend(model)

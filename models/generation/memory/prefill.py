@@ -12,7 +12,7 @@ from torch import Tensor
 
 from batchloom.models.generation.memory.prefixes import Prefix, Prefixes
 from batchloom.models.generation.memory.prompt_memory import PromptMemory
-from batchloom.models.generation.model import EncoderDecoderLanguageModel, LanguageModel, Model, has_encoder
+from batchloom.models.generation.model import GenerativeEncoderDecoder, GenerativeModel, Model, has_encoder
 from batchloom.models.generation.requests import Request
 from batchloom.models.layers.attention import PackedAttention
 from batchloom.models.layers.positions import positions_of
@@ -41,12 +41,12 @@ class Prefilled:
     num_positions: int
 
 
-def prefill(model: LanguageModel, requests: Sequence[Request], prefixes: Prefixes) -> Prefilled:
+def prefill(model: GenerativeModel, requests: Sequence[Request], prefixes: Prefixes) -> Prefilled:
     """Compute the prompts of requests that start. `prefixes` holds common beginnings; missing ones are added."""
     return _encode(model, requests) if has_encoder(model) else _read(model, requests, prefixes)
 
 
-def _encode(model: EncoderDecoderLanguageModel, requests: Sequence[Request]) -> Prefilled:
+def _encode(model: GenerativeEncoderDecoder, requests: Sequence[Request]) -> Prefilled:
     """Compute each decoder layer's keys and values over the encoder's output, once a request."""
     prompts = [request.prompt_ids for request in requests]
     lengths = [len(prompt) for prompt in prompts]
@@ -56,7 +56,7 @@ def _encode(model: EncoderDecoderLanguageModel, requests: Sequence[Request]) -> 
     return Prefilled([batch], context.num_padded_tokens)
 
 
-def _read(model: LanguageModel, requests: Sequence[Request], prefixes: Prefixes) -> Prefilled:
+def _read(model: GenerativeModel, requests: Sequence[Request], prefixes: Prefixes) -> Prefilled:
     """Compute a decoder-only model's keys and values of all prompt tokens but the last; a common prefix only once."""
     num_positions = 0
     with prefixes.computing:
@@ -79,7 +79,7 @@ def _read(model: LanguageModel, requests: Sequence[Request], prefixes: Prefixes)
 
 
 def _keys_values(
-    model: LanguageModel, tails: Sequence[Sequence[int]], prefix: Prefix | None
+    model: GenerativeModel, tails: Sequence[Sequence[int]], prefix: Prefix | None
 ) -> tuple[Sequence[tuple[Tensor, Tensor]], int]:
     """Return packed keys and values of token lists that follow `prefix`, and the number of positions computed."""
     if not tails:

@@ -112,7 +112,7 @@ def hold_the_columns_of_one_layer_in_another_order(monkeypatch: pytest.MonkeyPat
 )
 @pytest.mark.parametrize("architecture", ["BartForConditionalGeneration", "BloomForCausalLM"])
 def test_a_wrong_division_is_refused(make_checkpoint, monkeypatch, architecture, fault) -> None:
-    """The fault is in this process, the first rank, alone: what it adds or reads wrongly, all ranks get by the sums."""
+    """The fault is in this process, the leader, alone: what it adds or reads wrongly, all ranks get by the sums."""
     folder = make_checkpoint(architecture)
     fault(monkeypatch)
     with pytest.raises(JobError, match=r"2 ranks do not answer the start-up probe as one rank does: in float32"):

@@ -10,7 +10,7 @@ from batchloom.models.generation.memory.cpu.attention import StepAttention
 from batchloom.models.generation.memory.cpu.entry_pool import EntryPool
 from batchloom.models.generation.memory.prefill import Prefilled, split_memories
 from batchloom.models.generation.memory.prompt_memory import PromptMemory
-from batchloom.models.generation.model import LanguageModel
+from batchloom.models.generation.model import GenerativeModel
 from batchloom.models.generation.requests import Request
 
 PromptMemories = tuple[PromptMemory, ...]  # of one prompt: a common prefix, then the rest; either may be missing
@@ -21,7 +21,7 @@ class PooledBackend:
 
     padding = 1.0
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: GenerativeModel) -> None:
         self._model = model
 
     def cache(self, width: int) -> AgedPools:

@@ -30,7 +30,7 @@ from batchloom.models.generation.memory.gpu.tables import (
 )
 from batchloom.models.generation.memory.gpu.units import BlockUnits
 from batchloom.models.generation.memory.prefill import Prefilled, PromptBatch
-from batchloom.models.generation.model import LanguageModel
+from batchloom.models.generation.model import GenerativeModel
 from batchloom.models.generation.requests import Request
 
 Layer = tuple[Tensor, Tensor]  # keys and values
@@ -41,7 +41,7 @@ class PagedBackend:
 
     padding = BLOCK_PADDING
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: GenerativeModel) -> None:
         self._model = model
         like = torch.empty(0, dtype=model.dtype, device=model.device)
         self._stores = [
