@@ -9,8 +9,8 @@ from importlib.metadata import version
 from typing import Any
 
 from batchloom.pipelines.config import JobConfig
-from batchloom.pipelines.errors import ErrorLimitError
-from batchloom.pipelines.ledger import ledger
+from batchloom.pipelines.errors import ErrorLimitError, OutputError
+from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.metrics import (
     READY_AT,
     Event,
@@ -45,29 +45,49 @@ def run(config: JobConfig, on_event: Callable[[Event], None] = ignore) -> Manife
     job = plan(config)
     config, store = job.config, job.output
     found = ledger.look(store)
-    ledger.refuse_foreign(store, found, config.output.mode, job.job_record(), job.parts)
-    account = Account(job, _done_already(job, found))
+    kept = ownership.refuse_foreign(job, found)
+    is_overwriting = config.output.mode == "overwrite"
+    account = Account(job, [] if is_overwriting else ledger.whole_parts(store, found, job.parts, kept))
     on_event(account.planned())
     account.check_limit()
-    manifest = ledger.read_manifest(store) if found.is_closed else None
-    is_finished = manifest is not None and manifest.fingerprint == job.fingerprint and not account.pending
-    if manifest is None or not is_finished or config.output.mode == "overwrite":
-        ledger.open_job(store, found, config.output.mode, job.job_record())
+    manifest = _closed_manifest(account, found)
+    if manifest is None:
+        ledger.open_job(store, job.job_record(), overwritten=found.parts if is_overwriting else ())
         for record, measures in _stream(job, account, on_event):
             account.add(record, measures)
             on_event(UnitDone(record))
             account.check_limit()
         manifest = account.manifest()
-        ledger.refuse_company(store, job.parts)
+        found = ledger.check_parts(store, manifest.parts)
+        ownership.refuse_company(job, found, ours=[record.part for record in manifest.parts])
         ledger.close_job(store, manifest)
     on_event(Finished(manifest))
     return manifest
 
 
-def _done_already(job: JobPlan, found: ledger.Found) -> list[UnitRecord]:
-    if job.config.output.mode == "overwrite":
-        return []
-    return ledger.whole_parts(job.output, found, job.parts)
+def _closed_manifest(account: "Account", found: ledger.Found) -> Manifest | None:
+    """Return the manifest that closes this very job; None where something is left to do."""
+    job = account.job
+    if not found.is_closed or account.pending or job.config.output.mode == "overwrite":
+        return None
+    try:
+        closed = ledger.read_manifest(job.output)
+    except OutputError:  # the parts are whole, and it is written anew from them
+        return None
+    now = account.manifest()
+    return closed if closed is not None and _decisive(closed) == _decisive(now) else None
+
+
+def _decisive(manifest: Manifest) -> list[Any]:
+    """Return what makes a manifest that of a job and its parts: not how or when the parts were computed."""
+    return [
+        manifest.fingerprint,
+        manifest.fingerprint_of,
+        manifest.job.get("input"),
+        manifest.totals,
+        manifest.errors_by_kind,
+        manifest.parts,
+    ]
 
 
 def _stream(
@@ -97,11 +117,16 @@ class Account:
         self.pending = [unit for name, unit in self.job.parts.items() if name not in done]
         self.num_errors = sum(record.num_errors for record in self.resumed)
 
+        kept = [record for record in self.resumed if record.part not in self.job.parts]  # their inputs are gone
+        self.num_shards = len(self.job.shards) + len({record.shard for record in kept})
+        self.num_units = len(self.job.units) + len(kept)
+        self.num_rows = self.job.num_rows + sum(record.num_rows for record in kept)
+
     def planned(self) -> Planned:
         return Planned(
-            num_shards=len(self.job.shards),
-            num_units=len(self.job.units),
-            num_rows=self.job.num_rows,
+            num_shards=self.num_shards,
+            num_units=self.num_units,
+            num_rows=self.num_rows,
             num_units_done=len(self.resumed),
             num_rows_done=sum(record.num_rows for record in self.resumed),
         )
@@ -116,11 +141,11 @@ class Account:
     def check_limit(self) -> None:
         """Raises: ErrorLimitError as soon as the job cannot end within `limits.max_error_rate` any more."""
         limit = self.job.config.limits.max_error_rate
-        if self.num_errors and self.num_errors / self.job.num_rows > limit:  # 29 / 100 is 0.29, 0.29 * 100 is not 29
+        if self.num_errors and self.num_errors / self.num_rows > limit:  # 29 / 100 is 0.29, 0.29 * 100 is not 29
             counts = errors_by_kind([*self.resumed, *self.computed])
             kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
             raise ErrorLimitError(
-                f"{self.num_errors} of {self.job.num_rows} rows failed ({kinds}); limits.max_error_rate is {limit}. "
+                f"{self.num_errors} of {self.num_rows} rows failed ({kinds}); limits.max_error_rate is {limit}. "
                 "Finished parts are kept. Mend the input or raise the limit, and run again."
             )
 
@@ -132,7 +157,7 @@ class Account:
                 "python": platform.python_version(),
                 **{name: version(name) for name in REPORTED_VERSIONS},
             },
-            totals={**totals(records), "shards": len(self.job.shards)},
+            totals={**totals(records), "shards": self.num_shards},
             errors_by_kind=errors_by_kind(records),
             timing=self._timing(),
             parts=tuple(records),

@@ -2,7 +2,8 @@
 
 PipelineError
 ├── ConfigError         the job asks for something that is not there or contradicts itself (exit code 2)
-│   ├── InputError      no file matches, a file cannot be read, a column is missing or of the wrong type
+│   ├── InputError      a file cannot be read, a column is missing or of the wrong type
+│   │   └── NoInputError    no file matches
 │   └── OutputError     the output cannot be written, belongs to another job, or is not what was asked for
 ├── JobError            the job started and could not go on (exit code 1)
 └── ErrorLimitError     more rows failed than limits.max_error_rate allows (exit code 3)
@@ -25,6 +26,10 @@ class ConfigError(PipelineError):
 
 class InputError(ConfigError):
     """No file matches, a file cannot be read, or a column is missing or of the wrong type."""
+
+
+class NoInputError(InputError):
+    """A path of the input matches no file."""
 
 
 class OutputError(ConfigError):
