@@ -10,6 +10,7 @@ from typing import Any
 
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.errors import ErrorLimitError, OutputError
+from batchloom.pipelines.failures import Failures
 from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.metrics import (
     READY_AT,
@@ -19,6 +20,7 @@ from batchloom.pipelines.metrics import (
     Planned,
     ReplicasStarting,
     UnitDone,
+    UnitFailed,
     UnitRecord,
     errors_by_kind,
     totals,
@@ -40,7 +42,7 @@ def run(config: JobConfig, on_event: Callable[[Event], None] = ignore) -> Manife
         ConfigError: the job is wrong, or its input or output do not fit it; nothing was computed.
         ModelError: the checkpoint or its tokenizer cannot be used.
         ErrorLimitError: more rows failed than `limits.max_error_rate` allows.
-        JobError: the job could not go on.
+        JobError: the job could not go on, or units failed: all others are done.
     """
     job = plan(config)
     config, store = job.config, job.output
@@ -53,10 +55,15 @@ def run(config: JobConfig, on_event: Callable[[Event], None] = ignore) -> Manife
     manifest = _closed_manifest(account, found)
     if manifest is None:
         ledger.open_job(store, job.job_record(), overwritten=found.parts if is_overwriting else ())
-        for record, measures in _stream(job, account, on_event):
-            account.add(record, measures)
-            on_event(UnitDone(record))
-            account.check_limit()
+        for made, measures in _stream(job, account, on_event):
+            if isinstance(made, UnitFailed):
+                on_event(made)
+                account.failures.add(made)
+            else:
+                account.add(made, measures)
+                on_event(UnitDone(made))
+                account.check_limit()
+        account.failures.check()
         manifest = account.manifest()
         found = ledger.check_parts(store, manifest.parts)
         ownership.refuse_company(job, found, ours=[record.part for record in manifest.parts])
@@ -92,7 +99,7 @@ def _decisive(manifest: Manifest) -> list[Any]:
 
 def _stream(
     job: JobPlan, account: "Account", on_event: Callable[[Event], None]
-) -> Iterator[tuple[UnitRecord, dict[str, float]]]:
+) -> Iterator[tuple[UnitRecord | UnitFailed, dict[str, float]]]:
     """Yield units' records and measures as their parts are written. Without pending units Ray is not started."""
     if account.pending:
         from batchloom.pipelines.stream import stream
@@ -108,6 +115,7 @@ class Account:
     job: JobPlan
     resumed: list[UnitRecord]
     computed: list[UnitRecord] = field(default_factory=list)
+    failures: Failures = field(default_factory=Failures)
     measures: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
     ready_at: float = math.inf
@@ -133,6 +141,7 @@ class Account:
 
     def add(self, record: UnitRecord, measures: dict[str, float]) -> None:
         self.computed.append(record)
+        self.failures.done()
         self.num_errors += record.num_errors
         self.ready_at = min(self.ready_at, measures.pop(READY_AT))
         for name, value in measures.items():
