@@ -3,13 +3,13 @@
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 from batchloom.pipelines.config import JobConfig
-from batchloom.pipelines.errors import ErrorLimitError, OutputError
+from batchloom.pipelines.errors import ERROR_KINDS, ConfigError, ErrorLimitError, OutputError
 from batchloom.pipelines.failures import Failures
 from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.metrics import (
@@ -19,6 +19,7 @@ from batchloom.pipelines.metrics import (
     Manifest,
     Planned,
     ReplicasStarting,
+    Retrying,
     UnitDone,
     UnitFailed,
     UnitRecord,
@@ -26,6 +27,7 @@ from batchloom.pipelines.metrics import (
     totals,
 )
 from batchloom.pipelines.planning.job_plan import JobPlan, plan
+from batchloom.pipelines.stages.retry import Retry
 
 REPORTED_VERSIONS = ("batchloom", "ray", "torch", "pyarrow", "tokenizers")
 
@@ -34,9 +36,13 @@ def ignore(event: Event) -> None:
     """Ignore an event: the default watcher."""
 
 
-def run(config: JobConfig, on_event: Callable[[Event], None] = ignore) -> Manifest:
+def run(
+    config: JobConfig, on_event: Callable[[Event], None] = ignore, retry_errors: Collection[str] | None = None
+) -> Manifest:
     """Compute the pending units of a job, close it, and return its manifest. Finished parts survive every error, so the
     same call resumes the job.
+
+    `retry_errors`: kinds of errors; rows with such an error are computed again. An empty collection stands for all.
 
     Raises:
         ConfigError: the job is wrong, or its input or output do not fit it; nothing was computed.
@@ -49,13 +55,17 @@ def run(config: JobConfig, on_event: Callable[[Event], None] = ignore) -> Manife
     found = ledger.look(store)
     kept = ownership.refuse_foreign(job, found)
     is_overwriting = config.output.mode == "overwrite"
-    account = Account(job, [] if is_overwriting else ledger.whole_parts(store, found, job.parts, kept))
+    done = [] if is_overwriting else ledger.whole_parts(store, found, job.parts, kept)
+    retry = None if retry_errors is None else _retry(job, done, frozenset(retry_errors))
+    account = Account(job, [record for record in done if retry is None or record.part not in retry.hashes])
     on_event(account.planned())
+    if retry is not None:
+        on_event(_retrying(retry, done))
     account.check_limit()
     manifest = _closed_manifest(account, found)
     if manifest is None:
         ledger.open_job(store, job.job_record(), overwritten=found.parts if is_overwriting else ())
-        for made, measures in _stream(job, account, on_event):
+        for made, measures in _stream(job, account, retry, on_event):
             if isinstance(made, UnitFailed):
                 on_event(made)
                 account.failures.add(made)
@@ -70,6 +80,36 @@ def run(config: JobConfig, on_event: Callable[[Event], None] = ignore) -> Manife
         ledger.close_job(store, manifest)
     on_event(Finished(manifest))
     return manifest
+
+
+def _retry(job: JobPlan, done: Sequence[UnitRecord], kinds: frozenset[str]) -> Retry:
+    """Return which parts hold rows with errors of these kinds. Those of inputs that are gone are left out.
+
+    Raises: ConfigError where there is no such kind, or the job overwrites what it would keep.
+    """
+    if job.config.output.mode == "overwrite":
+        raise ConfigError("--retry-errors keeps the answers that are there, and output.mode: overwrite removes them.")
+    there = errors_by_kind(done)
+    if unknown := sorted(kinds - ERROR_KINDS - set(there)):
+        counts = ", ".join(f"{count} {kind}" for kind, count in there.items()) or "none"
+        raise ConfigError(
+            f"--retry-errors: there is no kind of error {', '.join(map(repr, unknown))}. "
+            f"Errors of {job.config.output.path} so far: {counts}. All kinds: {', '.join(sorted(ERROR_KINDS))}."
+        )
+    chosen = [record for record in done if record.part in job.parts and _of_kinds(record, kinds)]
+    hashes = {record.part: record.sha256 for record in chosen}
+    return Retry(kinds=kinds, hashes=hashes, store=job.output, fingerprint=job.fingerprint)
+
+
+def _of_kinds(record: UnitRecord, kinds: Collection[str]) -> dict[str, int]:
+    """Return how many rows of a part have errors of these kinds; of no kinds: of all."""
+    return {kind: count for kind, count in record.errors_by_kind.items() if not kinds or kind in kinds}
+
+
+def _retrying(retry: Retry, done: Sequence[UnitRecord]) -> Retrying:
+    chosen = [record for record in done if record.part in retry.hashes]
+    there = errors_by_kind(chosen)
+    return Retrying(len(chosen), {kind: n for kind, n in there.items() if not retry.kinds or kind in retry.kinds})
 
 
 def _closed_manifest(account: "Account", found: ledger.Found) -> Manifest | None:
@@ -98,14 +138,14 @@ def _decisive(manifest: Manifest) -> list[Any]:
 
 
 def _stream(
-    job: JobPlan, account: "Account", on_event: Callable[[Event], None]
+    job: JobPlan, account: "Account", retry: Retry | None, on_event: Callable[[Event], None]
 ) -> Iterator[tuple[UnitRecord | UnitFailed, dict[str, float]]]:
     """Yield units' records and measures as their parts are written. Without pending units Ray is not started."""
     if account.pending:
         from batchloom.pipelines.stream import stream
 
         on_event(ReplicasStarting())
-        yield from stream(job, account.pending)
+        yield from stream(job, account.pending, retry)
 
 
 @dataclass

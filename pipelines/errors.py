@@ -44,6 +44,25 @@ class ErrorLimitError(PipelineError):
     """More rows failed than `limits.max_error_rate` allows; finished parts are kept."""
 
 
+ERROR_KINDS = frozenset(
+    {
+        "damaged_input",
+        "empty_text",
+        "no_labels",
+        "no_mask",
+        "no_tokens",
+        "not_shrinking",
+        "not_utf8",
+        "null_text",
+        "out_of_memory",
+        "refused_request",
+        "too_long",
+        "too_short",
+    }
+)
+"""What a row's error can be. `--retry-errors` takes these; tests hold that no other is made."""
+
+
 @dataclass(frozen=True)
 class RowError:
     """Why one row has no answer: the `error` struct of the output."""

@@ -45,6 +45,16 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Retrying:
+    """Rows with errors are computed again, as it was asked for. No rows where none has such an error."""
+
+    num_units: int
+    """Units that hold them."""
+    errors_by_kind: Mapping[str, int]
+    """Those rows, by the errors that they have now."""
+
+
+@dataclass(frozen=True)
 class ReplicasStarting:
     """Ray is about to start, and then replicas, which load their model. Left out where nothing is pending."""
 
@@ -74,7 +84,7 @@ class Finished:
     manifest: "Manifest"
 
 
-Event = Planned | ReplicasStarting | UnitDone | UnitFailed | Finished
+Event = Planned | Retrying | ReplicasStarting | UnitDone | UnitFailed | Finished
 
 
 @dataclass(frozen=True, kw_only=True)

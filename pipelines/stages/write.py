@@ -17,6 +17,7 @@ from batchloom.pipelines.fields import ERROR_TYPE, LEDGER_FIELDS, LEDGER_INPUT
 from batchloom.pipelines.ledger.parts import counts_of, to_parquet
 from batchloom.pipelines.metrics import UnitFailed, UnitRecord
 from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.stages.retry import merged
 from batchloom.pipelines.stages.tokenize import ANSWER_OF, tokenizer_of
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.storage import Store
@@ -68,7 +69,8 @@ class Write:
         ]
         kept = rows.drop_columns([ANSWER_OF, *LEDGER_INPUT, "error"])
         fields = [*kept.schema, *self.task.output_fields(), *LEDGER_FIELDS]
-        return pa.table([*kept.columns, *columns, *ledger], schema=pa.schema(fields))
+        part = pa.table([*kept.columns, *columns, *ledger], schema=pa.schema(fields))
+        return part if work.earlier is None else merged(work.earlier, part)
 
     def put(self, unit: Unit, part: pa.Table) -> UnitRecord:
         """Write the part with its account in the footer, and return the record."""

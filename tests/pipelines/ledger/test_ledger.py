@@ -84,7 +84,7 @@ def test_a_part_that_cannot_be_computed_again_is_no_silent_loss(output, units, r
 
 
 def test_parts_that_are_there_need_no_reading_at_the_end(output, records, monkeypatch) -> None:
-    monkeypatch.setattr(Store, "read", lambda store, name: pytest.fail(f"{name} was read"))
+    monkeypatch.setattr(Store, "read", lambda _, name: pytest.fail(f"{name} was read"))
     ledger.check_parts(Store(str(output)), records)
 
 
@@ -119,5 +119,6 @@ def test_a_part_that_a_second_driver_wrote_again_is_the_same_part(output, units,
 def test_rows_are_what_any_reader_sees(output, records) -> None:
     """The seal is in the footer, and no column knows of it."""
     table = pq.read_table(output)
+    assert len(table) == sum(record.num_rows for record in records)
     assert table["id"].to_pylist() == list(range(30))
     assert table.schema.metadata is None
