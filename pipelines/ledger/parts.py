@@ -67,7 +67,7 @@ def read_part(name: str, content: bytes) -> Footer:
     """Return the footer of a part after a check of all of its bytes. Raises: ValueError where it is not whole."""
     try:
         metadata = pq.read_metadata(pa.BufferReader(content))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"it is not readable as Parquet ({error})") from error
     footer = read_footer(name, len(content), metadata)
     if footer.seal is None:

@@ -103,7 +103,7 @@ FOOTERS: dict[str, Callable[[dict[str, Any]], Any]] = {
 @pytest.mark.parametrize("change", FOOTERS.values(), ids=FOOTERS)
 def test_a_part_with_a_wrong_footer_is_not_whole(part: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """They were a KeyError, a TypeError, or passed for whole."""
-    with pytest.raises(ValueError, match="its footer|its seal"):
+    with pytest.raises(ValueError, match=r"its footer|its seal"):
         read_part(part.name, rewritten(part, change))
 
 
