@@ -62,8 +62,8 @@ def run(job: Job, progress: bool | None = None, on_event: Watcher | None = None)
     Args:
         progress: True shows progress, on stderr or in the notebook's cell; False shows nothing; None shows it in
             notebooks and where stderr is a terminal.
-        on_event: called in this thread with every event: Planned, ReplicasStarting, UnitDone and Finished of
-            `batchloom.pipelines.metrics`. An exception that it raises stops the job; finished parts are kept.
+        on_event: called in this thread with every event: Planned, ReplicasStarting, UnitDone, UnitFailed and Finished
+            of `batchloom.pipelines.metrics`. An exception that it raises stops the job; finished parts are kept.
 
     Raises:
         ConfigError: the job is wrong, or its input or output do not fit it; nothing was computed.

@@ -18,7 +18,7 @@ from batchloom.models.errors import ModelError
 from batchloom.pipelines.cluster import connected
 from batchloom.pipelines.errors import JobError, PipelineError
 from batchloom.pipelines.ledger import ledger
-from batchloom.pipelines.metrics import UnitRecord
+from batchloom.pipelines.metrics import UnitFailed, UnitRecord
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas import probe, spanning
@@ -27,14 +27,14 @@ from batchloom.pipelines.replicas.starts import Starts
 from batchloom.pipelines.stages.infer import Infer
 from batchloom.pipelines.stages.read import Read, stretches
 from batchloom.pipelines.stages.tokenize import Tokenize, bucket_tokens
-from batchloom.pipelines.stages.write import Write
+from batchloom.pipelines.stages.write import Write, from_outcome
 
 RAYS_ADVICE = "\nFailed to apply UDF"  # Ray appends advice that begins so to an error's message
 READ_BLOCKS = 2000  # at most so many read tasks
 
 
-def stream(job: JobPlan, pending: Sequence[Unit]) -> Iterator[tuple[UnitRecord, dict[str, float]]]:
-    """Yield a record and measures for each pending unit as soon as its part is written, in no fixed order.
+def stream(job: JobPlan, pending: Sequence[Unit]) -> Iterator[tuple[UnitRecord | UnitFailed, dict[str, float]]]:
+    """Yield a record and measures for each pending unit as soon as its part is written, or why it failed, in no order.
 
     Raises:
         PipelineError, ModelError: what a stage raised.
@@ -48,8 +48,8 @@ def stream(job: JobPlan, pending: Sequence[Unit]) -> Iterator[tuple[UnitRecord, 
             dataset = _dataset(job, pending, placement, groups, answers)
             batch: Any  # an Arrow table: the format asked for
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                for record, measures in zip(batch["record"].to_pylist(), batch["measures"].to_pylist(), strict=True):
-                    yield UnitRecord(**json.loads(record)), json.loads(measures)
+                for outcome in batch["outcome"].to_pylist():
+                    yield from_outcome(outcome)
 
 
 def _probe_answers(job: JobPlan, placement: Placement) -> probe.Answers | None:

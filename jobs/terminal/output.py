@@ -26,7 +26,7 @@ from batchloom.jobs.terminal.stray_lines import caught
 from batchloom.jobs.terminal.visible import VisibleConsole, forsake, json_line
 from batchloom.models.redaction import redacted, redacted_values
 from batchloom.pipelines.ledger.verification import Verification
-from batchloom.pipelines.metrics import Event, Finished, Manifest, Planned, ReplicasStarting, UnitDone
+from batchloom.pipelines.metrics import Event, Finished, Manifest, Planned, ReplicasStarting, UnitDone, UnitFailed
 
 
 class Output:
@@ -157,6 +157,8 @@ def event_values(event: Event) -> dict[str, Any]:
             return {"event": "replicas_starting"}
         case UnitDone(record):
             return {"event": "unit_done", **asdict(record)}
+        case UnitFailed():
+            return {"event": "unit_failed", **asdict(event)}
         case Finished(manifest):
             told = {name: getattr(manifest, name) for name in ("fingerprint", "totals", "errors_by_kind", "timing")}
             return {"event": "finished", "output": manifest.job["output"]["path"], **told}
