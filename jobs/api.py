@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, TextIO
 
 from batchloom import pipelines
@@ -129,7 +129,7 @@ def _kinds(retry_errors: bool | str | Sequence[str]) -> Collection[str] | None:
 def _config_of(job: Job) -> ResolvedJob:
     match job:
         case ResolvedJob():
-            return job
+            return JobConfig.from_dict(asdict(job))  # a dataclass does not check its fields' types
         case str() | os.PathLike():
             return JobConfig.from_yaml(job)
         case Mapping():

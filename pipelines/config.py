@@ -25,7 +25,7 @@ class InputConfig:
     missing: Literal["error", "keep"] = "error"
     """Input files that were deleted after they were answered. error: the job is refused. keep: their parts stay. A file
     that was renamed is a deleted and a new one: under keep its rows are there twice."""
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Arguments for the fsspec filesystem, such as an endpoint. Secrets belong in the environment."""
 
 
@@ -38,7 +38,7 @@ class OutputConfig:
     mode: Literal["resume", "overwrite", "error"] = "resume"
     """resume: keep finished parts of the same job. overwrite: remove Batchloom's files first. error: refuse a folder
     that is not empty."""
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Arguments for the fsspec filesystem."""
 
 

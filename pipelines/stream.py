@@ -6,17 +6,16 @@ A row of the dataset is a unit (stages/work.py), and every stage is `map_batches
 """
 
 import json
-import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, Dataset
 
 from batchloom.models.errors import ModelError
+from batchloom.pipelines.cluster import connected
 from batchloom.pipelines.errors import JobError, PipelineError
 from batchloom.pipelines.ledger import ledger
 from batchloom.pipelines.metrics import UnitFailed, UnitRecord
@@ -31,12 +30,6 @@ from batchloom.pipelines.stages.retry import Retry
 from batchloom.pipelines.stages.tokenize import Tokenize, bucket_tokens
 from batchloom.pipelines.stages.write import Write, from_outcome
 
-DATA_SETTINGS = {
-    "target_max_block_size": 1,  # a block for every unit, so that the next stage gets it at once
-    "raise_original_map_exception": True,
-    "enable_progress_bars": False,
-    "print_on_execution_start": False,
-}
 RAYS_ADVICE = "\nFailed to apply UDF"  # Ray appends advice that begins so to an error's message
 READ_BLOCKS = 2000  # at most so many read tasks
 
@@ -50,7 +43,7 @@ def stream(
         PipelineError, ModelError: what a stage raised.
         JobError: anything else that ended the stream; its message is the innermost cause's.
     """
-    with _cluster(), _translated_errors():
+    with connected(), _translated_errors():
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         placement = place(job.config.engine, nodes)
         answers = _probe_answers(job, placement)
@@ -124,28 +117,6 @@ def _dataset(
         )
         .map_batches(write, num_cpus=STAGE_CPUS, **one_unit)
     )
-
-
-@contextmanager
-def _cluster() -> Iterator[None]:
-    """Connect to Ray with our settings: the caller's connection, RAY_ADDRESS's cluster, or a local one that we end."""
-    ours = not ray.is_initialized()
-    if ours:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors that matter arrive as exceptions
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    context = DataContext.get_current()
-    before = {name: getattr(context, name) for name in DATA_SETTINGS}
-    for name, value in DATA_SETTINGS.items():
-        setattr(context, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(context, name, value)
-        if ours:
-            ray.shutdown()
 
 
 @contextmanager
