@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from batchloom.jobs.exit_codes import ExitCode
 from batchloom.models.errors import ModelError
@@ -40,6 +41,10 @@ Input = Annotated[list[str] | None, typer.Option("--input", metavar="PATH", help
 Target = Annotated[str | None, typer.Option("--output", metavar="PATH", help="The output folder.")]
 TextColumn = Annotated[str | None, typer.Option("--text-column", metavar="COLUMN", help="The column to read.")]
 KeepColumns = Annotated[str | None, typer.Option("--keep-columns", metavar="A,B,...", help="The columns to copy.")]
+RetryErrors = Annotated[
+    str | None,
+    typer.Option("--retry-errors", metavar="[=KIND,...]", help="Compute rows with errors again: all, or these kinds."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
 
 
@@ -74,7 +79,14 @@ def main() -> None:
     app()
 
 
-@app.command()
+class BareRetry(TyperCommand):
+    """Takes --retry-errors without kinds, too: typer has no options whose value can be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, ["--retry-errors=" if arg == "--retry-errors" else arg for arg in args])
+
+
+@app.command(cls=BareRetry)
 def run(
     job: JobFile = None,
     sets: Sets = None,
@@ -84,6 +96,7 @@ def run(
     output_path: Target = None,
     text_column: TextColumn = None,
     keep_columns: KeepColumns = None,
+    retry_errors: RetryErrors = None,
     as_json: Json = False,
 ) -> None:
     """Run a job to its end; the same command resumes it after a stop."""
@@ -93,7 +106,7 @@ def run(
 
         config = _load(job, sets, flags)
         with output.watching() as watcher:
-            manifest = pipelines.run(config, watcher)
+            manifest = pipelines.run(config, watcher, _names(retry_errors))
         output.finished(manifest, config.output.path)
 
 

@@ -22,6 +22,9 @@ class InputConfig:
     """Columns copied to the output. None copies all but those that the task reads."""
     rows_per_unit: int = 1024
     """The largest number of rows in a unit. Larger row groups are sliced, smaller neighbours of a shard are joined."""
+    missing: Literal["error", "keep"] = "error"
+    """Input files that were deleted after they were answered. error: the job is refused. keep: their parts stay. A file
+    that was renamed is a deleted and a new one: under keep its rows are there twice."""
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Arguments for the fsspec filesystem, such as an endpoint. Secrets belong in the environment."""
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from batchloom.pipelines.records import from_json
+
 READY_AT = "replica_ready_at"  # unlike other measures a point in time (seconds since 1970): the model was loaded
 
 
@@ -27,6 +29,8 @@ class UnitRecord:
     sha256: str
     """Of the part's bytes."""
     errors_by_kind: Mapping[str, int] = field(default_factory=dict)
+    version: str = field(default="", compare=False)
+    """The part's etag or modification time when it was written or found whole. A copy of the output has others."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,16 @@ class Planned:
     num_rows: int
     num_units_done: int
     num_rows_done: int
+
+
+@dataclass(frozen=True)
+class Retrying:
+    """Rows with errors are computed again, as it was asked for. No rows where none has such an error."""
+
+    num_units: int
+    """Units that hold them."""
+    errors_by_kind: Mapping[str, int]
+    """Those rows, by the errors that they have now."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,7 @@ class Finished:
     manifest: "Manifest"
 
 
-Event = Planned | ReplicasStarting | UnitDone | UnitFailed | Finished
+Event = Planned | Retrying | ReplicasStarting | UnitDone | UnitFailed | Finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +110,8 @@ class Manifest:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Manifest":
-        parts = tuple(UnitRecord(**part) for part in values["parts"])
-        return Manifest(**{**values, "parts": parts})
+        """Read what `to_dict` made. Raises: ValueError where a value is missing or of another type."""
+        return from_json(Manifest, values)
 
 
 def totals(records: Iterable[UnitRecord]) -> dict[str, int]:

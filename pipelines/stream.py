@@ -26,6 +26,7 @@ from batchloom.pipelines.replicas.placement import STAGE_CPUS, Placement, place
 from batchloom.pipelines.replicas.starts import Starts
 from batchloom.pipelines.stages.infer import Infer
 from batchloom.pipelines.stages.read import Read, stretches
+from batchloom.pipelines.stages.retry import Retry
 from batchloom.pipelines.stages.tokenize import Tokenize, bucket_tokens
 from batchloom.pipelines.stages.write import Write, from_outcome
 
@@ -33,7 +34,9 @@ RAYS_ADVICE = "\nFailed to apply UDF"  # Ray appends advice that begins so to an
 READ_BLOCKS = 2000  # at most so many read tasks
 
 
-def stream(job: JobPlan, pending: Sequence[Unit]) -> Iterator[tuple[UnitRecord | UnitFailed, dict[str, float]]]:
+def stream(
+    job: JobPlan, pending: Sequence[Unit], retry: Retry | None
+) -> Iterator[tuple[UnitRecord | UnitFailed, dict[str, float]]]:
     """Yield a record and measures for each pending unit as soon as its part is written, or why it failed, in no order.
 
     Raises:
@@ -45,7 +48,7 @@ def stream(job: JobPlan, pending: Sequence[Unit]) -> Iterator[tuple[UnitRecord |
         placement = place(job.config.engine, nodes)
         answers = _probe_answers(job, placement)
         with spanning.groups(placement, job.config.engine.tensor_parallel) as groups:
-            dataset = _dataset(job, pending, placement, groups, answers)
+            dataset = _dataset(job, pending, retry, placement, groups, answers)
             batch: Any  # an Arrow table: the format asked for
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 for outcome in batch["outcome"].to_pylist():
@@ -69,6 +72,7 @@ def _probe_answers(job: JobPlan, placement: Placement) -> probe.Answers | None:
 def _dataset(
     job: JobPlan,
     pending: Sequence[Unit],
+    retry: Retry | None,
     placement: Placement,
     groups: Sequence[Any],
     probe_answers: probe.Answers | None,
@@ -78,7 +82,7 @@ def _dataset(
     read = Read(job.schema, dict(config.input.storage_options), config.input.paths[0])
     compute_once = engine.compute_once and not job.generation.get("do_sample")  # samples are drawn with the row's seed
     num_tokens = bucket_tokens(job.task, engine.max_batch_tokens, placement.device)
-    tokenize = Tokenize(job.task, config.model, job.keep_columns, num_tokens, compute_once)
+    tokenize = Tokenize(job.task, config.model, job.keep_columns, num_tokens, compute_once, retry)
     infer: dict[str, Any] = {
         "task": job.task,
         "model": config.model,

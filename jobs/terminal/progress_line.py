@@ -11,7 +11,7 @@ from rich.text import Text
 
 from batchloom.jobs.reports import wording
 from batchloom.jobs.terminal.progress import Progress
-from batchloom.pipelines.metrics import Event, Planned, ReplicasStarting, UnitDone
+from batchloom.pipelines.metrics import Event, Planned, ReplicasStarting, Retrying, UnitDone
 
 PLAIN_SECONDS = 10.0  # between two plain lines, so that the log of a long job stays readable
 MIN_BAR, MAX_BAR = 8, 36
@@ -55,6 +55,8 @@ class PlainLines:
         match event:
             case Planned():
                 self._tell(planned(event))
+            case Retrying():
+                self._tell(retrying(event))
             case ReplicasStarting():
                 self._tell(self._progress.stage)
             case UnitDone():
@@ -62,6 +64,14 @@ class PlainLines:
                 if is_last or self._clock() - self._told_at >= PLAIN_SECONDS:
                     self._told_at = self._clock()
                     self._tell("  ".join(figures(self._progress)))
+
+
+def retrying(event: Retrying) -> str:
+    """Return the line that says which rows with errors are computed again."""
+    if not event.errors_by_kind:
+        return "No row has an error to retry"
+    rows = wording.plural(sum(event.errors_by_kind.values()), "row")
+    return f"{rows} with errors are computed again ({wording.kinds(event.errors_by_kind)})"
 
 
 def figures(progress: Progress) -> list[str]:

@@ -6,7 +6,6 @@ replaces equal bytes with equal bytes.
 
 import hashlib
 import json
-from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -15,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchloom.pipelines.fields import ERROR_TYPE, LEDGER_FIELDS, LEDGER_INPUT
-from batchloom.pipelines.ledger.parts import FOOTER_KEY, to_parquet
+from batchloom.pipelines.ledger.parts import counts_of, to_parquet
 from batchloom.pipelines.metrics import UnitFailed, UnitRecord
 from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.stages.retry import merged
 from batchloom.pipelines.stages.tokenize import ANSWER_OF, tokenizer_of
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.storage import Store
@@ -69,32 +69,23 @@ class Write:
         ]
         kept = rows.drop_columns([ANSWER_OF, *LEDGER_INPUT, "error"])
         fields = [*kept.schema, *self.task.output_fields(), *LEDGER_FIELDS]
-        return pa.table([*kept.columns, *columns, *ledger], schema=pa.schema(fields))
+        part = pa.table([*kept.columns, *columns, *ledger], schema=pa.schema(fields))
+        return part if work.earlier is None else merged(work.earlier, part)
 
     def put(self, unit: Unit, part: pa.Table) -> UnitRecord:
         """Write the part with its account in the footer, and return the record."""
-        kinds = Counter(error["kind"] for error in part["error"].to_pylist() if error)
-        account = {
-            "shard": unit.shard,
-            "start": unit.start,
-            "stop": unit.stop,
-            "num_rows": part.num_rows,
-            "num_errors": sum(kinds.values()),
-            "num_input_tokens": pc.sum(part["num_input_tokens"]).as_py() or 0,
-            "num_output_tokens": pc.sum(part["num_output_tokens"]).as_py() or 0,
-            "num_truncated_tokens": pc.sum(part["num_truncated_tokens"]).as_py() or 0,
-            "errors_by_kind": dict(sorted(kinds.items())),
-        }
-        footer = {
-            "unit": unit.id,
-            "fingerprint": self.fingerprint,
-            "version": self.version,
-            "account": account,
-        }
-        content = to_parquet(part.replace_schema_metadata({FOOTER_KEY: json.dumps(footer, sort_keys=True)}))
+        account = {"shard": unit.shard, "start": unit.start, "stop": unit.stop, **counts_of(part)}
+        footer = {"unit": unit.id, "fingerprint": self.fingerprint, "version": self.version, "account": account}
+        content = to_parquet(part, footer)
         name = unit.part_name(self.fingerprint)
         self.store.put(name, content)
-        return UnitRecord(part=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), **account)
+        return UnitRecord(
+            part=name,
+            bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            version=self.store.stat(name).version,
+            **account,
+        )
 
 
 def to_outcome(made: UnitRecord | UnitFailed, measures: dict[str, float]) -> pa.Table:

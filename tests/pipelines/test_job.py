@@ -152,7 +152,7 @@ def test_a_file_of_somebody_that_came_later_is_never_touched(make_job) -> None:
     thesis = Path(job.output.path) / "thesis.parquet"
     thesis.write_bytes(b"precious")
     for mode in ("resume", "overwrite"):
-        with pytest.raises(OutputError, match=r"files that are no parts \(thesis\.parquet\)"):
+        with pytest.raises(OutputError, match=r"no batchloom job wrote \(thesis\.parquet\)"):
             pipelines.run(make_job(mode=mode))
     assert thesis.read_bytes() == b"precious"
 
