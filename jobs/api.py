@@ -74,7 +74,7 @@ def run(
     Raises:
         ConfigError: the job is wrong, or its input or output do not fit it; nothing was computed.
         ModelError: the checkpoint or its tokenizer cannot be used.
-        ErrorLimitError: more rows failed than `limits.max_error_rate` allows; finished parts are kept.
+        ErrorLimitError: more rows failed, or are degenerate, than `limits` allow; finished parts are kept.
         JobError: the job could not go on; finished parts are kept.
     """
     config = _config_of(job)

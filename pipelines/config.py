@@ -78,10 +78,13 @@ class EngineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LimitsConfig:
-    """When a job with too many errors is stopped."""
+    """When a job with too many errors or useless answers is stopped."""
 
     max_error_rate: float = 1.0
     """Share of the job's rows that may become error rows. 1.0 never stops the job."""
+    max_degenerate_rate: float = 1.0
+    """Share of the job's rows whose generated answers may be empty, copies of their input, or repeat themselves
+    endlessly. 1.0 never stops the job. Truncated answers are counted in the manifest, and do not count here."""
 
 
 @dataclass(frozen=True, kw_only=True)

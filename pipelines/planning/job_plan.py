@@ -205,8 +205,9 @@ def _check_numbers(config: JobConfig) -> None:
         problems.append(
             f"engine.replicas: max is {config.engine.replicas.max}, less than min, {config.engine.replicas.min}."
         )
-    if not 0 <= config.limits.max_error_rate <= 1:
-        problems.append(f"limits.max_error_rate: is {config.limits.max_error_rate}, must be between 0 and 1.")
+    for name in ("max_error_rate", "max_degenerate_rate"):
+        if not 0 <= (rate := getattr(config.limits, name)) <= 1:
+            problems.append(f"limits.{name}: is {rate}, must be between 0 and 1.")
     if problems:
         raise ConfigError("\n".join(problems))
 
