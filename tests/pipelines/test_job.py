@@ -11,7 +11,7 @@ import pytest
 from batchloom import models, pipelines
 from batchloom.models.errors import ModelError
 from batchloom.pipelines.errors import ConfigError, ErrorLimitError, InputError, JobError, OutputError
-from batchloom.pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone, UnitFailed
+from batchloom.pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone, UnitFailed, Waiting
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -38,7 +38,7 @@ def test_every_row_comes_out_once_with_its_kept_columns(make_job, output_table) 
     assert manifest.totals["input_tokens"] == sum(table["num_input_tokens"].to_pylist())
     assert manifest.timing["engine_prompt_tokens"] == manifest.totals["input_tokens"]
     assert manifest.timing["engine_padded_tokens"] >= manifest.timing["engine_prompt_tokens"]
-    kinds = [type(event) for event in events]
+    kinds = [type(event) for event in events if not isinstance(event, Waiting)]  # of a busy machine
     assert kinds == [Planned, ReplicasStarting, *[UnitDone] * manifest.totals["units"], Finished]
     assert pipelines.verify(job.output.path).ok
 
