@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from batchloom.models.errors import ModelError
     from batchloom.pipelines.errors import PipelineError
 
+    __version__: str
+
 _HOME = {
     "JobConfig": "batchloom.jobs.api",
     "ModelError": "batchloom.models.errors",
@@ -28,12 +30,14 @@ _HOME = {
 __all__ = ["JobConfig", "ModelError", "PipelineError", "__version__", "plan", "run", "verify"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return import_module("importlib.metadata").version("batchloom")
-    if name not in _HOME:
-        raise AttributeError(f"module 'batchloom' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+if not TYPE_CHECKING:  # type checkers would take every name for one of this package
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            return import_module("importlib.metadata").version("batchloom")
+        if name not in _HOME:
+            raise AttributeError(f"module 'batchloom' has no attribute {name!r}")
+        return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

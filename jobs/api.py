@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, TextIO
 
 from batchloom import pipelines
@@ -62,8 +62,8 @@ def run(job: Job, progress: bool | None = None, on_event: Watcher | None = None)
     Args:
         progress: True shows progress, on stderr or in the notebook's cell; False shows nothing; None shows it in
             notebooks and where stderr is a terminal.
-        on_event: called in this thread with every event: Planned, ReplicasStarting, UnitDone and Finished of
-            `batchloom.pipelines.metrics`. An exception that it raises stops the job; finished parts are kept.
+        on_event: called in this thread with every event: Planned, ReplicasStarting, UnitDone, UnitFailed and Finished
+            of `batchloom.pipelines.metrics`. An exception that it raises stops the job; finished parts are kept.
 
     Raises:
         ConfigError: the job is wrong, or its input or output do not fit it; nothing was computed.
@@ -113,7 +113,7 @@ def verify(output: Job, storage_options: Mapping[str, Any] | None = None) -> Ver
 def _config_of(job: Job) -> ResolvedJob:
     match job:
         case ResolvedJob():
-            return job
+            return JobConfig.from_dict(asdict(job))  # a dataclass does not check its fields' types
         case str() | os.PathLike():
             return JobConfig.from_yaml(job)
         case Mapping():

@@ -1,5 +1,7 @@
 """The `batchloom` command: parse the command line and call what does the work. It prints through Output only."""
 
+import io
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,6 +68,9 @@ def options(
 
 def main() -> None:
     """Run the command line. Raises: SystemExit with one of ExitCode."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # LANG=C has no é
     app()
 
 
@@ -185,7 +190,7 @@ def show(
         sample = view.sample(rows)
         chosen = chosen_columns(sample, _names(columns))
         told = [{name: row[name] for name in chosen} for row in sample] if columns is not None else sample
-        output.result({"totals": view.totals, "errors_by_kind": view.errors_by_kind, "rows": told})
+        output.result({"totals": view.totals, "errors_by_kind": view.errors_by_kind}, rows=told)
         output.rows(sample, chosen)
         output.view(view)
 
@@ -232,7 +237,8 @@ def _command(as_json: bool) -> Iterator["Output"]:
 
     output = Output(as_json)
     try:
-        yield output
+        with output.noting_logs():
+            yield output
     except (PipelineError, ModelError) as error:
         code = _exit_code(error)
         output.error(error, code)

@@ -1,9 +1,10 @@
 """Read a job file: YAML, with the line number of every key. Which keys a job has is decided in job_schema.py."""
 
+import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,6 +12,10 @@ import yaml
 from batchloom.pipelines.errors import ConfigError
 
 KeyPath = tuple[str, ...]
+
+MAX_BYTES = 1 << 20  # a list of 30,000 labels fits; PyYAML takes seconds for it
+MAX_NODES = 200_000
+MAX_DEPTH = 50
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,15 @@ class JobFile:
         """Read a YAML file.
 
         Raises:
-            JobFileError: the file is missing, is not YAML, has a duplicate key, or is not a mapping.
+            JobFileError: the file is missing, too large or no regular file, is not YAML, has a duplicate key, or is not
+                a mapping.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            text = _read_text(path)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or (
+                "it is not UTF-8 text" if isinstance(error, UnicodeError) else error
+            )
             raise JobFileError(path, [Problem("", f"the job file cannot be read: {reason}.")]) from error
         try:
             return cls._parse(text)
@@ -80,8 +88,44 @@ def parse_value(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
+def _read_text(path: str) -> str:
+    """Read a regular file of at most MAX_BYTES. Raises: OSError, UnicodeError, ValueError."""
+    # A pipe without a writer would block the open, a device may have no end.
+    with open(path, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is a pipe or a device; save it as a file")
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB, too large for a job file")
+    return content.decode("utf-8")
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys, reads 1e-3 as a number and leaves 2024-01-01 a text."""
+    """SafeLoader that refuses duplicate keys, reads 1e-3 as a number and leaves 2024-01-01 a text.
+
+    It refuses what takes more memory than its text: aliases that multiply or hold themselves, and nesting without end.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        try:
+            root = super().get_single_node()
+        except RecursionError:
+            raise yaml.YAMLError("it is nested too deep") from None
+        if root is not None:
+            _refuse_bombs(root)
+        return root
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:  # of !!int x, for example
+            raise yaml.MarkedYAMLError(problem=f"it cannot be read ({error})", problem_mark=node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -104,6 +148,32 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
+
+
+def _refuse_bombs(root: yaml.Node) -> None:
+    """Raises: MarkedYAMLError where a node is nested too deep, holds itself, or has too many values with aliases."""
+    num_nodes: dict[
+        int, int
+    ] = {}  # by a node's id, of the tree below it with aliases written out; 0 while it is counted
+
+    def count(node: yaml.Node, depth: int) -> int:
+        if depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem="it is nested too deep", problem_mark=node.start_mark)
+        if (known := num_nodes.get(id(node))) is not None:
+            if not known:
+                raise yaml.MarkedYAMLError(problem="it holds itself by an alias", problem_mark=node.start_mark)
+            return known
+        num_nodes[id(node)] = 0
+        inner = [one for pair in node.value for one in pair] if isinstance(node, yaml.MappingNode) else node.value
+        below = 0 if isinstance(node, yaml.ScalarNode) else sum(count(one, depth + 1) for one in inner)
+        if below >= MAX_NODES:
+            raise yaml.MarkedYAMLError(
+                problem=f"with its aliases it holds more than {MAX_NODES:,} values", problem_mark=node.start_mark
+            )
+        num_nodes[id(node)] = below + 1
+        return below + 1
+
+    count(root, 0)
 
 
 def _lines(node: yaml.Node, path: KeyPath) -> list[tuple[KeyPath, int]]:

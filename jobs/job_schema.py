@@ -86,7 +86,7 @@ def _problems(error: ErrorDetails, origins: Mapping[KeyPath, str], flags: Mappin
             flag = next((f", or give {flag}" for flag, stands_for in flags.items() if stands_for == key), "")
             yield Problem(_where(path, origins), f"{'.'.join(key)}: required and not there. Add the key{flag}.")
     else:
-        yield Problem(_where(path, origins), f"{_dotted(error['loc'])}: {_explain(error, path)}")
+        yield Problem(_where(path, origins), f"{_dotted(error['loc']) or 'the job'}: {_explain(error, path)}")
 
 
 def _required(path: KeyPath) -> list[KeyPath]:
@@ -101,6 +101,9 @@ def _required(path: KeyPath) -> list[KeyPath]:
 
 
 def _explain(error: ErrorDetails, path: KeyPath) -> str:
+    if error["type"] == "json_invalid":  # of json.dumps in `resolve`
+        too_deep = "recursion" in error["msg"]
+        return "is nested too deep." if too_deep else "a text is not valid Unicode. Paths and names must be UTF-8."
     found = describe(error["input"])
     match error["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import yaml
 
 from batchloom.jobs.job_file import JobFile, JobFileError, KeyPath, Problem, parse_value
@@ -45,7 +46,13 @@ def from_mapping(job: Mapping[str, Any]) -> JobConfig:
         JobFileError: a key or value is wrong; names every problem.
     """
     strange: dict[str, Any] = {}
-    config, found = resolve(_plain(job, "", strange), {})
+    try:
+        plain = _plain(job, "", strange)
+    except RecursionError:
+        raise JobFileError(
+            "The job", [Problem("", "its mappings or lists hold themselves, or are nested too deep.")]
+        ) from None
+    config, found = resolve(plain, {})
     problems = [
         Problem("", f"{key}: cannot be a {type(value).__name__}. Use texts, numbers, booleans, lists and mappings.")
         for key, value in strange.items()
@@ -81,6 +88,8 @@ def _plain(value: Any, key: str, strange: dict[str, Any]) -> Any:
     match value:
         case None | bool() | str():
             return value
+        case np.bool_():
+            return bool(value)
         case numbers.Integral():
             return int(value)
         case numbers.Real():

@@ -38,8 +38,12 @@ class Submission:
         """Upload the job and start it.
 
         Raises:
-            ConfigError: no dashboard answers at `address`, or it requires a token that this process does not have.
+            ConfigError: `address` is no URL, no dashboard answers there, or it requires a token that this process does
+                not have.
+            JobError: the dashboard refuses the job.
         """
+        if "://" not in address:
+            raise ConfigError(f"--address {address}: it is no URL. Write http://{address}, the dashboard's address.")
         with _clear_errors(address):
             from ray.job_submission import JobSubmissionClient
 
@@ -105,4 +109,8 @@ def _clear_errors(address: str) -> Iterator[None]:
         raise ConfigError(
             f"No Ray dashboard answers at {address}. Give the address of the cluster's dashboard, usually "
             "http://<head node>:8265, and see that this machine can reach it."
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: the dashboard's answer is an error
+        raise JobError(
+            f"The Ray dashboard at {address} did not do as asked: {type(error).__name__}: {error}"
         ) from error

@@ -10,9 +10,14 @@ ModelError
     └── RankLostError    the process of one of the model's ranks was killed or lost; starting again may work
 """
 
+from batchloom.models.redaction import redacted
+
 
 class ModelError(Exception):
-    """The base class of every error that models raises deliberately."""
+    """The base class of every error that models raises deliberately. Its message shows no credentials of URLs."""
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class CheckpointError(ModelError):

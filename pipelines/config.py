@@ -22,7 +22,7 @@ class InputConfig:
     """Columns copied to the output. None copies all but those that the task reads."""
     rows_per_unit: int = 1024
     """The largest number of rows in a unit. Larger row groups are sliced, smaller neighbours of a shard are joined."""
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Arguments for the fsspec filesystem, such as an endpoint. Secrets belong in the environment."""
 
 
@@ -35,7 +35,7 @@ class OutputConfig:
     mode: Literal["resume", "overwrite", "error"] = "resume"
     """resume: keep finished parts of the same job. overwrite: remove Batchloom's files first. error: refuse a folder
     that is not empty."""
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Arguments for the fsspec filesystem."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.errors import ErrorLimitError
+from batchloom.pipelines.failures import Failures
 from batchloom.pipelines.ledger import ledger
 from batchloom.pipelines.metrics import (
     READY_AT,
@@ -19,6 +20,7 @@ from batchloom.pipelines.metrics import (
     Planned,
     ReplicasStarting,
     UnitDone,
+    UnitFailed,
     UnitRecord,
     errors_by_kind,
     totals,
@@ -40,7 +42,7 @@ def run(config: JobConfig, on_event: Callable[[Event], None] = ignore) -> Manife
         ConfigError: the job is wrong, or its input or output do not fit it; nothing was computed.
         ModelError: the checkpoint or its tokenizer cannot be used.
         ErrorLimitError: more rows failed than `limits.max_error_rate` allows.
-        JobError: the job could not go on.
+        JobError: the job could not go on, or units failed: all others are done.
     """
     job = plan(config)
     config, store = job.config, job.output
@@ -53,10 +55,15 @@ def run(config: JobConfig, on_event: Callable[[Event], None] = ignore) -> Manife
     is_finished = manifest is not None and manifest.fingerprint == job.fingerprint and not account.pending
     if manifest is None or not is_finished or config.output.mode == "overwrite":
         ledger.open_job(store, found, config.output.mode, job.job_record())
-        for record, measures in _stream(job, account, on_event):
-            account.add(record, measures)
-            on_event(UnitDone(record))
-            account.check_limit()
+        for made, measures in _stream(job, account, on_event):
+            if isinstance(made, UnitFailed):
+                on_event(made)
+                account.failures.add(made)
+            else:
+                account.add(made, measures)
+                on_event(UnitDone(made))
+                account.check_limit()
+        account.failures.check()
         manifest = account.manifest()
         ledger.refuse_company(store, job.parts)
         ledger.close_job(store, manifest)
@@ -72,7 +79,7 @@ def _done_already(job: JobPlan, found: ledger.Found) -> list[UnitRecord]:
 
 def _stream(
     job: JobPlan, account: "Account", on_event: Callable[[Event], None]
-) -> Iterator[tuple[UnitRecord, dict[str, float]]]:
+) -> Iterator[tuple[UnitRecord | UnitFailed, dict[str, float]]]:
     """Yield units' records and measures as their parts are written. Without pending units Ray is not started."""
     if account.pending:
         from batchloom.pipelines.stream import stream
@@ -88,6 +95,7 @@ class Account:
     job: JobPlan
     resumed: list[UnitRecord]
     computed: list[UnitRecord] = field(default_factory=list)
+    failures: Failures = field(default_factory=Failures)
     measures: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
     ready_at: float = math.inf
@@ -108,6 +116,7 @@ class Account:
 
     def add(self, record: UnitRecord, measures: dict[str, float]) -> None:
         self.computed.append(record)
+        self.failures.done()
         self.num_errors += record.num_errors
         self.ready_at = min(self.ready_at, measures.pop(READY_AT))
         for name, value in measures.items():

@@ -13,10 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from batchloom.models.errors import ModelError
+from batchloom.models.redaction import redacted
 
 
 class PipelineError(Exception):
-    """The base class of every error that pipelines raises deliberately."""
+    """The base class of every error that pipelines raises deliberately. Its message shows no credentials of URLs."""
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class ConfigError(PipelineError):
@@ -48,7 +52,10 @@ class RowError:
     kind: str
     """A constant to group by: null_text, empty_text, too_long, ..."""
     message: str
-    """What was found, and what to change."""
+    """What was found, and what to change. It shows no credentials of URLs."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", redacted(self.message))
 
 
 @contextmanager

@@ -53,13 +53,24 @@ class UnitDone:
 
 
 @dataclass(frozen=True)
+class UnitFailed:
+    """A unit could not be read, computed or written. The job goes on without it and ends with a JobError."""
+
+    shard: str
+    start: int
+    stop: int
+    """Rows `[start, stop)` of the shard."""
+    reason: str
+
+
+@dataclass(frozen=True)
 class Finished:
     """The manifest is written."""
 
     manifest: "Manifest"
 
 
-Event = Planned | ReplicasStarting | UnitDone | Finished
+Event = Planned | ReplicasStarting | UnitDone | UnitFailed | Finished
 
 
 @dataclass(frozen=True, kw_only=True)

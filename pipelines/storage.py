@@ -1,7 +1,6 @@
 """A store is a folder on any fsspec filesystem, with atomic writes. It knows no Parquet."""
 
 import os
-import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from batchloom.pipelines.errors import ConfigError
 
 TEMPORARY = "_batchloom/tmp"
 GLOB_CHARACTERS = "*?["
-SECRET = re.compile("key|secret|token|password|credential|signature|connection_string", re.IGNORECASE)
+PRIVATE = "_batchloom/"  # of these files only their owner may read: they tell how a job was run
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Store:
     """A folder whose files are read and written by name. Picklable, so that it can be sent to workers."""
 
     url: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -80,7 +79,7 @@ class Store:
         target, temporary = self.path(name), self.path(f"{TEMPORARY}/{uuid.uuid4().hex}")
         os.makedirs(os.path.dirname(target), exist_ok=True)
         os.makedirs(os.path.dirname(temporary), exist_ok=True)
-        with open(temporary, "wb") as file:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _mode(name)), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -117,6 +116,10 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     return filesystem, path
 
 
+def _mode(name: str) -> int:
+    return 0o600 if name.startswith(PRIVATE) else 0o666  # less the umask
+
+
 def absolute(url: str) -> str:
     """Return a local path as an absolute one, since workers have other working directories; URLs are unchanged."""
     return url if "://" in url else os.path.abspath(os.path.expanduser(url))
@@ -124,12 +127,3 @@ def absolute(url: str) -> str:
 
 def is_glob(path: str) -> bool:
     return any(character in path for character in GLOB_CHARACTERS)
-
-
-def without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that may be written to the output: endpoints and regions, but no credentials."""
-    return {
-        name: without_secrets(value) if isinstance(value, Mapping) else value
-        for name, value in options.items()
-        if not SECRET.search(name)
-    }

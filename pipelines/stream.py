@@ -6,20 +6,19 @@ A row of the dataset is a unit (stages/work.py), and every stage is `map_batches
 """
 
 import json
-import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, Dataset
 
 from batchloom.models.errors import ModelError
+from batchloom.pipelines.cluster import connected
 from batchloom.pipelines.errors import JobError, PipelineError
 from batchloom.pipelines.ledger import ledger
-from batchloom.pipelines.metrics import UnitRecord
+from batchloom.pipelines.metrics import UnitFailed, UnitRecord
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas import probe, spanning
@@ -28,26 +27,20 @@ from batchloom.pipelines.replicas.starts import Starts
 from batchloom.pipelines.stages.infer import Infer
 from batchloom.pipelines.stages.read import Read, stretches
 from batchloom.pipelines.stages.tokenize import Tokenize, bucket_tokens
-from batchloom.pipelines.stages.write import Write
+from batchloom.pipelines.stages.write import Write, from_outcome
 
-DATA_SETTINGS = {
-    "target_max_block_size": 1,  # a block for every unit, so that the next stage gets it at once
-    "raise_original_map_exception": True,
-    "enable_progress_bars": False,
-    "print_on_execution_start": False,
-}
 RAYS_ADVICE = "\nFailed to apply UDF"  # Ray appends advice that begins so to an error's message
 READ_BLOCKS = 2000  # at most so many read tasks
 
 
-def stream(job: JobPlan, pending: Sequence[Unit]) -> Iterator[tuple[UnitRecord, dict[str, float]]]:
-    """Yield a record and measures for each pending unit as soon as its part is written, in no fixed order.
+def stream(job: JobPlan, pending: Sequence[Unit]) -> Iterator[tuple[UnitRecord | UnitFailed, dict[str, float]]]:
+    """Yield a record and measures for each pending unit as soon as its part is written, or why it failed, in no order.
 
     Raises:
         PipelineError, ModelError: what a stage raised.
         JobError: anything else that ended the stream; its message is the innermost cause's.
     """
-    with _cluster(), _translated_errors():
+    with connected(), _translated_errors():
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         placement = place(job.config.engine, nodes)
         answers = _probe_answers(job, placement)
@@ -55,8 +48,8 @@ def stream(job: JobPlan, pending: Sequence[Unit]) -> Iterator[tuple[UnitRecord, 
             dataset = _dataset(job, pending, placement, groups, answers)
             batch: Any  # an Arrow table: the format asked for
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                for record, measures in zip(batch["record"].to_pylist(), batch["measures"].to_pylist(), strict=True):
-                    yield UnitRecord(**json.loads(record)), json.loads(measures)
+                for outcome in batch["outcome"].to_pylist():
+                    yield from_outcome(outcome)
 
 
 def _probe_answers(job: JobPlan, placement: Placement) -> probe.Answers | None:
@@ -120,28 +113,6 @@ def _dataset(
         )
         .map_batches(write, num_cpus=STAGE_CPUS, **one_unit)
     )
-
-
-@contextmanager
-def _cluster() -> Iterator[None]:
-    """Connect to Ray with our settings: the caller's connection, RAY_ADDRESS's cluster, or a local one that we end."""
-    ours = not ray.is_initialized()
-    if ours:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors that matter arrive as exceptions
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    context = DataContext.get_current()
-    before = {name: getattr(context, name) for name in DATA_SETTINGS}
-    for name, value in DATA_SETTINGS.items():
-        setattr(context, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(context, name, value)
-        if ours:
-            ray.shutdown()
 
 
 @contextmanager

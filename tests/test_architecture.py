@@ -89,10 +89,16 @@ def test_what_decides_imports_neither_torch_nor_ray(path: str) -> None:
 
 @pytest.mark.parametrize("package", ["models", "pipelines"])
 def test_heavy_modules_are_imported_by_the_rooms_that_own_them_alone(package: str) -> None:
-    """Ray belongs to the stream, the count of starts and replicas of several actors; torch to whoever computes."""
+    """Ray belongs to the connection, the stream, the count of starts and replicas of several actors; torch to whoever
+    computes."""
     owners = {
         "models": set(),
-        "pipelines": {"pipelines/stream.py", "pipelines/replicas/starts.py", "pipelines/replicas/spanning.py"},
+        "pipelines": {
+            "pipelines/cluster.py",
+            "pipelines/stream.py",
+            "pipelines/replicas/starts.py",
+            "pipelines/replicas/spanning.py",
+        },
     }
     with_ray = {str(p.relative_to(ROOT)) for p in (ROOT / package).rglob("*.py") if "ray" in packages(p)}
     assert with_ray == owners[package]

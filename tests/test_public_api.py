@@ -1,5 +1,6 @@
 """The door of the package: a job from a script, as a path, a mapping or a JobConfig."""
 
+import dataclasses
 import io
 import os
 import subprocess
@@ -109,12 +110,36 @@ def test_what_a_job_file_cannot_say_is_refused_by_its_key(job: dict[str, Any]) -
 
 
 def test_a_mapping_may_hold_what_programs_compute_with(job: dict[str, Any]) -> None:
-    job["generation"] = types.MappingProxyType({"num_beams": np.int64(4), "length_penalty": np.float64(0.5)})
+    options = {"num_beams": np.int64(4), "length_penalty": np.float64(0.5), "early_stopping": np.bool_(True)}
+    job["generation"] = types.MappingProxyType(options)
     job["input"]["keep_columns"] = ("id",)
     config = batchloom.JobConfig.from_dict(types.MappingProxyType(job))
-    assert config.generation == {"num_beams": 4, "length_penalty": 0.5}
+    assert config.generation == {"num_beams": 4, "length_penalty": 0.5, "early_stopping": True}
     assert type(config.generation["num_beams"]) is int
     assert config.input.paths == (str(job["input"]["paths"][0]),)
+
+
+def test_a_mapping_that_holds_itself_or_bytes_that_are_no_text_is_refused(job: dict[str, Any]) -> None:
+    """They were a RecursionError, and a message that quoted the whole job as JSON."""
+    with pytest.raises(ConfigError, match="The job has 1 problem:\n  the job: a text is not valid Unicode"):
+        batchloom.plan({**job, "output": {"path": os.fsdecode(b"/out/\xff")}})
+    job["generation"] = job
+    with pytest.raises(ConfigError, match="hold themselves, or are nested too deep"):
+        batchloom.plan(job)
+
+
+def test_a_config_made_by_hand_is_checked_as_a_mapping_is(job: dict[str, Any], tmp_path: Path) -> None:
+    """A dataclass takes anything: sections that are mappings were an AttributeError, a text as paths eight paths."""
+    sections = {"input": job["input"], "output": job["output"]}
+    by_hand = batchloom.JobConfig(task="summarization", model=Path(job["model"]), **sections)  # type: ignore[arg-type]
+    assert batchloom.plan(by_hand).num_rows == 75
+    wrong = dataclasses.replace(by_hand, input={"paths": str(tmp_path), "rows_per_unit": "4"})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError) as refused:
+        batchloom.plan(wrong)
+    assert [line.strip() for line in str(refused.value).splitlines()[1:]] == [
+        f"input.paths: needs a list, found the text '{tmp_path}'. Write [{tmp_path}].",
+        "input.rows_per_unit: needs a whole number, found the text '4'.",
+    ]
 
 
 def test_a_checkpoint_that_is_none_is_a_model_error(job: dict[str, Any], tmp_path: Path) -> None:

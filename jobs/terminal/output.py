@@ -4,7 +4,7 @@ Progress is one live line on a terminal, elsewhere a plain line every ten second
 is a line of JSON on stdout, and text goes to stderr only. rich respects NO_COLOR, COLUMNS and narrow terminals.
 """
 
-import json
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -23,8 +23,10 @@ from batchloom.jobs.terminal.progress import Progress
 from batchloom.jobs.terminal.progress_line import LiveLine, PlainLines, planned
 from batchloom.jobs.terminal.row_table import RowTable
 from batchloom.jobs.terminal.stray_lines import caught
+from batchloom.jobs.terminal.visible import VisibleConsole, forsake, json_line
+from batchloom.models.redaction import redacted, redacted_values
 from batchloom.pipelines.ledger.verification import Verification
-from batchloom.pipelines.metrics import Event, Finished, Manifest, Planned, ReplicasStarting, UnitDone
+from batchloom.pipelines.metrics import Event, Finished, Manifest, Planned, ReplicasStarting, UnitDone, UnitFailed
 
 
 class Output:
@@ -33,8 +35,8 @@ class Output:
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
         self._stdout = sys.stdout
-        self._out = _console()
-        self._err = _console(stderr=True)
+        self._out = VisibleConsole()
+        self._err = VisibleConsole(stderr=True)
         self._progress = Progress()
 
     # ----------------------------------------------------------------------------------------------- text and JSON
@@ -43,7 +45,7 @@ class Output:
         """Print lines of a result; nothing under --json."""
         if not self.as_json:
             for line in lines:
-                self._out.print(line, soft_wrap=True)
+                self._out.print(redacted(line), soft_wrap=True)
 
     def pairs(self, pairs: Mapping[str, str]) -> None:
         """Print names and values, a pair a line; a value may have several lines."""
@@ -57,24 +59,37 @@ class Output:
         if rows and not self.as_json:
             self._out.print(RowTable(rows, columns))
 
-    def result(self, value: Mapping[str, Any]) -> None:
-        """Print a result as a line of JSON under --json; otherwise nothing."""
+    def result(self, value: Mapping[str, Any], **data: Any) -> None:
+        """Print a result as a line of JSON under --json; otherwise nothing. `data`: rows, which are not redacted."""
         if self.as_json:
-            print(json.dumps(value, default=str, ensure_ascii=False), file=self._stdout, flush=True)
+            try:
+                print(json_line({**redacted_values(value), **data}), file=self._stdout, flush=True)
+            except BrokenPipeError:
+                forsake(self._stdout)
 
     def note(self, text: str) -> None:
         """Print a note to stderr."""
-        self._err.print(Text(text, "dim"), soft_wrap=True)
+        self._err.print(Text(redacted(text), "dim"), soft_wrap=True)
 
     def relay(self, text: str) -> None:
-        """Print another program's output to stderr, unchanged."""
+        """Print another program's output to stderr."""
         self._err.print(text, end="", soft_wrap=True)
 
     def error(self, error: BaseException, code: ExitCode) -> None:
         """Print the message of an error that the user can act on, without a traceback."""
-        kind = type(error).__name__
-        self.result({"event": "error", "kind": kind, "message": str(error), "exit_code": int(code)})
-        self._err.print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
+        kind, message = type(error).__name__, redacted(str(error))
+        self.result({"event": "error", "kind": kind, "message": message, "exit_code": int(code)})
+        self._err.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+
+    @contextmanager
+    def noting_logs(self) -> Iterator[None]:
+        """Print warnings of our loggers as notes meanwhile."""
+        handler = _Notes(self)
+        logging.getLogger("batchloom").addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger("batchloom").removeHandler(handler)
 
     # ---------------------------------------------------------------------------------------------- a job's progress
 
@@ -82,8 +97,8 @@ class Output:
     def watching(self) -> Iterator[Callable[[Event], None]]:
         """Yield a watcher for `pipelines.run` that shows progress. Meanwhile stdout, where Ray prints, is stderr."""
         progress = self._progress
-        with caught(lambda line: console.print(line, soft_wrap=True)) as stderr, redirect_stdout(sys.stderr):
-            console = _console(file=stderr)
+        with caught(lambda line: console.print(redacted(line), soft_wrap=True)) as stderr, redirect_stdout(sys.stderr):
+            console = VisibleConsole(file=stderr)
             if self.as_json:
                 yield lambda event: self.result(event_values(event))
             elif console.is_terminal:
@@ -118,9 +133,13 @@ class Output:
         self.say("", f"{state}{wording.outcome(view.totals, view.errors_by_kind)}")
 
 
-def _console(**changes: Any) -> Console:
-    """Return a console that prints plain text: no markup, no emoji codes, no automatic highlighting."""
-    return Console(highlight=False, markup=False, emoji=False, **changes)
+class _Notes(logging.Handler):
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.WARNING)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._output.note(record.getMessage())
 
 
 def _show(console: Console, progress: Progress, event: Event) -> None:
@@ -138,6 +157,8 @@ def event_values(event: Event) -> dict[str, Any]:
             return {"event": "replicas_starting"}
         case UnitDone(record):
             return {"event": "unit_done", **asdict(record)}
+        case UnitFailed():
+            return {"event": "unit_failed", **asdict(event)}
         case Finished(manifest):
             told = {name: getattr(manifest, name) for name in ("fingerprint", "totals", "errors_by_kind", "timing")}
             return {"event": "finished", "output": manifest.job["output"]["path"], **told}

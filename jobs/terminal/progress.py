@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from batchloom.pipelines.metrics import Event, Finished, Planned, ReplicasStarting, UnitDone
+from batchloom.pipelines.metrics import Event, Finished, Planned, ReplicasStarting, UnitDone, UnitFailed
 
 WINDOW = 64  # finished units that rates are averaged over: enough to be steady, few enough to follow a change
 
@@ -21,7 +21,7 @@ class Progress:
         self.stage = "Looking at the model and the shards"
         self.is_running = False
         """True from this run's first finished unit to the end of the job: figures are more useful than the stage."""
-        self.num_units = self.num_units_done = self.num_units_found = 0
+        self.num_units = self.num_units_done = self.num_units_found = self.num_units_failed = 0
         self.num_rows = self.num_rows_done = 0
         self.num_tokens = self.num_errors = 0
         """Of the units of this run."""
@@ -42,6 +42,8 @@ class Progress:
                 self.num_tokens += record.num_input_tokens + record.num_output_tokens
                 self.num_errors += record.num_errors
                 self._window.append((self._clock(), self.num_rows_done, self.num_tokens))
+            case UnitFailed():
+                self.num_units_failed += 1
             case Finished():
                 self.is_running = False
                 self.stage = "Closing the job"

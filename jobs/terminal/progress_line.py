@@ -71,6 +71,7 @@ def figures(progress: Progress) -> list[str]:
         f"{progress.num_rows_done:,}/{progress.num_rows:,} rows",
         f"{wording.duration(left)} left" if left else "",
         wording.plural(progress.num_errors, "error") if progress.num_errors else "",
+        f"{wording.plural(progress.num_units_failed, 'unit')} failed" if progress.num_units_failed else "",
         f"{wording.rate(rows)} rows/s" if rows else "",
         f"{wording.rate(tokens)} tokens/s" if tokens else "",
         f"{progress.num_units_done:,}/{progress.num_units:,} units",

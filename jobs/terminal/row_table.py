@@ -8,6 +8,7 @@ from rich.text import Text
 
 from batchloom.jobs.reports import wording
 from batchloom.jobs.reports.view import Row
+from batchloom.jobs.terminal.visible import visible
 
 MIN_WIDTH = 20  # of a shortened column; in narrower ones a table is harder to read than records
 GAP = 2
@@ -17,8 +18,8 @@ class RowTable:
     """A rich renderable of some columns of rows; an error row's error is shown in place of its answer."""
 
     def __init__(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
-        self._columns = columns
-        self._rows = [[_cell(row, name) for name in self._columns] for row in rows]
+        self._columns = [visible(name) for name in columns]
+        self._rows = [[_cell(row, name) for name in columns] for row in rows]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         widest = [
@@ -65,5 +66,5 @@ def shared_widths(wanted: Sequence[int], room: int) -> list[int]:
 def _cell(row: Row, name: str) -> Text:
     value = row[name]
     if value is None and row.get("error"):
-        return Text(f"{row['error']['kind']}: {row['error']['message']}", "red")
-    return Text(wording.value(value))
+        return Text(visible(f"{row['error']['kind']}: {row['error']['message']}"), "red")
+    return Text(visible(wording.value(value)))

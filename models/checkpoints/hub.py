@@ -23,6 +23,7 @@ from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from batchloom.models.errors import CheckpointError
+from batchloom.models.redaction import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ def _fetch_once(filesystem: fsspec.AbstractFileSystem, root: str, uri: str, file
     with FileLock(f"{folder}.lock"):
         if folder.is_dir():
             return folder
-        logger.info("fetching %d files of %s into %s", len(files), uri, folder)
+        logger.info("fetching %d files of %s into %s", len(files), redacted(uri), folder)
         partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
         try:
             for name, entry in files.items():

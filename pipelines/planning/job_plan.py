@@ -15,12 +15,13 @@ from fsspec.utils import glob_translate
 
 from batchloom import models
 from batchloom.models.errors import ModelError
+from batchloom.models.redaction import redacted_values, shareable
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.planning.columns import choose_columns
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
 from batchloom.pipelines.planning.units import Shard, Unit, cut, find_shards
-from batchloom.pipelines.storage import Store, absolute, is_glob, open_filesystem, without_secrets
+from batchloom.pipelines.storage import Store, absolute, is_glob, open_filesystem
 from batchloom.pipelines.tasks import Task, TaskSpec, create_task
 
 
@@ -76,10 +77,11 @@ class JobPlan:
         return sum(unit.num_rows for unit in self.units)
 
     def job_record(self) -> dict[str, Any]:
-        """Return the contents of `_batchloom/job.json`, which the manifest repeats; without secrets."""
+        """Return the contents of `_batchloom/job.json`, which the manifest repeats; without credentials."""
         job = as_json(asdict(self.config))
         for section in ("input", "output"):
-            job[section]["storage_options"] = without_secrets(job[section]["storage_options"])
+            job[section]["storage_options"] = shareable(job[section]["storage_options"])
+        job = redacted_values(job)
         return {
             "batchloom": version("batchloom"),
             "job": job,

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchloom.models.redaction import public_name
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import InputError
 from batchloom.pipelines.storage import GLOB_CHARACTERS, is_glob, open_filesystem
@@ -99,7 +100,7 @@ def find_shards(config: InputConfig) -> tuple[list[Shard], list[pa.Schema]]:
     shards = [
         Shard(
             path=path,
-            name=posixpath.relpath(path, root),
+            name=_name(path, root),
             size=info["size"],
             version=_version(info),
             row_groups=tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups)),
@@ -107,6 +108,12 @@ def find_shards(config: InputConfig) -> tuple[list[Shard], list[pa.Schema]]:
         for (_, path, info), footer in zip(files, metadata, strict=True)
     ]
     return shards, [footer.schema.to_arrow_schema() for footer in metadata]
+
+
+def _name(path: str, root: str) -> str:
+    """Return the path below `root`; of a URL without the signature that it may end in."""
+    name = posixpath.relpath(path, root)
+    return public_name(name) if path.startswith(("http://", "https://")) else name
 
 
 def cut(shard: Shard, rows_per_unit: int) -> Iterator[Unit]:

@@ -46,6 +46,9 @@ class Infer:
         if self._failure is not None:
             raise self._failure
         work = Work.from_batch(batch)
+        if work.failure is not None:
+            yield batch
+            return
         assert work.requests is not None
         try:
             with failing_as(f"Computing {work.unit.stem}"):

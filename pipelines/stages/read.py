@@ -63,9 +63,15 @@ class Read:
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         units = [Unit(**unit) for unit in json.loads(batch["units"][0].as_py())]
-        with failing_as(f"Reading {units[0].path}"):
-            for unit, rows in self.tables(units):
-                yield Work(unit=unit, rows=rows).to_batch()
+        num_done = 0
+        try:
+            with failing_as(f"Reading {units[0].path}"):
+                for unit, rows in self.tables(units):
+                    yield Work(unit=unit, rows=rows).to_batch()
+                    num_done += 1
+        except JobError as error:
+            for unit in units[num_done:]:
+                yield Work(unit=unit, failure=str(error)).to_batch()
 
     def tables(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, pa.Table]]:
         """Yield each unit with its rows and an `error` column; null columns and an error where the data are damaged."""

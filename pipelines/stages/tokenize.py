@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from batchloom import models
 from batchloom.models.single_pass.buckets import best_batch_tokens, cut_into_buckets
-from batchloom.pipelines.errors import RowError, failing_as
+from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE, LEDGER_INPUT
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.tasks.base import Prepared, Task
@@ -43,8 +43,10 @@ class Tokenize:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         work = Work.from_batch(batch)
-        with failing_as(f"Tokenizing {work.unit.stem}"):
-            return self.prepare(work, tokenizer_of(self.model)).to_batch()
+        prepared = work.attempt(
+            f"Tokenizing {work.unit.stem}", lambda read: self.prepare(read, tokenizer_of(self.model))
+        )
+        return prepared.to_batch()
 
     def prepare(self, work: Work, tokenizer: "models.Tokenizer") -> Work:
         """Replace the rows by their kept columns and the row ledger, and add the requests in the order of buckets."""

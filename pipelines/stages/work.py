@@ -1,18 +1,25 @@
 """A unit on its way through Ray: one row of binary columns. It knows no storage, no task and no model.
 
+A unit that fails goes on as a Work without rows that says why: later stages pass it, and the driver counts it.
+
 Each table travels as Arrow IPC bytes in one cell. Ray may cut and merge blocks as it likes, but it can neither split a
 cell nor try to unify the schemas of two units, so unlike shards and null columns cannot disturb each other.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from batchloom.pipelines.errors import JobError, failing_as
 from batchloom.pipelines.planning.units import Unit
 
 TABLES = ("rows", "notes", "requests", "results")
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -20,8 +27,8 @@ class Work:
     """A unit and its tables so far."""
 
     unit: Unit
-    rows: pa.Table
-    """One row per input row: the kept columns, then the row ledger."""
+    rows: pa.Table = field(default_factory=lambda: pa.table({}))
+    """One row per input row: the kept columns, then the row ledger. None where the unit failed."""
     notes: pa.Table | None = None
     """What the task needs again to finish the rows."""
     requests: pa.Table | None = None
@@ -30,16 +37,36 @@ class Work:
     """What the model answered; see pipelines/replicas/results.py RESULT_SCHEMA."""
     measures: dict[str, float] = field(default_factory=dict)
     """Figures of this run (seconds, padded tokens) that the driver sums up; they change no answer."""
+    failure: str | None = None
+    """Why the unit could not be read, computed or written."""
 
     def with_results(self, results: pa.Table, measures: dict[str, float]) -> "Work":
         """Return the unit with results in place of its requests."""
         return replace(self, requests=None, results=results, measures=measures)
+
+    def failed(self, reason: str) -> "Work":
+        """Return the unit as one that failed: without rows, and with the reason."""
+        return Work(unit=self.unit, measures=self.measures, failure=reason)
+
+    def attempt(self, what: str, stage: Callable[["Work"], Made]) -> "Made | Work":
+        """Return what `stage` makes of the unit, or the failed unit where it raises. One that failed before is passed.
+
+        Raises: PipelineError, ModelError: other than a JobError they concern the whole job.
+        """
+        if self.failure is not None:
+            return self
+        try:
+            with failing_as(what):
+                return stage(self)
+        except JobError as error:
+            return self.failed(str(error))
 
     def to_batch(self) -> pa.Table:
         """Return the one-row table that Ray carries."""
         columns: dict[str, pa.Array] = {
             "unit": pa.array([self.unit.to_json()]),
             "measures": pa.array([json.dumps(self.measures)]),
+            "failure": pa.array([self.failure], pa.string()),
         }
         for name in TABLES:
             table = getattr(self, name)
@@ -59,6 +86,7 @@ class Work:
             notes=tables["notes"],
             requests=tables["requests"],
             results=tables["results"],
+            failure=batch["failure"][0].as_py(),
         )
 
 

@@ -14,10 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchloom.pipelines.errors import failing_as
 from batchloom.pipelines.fields import ERROR_TYPE, LEDGER_FIELDS, LEDGER_INPUT
 from batchloom.pipelines.ledger.parts import FOOTER_KEY, to_parquet
-from batchloom.pipelines.metrics import UnitRecord
+from batchloom.pipelines.metrics import UnitFailed, UnitRecord
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.stages.tokenize import ANSWER_OF, tokenizer_of
 from batchloom.pipelines.stages.work import Work
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Write:
-    """Callable that Ray maps over answered units: writes the part, returns its record as JSON."""
+    """Callable that Ray maps over answered units: writes the part, returns its record or the failure as JSON."""
 
     task: Task
     model: str
@@ -40,9 +39,14 @@ class Write:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         work = Work.from_batch(batch)
-        with failing_as(f"Writing {work.unit.part_name(self.fingerprint)} to {self.store.url}"):
-            record = self.put(work.unit, self.finish(work, tokenizer_of(self.model)))
-        return pa.table({"record": [json.dumps(asdict(record))], "measures": [json.dumps(work.measures)]})
+        unit = work.unit
+        made = work.attempt(
+            f"Writing {unit.part_name(self.fingerprint)} to {self.store.url}",
+            lambda answered: self.put(unit, self.finish(answered, tokenizer_of(self.model))),
+        )
+        if isinstance(made, Work):
+            return to_outcome(UnitFailed(unit.shard, unit.start, unit.stop, str(made.failure)), made.measures)
+        return to_outcome(made, work.measures)
 
     def finish(self, work: Work, tokenizer: "Tokenizer") -> pa.Table:
         """Return the part's table: kept columns, the task's columns, the ledger."""
@@ -91,6 +95,19 @@ class Write:
         name = unit.part_name(self.fingerprint)
         self.store.put(name, content)
         return UnitRecord(part=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), **account)
+
+
+def to_outcome(made: UnitRecord | UnitFailed, measures: dict[str, float]) -> pa.Table:
+    """Return the one-row table that ends a unit's way through Ray."""
+    values = {"record" if isinstance(made, UnitRecord) else "failure": asdict(made), "measures": measures}
+    return pa.table({"outcome": [json.dumps(values)]})
+
+
+def from_outcome(outcome: str) -> tuple[UnitRecord | UnitFailed, dict[str, float]]:
+    """Read a cell that `to_outcome` made: the unit's record or why it has none, and its measures."""
+    values = json.loads(outcome)
+    made = UnitRecord(**values["record"]) if "record" in values else UnitFailed(**values["failure"])
+    return made, values["measures"]
 
 
 def _failures(results: pa.Table) -> dict[int, dict[str, str]]:

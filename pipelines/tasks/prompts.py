@@ -22,14 +22,14 @@ class PromptTemplate:
 
     def __post_init__(self) -> None:
         try:
-            fields = [field for field in Formatter().parse(self.text) if field[1] is not None]
+            fields = fields_of(self.text)
         except ValueError as error:
             raise ConfigError(
                 f"task_options.prompt_template: {error}. Write columns as {{name}} and a brace as {{{{ or }}}}."
             ) from error
-        odd = [name or "" for _, name, form, conversion in fields if not name or form or conversion or _is_path(name)]
+        odd = [field for field in fields if not is_plain(field) or field == "{}"]
         if odd or not fields:
-            found = ", ".join(f"{{{name}}}" for name in odd) if odd else "no column at all"
+            found = ", ".join(odd) if odd else "no column at all"
             raise ConfigError(
                 f"task_options.prompt_template: found {found}. Write columns as plain {{name}}, such as "
                 '"{title}: {body}".'
@@ -51,5 +51,16 @@ class PromptTemplate:
         return pc.binary_join_element_wise(*pieces, pa.scalar("", pa.string()))
 
 
-def _is_path(name: str) -> bool:
-    return any(character in name for character in ".[]")
+def fields_of(template: str) -> list[str]:
+    """Return what stands in a template's braces, with them: `{title}`, `{}`, `{x:>9}`. Raises: ValueError where a brace
+    is not closed."""
+    return [
+        "{" + name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "") + "}"
+        for _, name, form, conversion in Formatter().parse(template)
+        if name is not None
+    ]
+
+
+def is_plain(field: str) -> bool:
+    """Return whether a field is a name or empty: formats can ask for gigabytes, attributes and indices for anything."""
+    return not any(character in field for character in ".[]!:")

@@ -26,6 +26,7 @@ from batchloom.pipelines.tasks.base import (
 )
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.pairs import PairTemplate
+from batchloom.pipelines.tasks.prompts import fields_of
 from batchloom.pipelines.tasks.scores import softmax
 from batchloom.pipelines.tasks.texts import unanswerable
 
@@ -167,8 +168,10 @@ def _check(options: ZeroShotOptions) -> None:
     if options.candidate_labels is not None and not all(label.strip() for label in options.candidate_labels or [""]):
         problems.append("task_options.candidate_labels: needs at least one label, and none of white space alone.")
     try:
-        says_label = options.hypothesis_template.format("x") != options.hypothesis_template.format("y")
-    except (IndexError, KeyError, ValueError, AttributeError, TypeError):
+        says_label = fields_of(options.hypothesis_template) == [
+            "{}"
+        ]  # not {:>9999999999}, which asks for 10 GB a label
+    except ValueError:
         says_label = False
     if not says_label:
         problems.append(

@@ -223,3 +223,12 @@ def test_what_nobody_expected_keeps_its_traceback(batchloom: Run, make_job: Run,
     monkeypatch.setattr("batchloom.pipelines.run", broken, raising=False)
     with pytest.raises(ZeroDivisionError):
         batchloom("run", make_job())
+
+
+def test_an_address_without_http_is_refused_before_anything_is_asked(batchloom: Run, make_job: Run) -> None:
+    """Ray took it for a client's address: 40 seconds of noise, then an RpcError."""
+    said = batchloom("submit", make_job(), "--address", "localhost:8299")
+    assert said.code == 2
+    assert said.err.splitlines()[-1] == (
+        "Error: --address localhost:8299: it is no URL. Write http://localhost:8299, the dashboard's address."
+    )

@@ -11,7 +11,7 @@ import pytest
 from batchloom import pipelines
 from batchloom.models.errors import ModelError
 from batchloom.pipelines.errors import ConfigError, ErrorLimitError, InputError, JobError, OutputError
-from batchloom.pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone
+from batchloom.pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone, UnitFailed
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -316,14 +316,34 @@ def test_more_ranks_than_the_heads_allow_are_refused_before_anything_starts(make
         pipelines.plan(config)
 
 
-def test_what_went_wrong_in_a_worker_is_told_without_rays_wrapping(make_job, corpus) -> None:
+def test_a_shard_that_cannot_be_read_fails_its_units_and_no_others(make_job, corpus, tmp_path) -> None:
+    """One unit's trouble ended the job, and what the others had not yet written was not computed."""
+    (corpus / "b.parquet").rename(tmp_path / "b.parquet")
+    (corpus / "b.parquet").symlink_to(tmp_path / "b.parquet")  # so that it can be put back as it was
+    failed = []
+
     def take_a_file_away(event) -> None:
         if isinstance(event, ReplicasStarting):
             (corpus / "b.parquet").unlink()
+        if isinstance(event, UnitFailed):
+            failed.append((event.shard, event.start, event.stop))
 
+    job = make_job()
     with pytest.raises(JobError) as caught:
-        pipelines.run(make_job(), take_a_file_away)
+        pipelines.run(job, take_a_file_away)
     said = str(caught.value)
-    assert said.startswith(f"Reading {corpus / 'b.parquet'} failed: FileNotFoundError")
+    assert said.startswith("3 units failed. All others are done.\n  3 units of b.parquet (rows 0-8, 8-16, 16-25): ")
+    assert f"Reading {corpus / 'b.parquet'} failed: FileNotFoundError" in said
     assert "UDF" not in said
     assert type(caught.value) is JobError
+    assert sorted(failed) == [("b.parquet", 0, 8), ("b.parquet", 8, 16), ("b.parquet", 16, 25)]
+    output = Path(job.output.path)
+    kept = parts(output)
+    assert len(kept) == len(pipelines.plan(job).units)  # b.parquet is not there, and all others are done
+    assert not (output / "_SUCCESS").exists()
+    assert not (output / "_batchloom" / "manifest.json").exists()
+
+    (corpus / "b.parquet").symlink_to(tmp_path / "b.parquet")
+    assert pipelines.run(job).timing["units_computed"] == 3
+    assert kept.items() <= parts(output).items()
+    assert pipelines.verify(job.output.path).ok

@@ -32,6 +32,16 @@ def test_a_store_travels_by_pickle(store: Store) -> None:
     assert pickle.loads(pickle.dumps(store)).read("a") == b"abc"
 
 
+def test_files_that_tell_how_a_job_was_run_are_for_their_owner(tmp_path) -> None:
+    store = Store(str(tmp_path / "out"))
+    store.put("a.parquet", b"part")
+    store.put("_batchloom/job.json", b"{}")
+    store.put("_batchloom/job.json", b"{}")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "out" / "_batchloom" / "job.json").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "out" / "a.parquet").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_writer_that_dies_leaves_no_part(tmp_path, monkeypatch) -> None:
     store = Store(str(tmp_path))
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))

@@ -165,7 +165,8 @@ def test_nothing_runs_beyond_the_limits_of_all_lanes():
             scheduler.halve()
             assert not scheduler.running
             scheduler.max_prompt_tokens, scheduler.max_cached_tokens = before
-            started = [name for name in started if name not in {one.request_id for _, _, one in scheduler._waiting}]
+            waiting = {one.request_id for _, _, one in scheduler._waiting}
+            started = [name for name in started if name not in waiting]
     while scheduler.num_unfinished:
         started += [one.request_id for requests in scheduler.admit((0, 1, 2)).values() for one in requests]
         for one in list(scheduler.running):

@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchloom.pipelines.config import InputConfig
-from batchloom.pipelines.errors import JobError
+from batchloom.pipelines.errors import ConfigError, JobError
 from batchloom.pipelines.planning.units import cut, find_shards
 from batchloom.pipelines.stages.read import Read, stretches
 from batchloom.pipelines.stages.work import Work
@@ -76,6 +76,25 @@ def test_a_unit_travels_through_a_batch_unchanged(tmp_path) -> None:
     (unit, rows), *_ = Read(schema, {}, str(tmp_path)).tables(list(cut(shards[0], 30)))
     work = Work(unit=unit, rows=rows, measures={"seconds": 1.5})
     assert Work.from_batch(work.to_batch()) == work
+    failed = work.failed("the store is gone")
+    assert failed.rows.num_rows == 0
+    assert Work.from_batch(failed.to_batch()) == failed
+
+
+def test_a_failed_unit_passes_a_stage_and_an_error_of_a_stage_fails_the_unit(tmp_path) -> None:
+    shards, schema = corpus(tmp_path)
+    (unit, rows), *_ = Read(schema, {}, str(tmp_path)).tables(list(cut(shards[0], 30)))
+
+    def broken(work: Work) -> Work:
+        raise ValueError(f"no {work.unit.start}")
+
+    work = Work(unit=unit, rows=rows)
+    assert work.attempt("Looking", lambda seen: seen) is work
+    failed = work.attempt("Looking", broken)
+    assert failed == Work(unit=unit, failure="Looking failed: ValueError: no 0")
+    assert failed.attempt("Looking again", lambda _: pytest.fail("called for a failed unit")) is failed
+    with pytest.raises(ConfigError):  # concerns the whole job
+        work.attempt("Looking", lambda _: (_ for _ in ()).throw(ConfigError("no such column")))
 
 
 def test_a_column_that_a_shard_does_not_have_is_null(tmp_path) -> None:

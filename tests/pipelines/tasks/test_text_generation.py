@@ -99,6 +99,13 @@ def test_an_answer_ends_with_a_stop_string(ask, make_checkpoint, make_sentences)
         ),
         ("text2text-generation", "BloomForCausalLM", {}, {}, "Use another checkpoint, or a task .* text-generation"),
         ("text-generation", "BloomForCausalLM", {"prompt_template": "{a.b}"}, {}, r"found \{a\.b\}"),
+        (
+            "text-generation",
+            "BloomForCausalLM",
+            {"prompt_template": "{a:>9999999999}{b!r}"},
+            {},
+            r"found \{a:>9+\}, \{b!r",
+        ),
         ("text-generation", "BloomForCausalLM", {"prompt_template": "none"}, {}, "no column at all"),
         ("text-generation", "BloomForCausalLM", {"prompt_template": "{"}, {}, "task_options.prompt_template"),
         ("text-generation", "BloomForCausalLM", {"stop_strings": 3}, {}, "must be a text or a list of texts or null"),

@@ -90,6 +90,8 @@ def test_the_logits_of_entailment_are_found_by_name(ask, make_checkpoint, make_s
         ({"candidate_labels": ["a"], "hypothesis_template": "{label}"}, "where the label goes"),
         ({"candidate_labels": ["a"], "hypothesis_template": "{0.real}"}, "where the label goes"),
         ({"candidate_labels": ["a"], "hypothesis_template": "{0[a]}"}, "where the label goes"),
+        ({"candidate_labels": ["a"], "hypothesis_template": "{:>9999999999}"}, "where the label goes"),
+        ({"candidate_labels": ["a"], "hypothesis_template": "{!r:{}}"}, "where the label goes"),
         ({"candidate_labels": ["a"], "hypothesis_template": "{} or {}"}, "has not one {} where the label goes"),
         ({"candidate_labels": ["a"], "multi_label": "yes"}, "must be true or false"),
     ],

@@ -1,0 +1,114 @@
+"""The process's connection to Ray. Jobs that run at the same time in one process share it."""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray._private import ray_constants, services
+from ray.data import DataContext
+
+from batchloom.pipelines.errors import ConfigError
+
+LOOPBACK = "127.0.0.1"
+DATA_SETTINGS = {
+    "target_max_block_size": 1,  # a block for every unit, so that the next stage gets it at once
+    "raise_original_map_exception": True,
+    "enable_progress_bars": False,
+    "print_on_execution_start": False,
+}
+
+
+@dataclass
+class _Connection:
+    """Ray has one connection a process: the first job opens it, and the last one to end closes it."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    num_jobs: int = 0
+    closing: ExitStack = field(default_factory=ExitStack)
+
+
+_CONNECTION = _Connection()
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Connect to Ray with our settings: the caller's connection, RAY_ADDRESS's cluster, or a local one that we end.
+
+    Raises: ConfigError where RAY_ADDRESS names no cluster that answers.
+    """
+    connection = _CONNECTION
+    with connection.lock:
+        if not connection.num_jobs:
+            with ExitStack() as opened:
+                opened.enter_context(_initialized())
+                opened.enter_context(_data_settings())
+                connection.closing = opened.pop_all()
+        connection.num_jobs += 1
+    try:
+        yield
+    finally:
+        with connection.lock:
+            connection.num_jobs -= 1
+            if not connection.num_jobs:
+                connection.closing.close()
+
+
+@contextmanager
+def _initialized() -> Iterator[None]:
+    if ray.is_initialized():  # the caller's: it stays
+        yield
+        return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors that matter arrive as exceptions
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
+    try:
+        # None looks for RAY_ADDRESS, then for what `ray start` left on this machine; its type does not say so.
+        if services.canonicalize_bootstrap_address(None) is not None:  # type: ignore[arg-type]
+            ray.init(**options)
+        else:
+            with _loopback_only():
+                ray.init(address="local", _node_ip_address=LOOPBACK, **options)
+    except (ConnectionError, ValueError) as error:
+        named = os.environ.get("RAY_ADDRESS")
+        raise ConfigError(
+            f"Cannot connect to the Ray cluster that RAY_ADDRESS={named!r} names: {error}. Set it to the address of a "
+            "running cluster (host:6379), or unset it: the job then runs on this machine alone."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Let a local Ray listen on the loopback interface only, as it does by itself on macOS and Windows.
+
+    Elsewhere Ray replaces a loopback address by one that other machines can reach, and then its servers listen on all
+    interfaces, unless this constant is false.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _data_settings() -> Iterator[None]:
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context = DataContext.get_current()
+    before = {name: getattr(context, name) for name in DATA_SETTINGS}
+    for name, value in DATA_SETTINGS.items():
+        setattr(context, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)

@@ -1,0 +1,91 @@
+"""The connection to Ray: shared by the jobs of a process, and open to this machine alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from batchloom.pipelines.cluster import connected
+from batchloom.pipelines.errors import ConfigError
+
+TWO_JOBS = """
+import json, os, sys, threading
+from contextlib import suppress
+from pathlib import Path
+import ray
+import batchloom
+from batchloom.pipelines.metrics import UnitDone
+
+job, folder = json.loads(sys.argv[1]), sys.argv[2]
+ended, listening = {}, set()
+
+def descendants(process):
+    found = [process]
+    with suppress(OSError):  # it has ended since
+        for task in Path(f"/proc/{process}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += descendants(int(child))
+    return found
+
+def sockets(process):
+    with suppress(OSError):
+        for descriptor in Path(f"/proc/{process}/fd").iterdir():
+            yield os.readlink(descriptor).removeprefix("socket:[").rstrip("]")
+
+def look(event):
+    if isinstance(event, UnitDone):
+        ours = {inode for process in descendants(os.getpid()) for inode in sockets(process)}
+        for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+            for line in Path(table).read_text().splitlines()[1:]:
+                _, local, _, state, *rest = line.split()
+                if state == "0A" and rest[5] in ours:
+                    listening.add(local.partition(":")[0])
+
+def run(name):
+    try:
+        ended[name] = batchloom.run({**job, "output": {"path": f"{folder}/{name}"}}, on_event=look).totals["ok"]
+    except BaseException as error:
+        ended[name] = repr(error)
+
+threads = [threading.Thread(target=run, args=(name,)) for name in ("one", "two")]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(json.dumps([ended, sorted(listening), ray.is_initialized()]))
+"""
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}  # as /proc writes them
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sockets are read from /proc")
+def test_two_jobs_of_one_process_share_a_ray_that_other_machines_cannot_reach(
+    checkpoint: str, corpus: Path, tmp_path: Path
+) -> None:
+    """The second of two threads died of "Perhaps you called ray.init twice", or lost the Ray that the first one shut
+    down; and Ray's servers listened on all interfaces."""
+    job = {
+        "task": "summarization",
+        "model": checkpoint,
+        "input": {"paths": [str(corpus)], "rows_per_unit": 40},
+        "generation": {"num_beams": 1, "max_length": 6, "min_length": 1},
+        "engine": {"device": "cpu"},
+    }
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", TWO_JOBS, json.dumps(job), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    ended, listening, is_initialized = (
+        json.loads(done.stdout.splitlines()[-1]) if done.stdout else pytest.fail(done.stderr)
+    )
+    assert ended == {"one": 75, "two": 75}
+    assert not is_initialized
+    assert listening
+    assert set(listening) <= LOOPBACK
+
+
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "nonsense")
+    with pytest.raises(ConfigError, match="RAY_ADDRESS='nonsense'"), connected():
+        pass
