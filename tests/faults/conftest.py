@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import head, references, swift_servers
-from tests.faults.processes import MARK, end_all
+from tests.faults.processes import MARK, end_all, free_ports
 from tests.faults.proxy import FaultyProxy
 from tests.faults.scene import ROOT, Bucket, Scene, command_environment
 from tests.faults.table import Kind, Line, When, Where, write
@@ -25,16 +25,39 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def proxy_port() -> int:
+    """Where jobs look for their object store, if they use one."""
+    (port,) = free_ports(1)
+    return port
+
+
+@pytest.fixture(scope="session")
 def jobs(checkpoint: str, make_sentences, folder: Path) -> dict[str, references.Reference]:
     """The two jobs by task, without answers yet."""
     return references.make(Path(checkpoint), make_sentences, folder)
 
 
 @pytest.fixture(scope="session")
-def ray_head(jobs) -> Iterator[dict[str, str]]:
+def environment(folder: Path, proxy_port: int, jobs) -> dict[str, str]:
+    """Of all commands: the store's address and credentials, a cache of their own, and the token that kills."""
     poison = next(iter(jobs.values())).poison_token
-    with head.running(command_environment({"BATCHLOOM_POISON_TOKEN": str(poison)})) as environment:
-        yield environment
+    return command_environment(
+        {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy_port}",
+            "AWS_ACCESS_KEY_ID": swift_servers.USER,
+            "AWS_SECRET_ACCESS_KEY": swift_servers.KEY,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "BATCHLOOM_CACHE": str(folder / "cache"),
+            "BATCHLOOM_POISON_TOKEN": str(poison),
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def ray_head(environment) -> Iterator[dict[str, str]]:
+    """The environment of commands that use one Ray head."""
+    with head.running(environment) as inside:
+        yield inside
 
 
 @pytest.fixture(scope="session")
@@ -46,30 +69,28 @@ def answered(jobs, ray_head) -> dict[str, references.Reference]:
 
 
 @pytest.fixture(scope="session")
-def store() -> Iterator[Bucket]:
+def swift(environment, proxy_port: int) -> Iterator[Bucket]:
     """A bucket in Swift behind the proxy."""
     if not (SWIFT / "swift-proxy-server").exists():
         pytest.skip("OpenStack Swift is not installed: make build/swift/.installed")
     with ExitStack() as stack:
         files = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swift-")))
         upstream = stack.enter_context(swift_servers.running(files, SWIFT))
-        faulty = stack.enter_context(FaultyProxy(upstream).running())
-        yield Bucket.make("faults", faulty, swift_servers.USER, swift_servers.KEY)
+        yield Bucket.make("faults", stack.enter_context(FaultyProxy(upstream, proxy_port).running()), environment)
 
 
 @pytest.fixture
-def stage(answered, ray_head, request) -> Iterator[Callable[[Kind, When, str], Scene]]:
+def stage(answered, ray_head, environment, request) -> Iterator[Callable[[Kind, When, str], Scene]]:
     """Make the scene for a kind of fault: when it comes, and for which task."""
     with ExitStack() as stack:
 
         def make(kind: Kind, when: When, task: str) -> Scene:
-            environment = dict(ray_head)
+            inside = ray_head
             if kind.where is Where.OWN_RAY:
-                mark = f"own-{id(stack)}"
-                environment = command_environment({MARK: mark})
-                stack.callback(end_all, mark)
-            bucket = request.getfixturevalue("store") if kind.where is Where.STORE else None
-            scene = answered[task].scene(when, environment, bucket)
+                inside = {**environment, MARK: f"own-{id(stack)}"}
+                stack.callback(end_all, inside[MARK])
+            bucket = request.getfixturevalue("swift") if kind.where is Where.STORE else None
+            scene = answered[task].scene(when, inside, bucket)
             stack.callback(scene.remove)
             return scene
 

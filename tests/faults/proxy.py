@@ -69,10 +69,10 @@ class Burst:
 
 
 class FaultyProxy:
-    """The proxy; `endpoint` is its address. It plays one script at a time."""
+    """The proxy, at a port of loopback. It plays one script at a time."""
 
-    def __init__(self, upstream: str) -> None:
-        self.upstream, self.endpoint = upstream, ""
+    def __init__(self, upstream: str, port: int) -> None:
+        self.upstream, self.port = upstream, port
         self.bursts: Sequence[Burst] = ()
 
     def play(self, *bursts: Burst) -> None:
@@ -104,9 +104,7 @@ class FaultyProxy:
         application.router.add_route("*", "/{path:.*}", self._serve)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        host, port = self._runner.addresses[0][:2]
-        self.endpoint = f"http://{host}:{port}"
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
 
     async def _stop(self) -> None:
         await self._runner.cleanup()

@@ -5,16 +5,15 @@ The answers are those of one undisturbed run; for a sample they are compared wit
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.faults.oracle import TOLERANCE, Row, read_rows
+from tests.faults.oracle import Row, is_as_expected
 from tests.faults.scene import ROWS_PER_GROUP, Bucket, Scene
 from tests.faults.table import When
 
@@ -40,31 +39,46 @@ class Reference:
     answers: dict[int, Row] = field(default_factory=dict)
 
     @property
-    def _kept(self) -> Path:
+    def kept(self) -> Path:
+        """What scenes are copied from."""
         return self.folder.with_suffix(".kept")
 
     def answer(self, environment: dict[str, str]) -> None:
-        """Run the job once, undisturbed, and keep its folder."""
-        shutil.copytree(self.folder, self._kept)
-        scene = self._scene(environment, None)
+        """Run the job once, undisturbed, and keep its output and its answers."""
+        scene = self.scene(When.BEFORE, environment)
         end = scene.wait(scene.start())
         assert end.code == 0, end.printed
-        self.answers = {row["id"]: {k: v for k, v in row.items() if k != "error"} for row in self._rows(self.folder)}
-        assert all(row["error"] is None for row in self._rows(self.folder))
-        assert len(self.answers) == sum(SHARDS.values())
-        compare_with_transformers(self.task, self.folder, self.answers)
-        shutil.copytree(self.folder / "out", self._kept / "out")
-        shutil.rmtree(self.folder)
+        rows = {row["id"]: row for row in scene.rows()}
+        assert len(rows) == sum(SHARDS.values())
+        for row_id, answer in self.reference_answers(sorted(rows)[:: len(rows) // NUM_SAMPLED]).items():
+            assert is_as_expected(rows[row_id], answer), f"{rows[row_id]} is not what transformers says: {answer}"
+        self.answers = {row_id: {k: v for k, v in row.items() if k != "error"} for row_id, row in rows.items()}
+        shutil.copytree(scene.output, self.kept / "out")
+        scene.remove()
 
-    def _rows(self, folder: Path) -> list[Row]:
-        return list(read_rows(fsspec.filesystem("file"), str(folder / "out")))
+    def reference_answers(self, row_ids: Collection[int] | None = None) -> dict[int, Row]:
+        """Return what transformers answers to these rows (None: all)."""
+        table = pq.read_table(self.kept / "corpus")
+        texts = dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
+        ask = _summaries if self.task == "summarization" else _labels
+        chosen = sorted(texts) if row_ids is None else row_ids
+        return dict(zip(chosen, ask(self.kept / "model", [texts[row_id] for row_id in chosen]), strict=True))
 
-    def scene(self, when: When, environment: dict[str, str], bucket: Bucket | None) -> Scene:
+    def scene(self, when: When, environment: dict[str, str], bucket: Bucket | None = None) -> Scene:
         """Return the job as a fault is to find it."""
-        shutil.copytree(self._kept, self.folder)
-        scene = self._scene(environment, bucket)
+        shutil.copytree(self.kept, self.folder)
+        places = {name: str(self.folder / name) for name in ("corpus", "model", "out")}
+        if bucket is not None:
+            places = bucket.fill(self.folder)
+        job = {
+            **self.job,
+            "model": places["model"],
+            "input": {"paths": [places["corpus"]], "rows_per_unit": ROWS_PER_GROUP},
+            "output": {"path": places["out"]},
+        }
+        scene = Scene(self.folder, job, dict(self.answers), environment, bucket)
         if when in (When.BEFORE, When.RUNNING):
-            shutil.rmtree(scene.output)
+            shutil.rmtree(scene.output, ignore_errors=True)
         if when is When.UNFINISHED:
             (scene.output / "_SUCCESS").unlink()
             (scene.output / "_batchloom" / "manifest.json").unlink()
@@ -72,26 +86,13 @@ class Reference:
                 part.unlink()
         return scene
 
-    def _scene(self, environment: dict[str, str], bucket: Bucket | None) -> Scene:
-        places = {"input": str(self.folder / "corpus"), "output": str(self.folder / "out")}
-        options: dict[str, Any] = {}
-        if bucket is not None:
-            places = bucket.fresh(self.folder / "corpus")
-            options = {"storage_options": bucket.jobs_options}
-        job = {
-            **self.job,
-            "model": str(self.folder / "model"),
-            "input": {"paths": [places["input"]], "rows_per_unit": ROWS_PER_GROUP, **options},
-            "output": {"path": places["output"], **options},
-        }
-        return Scene(self.folder, job, dict(self.answers), environment, bucket)
-
 
 def make(checkpoint: Path, make_sentences: Callable[..., list[str]], folder: Path) -> dict[str, Reference]:
     """Write inputs and models of both jobs."""
     made = {}
     for task, keys in TASKS.items():
-        root = folder / task
+        made[task] = Reference(task, folder / task, {"task": task, **keys}, _poison_token(checkpoint))
+        root = made[task].kept
         (root / "corpus").mkdir(parents=True)
         start = 0
         for name, num_rows in SHARDS.items():
@@ -104,7 +105,6 @@ def make(checkpoint: Path, make_sentences: Callable[..., list[str]], folder: Pat
         shutil.copytree(checkpoint, root / "model")
         if task == "text-classification":
             _save_classifier(root / "model")
-        made[task] = Reference(task, root, {"task": task, **keys}, _poison_token(checkpoint))
     return made
 
 
@@ -125,27 +125,22 @@ def _save_classifier(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def compare_with_transformers(task: str, folder: Path, answers: dict[int, Row]) -> None:
-    """Compare some answers with those of transformers on the same checkpoint."""
-    import torch
+def _summaries(model_folder: Path, texts: Sequence[str]) -> Iterator[Row]:
     import transformers
 
-    tokenizer = transformers.BartTokenizerFast.from_pretrained(folder / "model")
-    table = pq.read_table(folder / "corpus")
-    texts = dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
-    sampled = sorted(texts)[:: len(texts) // NUM_SAMPLED]
-    if task == "summarization":
-        model = transformers.BartForConditionalGeneration.from_pretrained(folder / "model").eval()
-        for row_id in sampled:
-            ids = tokenizer(texts[row_id], return_tensors="pt")["input_ids"]
-            (tokens,) = model.generate(ids, **GENERATION)
-            assert tokenizer.decode(tokens, skip_special_tokens=True) == answers[row_id]["summary_text"]
-        return
-    model = transformers.BartForSequenceClassification.from_pretrained(folder / "model").eval()
-    for row_id in sampled:
-        with torch.no_grad():
-            logits = model(**tokenizer(texts[row_id], return_tensors="pt")).logits[0]
-        best = int(logits.argmax())
-        answer = answers[row_id]
-        assert model.config.id2label[best] == answer["label"]
-        assert abs(answer["scores"][0]["score"] - float(logits.softmax(-1)[best])) < TOLERANCE
+    tokenizer = transformers.BartTokenizerFast.from_pretrained(model_folder)
+    model = transformers.BartForConditionalGeneration.from_pretrained(model_folder).eval()
+    for text in texts:
+        (tokens,) = model.generate(tokenizer(text, return_tensors="pt")["input_ids"], **GENERATION)
+        yield {"summary_text": tokenizer.decode(tokens, skip_special_tokens=True)}
+
+
+def _labels(model_folder: Path, texts: Sequence[str]) -> Iterator[Row]:
+    import transformers
+
+    tokenizer = transformers.BartTokenizerFast.from_pretrained(model_folder)
+    model = transformers.BartForSequenceClassification.from_pretrained(model_folder)
+    ask = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None, device="cpu")
+    for text in texts:
+        (scores,) = ask([text])
+        yield {"label": scores[0]["label"], "scores": scores}

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,32 +33,30 @@ class Bucket:
 
     url: str
     proxy: FaultyProxy
+    """What jobs see; their environment names it."""
     options: Mapping[str, Any]
-    """For the oracle; jobs have the same with the proxy's endpoint."""
+    """The oracle's way to the store itself."""
 
     @classmethod
-    def make(cls, name: str, proxy: FaultyProxy, key: str, secret: str) -> "Bucket":
-        """Create a bucket."""
-        client = {"endpoint_url": proxy.upstream, "region_name": "us-east-1"}
+    def make(cls, name: str, proxy: FaultyProxy, environment: Mapping[str, str]) -> "Bucket":
+        """Create a bucket, with the credentials of a job's environment."""
+        client = {"endpoint_url": proxy.upstream, "region_name": environment["AWS_DEFAULT_REGION"]}
+        key, secret = environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]
         options = {"key": key, "secret": secret, "client_kwargs": client}
         fsspec.filesystem("s3", **options).makedirs(name, exist_ok=True)
         return cls(f"s3://{name}", proxy, options)
 
-    def fresh(self, corpus: Path) -> dict[str, str]:
-        """Empty the bucket, upload an input, and return the URLs of input and output."""
+    def fill(self, folder: Path) -> dict[str, str]:
+        """Empty the bucket, upload input and model, and return their URLs and the output's."""
         self.proxy.play()
         filesystem, root = fsspec.core.url_to_fs(self.url, **self.options)
         filesystem.invalidate_cache()
         if found := filesystem.find(root):
             filesystem.rm(found)
-        for shard in corpus.glob("*.parquet"):
-            filesystem.pipe_file(f"{root}/corpus/{shard.name}", shard.read_bytes())
-        return {"input": f"{self.url}/corpus", "output": f"{self.url}/out"}
-
-    @property
-    def jobs_options(self) -> dict[str, Any]:
-        kwargs = {**self.options["client_kwargs"], "endpoint_url": self.proxy.endpoint}
-        return {**self.options, "client_kwargs": kwargs}
+        for name in ("corpus", "model"):
+            for file in (folder / name).iterdir():
+                filesystem.pipe_file(f"{root}/{name}/{file.name}", file.read_bytes())
+        return {name: f"{self.url}/{name}" for name in ("corpus", "model", "out")}
 
 
 @dataclass(frozen=True)
@@ -219,7 +217,11 @@ class Scene:
 
     def verdict(self) -> Verdict:
         """Return what the oracle says of the output as it is."""
-        return compare(self.expected, read_rows(*self._opened))
+        return compare(self.expected, self.rows())
+
+    def rows(self) -> Iterable[Row]:
+        """Return the output's rows, as any reader finds them."""
+        return read_rows(*self._opened)
 
     def is_closed(self) -> bool:
         """Return whether the output has a manifest; without one it is not finished, whatever rows it has."""

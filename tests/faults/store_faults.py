@@ -7,6 +7,7 @@ from tests.faults.table import When, Where, fault
 
 PLACES = {
     "listing": (request("GET", listing=True), 0),
+    "weights": (request("GET", "HEAD", part="/model/model.safetensors"), 0),
     "footer": (request("GET", "HEAD", part="/corpus/"), 0),
     "reading": (request("GET", "HEAD", part="/corpus/"), 12),
     "first part": (request("PUT", part=r"/out/part-"), 0),
@@ -14,7 +15,7 @@ PLACES = {
     "manifest": (request("PUT", part="manifest.json"), 0),
     "_SUCCESS": (request("PUT", part="_SUCCESS"), 0),
 }
-READS = ("listing", "footer", "reading")
+READS = ("listing", "weights", "footer", "reading")
 WRITES = ("first part", "other parts", "manifest", "_SUCCESS")
 
 

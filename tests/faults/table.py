@@ -1,5 +1,6 @@
 """The table of faults: its kinds, how one is played, and what is written about it."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -166,8 +167,14 @@ def write(lines: Iterable[Line], path: Path) -> str:
 def _row(line: Line) -> str:
     verdict = line.verdict
     verify = "yes" if line.num_right == line.num_asked else "**no**"
-    words = "; ".join(word.replace("|", "/") for word in _once(line.words)[:2])
+    words = "; ".join(_short(word) for word in _once(line.words)[:2])
     return (
         f"| {line.name} | {line.num_injected} | {verdict.lost} | {verdict.twice} | {verdict.wrong} "
         f"| {verify} {line.num_right}/{line.num_asked} | {words} |\n"
     )
+
+
+def _short(word: str) -> str:
+    """Return a message without folders of the tests, and not too long for a table."""
+    text = re.sub(r"(s3:/)?(/[\w.-]+)+/", "", word.replace("|", "/"))
+    return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
