@@ -11,7 +11,7 @@ from tests.faults import head, references, swift_servers
 from tests.faults.processes import MARK, end_all, free_ports
 from tests.faults.proxy import FaultyProxy
 from tests.faults.scene import ROOT, Bucket, Scene, command_environment
-from tests.faults.table import Kind, Line, When, Where, write
+from tests.faults.table import Kind, Line, Table, When, Where
 
 SWIFT = ROOT / "build" / "swift" / "bin"
 TABLE = ROOT / "build" / "faults.md"
@@ -98,10 +98,16 @@ def stage(answered, ray_head, environment, request) -> Iterator[Callable[[Kind, 
 
 
 @pytest.fixture(scope="session")
-def line(pytestconfig) -> Iterator[Callable[[str], Line]]:
-    """Return the table's line of a kind; at the end the table is written and printed."""
-    lines: dict[str, Line] = {}
-    yield lambda name: lines.setdefault(name, Line(name))
-    text = write(lines.values(), TABLE)
+def table(pytestconfig) -> Iterator[Table]:
+    """The table, which is printed at the end; what is written so far is in the file at any time."""
+    table = Table(TABLE)
+    yield table
     with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(f"\n{text}\nwritten to {TABLE}")
+        print(f"\n{table.write()}\nwritten to {TABLE}")
+
+
+@pytest.fixture
+def line(table: Table) -> Iterator[Callable[[str], Line]]:
+    """Return the table's line of a kind."""
+    yield table.line
+    table.write()

@@ -150,18 +150,29 @@ def _once(words: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def write(lines: Iterable[Line], path: Path) -> str:
-    """Write the table as Markdown, and return it."""
-    total = Line("**sum**")
-    for line in (lines := list(lines)):
-        total.num_injected += line.num_injected
-        total.verdict += line.verdict
-        total.num_right += line.num_right
-        total.num_asked += line.num_asked
-    text = HEADER.lstrip() + "".join(map(_row, [*lines, total]))
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
-    return text
+class Table:
+    """The lines of all kinds, written as Markdown."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines: dict[str, Line] = {}
+
+    def line(self, name: str) -> Line:
+        """Return the line of a kind, empty at first."""
+        return self._lines.setdefault(name, Line(name))
+
+    def write(self) -> str:
+        """Write the table with its sums, and return it."""
+        total = Line("**sum**")
+        for line in self._lines.values():
+            total.num_injected += line.num_injected
+            total.verdict += line.verdict
+            total.num_right += line.num_right
+            total.num_asked += line.num_asked
+        text = HEADER.lstrip() + "".join(map(_row, [*self._lines.values(), total]))
+        self.path.parent.mkdir(exist_ok=True)
+        self.path.write_text(text)
+        return text
 
 
 def _row(line: Line) -> str:
