@@ -40,9 +40,8 @@ class Bucket:
     @classmethod
     def make(cls, name: str, proxy: FaultyProxy, environment: Mapping[str, str]) -> "Bucket":
         """Create a bucket, with the credentials of a job's environment."""
-        client = {"endpoint_url": proxy.upstream, "region_name": environment["AWS_DEFAULT_REGION"]}
         key, secret = environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]
-        options = {"key": key, "secret": secret, "client_kwargs": client}
+        options = {"key": key, "secret": secret, "client_kwargs": {"endpoint_url": proxy.upstream}}
         fsspec.filesystem("s3", **options).makedirs(name, exist_ok=True)
         return cls(f"s3://{name}", proxy, options)
 
