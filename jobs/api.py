@@ -67,8 +67,9 @@ def run(
     Args:
         progress: True shows progress, on stderr or in the notebook's cell; False shows nothing; None shows it in
             notebooks and where stderr is a terminal.
-        on_event: called in this thread with every event: Planned, ReplicasStarting, UnitDone, UnitFailed and Finished
-            of `batchloom.pipelines.metrics`. An exception that it raises stops the job; finished parts are kept.
+        on_event: called in this thread with every event: Planned, Retrying, ReplicasStarting, UnitDone, UnitFailed,
+            Waiting, ReplicaEnded and Finished of `batchloom.pipelines.metrics`. An exception that it raises stops the
+            job; finished parts are kept.
         retry_errors: True computes rows with errors again; a kind of error, or several, those rows alone. Answers stay.
 
     Raises:

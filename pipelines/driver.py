@@ -147,7 +147,7 @@ def _stream(
         from batchloom.pipelines.stream import stream
 
         on_event(ReplicasStarting())
-        yield from stream(job, account.pending, retry)
+        yield from stream(job, account.pending, retry, on_event)
 
 
 @dataclass

@@ -53,6 +53,7 @@ ERROR_KINDS = frozenset(
     {
         "damaged_input",
         "empty_text",
+        "killed_the_process",
         "no_labels",
         "no_mask",
         "no_tokens",

@@ -75,6 +75,51 @@ class UnitDone:
     record: UnitRecord
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReplicaSight:
+    """What is known of a replica while a job waits."""
+
+    node: str
+    """Address of its node; empty where the node is gone."""
+    process_id: int
+    is_ready: bool
+    """It has loaded its model."""
+    is_alive: bool
+    """Its node is there and its process reports."""
+    heard_seconds: float
+    """Since its process last reported."""
+    progress_seconds: float
+    """Since its last step, batch, or begin or end of a unit."""
+    units: tuple[str, ...]
+    """That it computes: shard and rows."""
+    unit_seconds: float
+    """Since it began the oldest of them."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """No part was finished for longer than expected. It comes again, ever more seldom, until one is."""
+
+    seconds: float
+    """Since the last part, or since replicas are started."""
+    replicas: tuple[ReplicaSight, ...]
+    """All that ever began to load."""
+    num_replicas: int
+    """That the job starts with."""
+    lacking: tuple[str, ...]
+    """What the cluster lacks, in words."""
+
+
+@dataclass(frozen=True)
+class ReplicaEnded:
+    """A replica made no progress and was ended. Ray starts it again; it gets its units again."""
+
+    node: str
+    process_id: int
+    reason: str
+    units: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class UnitFailed:
     """A unit could not be read, computed or written. The job goes on without it and ends with a JobError."""
@@ -93,7 +138,7 @@ class Finished:
     manifest: "Manifest"
 
 
-Event = Planned | Retrying | ReplicasStarting | UnitDone | UnitFailed | Finished
+Event = Planned | Retrying | ReplicasStarting | UnitDone | UnitFailed | Waiting | ReplicaEnded | Finished
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,6 +118,10 @@ class EngineReplica:
             self._measured = now
             return since
 
+    def num_steps(self) -> int:
+        """Return how many steps the engine made."""
+        return self._engine.stats.num_steps
+
     def _serve(self) -> None:
         """Run the engine's thread: take what has come, step, hand out what is finished."""
         try:

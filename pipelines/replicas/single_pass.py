@@ -110,6 +110,10 @@ class SinglePassReplica:
             self._measured = now
             return since
 
+    def num_steps(self) -> int:
+        """Return how many batches were computed."""
+        return self._pass.stats.num_batches
+
     def _serve(self) -> None:
         """Compute buckets for ever; a failure ends the unit that it belongs to, and no other."""
         while True:
