@@ -135,6 +135,7 @@ def _decisive(manifest: Manifest) -> list[Any]:
         manifest.job.get("input"),
         manifest.totals,
         manifest.errors_by_kind,
+        manifest.degenerate,
         manifest.parts,
     ]
 
@@ -202,11 +203,11 @@ class Account:
                 "Finished parts are kept. Mend the input or raise the limit, and run again."
             )
         limit = self.job.config.limits.max_degenerate_rate
-        if self.num_degenerate and self.num_degenerate / self.job.num_rows > limit:
+        if self.num_degenerate and self.num_degenerate / self.num_rows > limit:
             counts = degenerate([*self.resumed, *self.computed])
             kinds = ", ".join(f"{counts[kind]} {kind}" for kind in DEGENERATE_KINDS if counts[kind])
             raise ErrorLimitError(
-                f"{self.num_degenerate} of {self.job.num_rows} answers are degenerate ({kinds}; truncated ones do not "
+                f"{self.num_degenerate} of {self.num_rows} answers are degenerate ({kinds}; truncated ones do not "
                 f"count); limits.max_degenerate_rate is {limit}. Finished parts are kept. Look at them with batchloom "
                 "show; change the checkpoint or generation, or raise the limit, and run again."
             )

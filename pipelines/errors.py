@@ -67,6 +67,7 @@ ERROR_KINDS = frozenset(
         "no_labels",
         "no_mask",
         "no_tokens",
+        "not_finite",
         "not_shrinking",
         "not_utf8",
         "null_text",

@@ -1,5 +1,6 @@
 """Rows with errors are computed again, and every other answer stays as it is."""
 
+import ast
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 
 from batchloom import pipelines
 from batchloom.pipelines.config import JobConfig
-from batchloom.pipelines.errors import ConfigError, OutputError
+from batchloom.pipelines.errors import ERROR_KINDS, ConfigError, OutputError
 from batchloom.pipelines.ledger.parts import FOOTER_KEY, counts_of, read_part, to_parquet
 from batchloom.pipelines.metrics import Event, Planned, ReplicasStarting, Retrying, UnitDone
 from batchloom.pipelines.planning.units import Unit
@@ -199,3 +200,13 @@ def test_rows_of_any_type_are_merged() -> None:
     table = merged(pq.read_table(pa.BufferReader(sink.getvalue())), new)
     assert table.schema == schema
     assert table.to_pylist() == [old.to_pylist()[0], new.to_pylist()[1], old.to_pylist()[2]]
+
+
+def test_every_kind_of_error_is_known() -> None:
+    """--retry-errors refuses what is none, so the list must be whole."""
+    made = set()
+    for path in Path(pipelines.__file__).resolve().parent.rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", None) == "RowError":
+                made |= {kind.value for kind in call.args[1:2] if isinstance(kind, ast.Constant)}
+    assert made == ERROR_KINDS

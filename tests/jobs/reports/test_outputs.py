@@ -243,3 +243,36 @@ def test_a_histogram_has_edges_that_people_count_in() -> None:
         assert histogram is not None
         assert histogram.edges[1] == width
         assert len(histogram.counts) <= 30
+
+
+def test_errors_are_retried_by_the_command_line(batchloom: Run, finished: Any, tmp_path: Path) -> None:
+    shutil.copytree(finished.output, tmp_path / "out")
+    retry = ("run", finished.job, "--output", tmp_path / "out")
+    said = batchloom(*retry, "--retry-errors=not_utf8")
+    assert said.code == 0
+    assert "No row has an error to retry" in said.err
+    assert "nothing was computed" in said.out
+    said = batchloom(*retry, "--retry-errors=null_test", "--json")
+    assert said.code == 2
+    assert "so far: 1 empty_text, 1 null_text, 1 too_long" in said.json[-1]["message"]
+    said = batchloom(*retry, "--retry-errors", "--json")
+    assert said.code == 0
+    assert said.json[1] == {"event": "retrying", "num_units": 3, "errors_by_kind": KINDS}
+    assert said.json[-1]["errors_by_kind"] == KINDS
+    assert batchloom("verify", tmp_path / "out").code == 0
+
+
+def test_an_output_without_its_job_record_is_shown(batchloom: Run, unfinished: Path) -> None:
+    """ "holds no batchloom output" was said of parts that say themselves whose they are."""
+    (unfinished / "_batchloom" / "job.json").unlink()
+    assert "Not finished. So far: 20 rows" in batchloom("show", unfinished, "--columns", "id").out
+    assert re.search(r"Rows +20\n", batchloom("status", unfinished).out)
+    assert batchloom("report", unfinished, "--html", unfinished / "_report.html").code == 0
+    assert "is not finished: 2 parts" in batchloom("verify", unfinished).err
+
+
+def test_a_part_with_a_strange_footer_is_not_counted(unfinished: Path) -> None:
+    first, second = sorted(unfinished.glob("*.parquet"))
+    for footer in ("{}", "[]", "{", '{"account": {}}'):
+        pq.write_table(pq.read_table(first).replace_schema_metadata({b"batchloom": footer}), first)
+        assert [record.part for record in view.look(str(unfinished)).records] == [second.name]
