@@ -10,6 +10,7 @@ from batchloom.jobs import spec
 from batchloom.jobs.reports import wording
 from batchloom.jobs.reports.view import View
 from batchloom.models.errors import ModelError
+from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.errors import ConfigError
 
 
@@ -25,8 +26,9 @@ class Status:
     """Since the newest part was written; None without parts, or where the filesystem has no times."""
 
     @staticmethod
-    def of(view: View) -> "Status":
-        num_units, num_rows = _planned(view)
+    def of(view: View, job: JobConfig | None = None) -> "Status":
+        """`job`: with the credentials that the output's record has not; None takes the record's."""
+        num_units, num_rows = _planned(view, job)
         return Status(view, num_units, num_rows, _seconds_since_part(view))
 
     @property
@@ -63,11 +65,11 @@ class Status:
         return {"Last part": f"written {wording.duration(self.seconds_since_part)} ago"}
 
 
-def _planned(view: View) -> tuple[int | None, int | None]:
+def _planned(view: View, job: JobConfig | None) -> tuple[int | None, int | None]:
     if view.manifest is not None:
         return view.totals["units"], view.totals["rows"]
     try:
-        plan = pipelines.plan(spec.from_record(view.job, view.store.url))
+        plan = pipelines.plan(job or spec.from_record(view.job, view.store.url))
     except (ConfigError, ModelError):
         return None, None
     return len(plan.units), plan.num_rows
