@@ -278,9 +278,10 @@ def _command(as_json: bool) -> Iterator["Output"]:
     except OSError as error:  # of a disk or a network, where no caller had more to say
         output.error(JobError(f"{type(error).__name__}: {error}"), ExitCode.FAILED)
         raise typer.Exit(ExitCode.FAILED) from None
-    except signals.Stop as stop:
-        output.note(f"\nStopped: {stop.code.meaning}.")
-        raise typer.Exit(stop.code) from None
+    except KeyboardInterrupt as stop:
+        code = stop.code if isinstance(stop, signals.Stop) else ExitCode.INTERRUPTED
+        output.note(f"\nStopped: {code.meaning}.")
+        raise typer.Exit(code) from None
 
 
 @contextmanager
