@@ -120,7 +120,7 @@ def _dataset(
 ) -> Dataset:
     config, engine = job.config, job.config.engine
     rows = [{"units": json.dumps([asdict(unit) for unit in stretch])} for stretch in stretches(job.shards, pending)]
-    read = Read(job.schema, dict(config.input.storage_options), config.input.paths[0])
+    read = Read(job.schema, dict(config.input.storage_options), config.input.paths[0], job.patience)
     compute_once = engine.compute_once and not job.generation.get("do_sample")  # samples are drawn with the row's seed
     num_tokens = bucket_tokens(job.task, engine.max_batch_tokens, placement.device)
     tokenize = Tokenize(job.task, config.model, job.keep_columns, num_tokens, compute_once, retry)

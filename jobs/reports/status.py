@@ -1,5 +1,6 @@
 """The status of a job, read from its output folder alone: how much is done, and when the last part was written."""
 
+import logging
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,8 @@ from batchloom.jobs.reports.view import View
 from batchloom.models.errors import ModelError
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,11 @@ def _planned(view: View, job: JobConfig | None) -> tuple[int | None, int | None]
 def _seconds_since_part(view: View) -> float | None:
     """Local disks give `mtime` in seconds, S3 `LastModified` as a datetime; other filesystems may give neither."""
     parts = {view.store.path(record.part) for record in view.records}
-    found = view.store.filesystem.find(view.store.path(), detail=True)
+    try:
+        found = view.store.filesystem.find(view.store.path(), detail=True)
+    except Exception as error:  # of any filesystem, which was listed a moment ago: the rest is told without a time
+        log.warning("When the last part was written cannot be read: %s: %s", type(error).__name__, error)
+        return None
     times = [info.get("mtime") or info.get("LastModified") for path, info in found.items() if path in parts]
     seconds = [t.timestamp() if isinstance(t, datetime) else t for t in times if isinstance(t, (datetime, float, int))]
     return max(0.0, time.time() - max(seconds)) if seconds else None

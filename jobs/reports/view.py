@@ -113,7 +113,7 @@ def chosen_columns(rows: Sequence[Row], asked: Sequence[str] | None = None) -> l
 
 def _read(store: Store, part: str, what: Callable[[pq.ParquetFile], Found]) -> Found | None:
     try:
-        with store.filesystem.open(store.path(part), "rb") as file:
+        with store.open(part) as file:
             return what(pq.ParquetFile(file, page_checksum_verification=True))
     except Exception as error:  # damage and stores have many errors, and one part's must not hide the others
         log.warning("%s cannot be read: %s: %s. batchloom verify says more.", part, type(error).__name__, error)

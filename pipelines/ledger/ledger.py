@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from batchloom.pipelines.errors import JobError, OutputError
+from batchloom.pipelines.errors import JobError, OutputError, StoreError
 from batchloom.pipelines.ledger.parts import read_part
 from batchloom.pipelines.metrics import Manifest, UnitRecord
 from batchloom.pipelines.planning.units import Unit
@@ -78,8 +78,8 @@ def open_job(store: Store, job: Mapping[str, Any], overwritten: Iterable[str]) -
         store.remove([name for name in (SUCCESS, MANIFEST) if name in names])
         store.remove(list(overwritten))
         store.put(JOB, json.dumps(job, indent=1, sort_keys=True).encode())
-    except OSError as error:  # fsspec's filesystems raise it for missing permissions and buckets, too
-        raise OutputError(f"Output {store.url} cannot be written: {error}. Choose a folder that can be.") from error
+    except StoreError as error:
+        raise OutputError(f"Output {store.url} cannot be written. {error}") from error
 
 
 def whole_parts(store: Store, found: Found, planned: Mapping[str, Unit], kept: Collection[str]) -> list[UnitRecord]:

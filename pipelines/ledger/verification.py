@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from batchloom.models.redaction import redacted
 from batchloom.pipelines.config import InputConfig
-from batchloom.pipelines.errors import InputError, NoInputError, OutputError
+from batchloom.pipelines.errors import InputError, NoInputError, OutputError, StoreError
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import ledger
 from batchloom.pipelines.ledger.parts import counts_of, is_part_name, read_part
@@ -116,8 +116,8 @@ def _check_part(
         content = store.read(record.part)
     except FileNotFoundError:
         return 0, 0, [missing]
-    except OSError as error:  # a folder of that name, or a store that does not give it
-        return 0, 0, [f"{record.part}: it cannot be read ({type(error).__name__}: {error})"]
+    except StoreError as error:  # a folder of that name, or a store that does not give it
+        return 0, 0, [f"{record.part}: it cannot be read. {error}"]
     if len(content) != record.bytes:
         return 0, 0, [f"{record.part}: it has {len(content)} bytes, and {record.bytes} were written"]
     try:
@@ -165,7 +165,7 @@ def _check_input(manifest: Manifest, config: InputConfig) -> tuple[int | None, l
     cannot be compared because an input was deleted and its answers are kept."""
     try:
         shards, _ = find_shards(config)
-    except InputError as error:
+    except (InputError, StoreError) as error:
         gone = [f"input: cannot be recounted. {error}"]
         are_kept = config.missing == "keep" and isinstance(error, NoInputError)
         return None, [] if are_kept else gone, gone if are_kept else []
