@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+from zipfile import BadZipFile
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -86,11 +87,12 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """Return the filesystem of `url` and the path on it.
 
     Raises:
-        ConfigError: the protocol is unknown, the package of its filesystem is not installed, or it has no such options.
+        ConfigError: the protocol is unknown, the package of its filesystem is not installed, it has no such options,
+            or an archive that the URL names cannot be read.
     """
     try:
         filesystem, path = fsspec.core.url_to_fs(url, **options)
-    except (ValueError, ImportError, TypeError) as error:
+    except (ValueError, ImportError, TypeError, OSError, BadZipFile) as error:  # zip:// opens its archive here
         raise ConfigError(
             f"Cannot open {url!r}: {error}. Use a local path or a URL whose filesystem is installed, "
             "for example pip install 'batchloom[s3]' for s3://."

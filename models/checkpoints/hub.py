@@ -4,26 +4,21 @@
     s3://bucket/bart, memory://bart, ...         small files are cached once per node, weights are streamed from there
     hf://facebook/bart-large-cnn@main            everything is cached once per node (hubs limit the rate of requests)
 
-A cache folder is named by a hash of the URI and of the listing (sizes, etags): a changed model is fetched again.
+The cache is cache.py's; a model whose listing (sizes, etags) has changed is fetched again.
 """
 
-import hashlib
 import json
 import logging
-import os
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
-from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
+from batchloom.models.checkpoints import cache
 from batchloom.models.errors import CheckpointError
-from batchloom.models.redaction import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -77,14 +72,14 @@ def open_source(uri: str) -> ModelSource:
     Raises: CheckpointError where the URI's scheme is not installed, the folder is missing, empty or a file, or a
     listing or download fails.
     """
-    if _PINNED.match(uri) and (cached := _newest_cached(uri)):
+    if _PINNED.match(uri) and (cached := cache.newest(uri)):
         return _cached_source(uri, cached)  # a commit never changes: no request needed
     filesystem, root = _filesystem_of(uri)
     try:
         listing = _list(filesystem, root, uri)
     except CheckpointError as error:
-        if uri.startswith("hf://") and (cached := _newest_cached(uri)):
-            logger.warning("%s Using the copy of it in %s.", error, cached)
+        if uri.startswith("hf://") and (cached := cache.newest(uri)):
+            logger.warning("%s Using the copy of it in %s.", error, cached.folder)
             return _cached_source(uri, cached)
         raise
     if isinstance(filesystem, LocalFileSystem):
@@ -94,12 +89,15 @@ def open_source(uri: str) -> ModelSource:
         names = _one_weight_format(names)
         return _cached_source(uri, _fetch_once(filesystem, root, uri, {name: listing[name] for name in names}))
     small = {name: listing[name] for name in names if not _is_weight(name)}
-    return ModelSource(uri, _fetch_once(filesystem, root, uri, small), filesystem, root, names)
+    return ModelSource(uri, _fetch_once(filesystem, root, uri, small).folder, filesystem, root, names)
 
 
-def _cached_source(uri: str, folder: Path) -> ModelSource:
-    names = tuple(sorted(path.name for path in folder.iterdir()))
-    return ModelSource(uri, folder, LocalFileSystem(), str(folder), names)
+def _fetch_once(filesystem: fsspec.AbstractFileSystem, root: str, uri: str, files: Listing) -> cache.CachedModel:
+    return cache.fetch_once(filesystem, root, uri, files, [(name, _version(files[name])) for name in sorted(files)])
+
+
+def _cached_source(uri: str, cached: cache.CachedModel) -> ModelSource:
+    return ModelSource(uri, cached.folder, LocalFileSystem(), str(cached.folder), cached.names)
 
 
 def _filesystem_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -145,57 +143,6 @@ def _one_weight_format(names: tuple[str, ...]) -> tuple[str, ...]:
     if any(name.endswith(".safetensors") for name in names):
         return tuple(name for name in names if not name.endswith((".bin", ".bin.index.json")))
     return names
-
-
-def _fetch_once(filesystem: fsspec.AbstractFileSystem, root: str, uri: str, files: Listing) -> Path:
-    """Copy files into a cache folder, once per node: processes wait for the first, and none sees a partial copy."""
-    folder = _cache_home() / f"{_digest(uri)}-{_digest([(name, _version(files[name])) for name in sorted(files)])}"
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if folder.is_dir():
-            return folder
-        logger.info("fetching %d files of %s into %s", len(files), redacted(uri), folder)
-        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
-        try:
-            for name, entry in files.items():
-                _fetch_file(filesystem, f"{root.rstrip('/')}/{name}", partial / name, entry, uri)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return folder
-
-
-def _fetch_file(
-    filesystem: fsspec.AbstractFileSystem, remote: str, local: Path, entry: dict[str, Any], uri: str
-) -> None:
-    try:
-        filesystem.get_file(remote, str(local))
-    except Exception as error:  # as in _list
-        raise CheckpointError(
-            f"Model {uri!r}: fetching {local.name} failed: {type(error).__name__}: {error}"
-        ) from error
-    expected, found = entry.get("size"), local.stat().st_size
-    if expected is not None and found != expected:
-        raise CheckpointError(
-            f"Model {uri!r}: {local.name} should be {expected} bytes; {found} came. It changed meanwhile, or the "
-            "connection broke: try again."
-        )
-
-
-def _newest_cached(uri: str) -> Path | None:
-    folders = [path for path in _cache_home().glob(f"{_digest(uri)}-*") if path.is_dir()]
-    return max(folders, key=lambda path: path.stat().st_mtime, default=None)
-
-
-def _cache_home() -> Path:
-    home = os.environ.get("BATCHLOOM_CACHE") or os.path.join(os.path.expanduser("~"), ".cache", "batchloom")
-    return Path(home) / "models"
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()[:16]
 
 
 def _version(entry: dict[str, Any]) -> Any:

@@ -17,7 +17,7 @@ from batchloom.pipelines.errors import JobError, OutputError, StoreError
 from batchloom.pipelines.ledger.parts import read_part
 from batchloom.pipelines.metrics import Manifest, UnitRecord
 from batchloom.pipelines.planning.units import Unit
-from batchloom.pipelines.records import from_json
+from batchloom.pipelines.records import from_json, parsed
 from batchloom.pipelines.replicas.probe import Answers
 from batchloom.pipelines.storage import Store, Stored
 
@@ -167,8 +167,8 @@ def read_manifest(store: Store) -> Manifest | None:
     if MANIFEST not in store.names():
         return None
     try:
-        return Manifest.from_dict(json.loads(store.read(MANIFEST)))
-    except (ValueError, RecursionError) as error:
+        return Manifest.from_dict(parsed(store.read(MANIFEST)))
+    except ValueError as error:
         raise OutputError(
             f"{store.path(MANIFEST)} is not as batchloom wrote it: {error}. Remove it and run the job again: what is "
             "done stays, and it is written anew from the parts."
@@ -177,8 +177,8 @@ def read_manifest(store: Store) -> Manifest | None:
 
 def _read_job(store: Store) -> JobRecord | None:
     try:
-        return from_json(JobRecord, json.loads(store.read(JOB)))
-    except (ValueError, RecursionError) as error:
+        return from_json(JobRecord, parsed(store.read(JOB)))
+    except ValueError as error:
         log.warning("%s is not as batchloom wrote it (%s); it is written anew by the next run", store.path(JOB), error)
         return None
 
@@ -193,7 +193,7 @@ def read_probe(store: Store, job: Mapping[str, Any]) -> Answers | None:
     if PROBE not in store.names():
         return None
     try:
-        kept = json.loads(store.read(PROBE))
+        kept = parsed(store.read(PROBE))
         answers: Answers = kept["answers"]
         return answers if all(kept[name] == job[name] for name in PROBE_BELONGS_TO) else None
     except (ValueError, KeyError, TypeError) as error:

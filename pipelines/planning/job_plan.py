@@ -189,7 +189,7 @@ def _with_absolute_paths(config: JobConfig) -> JobConfig:
 
 
 def _check_named(config: JobConfig) -> None:
-    """Raise ConfigError for empty paths: made absolute, they would be the working directory."""
+    """Raise ConfigError for paths that cannot be: empty ones, made absolute, would be the working directory."""
     problems = []
     if not all(config.input.paths or [""]):
         problems.append("input.paths: is empty or holds an empty text; name files, folders or globs.")
@@ -197,6 +197,8 @@ def _check_named(config: JobConfig) -> None:
         problems.append("output.path: is empty; name a folder.")
     if not config.model:
         problems.append("model: is empty; name a folder, a URL or hf://org/name.")
+    named = {"model": [config.model], "input.paths": config.input.paths, "output.path": [config.output.path]}
+    problems += [f"{key}: holds a NUL byte." for key, paths in named.items() if any("\0" in path for path in paths)]
     if problems:
         raise ConfigError("\n".join(problems))
 
