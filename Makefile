@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 N ?= 300
 
-.PHONY: demo test test-slow test-gpu check format bench clean
+.PHONY: demo test test-slow test-gpu test-faults check format bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,6 +22,15 @@ test-slow: $(VENV)/.installed
 
 test-gpu: $(VENV)/.installed
 	$(BIN)/python -m pytest -m gpu
+
+# OpenStack Swift, the real S3 server of these tests, has an environment of its own: its packages are not ours.
+build/swift/.installed: tests/faults/requirements.txt
+	test -x build/swift/bin/python || $(PYTHON) -m venv build/swift
+	build/swift/bin/python -m pip install --quiet --requirement tests/faults/requirements.txt
+	touch $@
+
+test-faults: $(VENV)/.installed build/swift/.installed
+	$(BIN)/python -m pytest -m faults tests/faults
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -67,14 +67,15 @@ def run(
     Args:
         progress: True shows progress, on stderr or in the notebook's cell; False shows nothing; None shows it in
             notebooks and where stderr is a terminal.
-        on_event: called in this thread with every event: Planned, ReplicasStarting, UnitDone, UnitFailed and Finished
-            of `batchloom.pipelines.metrics`. An exception that it raises stops the job; finished parts are kept.
+        on_event: called in this thread with every event: Planned, Retrying, ReplicasStarting, UnitDone, UnitFailed,
+            Waiting, ReplicaEnded and Finished of `batchloom.pipelines.metrics`. An exception that it raises stops the
+            job; finished parts are kept.
         retry_errors: True computes rows with errors again; a kind of error, or several, those rows alone. Answers stay.
 
     Raises:
         ConfigError: the job is wrong, or its input or output do not fit it; nothing was computed.
         ModelError: the checkpoint or its tokenizer cannot be used.
-        ErrorLimitError: more rows failed than `limits.max_error_rate` allows; finished parts are kept.
+        ErrorLimitError: more rows failed, or are degenerate, than `limits` allow; finished parts are kept.
         JobError: the job could not go on; finished parts are kept.
     """
     config = _config_of(job)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from batchloom.jobs import signals
 from batchloom.jobs.exit_codes import ExitCode
 from batchloom.models.errors import ModelError
 from batchloom.models.footprint import Machine
@@ -76,7 +77,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # LANG=C has no é
-    app()
+    with signals.handled() as handler:
+        try:
+            app()
+        except SystemExit:
+            if handler.code is not None:  # also where a signal came before the command began
+                raise SystemExit(handler.code) from None
+            raise
 
 
 class BareRetry(TyperCommand):
@@ -250,15 +257,15 @@ def _command(as_json: bool) -> Iterator["Output"]:
 
     output = Output(as_json)
     try:
-        with output.noting_logs():
+        with signals.handled(), output.noting_logs():
             yield output
     except (PipelineError, ModelError) as error:
         code = _exit_code(error)
         output.error(error, code)
         raise typer.Exit(code) from None
-    except KeyboardInterrupt:
-        output.note(f"\nStopped: {ExitCode.INTERRUPTED.meaning}.")
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    except signals.Stop as stop:
+        output.note(f"\nStopped: {stop.code.meaning}.")
+        raise typer.Exit(stop.code) from None
 
 
 @contextmanager
@@ -266,9 +273,9 @@ def _still_running(job: str, address: str, output: "Output") -> Iterator[None]:
     """Make an interrupt end the watching of a submitted job, and not the job."""
     try:
         yield
-    except KeyboardInterrupt:
+    except signals.Stop as stop:
         output.note(f"\n{job} goes on. To stop it: ray job stop {job} --address {address}")
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
+        raise typer.Exit(stop.code) from None
 
 
 def _exit_code(error: PipelineError | ModelError) -> ExitCode:

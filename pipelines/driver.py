@@ -13,6 +13,7 @@ from batchloom.pipelines.errors import ERROR_KINDS, ConfigError, ErrorLimitError
 from batchloom.pipelines.failures import Failures
 from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.metrics import (
+    DEGENERATE_KINDS,
     READY_AT,
     Event,
     Finished,
@@ -23,6 +24,7 @@ from batchloom.pipelines.metrics import (
     UnitDone,
     UnitFailed,
     UnitRecord,
+    degenerate,
     errors_by_kind,
     totals,
 )
@@ -47,7 +49,7 @@ def run(
     Raises:
         ConfigError: the job is wrong, or its input or output do not fit it; nothing was computed.
         ModelError: the checkpoint or its tokenizer cannot be used.
-        ErrorLimitError: more rows failed than `limits.max_error_rate` allows.
+        ErrorLimitError: more rows failed, or are degenerate, than `limits` allow.
         JobError: the job could not go on, or units failed: all others are done.
     """
     job = plan(config)
@@ -145,7 +147,7 @@ def _stream(
         from batchloom.pipelines.stream import stream
 
         on_event(ReplicasStarting())
-        yield from stream(job, account.pending, retry)
+        yield from stream(job, account.pending, retry, on_event)
 
 
 @dataclass
@@ -164,6 +166,7 @@ class Account:
         done = {record.part for record in self.resumed}
         self.pending = [unit for name, unit in self.job.parts.items() if name not in done]
         self.num_errors = sum(record.num_errors for record in self.resumed)
+        self.num_degenerate = sum(record.num_degenerate for record in self.resumed)
 
         kept = [record for record in self.resumed if record.part not in self.job.parts]  # their inputs are gone
         self.num_shards = len(self.job.shards) + len({record.shard for record in kept})
@@ -183,12 +186,13 @@ class Account:
         self.computed.append(record)
         self.failures.done()
         self.num_errors += record.num_errors
+        self.num_degenerate += record.num_degenerate
         self.ready_at = min(self.ready_at, measures.pop(READY_AT))
         for name, value in measures.items():
             self.measures[name] = self.measures.get(name, 0) + value
 
     def check_limit(self) -> None:
-        """Raises: ErrorLimitError as soon as the job cannot end within `limits.max_error_rate` any more."""
+        """Raises: ErrorLimitError as soon as the job cannot end within `limits` any more."""
         limit = self.job.config.limits.max_error_rate
         if self.num_errors and self.num_errors / self.num_rows > limit:  # 29 / 100 is 0.29, 0.29 * 100 is not 29
             counts = errors_by_kind([*self.resumed, *self.computed])
@@ -196,6 +200,15 @@ class Account:
             raise ErrorLimitError(
                 f"{self.num_errors} of {self.num_rows} rows failed ({kinds}); limits.max_error_rate is {limit}. "
                 "Finished parts are kept. Mend the input or raise the limit, and run again."
+            )
+        limit = self.job.config.limits.max_degenerate_rate
+        if self.num_degenerate and self.num_degenerate / self.job.num_rows > limit:
+            counts = degenerate([*self.resumed, *self.computed])
+            kinds = ", ".join(f"{counts[kind]} {kind}" for kind in DEGENERATE_KINDS if counts[kind])
+            raise ErrorLimitError(
+                f"{self.num_degenerate} of {self.job.num_rows} answers are degenerate ({kinds}; truncated ones do not "
+                f"count); limits.max_degenerate_rate is {limit}. Finished parts are kept. Look at them with batchloom "
+                "show; change the checkpoint or generation, or raise the limit, and run again."
             )
 
     def manifest(self) -> Manifest:
@@ -208,6 +221,7 @@ class Account:
             },
             totals={**totals(records), "shards": self.num_shards},
             errors_by_kind=errors_by_kind(records),
+            degenerate=degenerate(records),
             timing=self._timing(),
             parts=tuple(records),
         )

@@ -6,7 +6,7 @@ PipelineError
 │   │   └── NoInputError    no file matches
 │   └── OutputError     the output cannot be written, belongs to another job, or is not what was asked for
 ├── JobError            the job started and could not go on (exit code 1)
-└── ErrorLimitError     more rows failed than limits.max_error_rate allows (exit code 3)
+└── ErrorLimitError     more rows failed, or more answers are degenerate, than limits allow (exit code 3)
 """
 
 from collections.abc import Iterator
@@ -45,13 +45,15 @@ class JobError(PipelineError):
 
 
 class ErrorLimitError(PipelineError):
-    """More rows failed than `limits.max_error_rate` allows; finished parts are kept."""
+    """More rows failed than `limits.max_error_rate` allows, or more answers are degenerate than
+    `limits.max_degenerate_rate` does; finished parts are kept."""
 
 
 ERROR_KINDS = frozenset(
     {
         "damaged_input",
         "empty_text",
+        "killed_the_process",
         "no_labels",
         "no_mask",
         "no_tokens",

@@ -22,6 +22,7 @@ from batchloom.jobs.reports.view import Row, View
 from batchloom.jobs.terminal.progress import Progress
 from batchloom.jobs.terminal.progress_line import LiveLine, PlainLines, planned, retrying
 from batchloom.jobs.terminal.row_table import RowTable
+from batchloom.jobs.terminal.silence import replica_ended, waiting
 from batchloom.jobs.terminal.stray_lines import caught
 from batchloom.jobs.terminal.visible import VisibleConsole, forsake, json_line
 from batchloom.models.redaction import redacted, redacted_values
@@ -31,10 +32,12 @@ from batchloom.pipelines.metrics import (
     Finished,
     Manifest,
     Planned,
+    ReplicaEnded,
     ReplicasStarting,
     Retrying,
     UnitDone,
     UnitFailed,
+    Waiting,
 )
 
 
@@ -159,6 +162,10 @@ def _show(console: Console, progress: Progress, event: Event) -> None:
             console.print(planned(event))
         case Retrying():
             console.print(retrying(event))
+        case Waiting():
+            console.print(Text(waiting(event), "yellow"))
+        case ReplicaEnded():
+            console.print(Text(replica_ended(event), "yellow"))
 
 
 def event_values(event: Event) -> dict[str, Any]:
@@ -172,6 +179,10 @@ def event_values(event: Event) -> dict[str, Any]:
             return {"event": "replicas_starting"}
         case UnitDone(record):
             return {"event": "unit_done", **asdict(record)}
+        case Waiting():
+            return {"event": "waiting", **asdict(event)}
+        case ReplicaEnded():
+            return {"event": "replica_ended", **asdict(event)}
         case UnitFailed():
             return {"event": "unit_failed", **asdict(event)}
         case Finished(manifest):
