@@ -27,6 +27,7 @@ from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
 from batchloom.pipelines.planning.units import Shard, Unit, cut, find_shards
 from batchloom.pipelines.storage import Store, absolute
 from batchloom.pipelines.tasks import Task, TaskSpec, create_task
+from batchloom.pipelines.tasks.generating import cut_by_positions
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class JobPlan:
     def generation(self) -> Mapping[str, Any]:
         """The resolved generation parameters; empty where the task generates nothing."""
         return self.task.generation
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of answers before they are computed."""
+        cut = cut_by_positions(self.generation, self.checkpoint)
+        return () if cut is None else (cut,)
 
     @property
     def footprint(self) -> models.Footprint:
@@ -112,6 +119,7 @@ def plan(config: JobConfig) -> JobPlan:
         _check_numbers(config)
     with _gathering(problems):
         checkpoint, task = _task_of(config)
+        models.load_tokenizer(checkpoint.pinned)  # one that does not parse should fail here, not in the workers
     with _gathering(problems):
         shards, schemas = find_shards(config.input, Patience(config.limits.storage_patience))
         _check_apart(config, shards)

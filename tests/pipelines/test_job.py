@@ -1,6 +1,7 @@
 """Whole jobs on a small Ray, from Parquet to Parquet."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -370,6 +371,25 @@ def test_a_shard_that_cannot_be_read_fails_its_units_and_no_others(make_job, cor
     assert pipelines.run(job).timing["units_computed"] == 3
     assert kept.items() <= parts(output).items()
     assert pipelines.verify(job.output.path).ok
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "vocab.json", "config.json"])
+def test_a_file_of_the_model_replaced_after_planning_ends_the_job(make_job, checkpoint, tmp_path, name) -> None:
+    """All rows came from other weights under the planned ones' fingerprint, with exit 0."""
+    model = shutil.copytree(checkpoint, tmp_path / "model")
+    job = make_job(model=str(model))
+
+    def replace_file(event: object) -> None:
+        if not isinstance(event, ReplicasStarting):
+            return
+        content = bytearray((model / name).read_bytes())
+        content[-2:] = b"\x00\x3f" if name == "model.safetensors" else b" }"
+        (tmp_path / "other").write_bytes(content)
+        (tmp_path / "other").replace(model / name)
+
+    with pytest.raises(ModelError, match=rf"{name.replace('.', '[.]')} is not the file that this job was planned with"):
+        pipelines.run(job, replace_file)
+    assert parts(job.output.path) == {}
 
 
 def first_part_of(job) -> Path:
