@@ -6,7 +6,7 @@ with the same messages: PipelineError (batchloom/pipelines/errors.py) and ModelE
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TextIO
@@ -56,19 +56,26 @@ class JobConfig(ResolvedJob):
 Job = str | os.PathLike[str] | Mapping[str, Any] | ResolvedJob
 
 
-def run(job: Job, progress: bool | None = None, on_event: Watcher | None = None) -> Manifest:
+def run(
+    job: Job,
+    progress: bool | None = None,
+    on_event: Watcher | None = None,
+    retry_errors: bool | str | Sequence[str] = False,
+) -> Manifest:
     """Run a job to its end and return its manifest. A job that was stopped is resumed by the same call.
 
     Args:
         progress: True shows progress, on stderr or in the notebook's cell; False shows nothing; None shows it in
             notebooks and where stderr is a terminal.
-        on_event: called in this thread with every event: Planned, ReplicasStarting, UnitDone, UnitFailed and Finished
-            of `batchloom.pipelines.metrics`. An exception that it raises stops the job; finished parts are kept.
+        on_event: called in this thread with every event: Planned, Retrying, ReplicasStarting, UnitDone, UnitFailed,
+            Waiting, ReplicaEnded and Finished of `batchloom.pipelines.metrics`. An exception that it raises stops the
+            job; finished parts are kept.
+        retry_errors: True computes rows with errors again; a kind of error, or several, those rows alone. Answers stay.
 
     Raises:
         ConfigError: the job is wrong, or its input or output do not fit it; nothing was computed.
         ModelError: the checkpoint or its tokenizer cannot be used.
-        ErrorLimitError: more rows failed than `limits.max_error_rate` allows; finished parts are kept.
+        ErrorLimitError: more rows failed, or are degenerate, than `limits` allow; finished parts are kept.
         JobError: the job could not go on; finished parts are kept.
     """
     config = _config_of(job)
@@ -79,7 +86,7 @@ def run(job: Job, progress: bool | None = None, on_event: Watcher | None = None)
             if on_event is not None:
                 on_event(event)
 
-        return pipelines.run(config, watch)
+        return pipelines.run(config, watch, _kinds(retry_errors))
 
 
 def plan(job: Job) -> JobPlan:
@@ -108,6 +115,16 @@ def verify(output: Job, storage_options: Mapping[str, Any] | None = None) -> Ver
         return pipelines.verify(os.fspath(output), storage_options or {})
     written = _config_of(output).output
     return pipelines.verify(written.path, {**written.storage_options, **(storage_options or {})})
+
+
+def _kinds(retry_errors: bool | str | Sequence[str]) -> Collection[str] | None:
+    """Return the kinds of errors to retry, of which an empty collection stands for all, or None for no retry."""
+    match retry_errors:
+        case bool():
+            return () if retry_errors else None
+        case str():
+            return (retry_errors,)
+    return retry_errors or None  # an empty list names no error
 
 
 def _config_of(job: Job) -> ResolvedJob:

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
+from batchloom.jobs import signals
 from batchloom.jobs.exit_codes import ExitCode
 from batchloom.models.errors import ModelError
 from batchloom.models.footprint import Machine
@@ -40,6 +42,10 @@ Input = Annotated[list[str] | None, typer.Option("--input", metavar="PATH", help
 Target = Annotated[str | None, typer.Option("--output", metavar="PATH", help="The output folder.")]
 TextColumn = Annotated[str | None, typer.Option("--text-column", metavar="COLUMN", help="The column to read.")]
 KeepColumns = Annotated[str | None, typer.Option("--keep-columns", metavar="A,B,...", help="The columns to copy.")]
+RetryErrors = Annotated[
+    str | None,
+    typer.Option("--retry-errors", metavar="[=KIND,...]", help="Compute rows with errors again: all, or these kinds."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
 
 
@@ -71,10 +77,23 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # LANG=C has no é
-    app()
+    with signals.handled() as handler:
+        try:
+            app()
+        except SystemExit:
+            if handler.code is not None:  # also where a signal came before the command began
+                raise SystemExit(handler.code) from None
+            raise
 
 
-@app.command()
+class BareRetry(TyperCommand):
+    """Takes --retry-errors without kinds, too: typer has no options whose value can be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, ["--retry-errors=" if arg == "--retry-errors" else arg for arg in args])
+
+
+@app.command(cls=BareRetry)
 def run(
     job: JobFile = None,
     sets: Sets = None,
@@ -84,6 +103,7 @@ def run(
     output_path: Target = None,
     text_column: TextColumn = None,
     keep_columns: KeepColumns = None,
+    retry_errors: RetryErrors = None,
     as_json: Json = False,
 ) -> None:
     """Run a job to its end; the same command resumes it after a stop."""
@@ -93,7 +113,7 @@ def run(
 
         config = _load(job, sets, flags)
         with output.watching() as watcher:
-            manifest = pipelines.run(config, watcher)
+            manifest = pipelines.run(config, watcher, _names(retry_errors))
         output.finished(manifest, config.output.path)
 
 
@@ -237,15 +257,15 @@ def _command(as_json: bool) -> Iterator["Output"]:
 
     output = Output(as_json)
     try:
-        with output.noting_logs():
+        with signals.handled(), output.noting_logs():
             yield output
     except (PipelineError, ModelError) as error:
         code = _exit_code(error)
         output.error(error, code)
         raise typer.Exit(code) from None
-    except KeyboardInterrupt:
-        output.note(f"\nStopped: {ExitCode.INTERRUPTED.meaning}.")
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    except signals.Stop as stop:
+        output.note(f"\nStopped: {stop.code.meaning}.")
+        raise typer.Exit(stop.code) from None
 
 
 @contextmanager
@@ -253,9 +273,9 @@ def _still_running(job: str, address: str, output: "Output") -> Iterator[None]:
     """Make an interrupt end the watching of a submitted job, and not the job."""
     try:
         yield
-    except KeyboardInterrupt:
+    except signals.Stop as stop:
         output.note(f"\n{job} goes on. To stop it: ray job stop {job} --address {address}")
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
+        raise typer.Exit(stop.code) from None
 
 
 def _exit_code(error: PipelineError | ModelError) -> ExitCode:

@@ -11,6 +11,7 @@ class ExitCode(IntEnum):
     WRONG_JOB = 2
     ERROR_LIMIT = 3
     INTERRUPTED = 130  # 128 + SIGINT, the shells' convention
+    TERMINATED = 143  # 128 + SIGTERM
 
     @property
     def meaning(self) -> str:
@@ -21,6 +22,8 @@ _MEANINGS = {
     ExitCode.OK: "every row is accounted for",
     ExitCode.FAILED: "the job failed; finished parts are kept and the same command goes on from there",
     ExitCode.WRONG_JOB: "the job file or the command line is wrong; nothing was computed",
-    ExitCode.ERROR_LIMIT: "more rows failed than limits.max_error_rate allows; finished parts are kept",
+    ExitCode.ERROR_LIMIT: "more rows failed or are degenerate than limits allow; finished parts are kept",
     ExitCode.INTERRUPTED: "the job was interrupted; finished parts are kept and the same command goes on from there",
+    ExitCode.TERMINATED: "the job was told to end (SIGTERM); finished parts are kept and the same command goes on from "
+    "there",
 }

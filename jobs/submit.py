@@ -67,6 +67,8 @@ class Submission:
             while not (info := self.client.get_job_info(self.id)).status.is_terminal():
                 time.sleep(STATUS_SECONDS)
         code = info.driver_exit_code
+        if info.status == "STOPPED":  # by `ray job stop`: Ray keeps no exit code then
+            return ExitCode.TERMINATED
         if code is None or code not in set(ExitCode):
             raise JobError(f"{self.id} ended as {info.status} without an exit code of ours ({code}): {info.message}")
         return ExitCode(code)

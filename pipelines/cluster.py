@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import auto_init_hook, ray_constants, services
 from ray.data import DataContext
 
 from batchloom.pipelines.errors import ConfigError
@@ -58,6 +59,14 @@ def connected() -> Iterator[None]:
                 connection.closing.close()
 
 
+def stay_disconnected() -> None:
+    """Keep this process's threads from starting a Ray of their own, as the first call of Ray without a connection does.
+
+    For threads that still wait for a Ray that is gone: what they call next comes after `ray.shutdown`.
+    """
+    auto_init_hook.enable_auto_connect = False
+
+
 @contextmanager
 def _initialized() -> Iterator[None]:
     if ray.is_initialized():  # the caller's: it stays
@@ -68,11 +77,12 @@ def _initialized() -> Iterator[None]:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
     try:
         # None looks for RAY_ADDRESS, then for what `ray start` left on this machine; its type does not say so.
-        if services.canonicalize_bootstrap_address(None) is not None:  # type: ignore[arg-type]
-            ray.init(**options)
-        else:
-            with _loopback_only():
-                ray.init(address="local", _node_ip_address=LOOPBACK, **options)
+        with _callers_handler():
+            if services.canonicalize_bootstrap_address(None) is not None:  # type: ignore[arg-type]
+                ray.init(**options)
+            else:
+                with _loopback_only():
+                    ray.init(address="local", _node_ip_address=LOOPBACK, **options)
     except (ConnectionError, ValueError) as error:
         named = os.environ.get("RAY_ADDRESS")
         raise ConfigError(
@@ -83,6 +93,23 @@ def _initialized() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _callers_handler() -> Iterator[None]:
+    """Keep the caller's handler of SIGTERM, which Ray replaces by one that exits with code 15."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM:
+            handler(signal.SIGTERM, None)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

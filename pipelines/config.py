@@ -22,6 +22,9 @@ class InputConfig:
     """Columns copied to the output. None copies all but those that the task reads."""
     rows_per_unit: int = 1024
     """The largest number of rows in a unit. Larger row groups are sliced, smaller neighbours of a shard are joined."""
+    missing: Literal["error", "keep"] = "error"
+    """Input files that were deleted after they were answered. error: the job is refused. keep: their parts stay. A file
+    that was renamed is a deleted and a new one: under keep its rows are there twice."""
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Arguments for the fsspec filesystem, such as an endpoint. Secrets belong in the environment."""
 
@@ -75,10 +78,22 @@ class EngineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LimitsConfig:
-    """When a job with too many errors is stopped."""
+    """When a job with too many errors or useless answers is stopped, and how long is waited for what does not come."""
 
     max_error_rate: float = 1.0
     """Share of the job's rows that may become error rows. 1.0 never stops the job."""
+    max_degenerate_rate: float = 1.0
+    """Share of the job's rows whose generated answers may be empty, copies of their input, or repeat themselves
+    endlessly. 1.0 never stops the job. Truncated answers are counted in the manifest, and do not count here."""
+    max_unit_attempts: int = 5
+    """Replicas that may be lost one after the other while they compute a unit, before the unit fails. Deaths that
+    narrow down which of its rows ends the process are not counted."""
+    quiet_seconds: float = 15.0
+    """Seconds without a finished part after which progress says what is waited for. More where units take longer, and
+    twice as many before the first."""
+    stall_minutes: float | None = None
+    """Minutes without a step or a batch after which a replica that has work is ended and started again. None: 20 times
+    the longest pause that it made so far, and at least 15 minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)

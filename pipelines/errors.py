@@ -2,10 +2,11 @@
 
 PipelineError
 ├── ConfigError         the job asks for something that is not there or contradicts itself (exit code 2)
-│   ├── InputError      no file matches, a file cannot be read, a column is missing or of the wrong type
+│   ├── InputError      a file cannot be read, a column is missing or of the wrong type
+│   │   └── NoInputError    no file matches
 │   └── OutputError     the output cannot be written, belongs to another job, or is not what was asked for
 ├── JobError            the job started and could not go on (exit code 1)
-└── ErrorLimitError     more rows failed than limits.max_error_rate allows (exit code 3)
+└── ErrorLimitError     more rows failed, or more answers are degenerate, than limits allow (exit code 3)
 """
 
 from collections.abc import Iterator
@@ -31,6 +32,10 @@ class InputError(ConfigError):
     """No file matches, a file cannot be read, or a column is missing or of the wrong type."""
 
 
+class NoInputError(InputError):
+    """A path of the input matches no file."""
+
+
 class OutputError(ConfigError):
     """The output folder cannot be written, belongs to another job, or holds no (finished) output to verify."""
 
@@ -40,7 +45,28 @@ class JobError(PipelineError):
 
 
 class ErrorLimitError(PipelineError):
-    """More rows failed than `limits.max_error_rate` allows; finished parts are kept."""
+    """More rows failed than `limits.max_error_rate` allows, or more answers are degenerate than
+    `limits.max_degenerate_rate` does; finished parts are kept."""
+
+
+ERROR_KINDS = frozenset(
+    {
+        "damaged_input",
+        "empty_text",
+        "killed_the_process",
+        "no_labels",
+        "no_mask",
+        "no_tokens",
+        "not_shrinking",
+        "not_utf8",
+        "null_text",
+        "out_of_memory",
+        "refused_request",
+        "too_long",
+        "too_short",
+    }
+)
+"""What a row's error can be. `--retry-errors` takes these; tests hold that no other is made."""
 
 
 @dataclass(frozen=True)

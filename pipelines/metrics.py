@@ -4,6 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from batchloom.pipelines.records import from_json
+
+DEGENERATE_KINDS = ("empty", "copied", "repeating", "truncated")
+"""A row is one of the first three at most; `truncated` is counted beside these."""
 READY_AT = "replica_ready_at"  # unlike other measures a point in time (seconds since 1970): the model was loaded
 
 
@@ -27,6 +31,15 @@ class UnitRecord:
     sha256: str
     """Of the part's bytes."""
     errors_by_kind: Mapping[str, int] = field(default_factory=dict)
+    degenerate: Mapping[str, int] = field(default_factory=dict)
+    """Answered rows by DEGENERATE_KINDS, of tasks that generate; parts of earlier versions have none."""
+    version: str = field(default="", compare=False)
+    """The part's etag or modification time when it was written or found whole. A copy of the output has others."""
+
+    @property
+    def num_degenerate(self) -> int:
+        """Rows that count for `limits.max_degenerate_rate`: all but those that are truncated alone."""
+        return sum(count for kind, count in self.degenerate.items() if kind != "truncated")
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,16 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Retrying:
+    """Rows with errors are computed again, as it was asked for. No rows where none has such an error."""
+
+    num_units: int
+    """Units that hold them."""
+    errors_by_kind: Mapping[str, int]
+    """Those rows, by the errors that they have now."""
+
+
+@dataclass(frozen=True)
 class ReplicasStarting:
     """Ray is about to start, and then replicas, which load their model. Left out where nothing is pending."""
 
@@ -50,6 +73,51 @@ class UnitDone:
     """A part is written."""
 
     record: UnitRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaSight:
+    """What is known of a replica while a job waits."""
+
+    node: str
+    """Address of its node; empty where the node is gone."""
+    process_id: int
+    is_ready: bool
+    """It has loaded its model."""
+    is_alive: bool
+    """Its node is there and its process reports."""
+    heard_seconds: float
+    """Since its process last reported."""
+    progress_seconds: float
+    """Since its last step, batch, or begin or end of a unit."""
+    units: tuple[str, ...]
+    """That it computes: shard and rows."""
+    unit_seconds: float
+    """Since it began the oldest of them."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """No part was finished for longer than expected. It comes again, ever more seldom, until one is."""
+
+    seconds: float
+    """Since the last part, or since replicas are started."""
+    replicas: tuple[ReplicaSight, ...]
+    """All that ever began to load."""
+    num_replicas: int
+    """That the job starts with."""
+    lacking: tuple[str, ...]
+    """What the cluster lacks, in words."""
+
+
+@dataclass(frozen=True)
+class ReplicaEnded:
+    """A replica made no progress and was ended. Ray starts it again; it gets its units again."""
+
+    node: str
+    process_id: int
+    reason: str
+    units: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -70,7 +138,7 @@ class Finished:
     manifest: "Manifest"
 
 
-Event = Planned | ReplicasStarting | UnitDone | UnitFailed | Finished
+Event = Planned | Retrying | ReplicasStarting | UnitDone | UnitFailed | Waiting | ReplicaEnded | Finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +158,16 @@ class Manifest:
     errors_by_kind: Mapping[str, int]
     timing: Mapping[str, float]
     parts: tuple[UnitRecord, ...]
+    degenerate: Mapping[str, int] = field(default_factory=dict)
+    """Answered rows by DEGENERATE_KINDS; empty for tasks that do not generate, and in manifests of earlier versions."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Manifest":
-        parts = tuple(UnitRecord(**part) for part in values["parts"])
-        return Manifest(**{**values, "parts": parts})
+        """Read what `to_dict` made. Raises: ValueError where a value is missing or of another type."""
+        return from_json(Manifest, values)
 
 
 def totals(records: Iterable[UnitRecord]) -> dict[str, int]:
@@ -118,8 +188,16 @@ def totals(records: Iterable[UnitRecord]) -> dict[str, int]:
 
 
 def errors_by_kind(records: Iterable[UnitRecord]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for record in records:
-        for kind, count in record.errors_by_kind.items():
-            counts[kind] = counts.get(kind, 0) + count
-    return dict(sorted(counts.items()))
+    return _summed(record.errors_by_kind for record in records)
+
+
+def degenerate(records: Iterable[UnitRecord]) -> dict[str, int]:
+    return _summed(record.degenerate for record in records)
+
+
+def _summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for own in counts:
+        for kind, count in own.items():
+            sums[kind] = sums.get(kind, 0) + count
+    return dict(sorted(sums.items()))

@@ -14,7 +14,18 @@ from batchloom.pipelines.errors import ConfigError
 
 TEMPORARY = "_batchloom/tmp"
 GLOB_CHARACTERS = "*?["
+VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
 PRIVATE = "_batchloom/"  # of these files only their owner may read: they tell how a job was run
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a filesystem tells of a file without reading it."""
+
+    size: int
+    """Bytes."""
+    version: str
+    """The etag or modification time, as the filesystem gives it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,10 @@ class Store:
 
     def names(self) -> dict[str, int]:
         """Return every file below the folder: its name relative to the folder, and its size in bytes."""
+        return {name: stored.size for name, stored in self.listing().items()}
+
+    def listing(self) -> dict[str, Stored]:
+        """Return every file below the folder by its name relative to the folder."""
         self.filesystem.invalidate_cache()
         try:
             found = self.filesystem.find(self.path(), detail=True)
@@ -51,10 +66,16 @@ class Store:
             return {}
         prefix = self.path() + "/"
         return {
-            path.removeprefix(prefix): info["size"]
+            path.removeprefix(prefix): Stored(info["size"], version_of(info))
             for path, info in found.items()
             if path.startswith(prefix) and info["type"] == "file" and info["size"] is not None
         }
+
+    def stat(self, name: str) -> Stored:
+        """Return a file's size and version. Raises: FileNotFoundError."""
+        self.filesystem.invalidate_cache()
+        info = self.filesystem.info(self.path(name))
+        return Stored(info["size"], version_of(info))
 
     def read(self, name: str) -> bytes:
         self.filesystem.invalidate_cache()
@@ -114,6 +135,11 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             "for example pip install 'batchloom[s3]' for s3://."
         ) from error
     return filesystem, path
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """Return the etag or modification time in what a filesystem tells of a file; empty where it tells none."""
+    return next((str(info[key]) for key in VERSION_KEYS if info.get(key) is not None), "")
 
 
 def _mode(name: str) -> int:

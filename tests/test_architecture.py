@@ -19,6 +19,9 @@ FORBIDDEN = {
 POLICY = [
     "pipelines/ledger/ledger.py",
     "pipelines/metrics.py",
+    "pipelines/watching/attempts.py",
+    "pipelines/watching/pace.py",
+    "pipelines/watching/starts.py",
     *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "pipelines/planning").glob("*.py"))),
     *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "pipelines/tasks").glob("*.py"))),
     "models/families/config.py",
@@ -89,15 +92,17 @@ def test_what_decides_imports_neither_torch_nor_ray(path: str) -> None:
 
 @pytest.mark.parametrize("package", ["models", "pipelines"])
 def test_heavy_modules_are_imported_by_the_rooms_that_own_them_alone(package: str) -> None:
-    """Ray belongs to the connection, the stream, the count of starts and replicas of several actors; torch to whoever
+    """Ray belongs to the connection, the stream, what watches it and replicas of several actors; torch to whoever
     computes."""
     owners = {
         "models": set(),
         "pipelines": {
             "pipelines/cluster.py",
             "pipelines/stream.py",
-            "pipelines/replicas/starts.py",
             "pipelines/replicas/spanning.py",
+            "pipelines/watching/connection.py",
+            "pipelines/watching/roster.py",
+            "pipelines/watching/watchdog.py",
         },
     }
     with_ray = {str(p.relative_to(ROOT)) for p in (ROOT / package).rglob("*.py") if "ray" in packages(p)}

@@ -14,7 +14,7 @@ from batchloom.jobs.reports.replica_estimate import ReplicaEstimate
 from batchloom.models import Machine
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.fields import LEDGER_FIELDS
-from batchloom.pipelines.ledger import ledger
+from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.planning.job_plan import JobPlan
 
 
@@ -34,8 +34,7 @@ class DryRun:
 
     def refuse(self) -> None:
         """Do nothing where `run` would accept the output. Raises: OutputError where it would refuse it."""
-        plan = self.plan
-        ledger.refuse_foreign(plan.output, self.found, plan.config.output.mode, plan.job_record(), plan.parts)
+        ownership.refuse_foreign(self.plan, self.found)
 
     def values(self) -> dict[str, Any]:
         plan, done = self.plan, self._done()

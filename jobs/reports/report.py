@@ -14,7 +14,7 @@ from batchloom.jobs.reports import wording
 from batchloom.jobs.reports.figures import Figures
 from batchloom.jobs.reports.view import Row, View, spread
 from batchloom.pipelines.fields import LEDGER_FIELDS
-from batchloom.pipelines.metrics import UnitRecord
+from batchloom.pipelines.metrics import UnitRecord, degenerate
 
 MAX_PARTS = 64  # to read lengths from: enough for a distribution, and a report never reads a whole archive
 MAX_BINS = 30
@@ -96,6 +96,7 @@ class Report:
             "finished": self.view.manifest is not None,
             "totals": dict(self.view.totals),
             "errors_by_kind": dict(self.view.errors_by_kind),
+            "degenerate": degenerate(self.view.records),
             "timing": dict(self.view.manifest.timing) if self.view.manifest else None,
             "lengths": {name: vars(lengths) for name, lengths in self.histograms().items()},
         }

@@ -1,6 +1,5 @@
 """Read an output folder as it is at this moment, finished or not: its records and some of its rows."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 from batchloom.pipelines.errors import ConfigError, OutputError
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import ledger
-from batchloom.pipelines.ledger.parts import FOOTER_KEY
+from batchloom.pipelines.ledger.parts import read_footer
 from batchloom.pipelines.metrics import Manifest, UnitRecord, errors_by_kind, totals
 from batchloom.pipelines.storage import Store
 
@@ -29,7 +28,7 @@ class View:
 
     store: Store
     job: Mapping[str, Any]
-    """The job as resolved when it was started, from `_batchloom/job.json`."""
+    """The job as resolved when it was started, from the manifest or `_batchloom/job.json`."""
     manifest: Manifest | None
     records: tuple[UnitRecord, ...]
 
@@ -57,15 +56,21 @@ def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
     """
     store = Store(output, storage_options or {})
     found = ledger.look(store)
-    if found.job is None:
-        raise OutputError(f"{output} holds no batchloom output. Check the path; a job creates it with its first step.")
     manifest = ledger.read_manifest(store) if found.is_closed else None
     if manifest is not None:
-        return View(store, found.job["job"], manifest, manifest.parts)
+        return View(store, _told(manifest.job), manifest, manifest.parts)
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        read = pool.map(lambda part: _record(store, part, found.parts[part]), sorted(found.parts))
+        read = pool.map(lambda part: _record(store, part, found.parts[part].size), sorted(found.parts))
         records = [record for record in read if record is not None]
-    return View(store, found.job["job"], None, tuple(records))
+    if found.job is None and not records:
+        raise OutputError(f"{output} holds no batchloom output. Check the path; a job creates it with its first step.")
+    return View(store, _told(found.job.job if found.job else {}), None, tuple(records))
+
+
+def _told(job: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the job with a text for its task and its model: parts do not tell them where job.json is lost."""
+    unknown = {name: f"unknown {name}" for name in ("task", "model") if not isinstance(job.get(name), str)}
+    return {**job, **unknown}
 
 
 def spread(records: Sequence[UnitRecord], most: int) -> list[UnitRecord]:
@@ -94,11 +99,9 @@ def _record(store: Store, part: str, size: int) -> UnitRecord | None:
     """Read the record in a part's footer; None for a damaged part, which a resumed job computes again."""
     try:
         with store.filesystem.open(store.path(part), "rb") as file:
-            footer = json.loads((pq.read_metadata(file).metadata or {})[FOOTER_KEY])
-    except (pa.ArrowException, OSError, KeyError):
+            return read_footer(part, size, pq.read_metadata(file)).record
+    except (pa.ArrowException, OSError, ValueError):
         return None
-    # No hash: it would need every byte of the part, and a view reads footers only.
-    return UnitRecord(part=part, bytes=size, sha256="", **footer["account"])
 
 
 def _first_rows(store: Store, part: str, num_rows: int) -> list[Row]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from batchloom.jobs.terminal.progress import Progress
 from batchloom.jobs.terminal.progress_line import figures, planned
-from batchloom.pipelines.metrics import Event, Finished, Planned, UnitDone
+from batchloom.jobs.terminal.silence import replica_ended, waiting
+from batchloom.pipelines.metrics import Event, Finished, Planned, ReplicaEnded, UnitDone, Waiting
 
 UPDATE_SECONDS = 0.25  # between two updates: small units would otherwise send the browser hundreds a second
 
@@ -42,6 +43,10 @@ class NotebookLine:
                 text = planned(event)
             case UnitDone() | Finished():
                 text = "  ".join(figures(self._progress))
+            case Waiting():
+                text = waiting(event)
+            case ReplicaEnded():
+                text = replica_ended(event)
             case _:
                 text = self._progress.stage
         if not isinstance(event, UnitDone) or self._clock() - self._shown_at >= UPDATE_SECONDS:

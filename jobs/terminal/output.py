@@ -20,13 +20,25 @@ from batchloom.jobs.reports import wording
 from batchloom.jobs.reports.figures import Figures
 from batchloom.jobs.reports.view import Row, View
 from batchloom.jobs.terminal.progress import Progress
-from batchloom.jobs.terminal.progress_line import LiveLine, PlainLines, planned
+from batchloom.jobs.terminal.progress_line import LiveLine, PlainLines, planned, retrying
 from batchloom.jobs.terminal.row_table import RowTable
+from batchloom.jobs.terminal.silence import replica_ended, waiting
 from batchloom.jobs.terminal.stray_lines import caught
 from batchloom.jobs.terminal.visible import VisibleConsole, forsake, json_line
 from batchloom.models.redaction import redacted, redacted_values
 from batchloom.pipelines.ledger.verification import Verification
-from batchloom.pipelines.metrics import Event, Finished, Manifest, Planned, ReplicasStarting, UnitDone, UnitFailed
+from batchloom.pipelines.metrics import (
+    Event,
+    Finished,
+    Manifest,
+    Planned,
+    ReplicaEnded,
+    ReplicasStarting,
+    Retrying,
+    UnitDone,
+    UnitFailed,
+    Waiting,
+)
 
 
 class Output:
@@ -126,6 +138,7 @@ class Output:
         else:
             problems = wording.plural(len(found.problems), "problem")
             self.say(f"{problems}:", *[f"  {problem}" for problem in found.problems])
+        self.say(*[f"Not compared: {note}" for note in found.notes])
 
     def view(self, view: View) -> None:
         """Print the totals of an output folder."""
@@ -144,8 +157,15 @@ class _Notes(logging.Handler):
 
 def _show(console: Console, progress: Progress, event: Event) -> None:
     progress(event)
-    if isinstance(event, Planned):
-        console.print(planned(event))
+    match event:
+        case Planned():
+            console.print(planned(event))
+        case Retrying():
+            console.print(retrying(event))
+        case Waiting():
+            console.print(Text(waiting(event), "yellow"))
+        case ReplicaEnded():
+            console.print(Text(replica_ended(event), "yellow"))
 
 
 def event_values(event: Event) -> dict[str, Any]:
@@ -153,10 +173,16 @@ def event_values(event: Event) -> dict[str, Any]:
     match event:
         case Planned():
             return {"event": "planned", **asdict(event)}
+        case Retrying():
+            return {"event": "retrying", **asdict(event)}
         case ReplicasStarting():
             return {"event": "replicas_starting"}
         case UnitDone(record):
             return {"event": "unit_done", **asdict(record)}
+        case Waiting():
+            return {"event": "waiting", **asdict(event)}
+        case ReplicaEnded():
+            return {"event": "replica_ended", **asdict(event)}
         case UnitFailed():
             return {"event": "unit_failed", **asdict(event)}
         case Finished(manifest):

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from batchloom.jobs.reports import wording
 from batchloom.jobs.terminal.progress import Progress
-from batchloom.pipelines.metrics import Event, Planned, ReplicasStarting, UnitDone
+from batchloom.jobs.terminal.silence import replica_ended, waiting
+from batchloom.pipelines.metrics import Event, Planned, ReplicaEnded, ReplicasStarting, Retrying, UnitDone, Waiting
 
 PLAIN_SECONDS = 10.0  # between two plain lines, so that the log of a long job stays readable
 MIN_BAR, MAX_BAR = 8, 36
@@ -42,7 +43,7 @@ class LiveLine:
 
 
 class PlainLines:
-    """Pass a line to `tell` when a job is planned, starts and ends, and every PLAIN_SECONDS in between."""
+    """Pass a line to `tell` when a job is planned, starts, is quiet and ends, and every PLAIN_SECONDS in between."""
 
     def __init__(
         self, progress: Progress, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic
@@ -55,13 +56,27 @@ class PlainLines:
         match event:
             case Planned():
                 self._tell(planned(event))
+            case Retrying():
+                self._tell(retrying(event))
             case ReplicasStarting():
                 self._tell(self._progress.stage)
+            case Waiting():
+                self._tell(waiting(event))
+            case ReplicaEnded():
+                self._tell(replica_ended(event))
             case UnitDone():
                 is_last = self._progress.num_units_done == self._progress.num_units
                 if is_last or self._clock() - self._told_at >= PLAIN_SECONDS:
                     self._told_at = self._clock()
                     self._tell("  ".join(figures(self._progress)))
+
+
+def retrying(event: Retrying) -> str:
+    """Return the line that says which rows with errors are computed again."""
+    if not event.errors_by_kind:
+        return "No row has an error to retry"
+    rows = wording.plural(sum(event.errors_by_kind.values()), "row")
+    return f"{rows} with errors are computed again ({wording.kinds(event.errors_by_kind)})"
 
 
 def figures(progress: Progress) -> list[str]:

@@ -33,7 +33,7 @@ from batchloom.models.errors import ParamsError, RequestError
 from batchloom.models.generation.lanes import Lanes, Stepped
 from batchloom.models.generation.model import Model, generative
 from batchloom.models.generation.params import GenerationParams
-from batchloom.models.generation.requests import Request, RequestOutput, SequenceOutput
+from batchloom.models.generation.requests import NoAnswer, Request, RequestOutput, SequenceOutput
 from batchloom.models.generation.scheduler import Scheduler
 from batchloom.models.generation.search.cohort import StopText
 from batchloom.models.generation.search.randomness import sample_key
@@ -108,7 +108,7 @@ class Engine:
         """Start what fits, compute one token for each running sequence of a lane, and return what is answered.
 
         Where memory runs out, everything that runs starts again with half the budget; a request that does not fit alone
-        is answered with an error.
+        is answered with an error, as is one for which the model gives NaN or infinity.
 
         Raises: RankLostError where a process with part of the model ended, DeviceError where it failed.
         """
@@ -135,7 +135,8 @@ class Engine:
     ) -> list[RequestOutput]:
         """Return the answers to all prompts, in their order; `params` for all of them or one for each.
 
-        A request that does not fit into memory alone has an `error` in place of outputs; the others are answered.
+        A request that does not fit into memory alone, or for which the model gives NaN or infinity, has an `error` in
+        place of outputs; the others are answered.
 
         Raises: RequestError where a prompt cannot be served or requests of `add` are unfinished, ParamsError where
         params cannot be used, and what `step` raises.
@@ -175,7 +176,9 @@ class Engine:
         outputs = []
         for done in stepped.done:
             self._scheduler.release(done.request)
-            outputs.append(RequestOutput(done.request.request_id, len(done.request.prompt_ids), done.outputs))
+            outputs.append(
+                RequestOutput(done.request.request_id, len(done.request.prompt_ids), done.outputs, done.error)
+            )
         before = self.stats
         self.stats = replace(
             before,
@@ -228,4 +231,4 @@ def _no_room(request: Request) -> RequestOutput:
         f"{request.max_new_tokens} new tokens do not fit into memory, though nothing else ran. Shorten the text, or "
         "lower max_new_tokens, num_beams or num_return_sequences."
     )
-    return RequestOutput(request.request_id, len(request.prompt_ids), [], message)
+    return RequestOutput(request.request_id, len(request.prompt_ids), [], NoAnswer("out_of_memory", message))

@@ -24,14 +24,23 @@ class SequenceOutput:
 
 
 @dataclass(frozen=True)
+class NoAnswer:
+    """Why a request has no outputs."""
+
+    kind: Literal["out_of_memory", "not_finite"]
+    """out_of_memory: on this request alone. not_finite: the model gave NaN or infinity where a token was chosen."""
+    message: str
+
+
+@dataclass(frozen=True)
 class RequestOutput:
     """All answers to one request, best first (samples: by number)."""
 
     request_id: Hashable
     num_prompt_tokens: int
     outputs: list[SequenceOutput]
-    error: str | None = None
-    """Why there are no outputs: memory ran out on this request alone."""
+    error: NoAnswer | None = None
+    """Why there are no outputs."""
 
 
 @dataclass(eq=False)

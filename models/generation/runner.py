@@ -73,10 +73,10 @@ class Runner:
             if step.parents_GB is not None:
                 one.cache.reorder(step.parents_GB)
             if step.kept is not None:
-                one.cache.keep(step.kept)
+                one.cache.keep(step.kept, erases=any(finished.error for finished in step.done))
             done += step.done
         for finished in done:
-            self._backend.release(self._prompt_memories.pop(finished.request))
+            self._backend.release(self._prompt_memories.pop(finished.request), erases=finished.error is not None)
         self._running = {params: one for params, one in self._running.items() if one.cohort.requests}
         return done
 

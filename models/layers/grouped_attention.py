@@ -12,6 +12,11 @@ from torch import Tensor
 PADDING_SHARE = 36
 
 
+# With fewer keys than a vector register holds, torch's kernel for CPUs takes a query's largest score by comparisons,
+# which skip NaN: where all scores are NaN it finds none, and returns zeros as for a query that sees no key.
+FEW_KEYS = 16
+
+
 @dataclass(frozen=True)
 class Group:
     """One kernel call: `size` sequences, padded to num_queries and num_keys, at offsets into the padded tensors."""
@@ -78,6 +83,11 @@ class GroupedAttention:
             is_causal=self.causal and group.num_queries > 1,
             scale=scale,
         )
+        if group.num_keys < FEW_KEYS and q_PHK.device.type == "cpu":
+            # 0, or NaN where a query or a key of the sequence is not finite.
+            attended_GHTK = (
+                attended_GHTK + (0 * q_GHTK).sum(-1, keepdim=True) + (0 * k_GHSK).sum((-2, -1), keepdim=True)
+            )
         return attended_GHTK.transpose(1, 2).reshape(group.size * group.num_queries, *q_PHK.shape[1:])
 
     def _mask(self, i: int, group: Group, device: torch.device) -> Tensor | None:

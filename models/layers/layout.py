@@ -20,11 +20,11 @@ from torch import Tensor
 
 from batchloom.models.layers.feedforward import Activation, gelu_tanh
 
-# Activations that oneDNN can fuse into the product, before rounding, with its names for them.
+# Activations that oneDNN can fuse into the product, before rounding, with its names for them. Not relu: fused, it turns
+# NaN into 0, and one NaN weight would give wrong answers in place of errors.
 _FUSED: dict[Activation, tuple[str, str]] = {
     F.gelu: ("gelu", "none"),
     gelu_tanh: ("gelu", "tanh"),
-    F.relu: ("relu", ""),
 }
 
 

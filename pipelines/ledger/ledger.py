@@ -2,22 +2,24 @@
 
 Layout: parts at the top; `_batchloom/job.json` holds the components of the fingerprint, so that a refusal can name what
 differs; `_batchloom/probe.json`, for jobs with several ranks, holds one rank's answers (replicas/probe.py);
-`_batchloom/manifest.json` and `_SUCCESS` are written last. Only the parts say which units are done.
+`_batchloom/manifest.json` and `_SUCCESS` are written last. Only the parts say which units are done, and whose they are.
 """
 
+import hashlib
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from batchloom.pipelines.errors import JobError, OutputError
-from batchloom.pipelines.ledger.parts import check_pages, is_part_name, read_record
+from batchloom.pipelines.ledger.parts import read_part
 from batchloom.pipelines.metrics import Manifest, UnitRecord
-from batchloom.pipelines.planning.fingerprint import differences
+from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.records import from_json
 from batchloom.pipelines.replicas.probe import Answers
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.storage import Store, Stored
 
 log = logging.getLogger(__name__)
 
@@ -26,138 +28,131 @@ PROBE = "_batchloom/probe.json"
 MANIFEST = "_batchloom/manifest.json"
 SUCCESS = "_SUCCESS"
 READ_THREADS = 16
-ENDING = len("-00000000.parquet")  # of the end of a part's name that all parts of a job share
 PROBE_BELONGS_TO = ("batchloom", "fingerprint")  # stored answers are valid only where these are equal
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRecord:
+    """`_batchloom/job.json`: the job that was started last in a folder. It explains and decides nothing."""
+
+    job: Mapping[str, Any]
+    """As resolved, without secrets."""
+    fingerprint: str
+    fingerprint_of: Mapping[str, Any]
+    """What the fingerprint is a hash of."""
 
 
 @dataclass(frozen=True)
 class Found:
     """The contents of an output folder."""
 
-    parts: Mapping[str, int]
-    """Parquet files at the top: bytes by name."""
+    parts: Mapping[str, Stored]
+    """Parquet files, by name: parts, and strangers' files that readers would take for parts."""
     others: tuple[str, ...]
     """Other files, without hidden ones."""
-    job: Mapping[str, Any] | None
-    """`_batchloom/job.json`."""
+    job: JobRecord | None
+    """None where there is none, or it is damaged."""
     is_closed: bool
     """Whether the manifest exists, and `_SUCCESS`, which is written after it."""
 
 
 def look(store: Store) -> Found:
-    """List an output folder. Raises: OutputError where its job.json is damaged."""
-    names = store.names()
-    shown = [name for name in names if not name.startswith(("_", "."))]
+    """List an output folder."""
+    files = store.listing()
+    shown = [name for name in files if not name.startswith(("_", "."))]
     return Found(
-        parts={name: names[name] for name in shown if name.endswith(".parquet")},
+        parts={name: files[name] for name in shown if name.endswith(".parquet")},
         others=tuple(name for name in shown if not name.endswith(".parquet")),
-        job=_read_json(store, JOB) if JOB in names else None,
-        is_closed=MANIFEST in names and SUCCESS in names,
+        job=_read_job(store) if JOB in files else None,
+        is_closed=MANIFEST in files and SUCCESS in files,
     )
 
 
-def refuse_foreign(store: Store, found: Found, mode: str, job: Mapping[str, Any], planned: Collection[str]) -> None:
-    """Check that every part in the output belongs to this job's plan; changes nothing.
-
-    `mode`: as in OutputConfig. `job`: what JOB would hold. `planned`: the names of all parts that this job will have.
-    Raises: OutputError where the output holds anything else that `mode` does not permit.
-    """
-    held = sorted([*found.parts, *found.others])
-    if not held:
-        return
-    if mode == "error":
-        raise OutputError(
-            f"Output {store.url} is not empty ({_some(held)}) and output.mode is error. "
-            "Choose an empty folder, or output.mode: resume or overwrite."
-        )
-    if found.job is None:
-        raise OutputError(
-            f"Output {store.url} holds files that no batchloom job wrote ({_some(held)}). "
-            "Choose an empty folder; they are not removed under output.mode: overwrite either."
-        )
-    strangers = sorted(name for name in found.parts if not is_part_name(name))
-    if strangers:
-        raise OutputError(
-            f"Output {store.url} holds Parquet files that are no parts ({_some(strangers)}): readers would take them "
-            "for answers, and output.mode: overwrite removes no stranger's file. Take them away, or choose another "
-            "output.path."
-        )
-    foreign = sorted(name for name in found.parts if name not in planned)
-    if mode == "overwrite" or not foreign:
-        return
-    differing = list(differences(found.job["fingerprint_of"], job["fingerprint_of"]))
-    if differing:
-        raise OutputError(
-            f"Output {store.url} belongs to another configuration:\n"
-            + "".join(f"  {line}\n" for line in differing)
-            + "Change the job file back, choose another output.path, or set output.mode: overwrite."
-        )
-    raise OutputError(
-        f"Output {store.url} holds {len(foreign)} parts of inputs that are gone or have changed since "
-        f"({_some(foreign)}). Resuming would mix old answers with new ones. "
-        "Put the inputs back, choose another output.path, or set output.mode: overwrite."
-    )
-
-
-def refuse_company(store: Store, planned: Collection[str]) -> None:
-    """Check, at the end, that no concurrent job has written to the output.
-
-    Raises: JobError where it holds parts that were not planned.
-    """
-    foreign = sorted(name for name in look(store).parts if name not in planned)
-    if foreign:
-        kinds = ", ".join(sorted({f"*{name[-ENDING:]}" for name in foreign}))
-        raise JobError(
-            f"Output {store.url} holds {len(foreign)} parts that another job wrote while this one ran ({kinds}), so "
-            "rows would be there twice, and the output is not closed. Remove those parts and run this job again, or "
-            "remove this job's and run the other."
-        )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def open_job(store: Store, found: Found, mode: str, job: Mapping[str, Any]) -> None:
-    """Prepare the folder: remove the manifest and `_SUCCESS`, under overwrite also the parts, and write job.json.
+def open_job(store: Store, job: Mapping[str, Any], overwritten: Iterable[str]) -> None:
+    """Prepare the folder: remove the manifest, `_SUCCESS` and the parts to be overwritten, and write job.json.
 
     Raises: OutputError where the folder cannot be written, before anything is computed.
     """
     names = store.names()
     try:
         store.remove([name for name in (SUCCESS, MANIFEST) if name in names])
-        if mode == "overwrite":
-            store.remove(list(found.parts))
+        store.remove(list(overwritten))
         store.put(JOB, json.dumps(job, indent=1, sort_keys=True).encode())
     except OSError as error:  # fsspec's filesystems raise it for missing permissions and buckets, too
         raise OutputError(f"Output {store.url} cannot be written: {error}. Choose a folder that can be.") from error
 
 
-def whole_parts(store: Store, found: Found, planned: Collection[str]) -> list[UnitRecord]:
-    """Return the records of the planned parts that exist and are intact; a truncated or altered one counts as not done.
+def whole_parts(store: Store, found: Found, planned: Mapping[str, Unit], kept: Collection[str]) -> list[UnitRecord]:
+    """Return the records of the planned parts that exist and are intact, and of the kept ones, in no fixed order.
 
-    Each part is read in full: its hash is compared with the manifest's, or, without a manifest, computed for it.
+    A planned part that is not whole is named in the log and counts as not done. Each part is read once, in full: its
+    seal covers every byte, and a manifest, where there is one, must name the same hash.
+    `kept`: parts of inputs that are gone. Raises: OutputError where one of them is not whole.
     """
-    manifest = read_manifest(store)
-    written = {record.part: record for record in manifest.parts} if manifest else {}
+    written = _written(store)
 
     def one(name: str) -> UnitRecord | None:
         try:
-            content = store.read(name)
-            record, _ = read_record(name, content)
-            if name not in written:  # its hash is not recorded, so its pages' checksums are verified
-                check_pages(content)
-        except ValueError as error:
+            return _whole_part(store, name, planned.get(name), written.get(name))
+        except (ValueError, FileNotFoundError) as error:
+            if name in kept:
+                raise OutputError(
+                    f"{store.path(name)}: {error}. Its input is gone, so it cannot be computed again. Put the input or "
+                    "the part back, or remove the part to go on without its rows."
+                ) from error
             log.warning("%s is computed again: %s", name, error)
             return None
-        if record.sha256 != written.get(name, record).sha256:
-            log.warning("%s is computed again: its bytes are not the ones that the manifest names", name)
-            return None
-        return record
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        records = pool.map(one, [name for name in found.parts if name in planned])
-        return [record for record in records if record is not None]
+        records = pool.map(one, [name for name in found.parts if name in planned or name in kept])
+        found_whole = [record for record in records if record is not None]
+    return [replace(record, version=found.parts[record.part].version) for record in found_whole]
+
+
+def _whole_part(store: Store, name: str, unit: Unit | None, written: UnitRecord | None) -> UnitRecord:
+    part = read_part(name, store.read(name))
+    if unit is not None and part.unit != unit.id:
+        raise ValueError(f"its footer is that of unit {part.unit}, and its name that of {unit.id}")
+    if written is not None and part.record.sha256 != written.sha256:
+        raise ValueError("its bytes are not the ones that the manifest names")
+    return part.record
+
+
+def _written(store: Store) -> dict[str, UnitRecord]:
+    """Return the manifest's records by part; none where it is absent or damaged: the parts' seals suffice."""
+    try:
+        manifest = read_manifest(store)
+    except OutputError as error:
+        log.warning("the manifest is written anew: %s", error)
+        return {}
+    return {record.part: record for record in manifest.parts} if manifest else {}
+
+
+def check_parts(store: Store, records: Sequence[UnitRecord]) -> Found:
+    """Return what the folder holds at the end of a job, after a check that every part is there as its record says.
+
+    One listing tells; a part is read only where its size or version is not the record's, as after a second driver of
+    the same job has replaced equal bytes by equal bytes. Raises: JobError, naming parts, where some are not there.
+    """
+    found = look(store)
+    stored = {record.part: Stored(record.bytes, record.version) for record in records}
+    odd = [record for record in records if found.parts.get(record.part) != stored[record.part]]
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        are_there = list(pool.map(lambda record: record.part in found.parts and _is_equal(store, record), odd))
+    lost = [record.part for record, is_there in zip(odd, are_there, strict=True) if not is_there]
+    if lost:
+        raise JobError(
+            f"Output {store.url} lost {len(lost)} of {len(records)} parts while the job ran: they were removed or "
+            f"replaced ({some(sorted(lost))}). The output is not closed; the same command computes them again."
+        )
+    return found
+
+
+def _is_equal(store: Store, record: UnitRecord) -> bool:
+    try:
+        return hashlib.sha256(store.read(record.part)).hexdigest() == record.sha256
+    except FileNotFoundError:
+        return False
 
 
 def close_job(store: Store, manifest: Manifest) -> None:
@@ -172,37 +167,38 @@ def read_manifest(store: Store) -> Manifest | None:
     if MANIFEST not in store.names():
         return None
     try:
-        return Manifest.from_dict(_read_json(store, MANIFEST))
-    except (TypeError, KeyError) as error:
-        raise _damaged(store, MANIFEST, f"it lacks or has too much: {error}") from error
+        return Manifest.from_dict(json.loads(store.read(MANIFEST)))
+    except (ValueError, RecursionError) as error:
+        raise OutputError(
+            f"{store.path(MANIFEST)} is not as batchloom wrote it: {error}. Remove it and run the job again: what is "
+            "done stays, and it is written anew from the parts."
+        ) from error
 
 
-def _read_json(store: Store, name: str) -> dict[str, Any]:
+def _read_job(store: Store) -> JobRecord | None:
     try:
-        values = json.loads(store.read(name))
-    except ValueError as error:
-        raise _damaged(store, name, f"it is no JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise _damaged(store, name, "it holds no keys")
-    return values
+        return from_json(JobRecord, json.loads(store.read(JOB)))
+    except (ValueError, RecursionError) as error:
+        log.warning("%s is not as batchloom wrote it (%s); it is written anew by the next run", store.path(JOB), error)
+        return None
 
 
-def _damaged(store: Store, name: str, what: str) -> OutputError:
-    remedy = (
-        "Remove it and run the job again: what is done stays, and it is written anew from the parts."
-        if name == MANIFEST
-        else "Put the file back, or choose another output.path."
-    )
-    return OutputError(f"{store.path(name)} is not as batchloom wrote it: {what}. {remedy}")
+def some(names: Sequence[str]) -> str:
+    """Return the first few names, for messages."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def read_probe(store: Store, job: Mapping[str, Any]) -> Answers | None:
     """Return one rank's stored answers to the probe; None where another version or another job computed them."""
     if PROBE not in store.names():
         return None
-    kept = json.loads(store.read(PROBE))
-    answers: Answers = kept["answers"]
-    return answers if all(kept[name] == job[name] for name in PROBE_BELONGS_TO) else None
+    try:
+        kept = json.loads(store.read(PROBE))
+        answers: Answers = kept["answers"]
+        return answers if all(kept[name] == job[name] for name in PROBE_BELONGS_TO) else None
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s is not as batchloom wrote it (%r); it is computed again", store.path(PROBE), error)
+        return None
 
 
 def keep_probe(store: Store, job: Mapping[str, Any], answers: Answers) -> None:

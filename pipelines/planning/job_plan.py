@@ -199,14 +199,19 @@ def _check_numbers(config: JobConfig) -> None:
         "engine.replicas.max": config.engine.replicas.max,
         "engine.max_batch_tokens": config.engine.max_batch_tokens,
         "engine.units_in_flight": config.engine.units_in_flight,
+        "limits.max_unit_attempts": config.limits.max_unit_attempts,
     }
     problems = [f"{name}: is {value}, must be at least 1." for name, value in at_least_one.items() if value < 1]
     if config.engine.replicas.max < config.engine.replicas.min:
         problems.append(
             f"engine.replicas: max is {config.engine.replicas.max}, less than min, {config.engine.replicas.min}."
         )
-    if not 0 <= config.limits.max_error_rate <= 1:
-        problems.append(f"limits.max_error_rate: is {config.limits.max_error_rate}, must be between 0 and 1.")
+    for name in ("max_error_rate", "max_degenerate_rate"):
+        if not 0 <= (rate := getattr(config.limits, name)) <= 1:
+            problems.append(f"limits.{name}: is {rate}, must be between 0 and 1.")
+    for name in ("quiet_seconds", "stall_minutes"):
+        if (value := getattr(config.limits, name)) is not None and not value > 0:
+            problems.append(f"limits.{name}: is {value}, must be above 0.")
     if problems:
         raise ConfigError("\n".join(problems))
 

@@ -14,12 +14,11 @@ import pyarrow.parquet as pq
 
 from batchloom.models.redaction import public_name
 from batchloom.pipelines.config import InputConfig
-from batchloom.pipelines.errors import InputError
-from batchloom.pipelines.storage import GLOB_CHARACTERS, is_glob, open_filesystem
+from batchloom.pipelines.errors import InputError, NoInputError
+from batchloom.pipelines.storage import GLOB_CHARACTERS, is_glob, open_filesystem, version_of
 
 FOOTER_THREADS = 32  # a footer is one or two small requests, bound by latency and not by bandwidth
 STEM_BYTES = 180  # of the shard's name in a part's name: filesystems allow 255 bytes, and a character may have four
-VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def find_shards(config: InputConfig) -> tuple[list[Shard], list[pa.Schema]]:
             path=path,
             name=_name(path, root),
             size=info["size"],
-            version=_version(info),
+            version=version_of(info),
             row_groups=tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups)),
         )
         for (_, path, info), footer in zip(files, metadata, strict=True)
@@ -157,7 +156,7 @@ def _find_files(config: InputConfig) -> Iterator[tuple[str, str, dict[str, Any]]
                 seen.add(file)
                 yield folder, file, files[file]
     if unmatched:
-        raise InputError(
+        raise NoInputError(
             "\n".join(f"Input path {pattern!r} matches no file." for pattern in unmatched)
             + " Check the spelling and the pattern; a folder is searched for files that end in .parquet."
         )
@@ -224,10 +223,6 @@ def _is_hidden(path: str, root: str) -> bool:
 
 def _common_folder(folders: Sequence[str]) -> str:
     return posixpath.commonpath(sorted(set(folders))) if folders else ""
-
-
-def _version(info: dict[str, Any]) -> str:
-    return next((str(info[key]) for key in VERSION_KEYS if info.get(key) is not None), "")
 
 
 def _read_footer(config: InputConfig, path: str) -> pq.FileMetaData | str:

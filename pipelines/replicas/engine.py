@@ -7,9 +7,10 @@ together. The unit waits until its last request is answered, while requests of t
 
 import hashlib
 import logging
+import math
 import queue
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LEAST_COPIED = 8  # tokens of a prompt that an answer may begin with and go on from, and is a copy; "Hello" is none
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -35,6 +38,7 @@ class Answer:
     token_ids: list[int] | None = None
     score: float | None = None
     finish_reason: str | None = None
+    is_copy: bool | None = None
     error: dict[str, str] | None = None
 
 
@@ -72,6 +76,7 @@ class EngineReplica:
     ) -> None:
         self._engine, self._params, self._seed = engine, params, seed
         self._max_request_tokens = max_request_tokens
+        self._marks = _marks(params)
         self._inbox: queue.SimpleQueue[list[Asked]] = queue.SimpleQueue()
         self._open: dict[Hashable, Asked] = {}
         self._measured: dict[str, float] = {}
@@ -113,6 +118,10 @@ class EngineReplica:
             self._measured = now
             return since
 
+    def num_steps(self) -> int:
+        """Return how many steps the engine made."""
+        return self._engine.stats.num_steps
+
     def _serve(self) -> None:
         """Run the engine's thread: take what has come, step, hand out what is finished."""
         try:
@@ -149,13 +158,24 @@ class EngineReplica:
         asked = self._open.pop(output.request_id)
         row, piece = asked.ticket.requests[asked.index]
         if output.error is not None:
-            error = RowError("infer", "out_of_memory", output.error)
+            error: RowError | None = RowError("infer", output.error.kind, output.error.message)
+        else:
+            error = _not_finite([one.score for one in output.outputs])
+        if error is not None:
             asked.ticket.answer(asked.index, [Answer(row, piece, error=vars(error))])
             return
         asked.ticket.answer(
             asked.index,
             [
-                Answer(row, piece, sample, list(one.token_ids), float(one.score), one.finish_reason)
+                Answer(
+                    row,
+                    piece,
+                    sample,
+                    list(one.token_ids),
+                    float(one.score),
+                    one.finish_reason,
+                    is_copy(asked.token_ids, one.token_ids, self._marks),
+                )
                 for sample, one in enumerate(output.outputs)
             ],
         )
@@ -175,3 +195,42 @@ def row_seed(seed: int, unit: Unit, row: int, piece: int = 0) -> int:
     """Return a request's seed of 63 bits, the same wherever and however often the request is computed."""
     identity = f"{seed}\n{unit.shard}\n{unit.start + row}\n{piece}".encode()
     return int.from_bytes(hashlib.sha256(identity).digest()[:8], "big") >> 1
+
+
+def _not_finite(scores: Sequence[float]) -> RowError | None:
+    """Return the error of answers with a score that is not finite, though the model's logits were."""
+    odd = [score for score in scores if not math.isfinite(score)]
+    if not odd:
+        return None
+    return RowError(
+        "infer",
+        "not_finite",
+        f"The answer's score is {odd[0]}: options banned every token at some step, or a length_penalty is too large. "
+        "Ban fewer tokens, or lower it.",
+    )
+
+
+def is_copy(prompt: Sequence[int], answer: Sequence[int], marks: frozenset[int]) -> bool:
+    """Return whether an answer says what its prompt says, or begins with the whole of it, if that is not short.
+
+    `marks`: special tokens, which do not count at the ends.
+    """
+    asked, said = _without_marks(prompt, marks), _without_marks(answer, marks)
+    return bool(asked) and said[: len(asked)] == asked and (len(said) == len(asked) or len(asked) >= LEAST_COPIED)
+
+
+def _without_marks(token_ids: Sequence[int], marks: frozenset[int]) -> list[int]:
+    first, stop = 0, len(token_ids)
+    while first < stop and token_ids[first] in marks:
+        first += 1
+    while stop > first and token_ids[stop - 1] in marks:
+        stop -= 1
+    return list(token_ids[first:stop])
+
+
+def _marks(params: "GenerationParams") -> frozenset[int]:
+    """Return the special tokens that begin, end and pad texts."""
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
+    values = (getattr(params, name) for name in names)
+    ids = (value if isinstance(value, Sequence) else (value,) for value in values if value is not None)
+    return frozenset(token for own in ids for token in own)

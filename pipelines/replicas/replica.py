@@ -28,6 +28,9 @@ class Replica(Protocol):
     def measures(self) -> dict[str, float]:
         """Return what the model did since this was last asked: seconds busy, tokens. Each second is counted once."""
 
+    def num_steps(self) -> int:
+        """Return how many steps or batches were computed so far: while it grows, the replica is alive."""
+
 
 def start_replica(
     *,

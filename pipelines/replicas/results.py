@@ -2,10 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.fields import ERROR_FIELD
+
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 RESULT_SCHEMA = pa.schema(
     [
@@ -15,6 +19,7 @@ RESULT_SCHEMA = pa.schema(
         pa.field("token_ids", pa.list_(pa.int32())),
         pa.field("score", pa.float64()),
         pa.field("finish_reason", pa.string()),
+        pa.field("is_copy", pa.bool_()),  # of a generated answer: it says what its prompt says
         pa.field("values", pa.list_(pa.float32())),  # of a single pass: logits, probabilities, an embedding
         pa.field("indices", pa.list_(pa.int32())),  # of a single pass: what the values belong to
         ERROR_FIELD,
@@ -32,6 +37,22 @@ def result_table(row: Any, piece: Any, **columns: Any) -> pa.Table:
 def in_order(results: pa.Table) -> pa.Table:
     """Return results in the order of rows, pieces and samples, which buckets and rounds have mixed."""
     return results.sort_by([(name, "ascending") for name in ("row", "piece", "sample")])
+
+
+def not_finite(column: pa.Array | pa.ChunkedArray) -> Flags:
+    """Return which values of a column are NaN or infinite, or hold one that is: lists and structs are looked into."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    is_odd = np.zeros(len(column), dtype=bool)
+    kind = column.type
+    if pa.types.is_floating(kind):
+        return np.asarray(pc.fill_null(pc.invert(pc.is_finite(column)), False).to_numpy(zero_copy_only=False))
+    if pa.types.is_list(kind):
+        is_odd[pc.list_parent_indices(column).to_numpy()[not_finite(pc.list_flatten(column))]] = True
+    elif pa.types.is_struct(kind):
+        for values in column.flatten():  # null where the struct is
+            is_odd |= not_finite(values)
+    return is_odd
 
 
 def too_long(token_ids: list[int], limit: int | None) -> RowError | None:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.planning.units import Unit
-from batchloom.pipelines.replicas.results import in_order, result_table, too_long
+from batchloom.pipelines.replicas.results import in_order, not_finite, result_table, too_long
 from batchloom.pipelines.replicas.turns import Turns
 from batchloom.pipelines.tasks.base import Task
 
@@ -109,6 +110,10 @@ class SinglePassReplica:
             self._measured = now
             return since
 
+    def num_steps(self) -> int:
+        """Return how many batches were computed."""
+        return self._pass.stats.num_batches
+
     def _serve(self) -> None:
         """Compute buckets for ever; a failure ends the unit that it belongs to, and no other."""
         while True:
@@ -147,7 +152,18 @@ class SinglePassReplica:
         return [(numbers, {"error": [vars(RowError("infer", "out_of_memory", message))]})]
 
     def _ask(self, numbers: Sequence[int], token_ids: Sequence[Sequence[int]]) -> Mapping[str, Any]:
-        return self._task.ask(self._pass, [token_ids[number] for number in numbers])
+        """Return the columns of the answers, with an error where a value is NaN or infinite."""
+        from batchloom.models.not_finite import not_finite as message
+
+        answers = self._task.ask(self._pass, [token_ids[number] for number in numbers])
+        is_odd = np.logical_or.reduce([not_finite(column) for column in answers.values()])
+        if not is_odd.any():
+            return answers
+        names = ", ".join(field.name for field in self._task.output_fields())
+        error = vars(
+            RowError("infer", "not_finite", message(f"The model's values for {names}", self._pass.model.dtype))
+        )
+        return {**answers, "error": [error if odd else None for odd in is_odd.tolist()]}
 
     def _refusal(self, token_ids: list[int]) -> dict[str, str] | None:
         from batchloom.models.errors import RequestError

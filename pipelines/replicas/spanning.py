@@ -52,6 +52,10 @@ class SpanningReplica:
         measured: dict[str, float] = self._call("measures")
         return measured
 
+    def num_steps(self) -> int:
+        num_steps: int = self._call("num_steps")
+        return num_steps
+
     def _call(self, method: str, *arguments: Any) -> Any:
         try:
             return _get(getattr(self._first, method).remote(*arguments))
@@ -98,6 +102,9 @@ class FirstRank:
 
     def measures(self) -> dict[str, float]:
         return self._replica.measures()
+
+    def num_steps(self) -> int:
+        return self._replica.num_steps()
 
 
 class OtherRank:

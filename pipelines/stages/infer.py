@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -10,16 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchloom.models.errors import ModelError, RankLostError
-from batchloom.pipelines.errors import JobError, PipelineError, failing_as
+from batchloom.pipelines.errors import JobError, PipelineError, RowError, failing_as
 from batchloom.pipelines.metrics import READY_AT
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas.replica import Replica, start_replica
 from batchloom.pipelines.replicas.results import in_order, result_table
 from batchloom.pipelines.replicas.spanning import SpanningReplica
-from batchloom.pipelines.replicas.starts import Starts
+from batchloom.pipelines.replicas.turns import Turns
 from batchloom.pipelines.stages.tokenize import tokenizer_of
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.tasks.base import Prepared, Task
+from batchloom.pipelines.watching.attempts import ROW_DEATHS, Attempt
+from batchloom.pipelines.watching.roster import REPORT_SECONDS, Roster
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
@@ -30,16 +33,18 @@ if TYPE_CHECKING:
 class Infer:
     """Callable class for `map_batches`: units with requests in, units with results out."""
 
-    def __init__(self, settings: Mapping[str, Any], groups: Sequence["PlacementGroup"], starts: Starts) -> None:
+    def __init__(self, settings: Mapping[str, Any], groups: Sequence["PlacementGroup"], roster: Roster) -> None:
         """`groups`: those of pipelines/replicas/spanning.py, where a replica's ranks are on several nodes."""
-        self._task, self._model = settings["task"], settings["model"]
+        self._task, self._model, self._roster = settings["task"], settings["model"], roster
+        self._turns = Turns()  # a unit whose replicas died is computed alone
+        self._replica: Replica | None = None
+        self._failure: Exception | None = None
+        threading.Thread(target=self._report, name="report", daemon=True).start()
         try:
-            self._replica = _start(settings, groups, starts)
+            self._replica = _start(settings, groups, roster)
         except (PipelineError, ModelError) as failure:
             # Raised by the first unit: of a constructor's exception Ray passes only the text to the driver.
-            self._failure: Exception | None = failure
-        else:
-            self._failure = None
+            self._failure = failure
         self._ready_at = time.time()
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
@@ -50,30 +55,75 @@ class Infer:
             yield batch
             return
         assert work.requests is not None
+        assert self._replica is not None
+        attempt = self._roster.take(work.unit, _num_rows(work.requests))
+        if attempt.failure is not None:
+            yield work.failed(f"Computing {work.unit.stem}: {attempt.failure}").to_batch()
+            return
         try:
             with failing_as(f"Computing {work.unit.stem}"):
-                results = answer(self._replica, self._task, work.unit, work.requests, tokenizer_of(self._model))
+                results = self._answer(work.unit, work.requests, attempt)
         except RankLostError as lost:
             _end(lost)
+        self._roster.done(work.unit)
         measures = {**self._replica.measures(), READY_AT: self._ready_at}
         yield work.with_results(results, measures).to_batch()
 
+    def _answer(self, unit: Unit, requests: pa.Table, attempt: Attempt) -> pa.Table:
+        """Compute a unit beside others, or, where its replicas died, alone and a span of rows after the other."""
+        assert self._replica is not None
+        tokenizer = tokenizer_of(self._model)
+        if attempt.spans is None:
+            with self._turns.beside_others():
+                return answer(self._replica, self._task, unit, requests, tokenizer)
+        results = [_killers(attempt.killers)]
+        with self._turns.alone():
+            for start, stop in attempt.spans:
+                self._roster.enter(unit, start)
+                own = pc.and_(pc.greater_equal(requests["row"], start), pc.less(requests["row"], stop))
+                results.append(answer(self._replica, self._task, unit, requests.filter(own), tokenizer))
+                self._roster.leave(unit, start)
+        return in_order(pa.concat_tables(results))
 
-def _start(settings: Mapping[str, Any], groups: Sequence["PlacementGroup"], starts: Starts) -> Replica:
+    def _report(self) -> None:
+        """Tell the roster, for ever, that this process runs, and what its model did."""
+        while True:
+            try:
+                self._roster.report(0 if self._replica is None else self._replica.num_steps())
+            except RankLostError as lost:
+                _end(lost)
+            time.sleep(REPORT_SECONDS)
+
+
+def _num_rows(requests: pa.Table) -> int:
+    return (pc.max(requests["row"]).as_py() if requests.num_rows else -1) + 1
+
+
+def _killers(rows: Sequence[int]) -> pa.Table:
+    """Return failed requests for the rows that end the process which computes them."""
+    message = (
+        f"The process that computed this row and nothing else ended {ROW_DEATHS} times without an exception, or made "
+        "no step for limits.stall_minutes. Look at the text; the log of Ray's worker may have more."
+    )
+    error = vars(RowError("infer", "killed_the_process", message))
+    return result_table(row=list(rows), piece=[0] * len(rows), error=[error] * len(rows))
+
+
+def _start(settings: Mapping[str, Any], groups: Sequence["PlacementGroup"], roster: Roster) -> Replica:
     """Start a replica. Where a rank is lost, end this process: a new start may succeed.
 
     Raises: JobError after too many starts; ModelError or PipelineError where the model cannot be loaded.
     """
-    refusal = starts.begin()
+    refusal = roster.begin()
     if refusal is not None:
         raise JobError(refusal)
     try:
         with failing_as("Loading the model"):
             replica: Replica = SpanningReplica(settings, groups) if groups else start_replica(**settings)
     except RankLostError as lost:
-        starts.lost(str(lost))
+        roster.lost(str(lost))
         _end(lost)
-    starts.ready()
+    roster.ready()
     return replica
 
 

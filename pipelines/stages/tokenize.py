@@ -16,6 +16,7 @@ from batchloom import models
 from batchloom.models.single_pass.buckets import best_batch_tokens, cut_into_buckets
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE, LEDGER_INPUT
+from batchloom.pipelines.stages.retry import Retry
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.tasks.base import Prepared, Task
 
@@ -40,13 +41,18 @@ class Tokenize:
     """Tokens of a bucket at most; see `bucket_tokens`."""
     compute_once: bool
     """Ask once for rows that say the same; each of them gets the answer."""
+    retry: Retry | None = None
+    """Where rows with errors are computed again: which."""
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         work = Work.from_batch(batch)
         prepared = work.attempt(
-            f"Tokenizing {work.unit.stem}", lambda read: self.prepare(read, tokenizer_of(self.model))
+            f"Tokenizing {work.unit.stem}", lambda read: self.prepare(self._narrowed(read), tokenizer_of(self.model))
         )
         return prepared.to_batch()
+
+    def _narrowed(self, work: Work) -> Work:
+        return work if self.retry is None else self.retry.narrow(work)
 
     def prepare(self, work: Work, tokenizer: "models.Tokenizer") -> Work:
         """Replace the rows by their kept columns and the row ledger, and add the requests in the order of buckets."""

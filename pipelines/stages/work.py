@@ -17,7 +17,7 @@ import pyarrow as pa
 from batchloom.pipelines.errors import JobError, failing_as
 from batchloom.pipelines.planning.units import Unit
 
-TABLES = ("rows", "notes", "requests", "results")
+TABLES = ("rows", "notes", "requests", "results", "earlier")
 
 Made = TypeVar("Made")
 
@@ -35,6 +35,8 @@ class Work:
     """What the model is asked, in the order of buckets: REQUEST_SCHEMA of pipelines/tasks/base.py, `bucket` (int32)."""
     results: pa.Table | None = None
     """What the model answered; see pipelines/replicas/results.py RESULT_SCHEMA."""
+    earlier: pa.Table | None = None
+    """The unit's part as it is, where only some of its rows are computed again: pipelines/stages/retry.py."""
     measures: dict[str, float] = field(default_factory=dict)
     """Figures of this run (seconds, padded tokens) that the driver sums up; they change no answer."""
     failure: str | None = None
@@ -86,6 +88,7 @@ class Work:
             notes=tables["notes"],
             requests=tables["requests"],
             results=tables["results"],
+            earlier=tables["earlier"],
             failure=batch["failure"][0].as_py(),
         )
 

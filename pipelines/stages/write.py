@@ -7,6 +7,7 @@ replaces equal bytes with equal bytes.
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.fields import ERROR_TYPE, LEDGER_FIELDS, LEDGER_INPUT
-from batchloom.pipelines.ledger.parts import FOOTER_KEY, to_parquet
+from batchloom.pipelines.ledger.parts import FOOTER_KEY, counts_of, to_parquet
 from batchloom.pipelines.metrics import UnitFailed, UnitRecord
 from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.replicas.results import not_finite
+from batchloom.pipelines.stages.degenerate import degenerate
+from batchloom.pipelines.stages.retry import merged
 from batchloom.pipelines.stages.tokenize import ANSWER_OF, tokenizer_of
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.storage import Store
@@ -42,7 +47,7 @@ class Write:
         unit = work.unit
         made = work.attempt(
             f"Writing {unit.part_name(self.fingerprint)} to {self.store.url}",
-            lambda answered: self.put(unit, self.finish(answered, tokenizer_of(self.model))),
+            lambda answered: self.put(unit, *self._finish(answered, tokenizer_of(self.model))),
         )
         if isinstance(made, Work):
             return to_outcome(UnitFailed(unit.shard, unit.start, unit.stop, str(made.failure)), made.measures)
@@ -50,13 +55,21 @@ class Write:
 
     def finish(self, work: Work, tokenizer: "Tokenizer") -> pa.Table:
         """Return the part's table: kept columns, the task's columns, the ledger."""
+        return self._finish(work, tokenizer)[0]
+
+    def _finish(self, work: Work, tokenizer: "Tokenizer") -> tuple[pa.Table, dict[str, int]]:
+        """Return the part's table, and how many of its answers are degenerate."""
         results, rows = work.results, work.rows
         assert results is not None
         answer_of = rows[ANSWER_OF].combine_chunks()
         num_answers = (pc.max(answer_of).as_py() if rows.num_rows else -1) + 1
         failed = _failures(results)
-        good = results.filter(pc.invert(pc.is_in(results["row"], pa.array(failed, pa.int32()))))
+        good = _without(results, failed)
         answers = self.task.finish(Answered(good, num_answers, work.notes), tokenizer)
+        if odd := self._not_finite(answers):
+            failed |= odd
+            good = _without(results, failed)
+            answers = self.task.finish(Answered(good, num_answers, work.notes), tokenizer)
         columns = [answer.take(answer_of) for answer in answers]
         is_failed = pc.is_in(answer_of, pa.array(failed, pa.int32()))
         num_read, num_cut = (pc.if_else(is_failed, pa.scalar(0, pa.int32()), rows[name]) for name in LEDGER_INPUT)
@@ -69,32 +82,45 @@ class Write:
         ]
         kept = rows.drop_columns([ANSWER_OF, *LEDGER_INPUT, "error"])
         fields = [*kept.schema, *self.task.output_fields(), *LEDGER_FIELDS]
-        return pa.table([*kept.columns, *columns, *ledger], schema=pa.schema(fields))
+        part = pa.table([*kept.columns, *columns, *ledger], schema=pa.schema(fields))
+        counts = Counter(degenerate(good, answer_of, part, self.task)) if self.task.generation else Counter[str]()
+        if work.earlier is None:
+            return part, counts
+        counts.update(_degenerate_before(work.earlier))  # rows that are computed again were errors, and are not in it
+        return merged(work.earlier, part), counts
 
-    def put(self, unit: Unit, part: pa.Table) -> UnitRecord:
+    def _not_finite(self, answers: Sequence[pa.Array]) -> dict[int, dict[str, str]]:
+        """Return the rows with a value that is NaN or infinite, and the error that each has in its place.
+
+        Replicas find what the model gives; this holds for whatever a task computes of it.
+        """
+        found: dict[int, dict[str, str]] = {}
+        for field, column in zip(self.task.output_fields(), answers, strict=True):
+            message = f"The row's {field.name} is not finite (NaN or infinity), though what the model gave is."
+            error = vars(RowError("finish", "not_finite", message))
+            found |= dict.fromkeys(np.flatnonzero(not_finite(column)).tolist(), error)
+        return found
+
+    def put(self, unit: Unit, part: pa.Table, degenerate: Mapping[str, int]) -> UnitRecord:
         """Write the part with its account in the footer, and return the record."""
-        kinds = Counter(error["kind"] for error in part["error"].to_pylist() if error)
         account = {
             "shard": unit.shard,
             "start": unit.start,
             "stop": unit.stop,
-            "num_rows": part.num_rows,
-            "num_errors": sum(kinds.values()),
-            "num_input_tokens": pc.sum(part["num_input_tokens"]).as_py() or 0,
-            "num_output_tokens": pc.sum(part["num_output_tokens"]).as_py() or 0,
-            "num_truncated_tokens": pc.sum(part["num_truncated_tokens"]).as_py() or 0,
-            "errors_by_kind": dict(sorted(kinds.items())),
+            **counts_of(part),
+            "degenerate": dict(degenerate),
         }
-        footer = {
-            "unit": unit.id,
-            "fingerprint": self.fingerprint,
-            "version": self.version,
-            "account": account,
-        }
-        content = to_parquet(part.replace_schema_metadata({FOOTER_KEY: json.dumps(footer, sort_keys=True)}))
+        footer = {"unit": unit.id, "fingerprint": self.fingerprint, "version": self.version, "account": account}
+        content = to_parquet(part, footer)
         name = unit.part_name(self.fingerprint)
         self.store.put(name, content)
-        return UnitRecord(part=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), **account)
+        return UnitRecord(
+            part=name,
+            bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            version=self.store.stat(name).version,
+            **account,
+        )
 
 
 def to_outcome(made: UnitRecord | UnitFailed, measures: dict[str, float]) -> pa.Table:
@@ -108,6 +134,16 @@ def from_outcome(outcome: str) -> tuple[UnitRecord | UnitFailed, dict[str, float
     values = json.loads(outcome)
     made = UnitRecord(**values["record"]) if "record" in values else UnitFailed(**values["failure"])
     return made, values["measures"]
+
+
+def _degenerate_before(earlier: pa.Table) -> dict[str, int]:
+    """Return the counts in an old part's footer, which a version before them did not write."""
+    counts: dict[str, int] = json.loads(earlier.schema.metadata[FOOTER_KEY])["account"].get("degenerate", {})
+    return counts
+
+
+def _without(results: pa.Table, rows: Iterable[int]) -> pa.Table:
+    return results.filter(pc.invert(pc.is_in(results["row"], pa.array(rows, pa.int32()))))
 
 
 def _failures(results: pa.Table) -> dict[int, dict[str, str]]:

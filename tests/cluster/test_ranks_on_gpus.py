@@ -201,3 +201,35 @@ def test_rank_actor_and_driver_are_killed_in_turn_and_the_job_ends_right(
     printed = verified.communicate(timeout=60)[0].decode()
     assert verified.returncode == 0, printed
     assert sorted(pq.read_table(output)["id"].to_pylist()) == list(range(NUM_ROWS))
+
+
+def test_a_cluster_without_its_gpus_is_told_of_within_seconds_and_the_job_goes_on_with_new_ones(
+    job_file: Path,
+    temporary_folder: Path,  # noqa: ARG001  # for the cluster's sockets
+) -> None:
+    """A job whose GPU nodes had all gone said nothing for 150 seconds."""
+    from ray.cluster_utils import Cluster
+
+    resources = {"object_store_memory": 10**8}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, **resources})
+    gpu_node = cluster.add_node(num_cpus=1, num_gpus=1, **resources)
+    one = [f"engine.{key}=1" for key in ("tensor_parallel", "replicas.min", "replicas.max")]
+    sets = [word for setting in (*one, "limits.quiet_seconds=5.0") for word in ("--set", setting)]
+    process = batchloom("run", str(job_file), *sets, RAY_ADDRESS=cluster.address)
+    try:
+        wait_until(more_parts(process, job_file.parent / "out", 2), 120)
+        gone_at = time.monotonic()
+        cluster.remove_node(gpu_node, allow_graceful=False)
+        for line in process.stdout:
+            if b"replica needs 1 GPU, the cluster has 0; 1 of 2 nodes are gone" in line:
+                break
+        else:
+            pytest.fail("the job ended without a word of its GPUs")
+        assert time.monotonic() - gone_at < 30
+        cluster.add_node(num_cpus=1, num_gpus=1, **resources)
+        printed = process.communicate(timeout=300)[0].decode()
+        assert process.returncode == 0, printed
+        assert sorted(pq.read_table(job_file.parent / "out")["id"].to_pylist()) == list(range(NUM_ROWS))
+    finally:
+        process.kill()
+        cluster.shutdown()

@@ -80,3 +80,19 @@ def test_memory_that_runs_out_while_blocks_grow_halves_what_runs(monkeypatch, ca
     with caplog.at_level(logging.WARNING):
         assert said(Engine(model), SEARCHES["beams"]) == expected
     assert "out of memory with" in caplog.text
+
+
+@pytest.mark.parametrize("params", SEARCHES.values(), ids=SEARCHES)
+def test_a_row_that_is_not_finite_ends_and_leaves_its_neighbours_their_answers(params):
+    """With replayed steps: the flag is what is fetched with the tokens."""
+    model = random_model("tiny-bart", torch.device("cuda", 0), torch.float32, deviation=0.4)
+    engine = Engine(model, max_slots=20)
+    expected = said(engine, params)
+    (weight,) = (weight for name, weight in model.named_parameters() if name.endswith("encoder.embed_positions.weight"))
+    with torch.no_grad():
+        weight[60] = torch.nan  # positions are two behind: prompts of 59 tokens and more
+    answers = engine.generate(PROMPTS, params, seed=3)
+    assert engine._lanes.runners[0]._backend._graphs.num_steps["replayed"] > 0
+    for prompt, answer, own in zip(PROMPTS, answers, expected, strict=True):
+        assert (answer.error is not None) == (len(prompt) > 58)
+        assert answer.error is not None or [one.token_ids for one in answer.outputs] == own

@@ -24,7 +24,7 @@ def make_job(checkpoint: str, corpus: Path, tmp_path: Path) -> Callable[..., Job
     def make(**changes: Any) -> JobConfig:
         values = {
             "output": str(tmp_path / "out"), "mode": "resume", "rows_per_unit": 10, "replicas": 1,
-            "max_error_rate": 1.0,
+            "max_error_rate": 1.0, "max_degenerate_rate": 1.0,
             "generation": {"num_beams": 2, "max_length": 16, "min_length": 2}, "task_options": {}, "keep_columns": None,
             "paths": (str(corpus),), "text_column": "text",  "task": "summarization",
             "model": checkpoint,
@@ -47,7 +47,9 @@ def make_job(checkpoint: str, corpus: Path, tmp_path: Path) -> Callable[..., Job
             engine=EngineConfig(
                 dtype="float32", replicas=ReplicasConfig(min=values["replicas"], max=values["replicas"])
             ),
-            limits=LimitsConfig(max_error_rate=values["max_error_rate"]),
+            limits=LimitsConfig(
+                max_error_rate=values["max_error_rate"], max_degenerate_rate=values["max_degenerate_rate"]
+            ),
         )
 
     return make

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchloom import pipelines
+from batchloom import models, pipelines
 from batchloom.models.errors import ModelError
 from batchloom.pipelines.errors import ConfigError, ErrorLimitError, InputError, JobError, OutputError
-from batchloom.pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone, UnitFailed
+from batchloom.pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone, UnitFailed, Waiting
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -38,7 +38,7 @@ def test_every_row_comes_out_once_with_its_kept_columns(make_job, output_table) 
     assert manifest.totals["input_tokens"] == sum(table["num_input_tokens"].to_pylist())
     assert manifest.timing["engine_prompt_tokens"] == manifest.totals["input_tokens"]
     assert manifest.timing["engine_padded_tokens"] >= manifest.timing["engine_prompt_tokens"]
-    kinds = [type(event) for event in events]
+    kinds = [type(event) for event in events if not isinstance(event, Waiting)]  # of a busy machine
     assert kinds == [Planned, ReplicasStarting, *[UnitDone] * manifest.totals["units"], Finished]
     assert pipelines.verify(job.output.path).ok
 
@@ -152,7 +152,7 @@ def test_a_file_of_somebody_that_came_later_is_never_touched(make_job) -> None:
     thesis = Path(job.output.path) / "thesis.parquet"
     thesis.write_bytes(b"precious")
     for mode in ("resume", "overwrite"):
-        with pytest.raises(OutputError, match=r"files that are no parts \(thesis\.parquet\)"):
+        with pytest.raises(OutputError, match=r"no batchloom job wrote \(thesis\.parquet\)"):
             pipelines.run(make_job(mode=mode))
     assert thesis.read_bytes() == b"precious"
 
@@ -238,6 +238,24 @@ def test_too_many_errors_stop_the_job_and_keep_its_parts(make_job, corpus) -> No
         pipelines.run(make_job(max_error_rate=0.0))
 
 
+def test_degenerate_answers_are_counted_and_too_many_stop_the_job(make_job, checkpoint) -> None:
+    """All tokens but the end are banned, so every answer is empty."""
+    banned = [token for token in range(models.describe(checkpoint).config.vocab_size) if token != 2]
+    changes = {"generation": {"num_beams": 1, "max_length": 16, "min_length": 0, "suppress_tokens": banned}}
+    told = (
+        r"of 75 answers are degenerate \(\d+ empty; truncated ones do not count\); limits\.max_degenerate_rate is 0\.5"
+    )
+    with pytest.raises(ErrorLimitError, match=told):
+        pipelines.run(make_job(**changes, max_degenerate_rate=0.5))
+    assert not (Path(make_job().output.path) / "_SUCCESS").exists()
+    manifest = pipelines.run(make_job(**changes))
+    assert dict(manifest.degenerate) == {"copied": 0, "empty": 75, "repeating": 0, "truncated": 0}
+    assert all(record.degenerate["empty"] == record.num_rows for record in manifest.parts)
+    assert pipelines.verify(make_job().output.path).ok
+    with pytest.raises(ErrorLimitError, match="75 of 75"):  # finished, and held to a limit
+        pipelines.run(make_job(**changes, max_degenerate_rate=0.9))
+
+
 def test_a_job_without_rows_is_closed_too(make_job, tmp_path) -> None:
     (tmp_path / "none").mkdir()
     pq.write_table(
@@ -262,6 +280,7 @@ def test_a_job_without_rows_is_closed_too(make_job, tmp_path) -> None:
         ({"rows_per_unit": 0}, ConfigError, "input.rows_per_unit: is 0"),
         ({"replicas": 40}, ConfigError, "logical CPUs"),
         ({"max_error_rate": 2.0}, ConfigError, "between 0 and 1"),
+        ({"max_degenerate_rate": -0.1}, ConfigError, "limits.max_degenerate_rate: is -0.1, must be between 0 and 1"),
     ],
 )
 def test_a_job_that_cannot_work_is_refused_before_it_starts(make_job, changes, error, message: str) -> None:
@@ -347,3 +366,133 @@ def test_a_shard_that_cannot_be_read_fails_its_units_and_no_others(make_job, cor
     assert pipelines.run(job).timing["units_computed"] == 3
     assert kept.items() <= parts(output).items()
     assert pipelines.verify(job.output.path).ok
+
+
+def first_part_of(job) -> Path:
+    return Path(job.output.path) / sorted(parts(job.output.path))[0]
+
+
+def reopen(job) -> None:
+    """Make a finished output one that was killed before its manifest."""
+    for name in ("_SUCCESS", "_batchloom/manifest.json"):
+        (Path(job.output.path) / name).unlink()
+
+
+def test_parts_that_are_not_what_their_names_say_are_computed_again(make_job, caplog) -> None:
+    """`cp partA partB` on an unfinished output: ten rows were lost, ten were there twice, and verify was content."""
+    job = make_job()
+    pipelines.run(job)
+    whole = parts(job.output.path)
+    reopen(job)
+    first, second, third, *_ = (Path(job.output.path) / name for name in sorted(whole))
+    second.write_bytes(whole[first.name])
+    pq.write_table(pq.read_table(third).slice(0, 5), third)
+    caplog.clear()
+    assert pipelines.run(job).timing["units_computed"] == 2
+    assert parts(job.output.path) == whole
+    assert {f"{part.name} is computed again" in caplog.text for part in (second, third)} == {True}
+    assert pipelines.verify(job.output.path).ok
+
+
+@pytest.mark.parametrize("what", ["a part", "the output"])
+def test_what_is_deleted_in_mid_run_is_named_and_computed_by_the_same_command(make_job, what: str) -> None:
+    """The job ended with "all answered" and _SUCCESS, and 10 to 70 rows were missing."""
+    job = make_job()
+    done: list[str] = []
+
+    def delete(event) -> None:
+        if isinstance(event, UnitDone):
+            done.append(event.record.part)
+            if len(done) == 3 and what == "a part":
+                os.remove(f"{job.output.path}/{done[0]}")
+            elif len(done) == 3:
+                os.rename(job.output.path, f"{job.output.path}.deleted")  # rmtree races with those who write
+
+    with pytest.raises(JobError, match=r"lost \d of 9 parts while the job ran: .* the same command computes them"):
+        pipelines.run(job, delete)
+    assert not (Path(job.output.path) / "_SUCCESS").exists()
+    with pytest.raises(OutputError, match="is not finished"):
+        pipelines.verify(job.output.path)
+    assert pipelines.run(job).timing["units_resumed"] > 0
+    assert pipelines.verify(job.output.path).ok
+    assert pipelines.verify(job.output.path).num_rows == 75
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b'{"job": 5}'])
+def test_a_job_record_that_is_lost_decides_nothing(make_job, content: bytes | None) -> None:
+    """Without it a finished output could not be resumed, overwritten or shown: no batchloom job had written there."""
+    job = make_job()
+    pipelines.run(job)
+    record = Path(job.output.path) / "_batchloom" / "job.json"
+
+    def harm() -> None:
+        record.unlink() if content is None else record.write_bytes(content)
+
+    harm()
+    assert pipelines.run(job).timing["units_computed"] == 9  # the manifest of the run that computed them
+    reopen(job)
+    first_part_of(job).unlink()
+    assert pipelines.run(job).timing["units_computed"] == 1
+    harm()
+    other = make_job(generation={"num_beams": 1, "max_length": 16, "min_length": 2})
+    with pytest.raises(OutputError, match="belongs to another configuration:\n  9 parts"):
+        pipelines.run(other)
+    pipelines.run(replace(other, output=replace(other.output, mode="overwrite")))
+    assert pipelines.verify(job.output.path).num_parts == 9
+
+
+def test_a_readable_file_under_a_parts_name_that_is_no_part_is_not_overwritten(make_job) -> None:
+    job = make_job(mode="overwrite")
+    thesis = Path(job.output.path) / "part-thesis-0123456789ab-01234567.parquet"
+    thesis.parent.mkdir()
+    pq.write_table(pa.table({"id": [1]}), thesis)
+    with pytest.raises(OutputError, match=r"no batchloom job wrote \(part-thesis"):
+        pipelines.run(job)
+    assert pq.read_table(thesis)["id"].to_pylist() == [1]
+
+
+def test_a_note_in_the_output_blocks_the_job_and_verify_alike(make_job) -> None:
+    """verify refused it, and run did not; readers of the folder fail at it."""
+    job = make_job()
+    note = Path(job.output.path) / "notes.txt"
+
+    def write(event) -> None:
+        if isinstance(event, UnitDone):
+            note.write_text("mine")
+
+    with pytest.raises(JobError, match=r"no batchloom job wrote \(notes\.txt\).*closed at once"):
+        pipelines.run(job, write)
+    with pytest.raises(OutputError, match=r"no batchloom job wrote \(notes\.txt\)"):
+        pipelines.run(job)
+    note.rename(note.with_name("_notes.txt"))
+    assert pipelines.run(job).timing["units_computed"] == 0
+    note.write_text("mine")
+    assert pipelines.verify(job.output.path).problems == ["notes.txt: it is in the output and not in the manifest"]
+    for mode in ("resume", "overwrite"):
+        with pytest.raises(OutputError, match=r"no batchloom job wrote \(notes\.txt\)"):
+            pipelines.run(make_job(mode=mode))
+    assert note.read_text() == "mine"
+
+
+def test_a_rolling_archive_keeps_the_answers_to_inputs_that_were_deleted(make_job, corpus) -> None:
+    job = make_job()
+    pipelines.run(job)
+    (corpus / "b.parquet").unlink()
+    pq.write_table(pa.table({"id": [75], "text": ["One more."], "note": ["x"]}), corpus / "d.parquet")
+    with pytest.raises(OutputError, match=r"inputs that are gone.*set input\.missing: keep"):
+        pipelines.run(job)
+    keeping = replace(job, input=replace(job.input, missing="keep"))
+    events = []
+    manifest = pipelines.run(keeping, events.append)
+    assert manifest.timing["units_computed"] == 1
+    assert (manifest.totals["rows"], manifest.totals["shards"]) == (76, 4)
+    assert (events[0].num_rows, events[0].num_rows_done) == (76, 75)
+    assert pq.read_table(job.output.path)["id"].to_pylist().count(50) == 1
+    verification = pipelines.verify(job.output.path)
+    assert (verification.ok, verification.num_rows, verification.num_input_rows) == (True, 76, 51)
+    assert len(verification.notes) == 1
+    assert pipelines.run(keeping) == manifest
+
+    pq.write_table(pa.table({"id": [1], "text": ["another"], "note": ["x"]}), corpus / "c.parquet")
+    with pytest.raises(OutputError, match="have changed since"):
+        pipelines.run(keeping)

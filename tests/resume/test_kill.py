@@ -268,3 +268,38 @@ def processes_with(marker: str) -> dict[int, str]:
             except OSError:
                 continue
     return found
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        pytest.param("raylet", id="raylet"),
+        pytest.param("gcs_server", id="control-store", marks=pytest.mark.slow),  # its loss is waited for for 25 seconds
+    ],
+)
+def test_a_lost_part_of_ray_ends_the_job_with_words_and_the_same_command_goes_on(
+    job_file: Path, tmp_path: Path, monkeypatch, server: str
+) -> None:
+    """Ray ended the driver's process itself, without a word of ours."""
+    monkeypatch.setenv("BATCHLOOM_TEST_RUN", str(tmp_path))
+    marker, output = f"BATCHLOOM_TEST_RUN={tmp_path}", tmp_path / "out"
+    slow = ("generation.max_length=120", "generation.min_length=110")
+    process = start(job_file, output, *slow)
+    wait_for_parts(process, output, 1)
+    (lost,) = [pid for pid, line in processes_with(marker).items() if line.split()[0].endswith(f"/{server}")]
+    os.kill(lost, signal.SIGKILL)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, printed.decode()
+    assert b"does not answer for" in printed
+    assert b"SIGTERM handler is not set" not in printed  # said where a thread that is left over starts another Ray
+    assert b"Finished parts are kept; the same command goes on from there." in printed
+    assert b"Traceback" not in printed
+    kept = parts(output)
+    assert 1 <= len(kept) < NUM_UNITS
+    wait_until_gone(marker)
+
+    process = start(job_file, output, *slow)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed.decode()
+    assert kept.items() <= parts(output).items()
+    assert pipelines.verify(str(output)).ok

@@ -27,8 +27,11 @@ class CohortCache(Protocol):
         """Append units without entries."""
         ...
 
-    def keep(self, units: Sequence[int]) -> None:
-        """Drop all units but these."""
+    def keep(self, units: Sequence[int], erases: bool = False) -> None:
+        """Drop all units but these; `erases`: with zeros in place of what they leave, which may not be finite.
+
+        Masked entries of whoever takes their place would spread NaN: 0 * NaN is NaN.
+        """
         ...
 
     def reorder(self, parents_GB: Tensor) -> None:
@@ -48,8 +51,8 @@ class DecodeBackend(Protocol):
         """Store the keys and values of prompts; return for each request what `logits` and `release` take."""
         ...
 
-    def release(self, prompt: HeldPrompt) -> None:
-        """Free what a request's prompt holds."""
+    def release(self, prompt: HeldPrompt, erases: bool = False) -> None:
+        """Free what a request's prompt holds; `erases` as in CohortCache."""
         ...
 
     def logits(

@@ -56,17 +56,19 @@ class BeamCohort(Cohort):
         candidates = self._candidates(logits_RV)
         length_G = self._of_request(self.history.length_R) + 1  # with the token that is being chosen
         is_end_GC = self._is_end(candidates, length_G)
+        # NaN sorts before all numbers, so a request with a logit that is NaN or +infinity has such candidates.
+        is_nan_G = candidates.score_GC.isnan().any(1)
         self._finish(candidates, is_end_GC, length_G)
         parent_GB = self._grow(candidates, is_end_GC)
         can_improve_G = self.growing.can_improve_G & self._could_improve(length_G)
         self.growing = replace(self.growing, can_improve_G=can_improve_G)
-        is_done_G = ~can_improve_G | is_end_GC.all(1)
+        is_done_G = ~can_improve_G | is_end_GC.all(1) | is_nan_G
         if self.params.early_stopping is True:
             is_done_G |= self.finished.is_finished_GB.all(1)
         done = true_indexes(is_done_G)
         if not done:
             return Step([], parent_GB)
-        finished = [Done(self.requests[index], own) for index, own in zip(done, self._outputs(done), strict=True)]
+        finished = self._done(done, is_nan_G, logits_RV.dtype)
         kept = sorted(set(range(len(self.requests))) - set(done))
         self._keep_requests(kept)
         return Step(finished, parent_GB, kept)
@@ -185,21 +187,29 @@ class BeamCohort(Cohort):
         self.growing = self.growing.keep(index_M)
         self.finished = self.finished.keep(index_M, self.history.tokens_RT.shape[1])
 
-    def _outputs(self, indexes: Sequence[int]) -> list[list[SequenceOutput]]:
-        """Return the best sequences of some requests."""
+    def _done(self, indexes: Sequence[int], is_nan_G: Tensor, dtype: torch.dtype) -> list[Done]:
+        """Return the best sequences of some requests, or why there are none."""
         finished = self.finished
         index_M = to_device(indexes, finished.score_GB.device)
         num = self.params.num_return_sequences or 1
         columns_MX = [
-            number_GB[index_M, :num, None].flatten(0, 1) for number_GB in (finished.length_GB, finished.score_GB)
+            number_GB[index_M, :num, None].flatten(0, 1)
+            for number_GB in (finished.length_GB, finished.score_GB, is_nan_G[:, None].expand(-1, num))
         ]
         columns_MX += [
             row_GBT[index_M, :num, : self.history.longest].flatten(0, 1)
             for row_GBT in (finished.tokens_GBT, finished.log_prob_GBT)
         ]
         starts = [self.requests[index].num_start_tokens for index in indexes for _ in range(num)]
-        outputs = []
-        for start, (length,), (score,), tokens, log_probs in zip(starts, *fetch(*columns_MX), strict=True):
-            new = slice(start, int(length))
-            outputs.append(self.answer([int(token) for token in tokens[new]], log_probs[new], score))
-        return [outputs[first : first + num] for first in range(0, len(outputs), num)]
+        rows = list(zip(starts, *fetch(*columns_MX), strict=True))
+        done = []
+        for place, index in enumerate(indexes):
+            outputs, error = list[SequenceOutput](), None
+            for start, (length,), (score,), (is_nan,), tokens, log_probs in rows[place * num : (place + 1) * num]:
+                new = slice(start, int(length))
+                if is_nan:
+                    error = self.no_answer(self.history.lengths[index * self.num_beams] - start, dtype)
+                else:
+                    outputs.append(self.answer([int(token) for token in tokens[new]], log_probs[new], score))
+            done.append(Done(self.requests[index], outputs, error))
+        return done

@@ -12,20 +12,22 @@ import torch
 from torch import Tensor
 
 from batchloom.models.generation.params import GenerationParams
-from batchloom.models.generation.requests import FinishReason, Request, SequenceOutput
+from batchloom.models.generation.requests import FinishReason, NoAnswer, Request, SequenceOutput
 from batchloom.models.generation.search.history import History
 from batchloom.models.generation.search.processors import needs_prompt, processors_of
 from batchloom.models.generation.search.vocabulary import Vocabulary
+from batchloom.models.not_finite import not_finite
 
 StopText = Callable[[Sequence[int]], str]  # token ids to the text in which stop strings are looked for
 
 
 @dataclass(frozen=True)
 class Done:
-    """A request that is answered."""
+    """A request that is answered, or has an error in place of outputs."""
 
     request: Request
     outputs: list[SequenceOutput]
+    error: NoAnswer | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,10 @@ class Cohort(ABC):
             finish_reason=self._reason(new_tokens),
             log_probs=log_probs,
         )
+
+    def no_answer(self, num_new_tokens: int, dtype: torch.dtype) -> NoAnswer:
+        """Return the error of a request for whose token of this number the model gave NaN or infinity."""
+        return NoAnswer("not_finite", not_finite(f"The logits of new token {num_new_tokens}", dtype))
 
     def _reason(self, new_tokens: list[int]) -> FinishReason:
         if new_tokens and new_tokens[-1] in self.params.eos_token_ids:

@@ -82,7 +82,8 @@ def _eligible(
     normalizer_R1 = vocabulary.log_normalizer(scaled_RV)[:, None]
     value_RC, token_RC = vocabulary.best(scaled_RV, FEW)
     log_prob_RC = value_RC - normalizer_R1
-    if bool((log_prob_RC.exp().sum(-1) >= top_p).all()):
+    mass_R = log_prob_RC.exp().sum(-1)
+    if not bool((mass_R < top_p).any()):  # NaN, of a row that is not finite, asks for no more tokens either
         return log_prob_RC, token_RC
     value_RV, token_RV = vocabulary.whole(scaled_RV).sort(dim=-1, descending=True)
     return value_RV - normalizer_R1, token_RV

@@ -27,8 +27,8 @@ def test_a_run_under_json_tells_every_event(finished: Any) -> None:
         "event": "planned", "num_shards": 1, "num_units": 3, "num_rows": 30, "num_units_done": 0, "num_rows_done": 0,
     }  # fmt: skip
     assert starting == {"event": "replicas_starting"}
-    assert {unit["event"] for unit in units} == {"unit_done"}
-    assert sum(unit["num_rows"] for unit in units) == 30
+    assert {unit["event"] for unit in units} - {"waiting"} == {"unit_done"}  # a busy machine is slow to start
+    assert sum(unit["num_rows"] for unit in units if unit["event"] == "unit_done") == 30
     assert last["event"] == "finished"
     assert last["totals"]["errors"] == 3
     assert last["errors_by_kind"] == KINDS

@@ -193,8 +193,8 @@ def test_a_request_without_room_alone_is_an_error_and_the_others_are_answered(ca
         assert (answer.outputs[0].token_ids, answer.error) == (scripted_answer(12), None)
     for answer, num_tokens in ((giant, 65), (titan, 900)):
         assert answer.outputs == []
-        assert f"A prompt of {num_tokens} tokens" in answer.error
-        assert "Shorten the text" in answer.error
+        assert f"A prompt of {num_tokens} tokens" in answer.error.message
+        assert "Shorten the text" in answer.error.message
     assert budgets == (scheduler.max_prompt_tokens, scheduler.max_cached_tokens)
     assert (scheduler.num_running_sequences, scheduler.num_reserved_tokens) == (0, 0)
     assert not any(runner._prompt_memories for runner in engine._lanes.runners)
@@ -214,7 +214,7 @@ def test_lanes_that_run_out_of_memory_start_again_together(monkeypatch, caplog):
     assert "out of memory" in caplog.text
     assert sorted(output.request_id for output in outputs) == list(range(61))
     by_id = {output.request_id: output for output in outputs}
-    assert "A prompt of 70 tokens" in by_id.pop(60).error
+    assert "A prompt of 70 tokens" in by_id.pop(60).error.message
     assert all(output.outputs[0].token_ids == scripted_answer(12) for output in by_id.values())
     assert not engine._scheduler.running
     assert not any(runner._prompt_memories for runner in engine._lanes.runners)

@@ -1,6 +1,9 @@
 """What verify must find: a part deleted, cut short, altered or added, and an input that is not what it was."""
 
+import hashlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 from batchloom import pipelines
 from batchloom.pipelines.config import InputConfig, JobConfig, OutputConfig
 from batchloom.pipelines.errors import OutputError
+from batchloom.pipelines.ledger.parts import FOOTER_KEY, to_parquet
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -126,9 +130,116 @@ def test_error_kinds_are_recounted(output: Path) -> None:
     assert only_problem(output) == "manifest: errors_by_kind is {'null_text': 3}, and its parts sum to {}"
 
 
-@pytest.mark.parametrize("content", [b'{"parts": [', b"[]", b"\xff"])
-@pytest.mark.parametrize("name", ["manifest.json", "job.json"])
-def test_a_record_that_is_damaged_is_named(output: Path, name: str, content: bytes) -> None:
-    (output / "_batchloom" / name).write_bytes(content)
-    with pytest.raises(OutputError, match=rf"{name} is not as batchloom wrote it"):
+@pytest.mark.parametrize("content", [b'{"parts": [', b"[]", b"\xff", b"5", b"[" * 100_000])
+def test_a_manifest_that_is_damaged_is_named(output: Path, content: bytes) -> None:
+    (output / "_batchloom" / "manifest.json").write_bytes(content)
+    with pytest.raises(OutputError, match=r"manifest\.json is not as batchloom wrote it"):
         pipelines.verify(str(output))
+
+
+WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
+    "parts": lambda values: values.update(parts=7),
+    "parts[0]": lambda values: values["parts"].insert(0, None),
+    "parts[2].num_rows": lambda values: values["parts"][2].update(num_rows="10"),
+    "parts[0].shard": lambda values: values["parts"][0].pop("shard"),
+    "totals.rows": lambda values: values["totals"].update(rows=None),
+    "errors_by_kind": lambda values: values.update(errors_by_kind=[]),
+    "fingerprint": lambda values: values.update(fingerprint=5),
+    "timing.wall_seconds": lambda values: values["timing"].update(wall_seconds="long"),
+    "job": lambda values: values.update(job=None),
+    "job.input": lambda values: values["job"].pop("input"),
+    "job.input: paths": lambda values: values["job"]["input"].update(paths=5),
+    "job.input: rows_per_unit": lambda values: values["job"]["input"].update(rows_per_unit="10"),
+    "job.input: missing": lambda values: values["job"]["input"].update(missing="forget"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_manifest_with_a_value_of_a_wrong_type_is_named(output: Path, name: str) -> None:
+    """They were tracebacks."""
+    edit_manifest(output, WRONG[name])
+    with pytest.raises(OutputError, match=rf"manifest\.json is not as batchloom wrote it: {re.escape(name)}"):
+        pipelines.verify(str(output))
+
+
+def test_a_job_record_that_is_damaged_or_gone_decides_nothing(output: Path) -> None:
+    record = output / "_batchloom" / "job.json"
+    record.write_bytes(b"[")
+    assert pipelines.verify(str(output)).ok
+    record.unlink()
+    assert pipelines.verify(str(output)).ok
+
+
+def test_a_part_that_is_a_folder_is_named(output: Path) -> None:
+    part = sorted(output.glob("*.parquet"))[1]
+    part.unlink()
+    part.mkdir()
+    assert part.name in only_problem(output)
+
+
+def test_a_part_that_is_copied_over_another_one_is_named(output: Path) -> None:
+    first, second, *_ = sorted(output.glob("*.parquet"))
+    shutil.copy(first, second)
+    assert second.name in only_problem(output)
+
+
+def test_a_part_that_the_manifest_names_twice_is_found(output: Path) -> None:
+    """The sums agreed, as did the names of parts and units, and one of the parts was no longer counted."""
+
+    def name_the_first_for_the_second(values: dict[str, Any]) -> None:
+        first, second, *others = values["parts"]
+        (output / second["part"]).unlink()
+        values["parts"] = [first, first, *others]
+
+    edit_manifest(output, name_the_first_for_the_second)
+    problems = pipelines.verify(str(output)).problems
+    assert any(" 2 times" in problem for problem in problems)
+    assert any("have no part" in problem for problem in problems)
+
+
+def test_a_record_under_another_units_name_is_found(output: Path) -> None:
+    edit_manifest(output, lambda values: values["parts"][0].update(start=1, stop=11))
+    problems = pipelines.verify(str(output)).problems
+    assert any("by its name rows 0 to" in problem for problem in problems)
+
+
+def test_a_fingerprint_that_is_not_of_its_components_is_found(output: Path) -> None:
+    edit_manifest(output, lambda values: values["fingerprint_of"].update(seed=1))
+    assert only_problem(output) == "manifest: its fingerprint is not that of fingerprint_of"
+
+
+def test_figures_that_all_records_agree_on_are_held_against_the_rows(output: Path) -> None:
+    """A part with a wrong account, sealed and with a manifest that repeats it: its columns tell."""
+    part = sorted(output.glob("*.parquet"))[0]
+    footer = json.loads(pq.read_metadata(part).metadata[FOOTER_KEY])
+    footer["account"]["num_input_tokens"] += 5
+    part.write_bytes(to_parquet(pq.read_table(part), footer))
+
+    def repeat(values: dict[str, Any]) -> None:
+        (record,) = (record for record in values["parts"] if record["part"] == part.name)
+        content = part.read_bytes()
+        record.update(footer["account"], bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        values["totals"]["input_tokens"] += 5
+        values["totals"]["bytes"] = sum(record["bytes"] for record in values["parts"])
+
+    edit_manifest(output, repeat)
+    assert "num_input_tokens is " in only_problem(output)
+
+
+def test_answers_to_a_deleted_input_are_kept_and_told(output: Path, finished: Path) -> None:
+    """As a rolling archive has it: verify says what it cannot compare any more, and does not fail."""
+    shard = finished / "corpus" / "b.parquet"
+    content, times = shard.read_bytes(), (shard.stat().st_atime_ns, shard.stat().st_mtime_ns)
+    shard.unlink()
+    try:
+        assert "are not there as they were" in " ".join(pipelines.verify(str(output)).problems)
+        edit_manifest(output, lambda values: values["job"]["input"].update(missing="keep"))
+        verification = pipelines.verify(str(output))
+        assert verification.ok
+        assert verification.num_input_rows == 50
+        (note,) = verification.notes
+        assert note.startswith("b.parquet was deleted: the answers to 25 of its rows are kept")
+    finally:
+        shard.write_bytes(content)
+        os.utime(shard, ns=times)
+    assert pipelines.verify(str(output)).notes == []

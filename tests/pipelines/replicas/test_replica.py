@@ -1,17 +1,19 @@
 """A replica answers every request: with what the model said, or with the reason why it said nothing."""
 
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
 
-from batchloom.models import EngineStats, RequestOutput, SequenceOutput
+from batchloom.models import EngineStats, GenerationParams, RequestOutput, SequenceOutput
 from batchloom.models.errors import RequestError
+from batchloom.models.generation.requests import NoAnswer
 from batchloom.models.single_pass.single_pass import SinglePassStats
 from batchloom.pipelines.planning.units import Unit
-from batchloom.pipelines.replicas.engine import EngineReplica, row_seed
-from batchloom.pipelines.replicas.results import RESULT_SCHEMA
+from batchloom.pipelines.replicas.engine import EngineReplica, is_copy, row_seed
+from batchloom.pipelines.replicas.results import RESULT_SCHEMA, not_finite
 from batchloom.pipelines.replicas.single_pass import SinglePassReplica
 from batchloom.pipelines.stages.tokenize import in_buckets
 from batchloom.pipelines.tasks.base import request_table
@@ -179,16 +181,79 @@ class SmallEngine:
     def step(self):
         key, ids = self.waiting.pop()
         if len(ids) > self.room:
-            return [RequestOutput(key, len(ids), [], "no room for it")]
+            return [RequestOutput(key, len(ids), [], NoAnswer("out_of_memory", "no room for it"))]
         return [RequestOutput(key, len(ids), [SequenceOutput(ids, 0.0, "length")])]
 
 
 def test_an_engine_without_room_for_one_request_gives_that_row_an_error():
     requests = bucketed([(0, 0, [1, 2]), (1, 0, [1] * 9), (2, 0, [3])])
-    results = EngineReplica(SmallEngine(3), None, 0).answer(UNIT, requests)
+    results = EngineReplica(SmallEngine(3), GenerationParams(), 0).answer(UNIT, requests)
     assert results["token_ids"].to_pylist() == [[1, 2], None, [3]]
     assert results["error"].to_pylist() == [
         None,
         {"stage": "infer", "kind": "out_of_memory", "message": "no room for it"},
         None,
     ]
+
+
+class Scripted:
+    """An engine that answers every request with what its first token stands for."""
+
+    def __init__(self, answers):
+        self.answers, self.waiting, self.stats = answers, [], EngineStats()
+
+    @property
+    def num_unfinished(self):
+        return len(self.waiting)
+
+    def add(self, key, token_ids, params, seed):  # noqa: ARG002
+        self.waiting.append((key, token_ids))
+
+    def step(self):
+        (key, token_ids), self.waiting = self.waiting[0], self.waiting[1:]
+        answer = self.answers[token_ids[0]]
+        if isinstance(answer, NoAnswer):
+            return [RequestOutput(key, 1, [], answer)]
+        return [RequestOutput(key, 1, [SequenceOutput([5, 6], answer, "eos")])]
+
+
+def test_what_is_not_finite_is_an_error_that_says_where():
+    answers = {1: -1.5, 2: NoAnswer("not_finite", "The logits of new token 3"), 3: -math.inf, 4: math.nan}
+    replica = EngineReplica(Scripted(answers), GenerationParams(), 0)
+    requests = bucketed([(row, 0, [token]) for row, token in enumerate(answers)])
+    errors = replica.answer(UNIT, requests)["error"].to_pylist()
+    assert [error and error["kind"] for error in errors] == [None, "not_finite", "not_finite", "not_finite"]
+    assert errors[1]["message"] == "The logits of new token 3"
+    assert "score is -inf: options banned every token" in errors[2]["message"]
+
+
+MARKS = frozenset({0, 1, 2})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "is_one"),
+    [
+        ([0, 7, 8, 2], [0, 7, 8, 2], True),
+        ([0, 7, 8, 2], [7, 8], True),
+        ([7, 8], [7, 8, 9], False),
+        ([7, 8, 9], [7, 8], False),
+        ([*range(10, 18)], [*range(10, 18), 5, 2], True),
+        ([0, 2], [2], False),
+    ],
+    ids=["all", "without marks", "short and goes on", "the beginning alone", "long and goes on", "nothing"],
+)
+def test_a_copy_says_what_its_prompt_says(prompt, answer, is_one):
+    assert is_copy(prompt, answer, MARKS) == is_one
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.list_(pa.float32()), pa.list_(pa.struct([("score", pa.float32())]))])
+def test_values_that_are_not_finite_are_found_inside_of_lists_and_structs(kind):
+    values = [0.5, None, math.nan, 1.5, math.inf, -math.inf, 2.0]
+    if pa.types.is_list(kind):
+        inner = [None if value is None else [1.0, value] for value in values]
+        is_struct = pa.types.is_struct(kind.value_type)
+        values = [own and [{"score": one} if is_struct else one for one in own] for own in inner]
+    expected = [False, False, True, False, True, True, False]
+    assert not_finite(pa.array(values, kind)).tolist() == expected
+    assert not_finite(pa.chunked_array([pa.array(values, kind)] * 2)).tolist() == expected * 2
+    assert not_finite(pa.array([], kind)).tolist() == []

@@ -1,8 +1,15 @@
 """What holds for all tasks: odd texts keep their rows, equal rows are computed once, columns are the declared ones."""
 
+import math
+import shutil
+
 import pyarrow as pa
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from batchloom.models import SinglePass, load_tokenizer
+from batchloom.models.single_pass.single_pass import TokenScores
 from batchloom.pipelines.tasks import TASKS
 
 NLI = {"id2label": {0: "contradiction", 1: "entailment"}, "label2id": {"contradiction": 0, "entailment": 1}}
@@ -140,3 +147,49 @@ def test_a_million_characters_have_an_answer_or_an_error_row(ask_case, task):
     part = ask_case(task, ["The river.", "The river of the harbour. " * 40_000])
     assert part["error"][0].as_py() is None
     assert (part[COLUMNS[task][0]][1].as_py() is None) == (part["error"][1].as_py() is not None)
+
+
+FAR = TokenScores(torch.full((3,), -1000.0))
+LONG = " ".join(["river"] * 60)
+
+
+def spoilt(model, folder):
+    """A copy of a checkpoint with NaN at the 40th position, or for "river" where there are none."""
+    copy = folder / "spoilt"
+    shutil.copytree(model, copy)
+    weights = load_file(copy / "model.safetensors")
+    names = [name for name in weights if "embed_positions" in name]
+    for name in names:
+        weights[name][40] = math.nan
+    if not names:
+        (name,) = (name for name in weights if name.endswith("word_embeddings.weight"))
+        (ids,) = load_tokenizer(model).encode_batch([" river"])
+        weights[name][ids] = math.nan
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    return str(copy)
+
+
+@pytest.mark.parametrize("task", CASES)
+def test_a_row_that_is_not_finite_is_an_error_and_the_others_are_answered(ask, make_checkpoint, tmp_path, task):
+    architecture, config, options = CASES[task]
+    model = make_checkpoint(architecture, **config)
+    generation = {"max_new_tokens": 4, "num_beams": 1} if task in GENERATES else {}
+    columns = asked(task, ["The zone.", LONG, "A garden of data"])
+    healthy = ask(task, model, columns, options=options, generation=generation).to_pylist()
+    found = ask(task, spoilt(model, tmp_path), columns, options=options, generation=generation).to_pylist()
+    if architecture == "BloomForCausalLM":  # its head is the embedding: no row is finite
+        assert [row["error"]["kind"] for row in found] == ["not_finite"] * 3
+        return
+    assert [found[0], found[2]] == [healthy[0], healthy[2]]
+    assert (found[1]["error"]["stage"], found[1]["error"]["kind"]) == ("infer", "not_finite")
+    assert "in float32. The checkpoint probably holds NaN or infinite weights" in found[1]["error"]["message"]
+    assert all(found[1][column] is None for column in COLUMNS[task])
+
+
+def test_a_perplexity_that_no_float_holds_is_an_error(monkeypatch, ask_case):
+    """The scores are finite, and what is made of them is not: nothing of the kind goes into a column."""
+    monkeypatch.setattr(SinglePass, "score", lambda _, sequences: [FAR for _ in sequences])
+    (row,) = ask_case("perplexity", ["The river."]).to_pylist()
+    assert (row["error"]["stage"], row["error"]["kind"]) == ("finish", "not_finite")
+    assert "The row's perplexity is not finite" in row["error"]["message"]
+    assert row["log_likelihood"] is row["perplexity"] is None

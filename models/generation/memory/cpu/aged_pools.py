@@ -33,10 +33,10 @@ class AgedPools:
             self.pools.append(self._make())
         self.pools[-1].extend(num_new)
 
-    def keep(self, units: Sequence[int]) -> None:
-        """Drop all units but these."""
+    def keep(self, units: Sequence[int], erases: bool = False) -> None:
+        """Drop all units but these; `erases`: with zeros in place of what they leave."""
         for pool, (first, stop) in zip(self.pools, self._unit_ranges(), strict=True):
-            pool.keep([unit - first for unit in units if first <= unit < stop])
+            pool.keep([unit - first for unit in units if first <= unit < stop], erases)
         self.pools = [pool for pool in self.pools if pool.num_units] or [self._make()]
 
     def reorder(self, parents_GB: Tensor) -> None:

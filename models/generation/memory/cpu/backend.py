@@ -43,7 +43,7 @@ class PooledBackend:
                 held[request] = (*shared, next(own)) if length else shared
         return held
 
-    def release(self, prompt: PromptMemories) -> None:
+    def release(self, prompt: PromptMemories, erases: bool = False) -> None:
         """No-op: the memory is freed with its last reference."""
 
     def logits(

@@ -133,10 +133,13 @@ class EntryPool:
         self._places += [first + place for place in other._places]
         self._free += [first + place for place in other._free]
 
-    def keep(self, units: Sequence[int]) -> None:
-        """Drop all units but these."""
+    def keep(self, units: Sequence[int], erases: bool = False) -> None:
+        """Drop all units but these; `erases`: with zeros in place of what they leave, which was not finite."""
         kept = [self._places[unit] for unit in units]
-        self._free += sorted(set(self._places) - set(kept))
+        left = sorted(set(self._places) - set(kept))
+        if erases:
+            self._keys_values[:, :, left] = 0
+        self._free += left
         self._places = kept
 
     def reorder(self, parents_GB: Tensor) -> None:

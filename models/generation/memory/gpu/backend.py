@@ -71,8 +71,10 @@ class PagedBackend:
         """Copy packed prompts into blocks, and reserve the blocks that generated tokens may come to need."""
         return {request: prompt for batch in prefilled.batches for request, prompt in self._write(batch).items()}
 
-    def release(self, prompt: PromptBlocks) -> None:
-        """Free a prompt's blocks, and the reservation for its generated tokens."""
+    def release(self, prompt: PromptBlocks, erases: bool = False) -> None:
+        """Free a prompt's blocks, and the reservation for its generated tokens; `erases`: with zeros in them."""
+        if erases:
+            self._prompt_store.erase(prompt.blocks)
         self._prompt_store.free(prompt.blocks)
         self._prompt_store.release(len(prompt.blocks))
         self._generated_store.release(prompt.num_reserved)

@@ -76,6 +76,12 @@ class BlockStore:
         for block in blocks.tolist():
             heapq.heappush(self._free, block)
 
+    def erase(self, blocks: Numbers) -> None:
+        """Write zeros: what the next owner has not written yet is masked, and must still be finite."""
+        (block_M,) = upload([blocks], self.position_BS.device)
+        for layer in self.layers:
+            layer.index_fill_(1, block_M, 0)
+
     def allow_readers(self, num_readers: int) -> None:
         """Make room for `num_readers` rows that read one block."""
         if num_readers > self.num_readers:

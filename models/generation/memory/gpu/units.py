@@ -35,12 +35,15 @@ class BlockUnits:
         self.blocks_GM = np.pad(self.blocks_GM, ((0, num_new), (0, 0)))
         self.num_entries_G = np.pad(self.num_entries_G, (0, num_new))
 
-    def keep(self, units: Sequence[int]) -> None:
-        """Drop all units but these, and free their blocks."""
+    def keep(self, units: Sequence[int], erases: bool = False) -> None:
+        """Drop all units but these, and free their blocks; `erases`: with zeros in them."""
         stays_G = np.zeros(len(self.blocks_GM), dtype=bool)
         stays_G[list(units)] = True
         left_GM = self.blocks_GM[~stays_G]
-        self._store.free(left_GM[left_GM > 0])
+        left_M = left_GM[left_GM > 0]
+        if erases:
+            self._store.erase(left_M)
+        self._store.free(left_M)
         self.blocks_GM, self.num_entries_G = self.blocks_GM[stays_G], self.num_entries_G[stays_G]
 
     def reorder(self, parents_GB: Tensor) -> None:

@@ -1,0 +1,189 @@
+"""The watchdog looks after a job's replicas while the driver waits: what they do, and which are to be started again.
+
+A replica is ended, so that Ray starts it again and gives it its units, where it makes no progress although it has
+work: no step of its engine, no batch, no unit begun or ended. A slow replica makes steps, and is left alone. One whose
+process says nothing at all, although a thread of it reports every two seconds, is stopped or cut off.
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from batchloom.pipelines.config import LimitsConfig
+from batchloom.pipelines.metrics import ReplicaEnded, ReplicaSight, Waiting
+from batchloom.pipelines.replicas.placement import Placement
+from batchloom.pipelines.watching.connection import Connection, Silence
+from batchloom.pipelines.watching.roster import REPORT_SECONDS, Process, Roster, Sight, started_at
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 2.0
+ANSWER_SECONDS = 10.0  # to wait for the roster
+KILL_SECONDS = 30.0  # to wait for a task that kills, and its worker's start
+STALL_SECONDS = 900.0  # at least, without a step: the longest steps that were seen took minutes
+STALL_PAUSES = 20  # times the longest pause between two steps of the same replica
+SILENT_SECONDS = 180.0  # without a report of a thread that does nothing else
+AGAIN_SECONDS = 60.0  # a replica that was to end and did not is ended again
+HEARD_SECONDS = 5 * REPORT_SECONDS  # a replica that reported since then is alive
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a replica asks the cluster for, and how many replicas there are to be."""
+
+    num_gpus: int
+    num_cpus: float
+    num_replicas: int
+
+    @staticmethod
+    def of(placement: Placement, num_ranks: int, num_replicas: int) -> "Need":
+        return Need(num_ranks if placement.spans_nodes else placement.num_gpus, placement.num_cpus, num_replicas)
+
+    def lacking(self, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return what the nodes that are alive lack for one replica."""
+        alive = [node for node in nodes if node["Alive"]]
+        gone = len(nodes) - len(alive)
+        lost = f"; {gone} of {len(nodes)} nodes are gone" if gone else ""
+        words = []
+        for name, noun, needed in (("GPU", "GPU", self.num_gpus), ("CPU", "logical CPU", self.num_cpus)):
+            there = sum(node["Resources"].get(name, 0) for node in alive)
+            if there < needed:
+                words.append(
+                    f"a replica needs {needed:g} {noun}{'' if needed == 1 else 's'}, the cluster has {there:g}{lost}"
+                )
+        return words
+
+
+class Watchdog:
+    """A context: a thread that looks every LOOK_SECONDS. It kills processes; whoever waits asks it what it saw."""
+
+    def __init__(self, roster: Roster, need: Need, limits: LimitsConfig) -> None:
+        self._roster, self._need, self._limits = roster, need, limits
+        self._connection = Connection.to_ray()
+        self._sights: list[Sight] = []
+        self._nodes: list[dict[str, Any]] = []
+        self._looked_at = time.monotonic()
+        self._silences: list[Silence] = []
+        self._ended_at: dict[Process, float] = {}
+        self._ended: list[ReplicaEnded] = []
+        self._changing = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(LOOK_SECONDS)
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
+    # ------------------------------------------------------------------------------------- what the driver asks for
+
+    def loss(self) -> str | None:
+        """Return why the job cannot go on, where Ray is gone."""
+        with self._changing:
+            lost = next((silence for silence in self._silences if silence.is_loss), None)
+        return None if lost is None else f"{lost}: it was killed or cannot be reached."
+
+    def ended(self) -> list[ReplicaEnded]:
+        """Return the replicas that were ended since this was last asked."""
+        with self._changing:
+            ended, self._ended = self._ended, []
+        return ended
+
+    def waiting(self, quiet_seconds: float) -> Waiting:
+        """Return what is known of a silence that lasts so long."""
+        with self._changing:
+            sights, nodes, silences = self._sights, self._nodes, self._silences
+            age = time.monotonic() - self._looked_at
+        alive = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+        replicas = tuple(
+            ReplicaSight(
+                node=alive.get(sight.process.node, ""),
+                process_id=sight.process.id,
+                is_ready=sight.is_ready,
+                is_alive=sight.process.node in alive and sight.heard + age < HEARD_SECONDS,
+                heard_seconds=sight.heard + age,
+                progress_seconds=sight.progressed + age,
+                units=tuple(name for name, _ in sight.units),
+                unit_seconds=max((seconds for _, seconds in sight.units), default=0.0) + age,
+            )
+            for sight in sights
+        )
+        lacking = [*(self._need.lacking(nodes) if nodes else []), *map(str, silences)]
+        return Waiting(quiet_seconds, replicas, self._need.num_replicas, tuple(lacking))
+
+    # ----------------------------------------------------------------------------------------------- on its thread
+
+    def _run(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            try:
+                self._look()
+            except Exception as error:  # a thread that ends of one look would leave the job without a watchdog
+                if not self._over.is_set():
+                    log.warning("the watchdog could not look after replicas: %s: %s", type(error).__name__, error)
+
+    def _look(self) -> None:
+        silences = self._connection.silences()
+        with self._changing:
+            self._silences = silences
+        if silences:
+            return  # what asks Ray now would wait for it
+        sights, nodes = self._roster.look(ANSWER_SECONDS), ray.nodes()
+        with self._changing:
+            self._sights, self._nodes, self._looked_at = sights, nodes, time.monotonic()
+        alive = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+        for sight in sights:
+            due = time.monotonic() - self._ended_at.get(sight.process, float("-inf")) > AGAIN_SECONDS
+            if due and sight.process.node in alive:
+                if is_silent(sight, self._limits):
+                    self._roster.blameless(sight.replica)
+                    self._end(sight, alive[sight.process.node], f"its process did not report for {sight.heard:.0f} s")
+                elif is_stalled(sight, self._limits):
+                    reason = f"it made no step for {sight.progressed:.0f} s although it has work"
+                    self._end(sight, alive[sight.process.node], reason)
+
+    def _end(self, sight: Sight, host: str, reason: str) -> None:
+        """Kill a replica's process from a task on its node: it may not run itself. It may also be gone already."""
+        self._ended_at[sight.process] = time.monotonic()
+        there = NodeAffinitySchedulingStrategy(sight.process.node, soft=False)
+        options: dict[str, Any] = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
+        if ray.get(ray.remote(**options)(kill).remote(sight.process), timeout=KILL_SECONDS):
+            with self._changing:
+                self._ended.append(ReplicaEnded(host, sight.process.id, reason, tuple(name for name, _ in sight.units)))
+
+
+def is_silent(sight: Sight, limits: LimitsConfig) -> bool:
+    """Return whether nothing was heard of a process for so long that it must be stopped or cut off."""
+    given = float("inf") if limits.stall_minutes is None else 60 * limits.stall_minutes
+    return sight.heard > min(SILENT_SECONDS, given)
+
+
+def is_stalled(sight: Sight, limits: LimitsConfig) -> bool:
+    """Return whether a replica has work and made no step for so long that it will make none."""
+    if limits.stall_minutes is None:
+        patience = max(STALL_SECONDS, STALL_PAUSES * sight.longest_pause)
+    else:
+        patience = 60 * limits.stall_minutes
+    return sight.is_ready and bool(sight.units) and sight.progressed > patience
+
+
+def kill(process: Process) -> bool:
+    """End a process of this node and return true; false where it is gone, and its number perhaps another's."""
+    if started_at(process.id) != process.started:
+        return False
+    os.kill(process.id, signal.SIGKILL)
+    return True

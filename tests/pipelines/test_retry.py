@@ -1,0 +1,199 @@
+"""Rows with errors are computed again, and every other answer stays as it is."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchloom import pipelines
+from batchloom.pipelines.config import JobConfig
+from batchloom.pipelines.errors import ConfigError, OutputError
+from batchloom.pipelines.ledger.parts import FOOTER_KEY, counts_of, read_part, to_parquet
+from batchloom.pipelines.metrics import Event, Planned, ReplicasStarting, Retrying, UnitDone
+from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.stages.retry import LEFT, Retry, merged
+from batchloom.pipelines.stages.work import Work
+from batchloom.pipelines.storage import Store
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def parts(job: JobConfig) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(job.output.path).glob("*.parquet")}
+
+
+def with_errors(part: Path, rows: Iterable[int], kind: str = "out_of_memory") -> None:
+    """Write a part as it would be if some of its rows had failed for a reason that has gone since."""
+    footer = json.loads(pq.read_metadata(part).metadata[FOOTER_KEY])
+    table = pq.read_table(part)
+    values = table.to_pylist()
+    for row in rows:
+        values[row] |= {
+            "summary_text": None, "num_input_tokens": 0, "num_output_tokens": 0, "finish_reason": None,
+            "error": {"stage": "infer", "kind": kind, "message": "no room"},
+        }  # fmt: skip
+    failed = pa.Table.from_pylist(values, table.schema)
+    footer["account"] |= counts_of(failed)
+    del footer["seal"]
+    part.write_bytes(to_parquet(failed, footer))
+
+
+@pytest.fixture
+def spoiled(make_job: Callable[..., JobConfig]) -> Callable[..., tuple[JobConfig, dict[str, bytes]]]:
+    """A finished job of which five rows of two parts have errors of two kinds, and its parts as they were without."""
+
+    def spoil(**changes: Any) -> tuple[JobConfig, dict[str, bytes]]:
+        job = make_job(**changes)
+        pipelines.run(job)
+        whole = parts(job)
+        first, _, third, *_ = (Path(job.output.path) / name for name in sorted(whole))
+        with_errors(first, [0, 3])
+        with_errors(third, [1, 2, 5], "refused_request")
+        (Path(job.output.path) / "_batchloom" / "manifest.json").unlink()
+        assert pipelines.run(job).errors_by_kind == {"out_of_memory": 2, "refused_request": 3}
+        assert pipelines.verify(job.output.path).ok
+        return job, whole
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [
+        {"num_beams": 2, "max_length": 16, "min_length": 2},
+        {"num_beams": 1, "do_sample": True, "max_length": 16, "top_k": 20},
+    ],
+    ids=["beams", "samples"],
+)
+def test_rows_with_errors_are_answered_and_no_other_byte_changes(spoiled, generation: dict[str, Any]) -> None:
+    job, whole = spoiled(generation=generation)
+    events: list[Event] = []
+
+    def watch(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, UnitDone):
+            with pytest.raises(OutputError, match="is not finished"):
+                pipelines.verify(job.output.path)
+            for name, content in parts(job).items():  # a kill here leaves parts that are whole, old or new
+                assert read_part(name, content).record.num_rows > 0
+
+    manifest = pipelines.run(job, watch, retry_errors=[])
+    assert manifest.totals["errors"] == 0
+    assert manifest.timing["units_computed"] == 2
+    assert parts(job) == whole
+    assert pipelines.verify(job.output.path).ok
+    assert [event for event in events if isinstance(event, Retrying)] == [
+        Retrying(2, {"out_of_memory": 2, "refused_request": 3})
+    ]
+    planned = next(event for event in events if isinstance(event, Planned))
+    assert (planned.num_units, planned.num_units_done) == (9, 7)
+
+
+def test_only_the_kinds_that_are_named_are_computed_again(spoiled) -> None:
+    job, whole = spoiled()
+    first, _, third, *_ = sorted(whole)
+    kept = parts(job)[third]
+    manifest = pipelines.run(job, retry_errors=["out_of_memory"])
+    assert manifest.errors_by_kind == {"refused_request": 3}
+    assert parts(job)[first] == whole[first]
+    assert parts(job)[third] == kept
+    with pytest.raises(ConfigError, match=r"no kind of error 'out_of_mem'.*so far: 3 refused_request\. All kinds: dam"):
+        pipelines.run(job, retry_errors=["out_of_mem"])
+    assert pipelines.run(job, retry_errors=["out_of_memory"]) == manifest  # none is left, and nothing is computed
+    assert pipelines.run(job, retry_errors=["refused_request"]).totals["errors"] == 0
+    assert pipelines.verify(job.output.path).ok
+
+
+def test_errors_that_persist_persist(make_job, tmp_path) -> None:
+    """Retried once, twice, and beside duplicates, of which one is computed for all."""
+    (tmp_path / "odd").mkdir()
+    texts = ["twice", None, "", "twice", "word " * 500, "once"]
+    pq.write_table(pa.table({"id": range(6), "text": texts}), tmp_path / "odd" / "odd.parquet")
+    job = make_job(paths=(str(tmp_path / "odd"),))
+    before = pipelines.run(job)
+    whole = parts(job)
+    for _ in range(2):
+        again = pipelines.run(job, retry_errors=[])
+        assert again.timing["units_computed"] == 1
+        assert (again.totals, again.errors_by_kind, again.parts) == (before.totals, before.errors_by_kind, before.parts)
+        assert parts(job) == whole
+    with_errors(Path(job.output.path) / next(iter(whole)), [0, 3])
+    (Path(job.output.path) / "_batchloom" / "manifest.json").unlink()
+    pipelines.run(job, retry_errors=["out_of_memory"])
+    assert parts(job) == whole
+    assert pipelines.verify(job.output.path).ok
+
+
+def test_an_output_without_errors_is_left_alone(make_job) -> None:
+    job = make_job()
+    before = pipelines.run(job)
+    events: list[Event] = []
+    assert pipelines.run(job, events.append, retry_errors=[]) == before
+    assert Retrying(0, {}) in events
+    assert ReplicasStarting not in map(type, events)
+    overwriting = replace(job, output=replace(job.output, mode="overwrite"))
+    with pytest.raises(ConfigError, match="overwrite removes them"):
+        pipelines.run(overwriting, retry_errors=[])
+
+
+def test_an_unfinished_output_is_finished_and_its_errors_retried(spoiled) -> None:
+    job, whole = spoiled()
+    folder = Path(job.output.path)
+    (folder / "_batchloom" / "manifest.json").unlink()
+    (folder / sorted(whole)[-1]).unlink()
+
+    def stop(event: Event) -> None:
+        if isinstance(event, UnitDone):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipelines.run(job, stop, retry_errors=[])
+    assert pipelines.run(job, retry_errors=[]).totals["errors"] == 0
+    assert parts(job) == whole
+    assert pipelines.verify(job.output.path).ok
+
+
+def test_a_part_that_was_replaced_meanwhile_is_not_merged(tmp_path: Path) -> None:
+    unit = Unit("a.parquet", "/in/a.parquet", 0, 2, "f" * 24)
+    store = Store(str(tmp_path))
+    store.put(unit.part_name("0" * 64), b"other")
+    retry = Retry(frozenset(), {unit.part_name("0" * 64): "a hash"}, store, "0" * 64)
+    work = Work(unit=unit, rows=pa.table({"text": ["a", "b"], "error": pa.nulls(2)}))
+    failed = work.attempt("Tokenizing", retry.narrow)
+    assert "was replaced after the job began" in str(failed.failure)
+
+
+def test_rows_of_any_type_are_merged() -> None:
+    """Old rows come from Parquet, new ones from memory: types and dictionaries of the two may differ."""
+    error = pa.struct([("stage", pa.string()), ("kind", pa.string()), ("message", pa.string())])
+    schema = pa.schema(
+        [
+            pa.field("id", pa.int64(), nullable=False),
+            ("topic", pa.dictionary(pa.int32(), pa.string())),
+            ("vector", pa.list_(pa.float32(), 2)),
+            ("tags", pa.large_list(pa.large_string())),
+            ("error", error),
+        ]
+    )
+    old = pa.Table.from_pydict(
+        {
+            "id": [0, 1, 2], "topic": ["x", "y", "x"], "vector": [[0, 1], None, [4, 5]], "tags": [["a"], None, []],
+            "error": [None, LEFT | {"kind": "too_long"}, None],
+        }, schema,
+    )  # fmt: skip
+    sink = pa.BufferOutputStream()
+    pq.write_table(old, sink)
+    new = pa.Table.from_pydict(
+        {
+            "id": [7, 1, 7], "topic": [None, "z", None], "vector": [None, [2, 3], None], "tags": [None, ["b"], None],
+            "error": [LEFT, None, LEFT],
+        }, schema,
+    )  # fmt: skip
+    table = merged(pq.read_table(pa.BufferReader(sink.getvalue())), new)
+    assert table.schema == schema
+    assert table.to_pylist() == [old.to_pylist()[0], new.to_pylist()[1], old.to_pylist()[2]]

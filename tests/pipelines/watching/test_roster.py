@@ -1,0 +1,180 @@
+"""The roster knows what each replica computes, and blames for a death what was computed at it."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from batchloom.pipelines.config import LimitsConfig
+from batchloom.pipelines.watching.attempts import Attempt
+from batchloom.pipelines.watching.roster import MAX_FAILED_UNITS, Entries, Process, Sight
+from batchloom.pipelines.watching.watchdog import (
+    SILENT_SECONDS,
+    STALL_PAUSES,
+    STALL_SECONDS,
+    Need,
+    is_silent,
+    is_stalled,
+)
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def entries(clock: Clock) -> Entries:
+    entries = Entries(max_attempts=5, clock=clock)
+    begin(entries, 1)
+    return entries
+
+
+def begin(entries: Entries, process: int, node: str = "n", alive: tuple[str, ...] = ("n",)) -> str | None:
+    refusal = entries.begin("r", Process(node, process, "0"), alive)
+    if refusal is None:
+        entries.ready("r")
+    return refusal
+
+
+def look(entries: Entries) -> Sight:
+    (sight,) = entries.look()
+    return sight
+
+
+def test_progress_is_a_step_or_the_end_of_a_unit(entries: Entries, clock: Clock) -> None:
+    process = Process("n", 1, "0")
+    entries.take("r", "u", "a-0-10", 10)
+    clock.now = 5.0
+    entries.report("r", process, 0)
+    assert (look(entries).heard, look(entries).progressed) == (0.0, 5.0)
+    clock.now = 8.0
+    entries.report("r", process, 3)
+    assert (look(entries).progressed, look(entries).longest_pause, look(entries).units) == (
+        0.0,
+        8.0,
+        (("a-0-10", 8.0),),
+    )
+    clock.now = 100.0
+    entries.done("r", "u")
+    clock.now = 500.0
+    entries.take("r", "v", "b", 10)
+    assert (look(entries).progressed, look(entries).longest_pause) == (0.0, 8.0)  # it had nothing to do meanwhile
+
+
+def test_units_in_flight_at_two_deaths_are_computed_alone(entries: Entries) -> None:
+    for process in (2, 3):
+        assert entries.take("r", "u", "u", 10) == entries.take("r", "v", "v", 10) == Attempt()
+        begin(entries, process)
+    assert entries.take("r", "u", "u", 10) == Attempt([(0, 10)])
+    entries.enter("r", "u", 0)
+    assert entries.take("r", "v", "v", 10) == Attempt([(0, 10)])  # it waits for its turn
+    assert entries.take("r", "w", "w", 10) == Attempt()
+    begin(entries, 4)
+    assert entries.take("r", "u", "u", 10) == Attempt([(0, 5), (5, 10)])
+    assert entries.take("r", "v", "v", 10) == Attempt([(0, 10)])  # waiting is no fault
+    assert entries.take("r", "w", "w", 10) == Attempt()
+
+
+def test_a_unit_that_waits_to_be_alone_is_not_blamed_for_what_is_computed_before_it(entries: Entries) -> None:
+    for process in (2, 3):
+        entries.take("r", "v", "v", 10)
+        begin(entries, process)
+    for process in range(4, 10):
+        assert entries.take("r", "v", "v", 10) == Attempt([(0, 10)])
+        entries.take("r", f"w{process}", "w", 10)
+        begin(entries, process)
+
+
+def test_a_unit_that_was_answered_is_not_blamed_later(entries: Entries) -> None:
+    for process in range(2, 9):
+        assert entries.take("r", "u", "u", 10) == Attempt()
+        entries.done("r", "u")
+        begin(entries, process)
+
+
+def test_a_lost_node_is_no_fault_of_a_unit(entries: Entries) -> None:
+    for process in range(2, 7):
+        assert entries.take("r", "u", "u", 10) == Attempt()
+        begin(entries, process, node=f"n{process}", alive=(f"n{process}",))
+    assert "limits.max_unit_attempts" in str(entries.take("r", "u", "u", 10).failure)
+
+
+def test_an_end_by_the_watchdog_for_silence_is_no_fault_of_a_unit(entries: Entries) -> None:
+    for process in (2, 3, 4):
+        assert entries.take("r", "u", "u", 10) == Attempt()
+        entries.blameless("r")
+        begin(entries, process)
+    assert entries.take("r", "u", "u", 10) == Attempt()
+
+
+def test_the_job_ends_where_unit_after_unit_fails(entries: Entries) -> None:
+    process = 1
+    for unit in range(MAX_FAILED_UNITS):
+        while entries.take("r", f"u{unit}", "u", 1).failure is None:
+            process += 1
+            begin(entries, process, node=f"n{process}", alive=())
+    assert "Replicas die of whatever they compute" in str(begin(entries, process + 1))
+    entries.done("r", "other")
+    assert begin(entries, process + 2) is None
+
+
+def test_what_a_dead_process_sent_changes_nothing(entries: Entries, clock: Clock) -> None:
+    begin(entries, 2)
+    clock.now = 9.0
+    entries.report("r", Process("n", 1, "0"), 5)
+    assert look(entries).heard == 9.0
+
+
+def test_a_roster_that_was_lost_learns_of_replicas_by_their_reports(clock: Clock) -> None:
+    entries = Entries(max_attempts=5, clock=clock)
+    entries.report("r", Process("n", 1, "0"), 5)
+    assert look(entries).process.id == 1
+    assert look(entries).is_ready
+    entries.leave("r", "u", 0)
+    entries.done("r", "u")
+
+
+def sight(**changes: object) -> Sight:
+    values = {"replica": "r", "process": Process("n", 1, "0"), "is_ready": True, "heard": 1.0, "progressed": 1.0}
+    return Sight(**(values | {"longest_pause": 2.0, "units": (("u", 1.0),)} | changes))
+
+
+@pytest.mark.parametrize(
+    ("seen", "stall_minutes", "stalled", "silent"),
+    [
+        (sight(progressed=STALL_SECONDS - 1), None, False, False),
+        (sight(progressed=STALL_SECONDS + 1), None, True, False),
+        (sight(progressed=STALL_SECONDS + 1, units=()), None, False, False),  # it has no work
+        (sight(progressed=STALL_SECONDS + 1, is_ready=False), None, False, False),  # a model may load for hours
+        (sight(progressed=STALL_SECONDS + 1, longest_pause=STALL_SECONDS), None, False, False),  # slow, and healthy
+        (sight(progressed=STALL_PAUSES * 100 + 1, longest_pause=100.0), None, True, False),
+        (sight(progressed=61), 1.0, True, False),
+        (sight(heard=SILENT_SECONDS + 1), None, False, True),
+        (sight(heard=61, units=()), 1.0, False, True),
+    ],
+)
+def test_a_replica_is_ended_where_it_makes_no_step_or_says_nothing(
+    seen: Sight, stall_minutes: float | None, stalled: bool, silent: bool
+) -> None:
+    limits = LimitsConfig(stall_minutes=stall_minutes)
+    assert (is_stalled(seen, limits), is_silent(seen, limits)) == (stalled, silent)
+
+
+def node(alive: bool, **resources: float) -> dict[str, object]:
+    return {"Alive": alive, "Resources": resources}
+
+
+def test_what_a_replica_needs_and_the_cluster_has_not_is_named() -> None:
+    need = Need(num_gpus=1, num_cpus=0.5, num_replicas=1)
+    assert need.lacking([node(True, CPU=2, GPU=1)]) == []
+    assert need.lacking([node(True, CPU=2), node(False, CPU=2, GPU=1)]) == [
+        "a replica needs 1 GPU, the cluster has 0; 1 of 2 nodes are gone"
+    ]
