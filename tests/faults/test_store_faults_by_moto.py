@@ -5,7 +5,7 @@ import pytest
 from tests.faults import proxy
 from tests.faults.processes import MARK, end_all
 from tests.faults.proxy import Burst, FaultyProxy
-from tests.faults.scene import Bucket, Scene
+from tests.faults.scene import Bucket
 from tests.faults.store_faults import PLACES
 from tests.faults.table import Kind, Line, When, Where, Word, play
 
