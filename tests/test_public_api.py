@@ -224,7 +224,7 @@ def test_a_terminals_ipython_is_no_notebook(monkeypatch: pytest.MonkeyPatch) -> 
         assert not is_notebook()
 
 
-def finished(config: Any, watch: Callable[[Any], None]) -> str:
+def finished(config: Any, watch: Callable[[Any], None], *_: Any) -> str:
     """Stands for pipelines.run: a job of which nothing is left to do."""
     watch(Planned(num_shards=1, num_units=1, num_rows=10, num_units_done=1, num_rows_done=10))
     watch(Finished(None))  # type: ignore[arg-type]

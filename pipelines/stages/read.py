@@ -60,7 +60,7 @@ class Read:
 
     schema: pa.Schema
     """The columns to read, with the types shared by all shards."""
-    storage_options: Mapping[str, Any]
+    storage_options: Mapping[str, Any] = field(repr=False)
     url: str
     """Any input path: its scheme names the filesystem."""
     patience: Patience = field(default_factory=Patience)

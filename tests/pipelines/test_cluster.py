@@ -87,5 +87,6 @@ def test_two_jobs_of_one_process_share_a_ray_that_other_machines_cannot_reach(
 
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "nonsense")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # by the tests before
     with pytest.raises(ConfigError, match="RAY_ADDRESS='nonsense'"), connected():
         pass
