@@ -84,10 +84,10 @@ def run_rank(rank: int, size: int, folder: str, meeting: str, answers: Any) -> N
     num_read = 0
     read = tensors.read_bytes
 
-    def counted(source: Any, file_name: str, start: int, stop: int) -> Any:
+    def counted(file: Any, start: int, stop: int) -> Any:
         nonlocal num_read
         num_read += stop - start
-        return read(source, file_name, start, stop)
+        return read(file, start, stop)
 
     tensors.read_bytes = counted
     before, began = private_bytes(), time.perf_counter()

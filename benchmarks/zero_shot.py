@@ -123,14 +123,15 @@ def make_ours(folder: str, texts: list[str], labels: list[str]) -> Callable[[], 
         checkpoint=models.describe(folder),
     )
     task, tokenizer = create_task(spec), models.load_tokenizer(folder)
+    pinned = spec.checkpoint.pinned
     replica = start_replica(
-        task=task, model=folder, dtype="float32", device="cpu", num_threads=0, max_batch_tokens=16384, seed=0
+        task=task, model=pinned, dtype="float32", device="cpu", num_threads=0, max_batch_tokens=16384, seed=0
     )
     unit = Unit("texts", "texts", 0, len(texts), "unit")
     rows = pa.table({"text": texts}).append_column(ERROR_FIELD, pa.nulls(len(texts), ERROR_TYPE))
     tokenize, write = (
-        Tokenize(task, folder, [], bucket_tokens(task, 16384, "cpu"), False),
-        Write(task, folder, None, "", ""),
+        Tokenize(task, pinned, [], bucket_tokens(task, 16384, "cpu"), False),
+        Write(task, pinned, None, "", ""),
     )  # type: ignore[arg-type]
 
     def classify() -> list[dict[str, float]]:

@@ -113,8 +113,9 @@ def verify(output: Job, storage_options: Mapping[str, Any] | None = None) -> Ver
     """
     if isinstance(output, str | os.PathLike) and not os.fspath(output).endswith((".yaml", ".yml")):
         return pipelines.verify(os.fspath(output), storage_options or {})
-    written = _config_of(output).output
-    return pipelines.verify(written.path, {**written.storage_options, **(storage_options or {})})
+    job = _config_of(output)
+    options = {**job.output.storage_options, **(storage_options or {})}
+    return pipelines.verify(job.output.path, options, job.input)
 
 
 def _kinds(retry_errors: bool | str | Sequence[str]) -> Collection[str] | None:

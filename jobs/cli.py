@@ -4,6 +4,7 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from batchloom.jobs import signals
 from batchloom.jobs.exit_codes import ExitCode
 from batchloom.models.errors import ModelError
 from batchloom.models.footprint import Machine
-from batchloom.pipelines.errors import ConfigError, ErrorLimitError, PipelineError
+from batchloom.pipelines.errors import ConfigError, ErrorLimitError, JobError, PipelineError
 
 # Ray, torch, pyarrow and pydantic take seconds to import. Each command imports what it needs, so --help is fast.
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # LANG=C has no é
+    sys.excepthook = _tell_unexpected
     with signals.handled() as handler:
         try:
             app()
@@ -91,6 +93,15 @@ class BareRetry(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, ["--retry-errors=" if arg == "--retry-errors" else arg for arg in args])
+
+
+def _tell_unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of an error that nobody expected, by the rules of all that is printed."""
+    import traceback
+
+    from batchloom.jobs.terminal.output import Output
+
+    Output().relay("".join(traceback.format_exception(kind, error, trace)))
 
 
 @app.command(cls=BareRetry)
@@ -189,7 +200,8 @@ def verify(folder: Folder, as_json: Json = False) -> None:
 
         from batchloom import pipelines
 
-        found = pipelines.verify(*_address(folder))
+        path, options, job = _address(folder)
+        found = pipelines.verify(path, options, job.input if job else None)
         output.result({"ok": found.ok, **asdict(found)})
         output.verified(found)
         raise typer.Exit(ExitCode.OK if found.ok else ExitCode.FAILED)
@@ -209,7 +221,7 @@ def show(
         view = _look(folder)
         sample = view.sample(rows)
         chosen = chosen_columns(sample, _names(columns))
-        told = [{name: row[name] for name in chosen} for row in sample] if columns is not None else sample
+        told = [{name: row.get(name) for name in chosen} for row in sample] if columns is not None else sample
         output.result({"totals": view.totals, "errors_by_kind": view.errors_by_kind}, rows=told)
         output.rows(sample, chosen)
         output.view(view)
@@ -221,7 +233,7 @@ def status(folder: Folder, as_json: Json = False) -> None:
     with _command(as_json) as output:
         from batchloom.jobs.reports.status import Status
 
-        found = Status.of(_look(folder))
+        found = Status.of(_look(folder), _address(folder)[2])
         output.result(found.values())
         output.pairs(found.words())
 
@@ -263,9 +275,13 @@ def _command(as_json: bool) -> Iterator["Output"]:
         code = _exit_code(error)
         output.error(error, code)
         raise typer.Exit(code) from None
-    except signals.Stop as stop:
-        output.note(f"\nStopped: {stop.code.meaning}.")
-        raise typer.Exit(stop.code) from None
+    except OSError as error:  # of a disk or a network, where no caller had more to say
+        output.error(JobError(f"{type(error).__name__}: {error}"), ExitCode.FAILED)
+        raise typer.Exit(ExitCode.FAILED) from None
+    except KeyboardInterrupt as stop:
+        code = stop.code if isinstance(stop, signals.Stop) else ExitCode.INTERRUPTED
+        output.note(f"\nStopped: {code.meaning}.")
+        raise typer.Exit(code) from None
 
 
 @contextmanager
@@ -320,15 +336,15 @@ def _load(job: str | None, sets: list[str] | None, flags: dict[str, object]) -> 
     return spec.load(job, [*overrides, *(spec.parse_set(text) for text in sets or [])])
 
 
-def _address(folder: str) -> tuple[str, dict[str, object]]:
-    """Return an output folder and its filesystem's options; both are read from a job file where one is given."""
+def _address(folder: str) -> "tuple[str, dict[str, object], JobConfig | None]":
+    """Return an output folder, its filesystem's options, and the job where a job file is given, which names both."""
     if not folder.endswith((".yaml", ".yml")):
-        return folder, {}
-    output = _load(folder, None, {}).output
-    return output.path, dict(output.storage_options)
+        return folder, {}, None
+    job = _load(folder, None, {})
+    return job.output.path, dict(job.output.storage_options), job
 
 
 def _look(folder: str) -> "View":
     from batchloom.jobs.reports import view
 
-    return view.look(*_address(folder))
+    return view.look(*_address(folder)[:2])

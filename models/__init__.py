@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from batchloom.models.checkpoints.info import CheckpointInfo, describe
     from batchloom.models.checkpoints.loading import load_model
+    from batchloom.models.checkpoints.pinned import PinnedModel
     from batchloom.models.checkpoints.streamed import stream_model
     from batchloom.models.families.table import architectures
     from batchloom.models.footprint import Footprint, Machine
@@ -23,6 +24,7 @@ _HOME = {
     "Footprint": "batchloom.models.footprint",
     "GenerationParams": "batchloom.models.generation.params",
     "Machine": "batchloom.models.footprint",
+    "PinnedModel": "batchloom.models.checkpoints.pinned",
     "RequestOutput": "batchloom.models.generation.engine",
     "SequenceOutput": "batchloom.models.generation.engine",
     "SinglePass": "batchloom.models.single_pass.single_pass",
@@ -43,6 +45,7 @@ __all__ = [
     "Footprint",
     "GenerationParams",
     "Machine",
+    "PinnedModel",
     "RequestOutput",
     "SequenceOutput",
     "SinglePass",

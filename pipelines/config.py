@@ -94,6 +94,8 @@ class LimitsConfig:
     stall_minutes: float | None = None
     """Minutes without a step or a batch after which a replica that has work is ended and started again. None: 20 times
     the longest pause that it made so far, and at least 15 minutes."""
+    storage_patience: float = 300.0
+    """Seconds for which a call to a store is tried again before its unit fails: an outage that short is survived."""
 
 
 @dataclass(frozen=True, kw_only=True)

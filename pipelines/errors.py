@@ -6,6 +6,7 @@ PipelineError
 │   │   └── NoInputError    no file matches
 │   └── OutputError     the output cannot be written, belongs to another job, or is not what was asked for
 ├── JobError            the job started and could not go on (exit code 1)
+│   └── StoreError      a store could not be read or written, however often it was tried
 └── ErrorLimitError     more rows failed, or more answers are degenerate, than limits allow (exit code 3)
 """
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 from batchloom.models.errors import ModelError
 from batchloom.models.redaction import redacted
+from batchloom.models.trouble import Trouble
 
 
 class PipelineError(Exception):
@@ -42,6 +44,14 @@ class OutputError(ConfigError):
 
 class JobError(PipelineError):
     """The job started and could not go on; finished parts are kept, and the same command resumes."""
+
+
+class StoreError(JobError):
+    """A store could not be read or written, however often it was tried."""
+
+    def __init__(self, message: str, trouble: Trouble = Trouble.LASTING) -> None:
+        super().__init__(message)
+        self.trouble = trouble
 
 
 class ErrorLimitError(PipelineError):

@@ -167,7 +167,14 @@ class Manifest:
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Manifest":
         """Read what `to_dict` made. Raises: ValueError where a value is missing or of another type."""
-        return from_json(Manifest, values)
+        manifest = from_json(Manifest, values)
+        for name, counted, needed in (
+            ("totals", manifest.totals, totals([])),
+            ("timing", manifest.timing, ("wall_seconds", "units_computed", "units_resumed")),
+        ):
+            for missing in (one for one in needed if one not in counted):
+                raise ValueError(f"{name}.{missing} is missing")
+        return manifest
 
 
 def totals(records: Iterable[UnitRecord]) -> dict[str, int]:

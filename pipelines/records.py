@@ -1,5 +1,6 @@
 """Records read from JSON: frozen dataclasses whose values are checked against their annotations."""
 
+import json
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -7,6 +8,20 @@ from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Record = TypeVar("Record")
+MAX_DEPTH = 50
+LARGEST = 1 << 63
+
+
+def parsed(content: bytes | str) -> Any:
+    """Return the values in a JSON text. Raises: ValueError where it is none, or nested too deep for what we write."""
+    try:
+        values = json.loads(content)
+        too_deep = _is_deeper(values, MAX_DEPTH)
+    except RecursionError:
+        too_deep = True
+    if too_deep:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    return values
 
 
 def from_json(kind: type[Record], values: Any) -> Record:
@@ -32,6 +47,8 @@ def _read(kind: Any, value: Any, path: str) -> Any:
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
         return {name: _read(arguments[1], item, _below(path, name)) for name, item in value.items()}
     if type(value) in ((int, float) if kind is float else (kind,)):
+        if kind in (int, float) and not abs(value) < LARGEST:  # NaN is not
+            raise ValueError(f"{path} is {_short(value)}, which is no number that we write")
         return value
     wanted = getattr(kind, "__name__", str(kind)) if origin is None else str(kind)
     raise ValueError(f"{path or 'it'} is {_short(value)}, which is no {wanted}")
@@ -55,6 +72,11 @@ def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
         field.name: (hints[field.name], field.default is MISSING and field.default_factory is MISSING)
         for field in fields(kind)
     }
+
+
+def _is_deeper(values: Any, depth: int) -> bool:
+    inner = values.values() if isinstance(values, dict) else values if isinstance(values, list) else ()
+    return any(depth == 0 or _is_deeper(one, depth - 1) for one in inner)
 
 
 def _below(path: str, name: str) -> str:

@@ -3,17 +3,20 @@
 import os
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from batchloom.pipelines.errors import ConfigError
+from batchloom.models.patience import Patience
+from batchloom.pipelines.connection import Connection
+from batchloom.pipelines.listing import Listing, find
+from batchloom.pipelines.patient_file import PatientFile
 
 TEMPORARY = "_batchloom/tmp"
-GLOB_CHARACTERS = "*?["
+UNKNOWN_BYTES = 1 << 30  # of a file that was not listed: what its reading is given time for
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
 PRIVATE = "_batchloom/"  # of these files only their owner may read: they tell how a job was run
 
@@ -30,71 +33,124 @@ class Stored:
 
 @dataclass(frozen=True)
 class Store:
-    """A folder whose files are read and written by name. Picklable, so that it can be sent to workers."""
+    """A folder whose files are read and written by name. Picklable, so that it can be sent to workers.
+
+    All calls are tried again with patience, and raise StoreError where that does not help. What has succeeded once
+    (listing, reading, writing, removing) is known to be permitted, also in workers.
+    """
 
     url: str
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    patience: Patience = field(default_factory=Patience)
+    known: set[str] = field(default_factory=set, repr=False, compare=False)
+    """Kinds of calls that have succeeded."""
 
     @cached_property
-    def _opened(self) -> tuple[Any, str]:
-        return open_filesystem(self.url, self.options)
+    def _connection(self) -> Connection:
+        return Connection(self.url, self.options, self.patience, self.known)
+
+    @cached_property
+    def _listed(self) -> dict[str, int]:
+        """What the last listing showed, and what was written and removed since: bytes by name."""
+        return {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "options": dict(self.options)}
+        return {"url": self.url, "options": dict(self.options), "patience": self.patience, "known": self.known}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
     @property
     def filesystem(self) -> Any:
-        return self._opened[0]
+        return self._connection.filesystem
 
     def path(self, name: str = "") -> str:
-        root = self._opened[1].rstrip("/")
+        root = self._connection.path.rstrip("/")
         return f"{root}/{name}" if name else root
 
     def names(self) -> dict[str, int]:
-        """Return every file below the folder: its name relative to the folder, and its size in bytes."""
+        """Return every file below the folder: its name relative to the folder, and its size in bytes.
+
+        Raises: StoreError.
+        """
         return {name: stored.size for name, stored in self.listing().items()}
 
     def listing(self) -> dict[str, Stored]:
-        """Return every file below the folder by its name relative to the folder."""
-        self.filesystem.invalidate_cache()
-        try:
-            found = self.filesystem.find(self.path(), detail=True)
-        except FileNotFoundError:
-            return {}
+        """Return every file below the folder by its name relative to the folder. Raises: StoreError."""
+
+        def below(filesystem: Any) -> Listing:
+            filesystem.invalidate_cache()
+            try:
+                return find(filesystem, self.path())
+            except FileNotFoundError:
+                if self._listed and not self._connection.is_local:
+                    raise  # it was there: this may be an outage
+                return {}
+
+        found = self._connection.call(f"Listing {self.url}", "list", below)
         prefix = self.path() + "/"
-        return {
+        listed = {
             path.removeprefix(prefix): Stored(info["size"], version_of(info))
             for path, info in found.items()
             if path.startswith(prefix) and info["type"] == "file" and info["size"] is not None
         }
+        self.__dict__["_listed"] = {name: stored.size for name, stored in listed.items()}
+        return listed
 
     def stat(self, name: str) -> Stored:
-        """Return a file's size and version. Raises: FileNotFoundError."""
-        self.filesystem.invalidate_cache()
-        info = self.filesystem.info(self.path(name))
-        return Stored(info["size"], version_of(info))
+        """Return a file's size and version. Raises: StoreError."""
+
+        def look(filesystem: Any) -> Stored:
+            filesystem.invalidate_cache()
+            info = filesystem.info(self.path(name))
+            return Stored(info["size"], version_of(info))
+
+        # of a kind with writing: what may be written may be looked for
+        return self._connection.call(f"Looking for {self.url}/{name}", "write", look, 0)
+
+    def open(self, name: str) -> PatientFile:
+        """Return a file that is read bit by bit. Raises: StoreError, as its reads do."""
+        return PatientFile(self._connection, self.path(name))
 
     def read(self, name: str) -> bytes:
-        self.filesystem.invalidate_cache()
-        content: bytes = self.filesystem.cat_file(self.path(name))
+        """Return a file's contents. Raises: FileNotFoundError where no listing has shown it either; StoreError."""
+
+        def cat(filesystem: Any) -> bytes | None:
+            filesystem.invalidate_cache()
+            try:
+                content: bytes = filesystem.cat_file(self.path(name))
+            except FileNotFoundError:
+                if name in self._listed:
+                    raise
+                return None
+            return content
+
+        num_bytes = self._listed.get(name, UNKNOWN_BYTES)
+        content = self._connection.call(f"Reading {self.url}/{name}", "read", cat, num_bytes)
+        if content is None:
+            raise FileNotFoundError(self.path(name))
         return content
 
     def put(self, name: str, content: bytes) -> None:
         """Write a file atomically: a reader sees all of `content` or nothing, also if this process is killed.
 
         An object store's PUT (or finished multipart upload) is atomic. On a local disk the bytes are written under a
-        temporary name, synced and renamed.
+        temporary name, synced and renamed. A PUT that was given up and arrives late puts the same bytes.
+
+        Raises: StoreError.
         """
-        if isinstance(self.filesystem, LocalFileSystem):
-            try:
-                self._put_local(name, content)
-            except FileNotFoundError:  # a concurrent job in this folder ended and removed the temporary folder of both
-                self._put_local(name, content)
-        else:
-            self.filesystem.pipe_file(self.path(name), content)
+
+        def pipe(filesystem: Any) -> None:
+            if isinstance(filesystem, LocalFileSystem):
+                try:
+                    self._put_local(name, content)
+                except FileNotFoundError:  # a concurrent job here ended and removed the temporary folder of both
+                    self._put_local(name, content)
+            else:
+                filesystem.pipe_file(self.path(name), content)
+
+        self._connection.call(f"Writing {self.url}/{name}", "write", pipe, len(content))
+        self._listed[name] = len(content)
 
     def _put_local(self, name: str, content: bytes) -> None:
         target, temporary = self.path(name), self.path(f"{TEMPORARY}/{uuid.uuid4().hex}")
@@ -112,29 +168,28 @@ class Store:
             os.close(folder)
 
     def remove(self, names: list[str]) -> None:
+        """Remove files; one that is not there, and not listed, is removed. Raises: StoreError."""
+
+        def rm(filesystem: Any, name: str) -> None:
+            self._listed.pop(name, None)
+            try:
+                filesystem.rm_file(self.path(name))
+            except FileNotFoundError:
+                if name in self.names():  # otherwise an attempt whose answer was lost has removed it
+                    raise
+
         for name in names:
-            self.filesystem.rm_file(self.path(name))
+            self._connection.call(f"Removing {self.url}/{name}", "remove", partial(rm, name=name))
 
     def remove_temporary(self) -> None:
-        """Remove temporary files of killed writers (local disks only: object stores have none)."""
-        if self.filesystem.exists(self.path(TEMPORARY)):
-            self.filesystem.rm(self.path(TEMPORARY), recursive=True)
+        """Remove temporary files of killed writers (local disks only: object stores have none). Raises: StoreError."""
 
+        def rm(filesystem: Any) -> None:
+            with suppress(FileNotFoundError):  # a concurrent job was faster
+                filesystem.rm(self.path(TEMPORARY), recursive=True)
 
-def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """Return the filesystem of `url` and the path on it.
-
-    Raises:
-        ConfigError: the protocol is unknown, or the package of its filesystem is not installed.
-    """
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url, **options)
-    except (ValueError, ImportError) as error:
-        raise ConfigError(
-            f"Cannot open {url!r}: {error}. Use a local path or a URL whose filesystem is installed, "
-            "for example pip install 'batchloom[s3]' for s3://."
-        ) from error
-    return filesystem, path
+        if self._connection.is_local:
+            self._connection.call(f"Removing {self.url}/{TEMPORARY}", "remove", rm)
 
 
 def version_of(info: Mapping[str, Any]) -> str:
@@ -149,7 +204,3 @@ def _mode(name: str) -> int:
 def absolute(url: str) -> str:
     """Return a local path as an absolute one, since workers have other working directories; URLs are unchanged."""
     return url if "://" in url else os.path.abspath(os.path.expanduser(url))
-
-
-def is_glob(path: str) -> bool:
-    return any(character in path for character in GLOB_CHARACTERS)

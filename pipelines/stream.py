@@ -104,7 +104,7 @@ def _probe_answers(job: JobPlan, placement: Placement) -> probe.Answers | None:
     answers = ledger.read_probe(job.output, record)
     if answers is None:
         compute = ray.remote(num_cpus=1)(probe.reference)
-        answers = ray.get(compute.remote(job.config.model, job.task.architecture, placement.cores_per_node))
+        answers = ray.get(compute.remote(job.checkpoint.pinned, job.task.architecture, placement.cores_per_node))
         ledger.keep_probe(job.output, record, answers)
     return answers
 
@@ -120,13 +120,13 @@ def _dataset(
 ) -> Dataset:
     config, engine = job.config, job.config.engine
     rows = [{"units": json.dumps([asdict(unit) for unit in stretch])} for stretch in stretches(job.shards, pending)]
-    read = Read(job.schema, dict(config.input.storage_options), config.input.paths[0])
+    read = Read(job.schema, dict(config.input.storage_options), config.input.paths[0], job.patience)
     compute_once = engine.compute_once and not job.generation.get("do_sample")  # samples are drawn with the row's seed
     num_tokens = bucket_tokens(job.task, engine.max_batch_tokens, placement.device)
-    tokenize = Tokenize(job.task, config.model, job.keep_columns, num_tokens, compute_once, retry)
+    tokenize = Tokenize(job.task, job.checkpoint.pinned, job.keep_columns, num_tokens, compute_once, retry)
     infer: dict[str, Any] = {
         "task": job.task,
-        "model": config.model,
+        "model": job.checkpoint.pinned,
         "dtype": engine.dtype,
         "device": placement.device,
         "tensor_parallel": engine.tensor_parallel,
@@ -135,7 +135,7 @@ def _dataset(
         "seed": config.seed,
         "probe_answers": probe_answers,
     }
-    write = Write(job.task, config.model, job.output, job.fingerprint, job.job_record()["batchloom"])
+    write = Write(job.task, job.checkpoint.pinned, job.output, job.fingerprint, job.job_record()["batchloom"])
     one_unit: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
     pool = ActorPoolStrategy(
         min_size=engine.replicas.min,

@@ -51,6 +51,7 @@ class DryRun:
             "columns": [*plan.keep_columns, *(field.name for field in [*plan.task.output_fields(), *LEDGER_FIELDS])],
             "generation": dict(plan.generation),
             "task_options": plan.task.settings(),
+            "notes": list(plan.notes),
             "fingerprint": plan.fingerprint,
             "replica": self.replica.values(),
         }
@@ -69,6 +70,7 @@ class DryRun:
             "Done": f"{values['num_units_done']:,} of {units}, {values['num_rows_done']:,} of {rows}",
             "Generation": _lines(values["generation"]),
             "Task options": _lines(values["task_options"]),
+            **({"Note": "\n".join(values["notes"])} if values["notes"] else {}),
             **self.replica.words(),
             "Fingerprint": values["fingerprint"],
         }

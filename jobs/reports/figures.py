@@ -48,7 +48,7 @@ class Figures:
     def padding(self) -> float | None:
         """Computed over real prompt tokens: 1.0 is no padding. None where nothing was computed."""
         real = self.timing.get("engine_prompt_tokens", 0)
-        return self.timing["engine_padded_tokens"] / real if real else None
+        return self.timing.get("engine_padded_tokens", 0) / real if real else None
 
     def words(self) -> dict[str, str]:
         """Return the known figures by title, formatted."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from batchloom.jobs.reports import wording
 from batchloom.jobs.reports.figures import Figures
@@ -112,8 +111,8 @@ def _read(view: View, records: Sequence[UnitRecord]) -> pa.Table:
     schema = pa.schema(LEDGER_FIELDS)
     tables = [schema.empty_table()]
     for record in records:
-        with view.store.filesystem.open(view.store.path(record.part), "rb") as file:
-            tables.append(pq.read_table(file, columns=schema.names))
+        table = view.read(record.part, lambda file: file.read(columns=schema.names).select(schema.names).cast(schema))
+        tables += [] if table is None else [table]
     return pa.concat_tables(tables)
 
 

@@ -1,13 +1,14 @@
 """Draw a report as one self-contained HTML page: figures, bars, rows, in light and dark mode."""
 
+import os
 from collections.abc import Iterable, Mapping
 from html import escape
-from pathlib import Path
 
 from batchloom.jobs import spec
 from batchloom.jobs.reports import wording
 from batchloom.jobs.reports.report import Histogram, Report
 from batchloom.jobs.reports.view import Row, chosen_columns
+from batchloom.models.redaction import redacted, redacted_values
 from batchloom.pipelines.errors import ConfigError
 
 STYLE = """
@@ -54,20 +55,22 @@ MAX_CELL_CHARACTERS = 400
 
 
 def write(report: Report, path: str) -> None:
-    """Write the page to a file.
+    """Write the page to a file, which only its owner may read where it is new: it holds texts of the output.
 
     Raises:
         ConfigError: `path` cannot be written.
     """
     try:
-        Path(path).write_text(page(report), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--html {path}: cannot be written: {error.strerror}.") from error
+        with open(path, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(page(report))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--html {path}: cannot be written: {reason}.") from error
 
 
 def page(report: Report) -> str:
     """Return the page. Everything that comes from data is escaped."""
-    job = report.view.job
+    job = redacted_values(report.view.job)
     state = "finished" if report.view.manifest else "not finished yet"
     title = f"{job['task']} with {job['model'].rstrip('/').rsplit('/', 1)[-1]}"
     histograms = [_section(name, _histogram(name, lengths)) for name, lengths in report.histograms().items()]
@@ -76,7 +79,7 @@ def page(report: Report) -> str:
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>",
-            f"<header><h1>{escape(title)}</h1><p>{escape(report.view.store.url)}, {state}</p></header>",
+            f"<header><h1>{escape(title)}</h1><p>{escape(redacted(report.view.store.url))}, {state}</p></header>",
             f'<section class="figures">{"".join(_figures(report))}</section>',
             f'<div class="grid">{"".join([*histograms, *_errors(report.view.errors_by_kind)])}</div>',
             _section("Some rows", _table(report.sample)) if report.sample else "",
@@ -154,7 +157,7 @@ def _table(rows: list[Row]) -> str:
 
 
 def _cell(row: Row, name: str) -> str:
-    value, error = row[name], row.get("error")
+    value, error = row.get(name), row.get("error")
     if value is None and error:
         return f'<td class="bad">{escape(error["kind"])}: {escape(error["message"])}</td>'
     text = wording.value(value)
@@ -167,5 +170,5 @@ def _job(report: Report) -> str:
     facts = {} if manifest is None else {"fingerprint": manifest.fingerprint, "batchloom": manifest.batchloom}
     facts |= {} if manifest is None else dict(manifest.versions)
     rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts.items())
-    resolved = escape(spec.to_yaml(report.view.job))
+    resolved = escape(spec.to_yaml(redacted_values(report.view.job)))
     return f"<table>{rows}</table><details><summary>The job file as resolved</summary><pre>{resolved}</pre></details>"

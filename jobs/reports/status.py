@@ -1,5 +1,6 @@
 """The status of a job, read from its output folder alone: how much is done, and when the last part was written."""
 
+import logging
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +11,10 @@ from batchloom.jobs import spec
 from batchloom.jobs.reports import wording
 from batchloom.jobs.reports.view import View
 from batchloom.models.errors import ModelError
+from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,9 @@ class Status:
     """Since the newest part was written; None without parts, or where the filesystem has no times."""
 
     @staticmethod
-    def of(view: View) -> "Status":
-        num_units, num_rows = _planned(view)
+    def of(view: View, job: JobConfig | None = None) -> "Status":
+        """`job`: with the credentials that the output's record has not; None takes the record's."""
+        num_units, num_rows = _planned(view, job)
         return Status(view, num_units, num_rows, _seconds_since_part(view))
 
     @property
@@ -63,11 +68,11 @@ class Status:
         return {"Last part": f"written {wording.duration(self.seconds_since_part)} ago"}
 
 
-def _planned(view: View) -> tuple[int | None, int | None]:
+def _planned(view: View, job: JobConfig | None) -> tuple[int | None, int | None]:
     if view.manifest is not None:
         return view.totals["units"], view.totals["rows"]
     try:
-        plan = pipelines.plan(spec.from_record(view.job, view.store.url))
+        plan = pipelines.plan(job or spec.from_record(view.job, view.store.url))
     except (ConfigError, ModelError):
         return None, None
     return len(plan.units), plan.num_rows
@@ -76,7 +81,11 @@ def _planned(view: View) -> tuple[int | None, int | None]:
 def _seconds_since_part(view: View) -> float | None:
     """Local disks give `mtime` in seconds, S3 `LastModified` as a datetime; other filesystems may give neither."""
     parts = {view.store.path(record.part) for record in view.records}
-    found = view.store.filesystem.find(view.store.path(), detail=True)
+    try:
+        found = view.store.filesystem.find(view.store.path(), detail=True)
+    except Exception as error:  # of any filesystem, which was listed a moment ago: the rest is told without a time
+        log.warning("When the last part was written cannot be read: %s: %s", type(error).__name__, error)
+        return None
     times = [info.get("mtime") or info.get("LastModified") for path, info in found.items() if path in parts]
     seconds = [t.timestamp() if isinstance(t, datetime) else t for t in times if isinstance(t, (datetime, float, int))]
     return max(0.0, time.time() - max(seconds)) if seconds else None

@@ -1,10 +1,11 @@
 """Read an output folder as it is at this moment, finished or not: its records and some of its rows."""
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,10 +17,13 @@ from batchloom.pipelines.ledger.parts import read_footer
 from batchloom.pipelines.metrics import Manifest, UnitRecord, errors_by_kind, totals
 from batchloom.pipelines.storage import Store
 
+log = logging.getLogger(__name__)
+
 READ_THREADS = 16
 NOT_UTF8 = "(bytes that are no UTF-8)"
 
 Row = dict[str, Any]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -31,21 +35,30 @@ class View:
     """The job as resolved when it was started, from the manifest or `_batchloom/job.json`."""
     manifest: Manifest | None
     records: tuple[UnitRecord, ...]
+    there: Collection[str]
+    """The files that are there: others, which a manifest may name, are not opened."""
 
     @property
     def totals(self) -> Mapping[str, int]:
-        return self.manifest.totals if self.manifest else totals(self.records)
+        return totals(self.records)
 
     @property
     def errors_by_kind(self) -> Mapping[str, int]:
-        return self.manifest.errors_by_kind if self.manifest else errors_by_kind(self.records)
+        return errors_by_kind(self.records)
 
     def sample(self, num_rows: int) -> list[Row]:
         """Return at most `num_rows` rows, from parts spread evenly over the output."""
         chosen = spread([record for record in self.records if record.num_rows], num_rows)
         rows_per_part = math.ceil(num_rows / max(len(chosen), 1))
-        rows = [row for record in chosen for row in _first_rows(self.store, record.part, rows_per_part)]
-        return rows[:num_rows]
+        read = [self.read(record.part, lambda file: _first_rows(file, rows_per_part)) for record in chosen]
+        return [row for rows in read if rows is not None for row in rows][:num_rows]
+
+    def read(self, part: str, what: Callable[[pq.ParquetFile], Found]) -> Found | None:
+        """Return `what` of a part; None, and a warning in the log, where the part cannot be read."""
+        if part not in self.there:
+            log.warning("%s is missing. batchloom verify says more.", part)
+            return None
+        return _read(self.store, part, what)
 
 
 def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
@@ -58,13 +71,16 @@ def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
     found = ledger.look(store)
     manifest = ledger.read_manifest(store) if found.is_closed else None
     if manifest is not None:
-        return View(store, _told(manifest.job), manifest, manifest.parts)
+        return View(store, _told(manifest.job), manifest, manifest.parts, found.parts)
+
+    def record_of(part: str) -> UnitRecord | None:
+        return _read(store, part, lambda file: read_footer(part, found.parts[part].size, file.metadata).record)
+
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        read = pool.map(lambda part: _record(store, part, found.parts[part].size), sorted(found.parts))
-        records = [record for record in read if record is not None]
+        records = [record for record in pool.map(record_of, sorted(found.parts)) if record is not None]
     if found.job is None and not records:
         raise OutputError(f"{output} holds no batchloom output. Check the path; a job creates it with its first step.")
-    return View(store, _told(found.job.job if found.job else {}), None, tuple(records))
+    return View(store, _told(found.job.job if found.job else {}), None, tuple(records), found.parts)
 
 
 def _told(job: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -95,18 +111,17 @@ def chosen_columns(rows: Sequence[Row], asked: Sequence[str] | None = None) -> l
     return list(asked)
 
 
-def _record(store: Store, part: str, size: int) -> UnitRecord | None:
-    """Read the record in a part's footer; None for a damaged part, which a resumed job computes again."""
+def _read(store: Store, part: str, what: Callable[[pq.ParquetFile], Found]) -> Found | None:
     try:
-        with store.filesystem.open(store.path(part), "rb") as file:
-            return read_footer(part, size, pq.read_metadata(file)).record
-    except (pa.ArrowException, OSError, ValueError):
+        with store.open(part) as file:
+            return what(pq.ParquetFile(file, page_checksum_verification=True))
+    except Exception as error:  # damage and stores have many errors, and one part's must not hide the others
+        log.warning("%s cannot be read: %s: %s. batchloom verify says more.", part, type(error).__name__, error)
         return None
 
 
-def _first_rows(store: Store, part: str, num_rows: int) -> list[Row]:
-    with store.filesystem.open(store.path(part), "rb") as file:
-        batch = next(pq.ParquetFile(file).iter_batches(batch_size=num_rows), None)
+def _first_rows(file: pq.ParquetFile, num_rows: int) -> list[Row]:
+    batch = next(file.iter_batches(batch_size=num_rows), None)
     if batch is None:
         return []
     return [

@@ -13,6 +13,7 @@ from typing import Any
 from batchloom.jobs.terminal.progress import Progress
 from batchloom.jobs.terminal.progress_line import figures, planned
 from batchloom.jobs.terminal.silence import replica_ended, waiting
+from batchloom.models.redaction import redacted
 from batchloom.pipelines.metrics import Event, Finished, Planned, ReplicaEnded, UnitDone, Waiting
 
 UPDATE_SECONDS = 0.25  # between two updates: small units would otherwise send the browser hundreds a second
@@ -55,6 +56,6 @@ class NotebookLine:
 
     def _bundle(self, text: str) -> dict[str, str]:
         """Return the line as a mimebundle, in HTML and in plain text."""
-        progress = self._progress
+        progress, text = self._progress, redacted(text)
         bar = f'<progress max="{max(1, progress.num_rows)}" value="{progress.num_rows_done}"></progress>'
         return {"text/plain": text, "text/html": f"{bar} {escape(text)}"}

@@ -85,7 +85,7 @@ class Output:
 
     def relay(self, text: str) -> None:
         """Print another program's output to stderr."""
-        self._err.print(text, end="", soft_wrap=True)
+        self._err.print(redacted(text), end="", soft_wrap=True)
 
     def error(self, error: BaseException, code: ExitCode) -> None:
         """Print the message of an error that the user can act on, without a traceback."""

@@ -64,7 +64,7 @@ def shared_widths(wanted: Sequence[int], room: int) -> list[int]:
 
 
 def _cell(row: Row, name: str) -> Text:
-    value = row[name]
+    value = row.get(name)  # a damaged part may have other columns
     if value is None and row.get("error"):
         return Text(visible(f"{row['error']['kind']}: {row['error']['message']}"), "red")
     return Text(visible(wording.value(value)))

@@ -4,26 +4,24 @@
     s3://bucket/bart, memory://bart, ...         small files are cached once per node, weights are streamed from there
     hf://facebook/bart-large-cnn@main            everything is cached once per node (hubs limit the rate of requests)
 
-A cache folder is named by a hash of the URI and of the listing (sizes, etags): a changed model is fetched again.
+The cache is cache.py's; a model whose listing (sizes, etags) has changed is fetched again.
 """
 
 import hashlib
 import json
 import logging
-import os
 import re
-import shutil
-import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
-from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
+from batchloom.models.checkpoints import cache
+from batchloom.models.checkpoints.pinned import DECIDING, PinnedModel, Version
 from batchloom.models.errors import CheckpointError
-from batchloom.models.redaction import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +42,10 @@ class ModelSource:
     filesystem: fsspec.AbstractFileSystem
     root: str
     file_names: tuple[str, ...]
+    versions: Mapping[str, Version] = field(default_factory=dict)
+    """Of a store's files, by name."""
+    pinned: PinnedModel | None = None
+    """The files that are expected; None: whatever is there."""
 
     @property
     def is_local(self) -> bool:
@@ -53,17 +55,48 @@ class ModelSource:
         """Return a weight file's path on `filesystem`."""
         return f"{self.root.rstrip('/')}/{name}"
 
+    def read_small(self, name: str) -> bytes | None:
+        """Return the contents of one of the small files, None where it does not exist.
+
+        Raises: CheckpointError where it cannot be read, or is another one than the pinned.
+        """
+        content = None
+        if name in self.file_names:
+            try:
+                content = (self.folder / name).read_bytes()
+            except OSError as error:
+                raise CheckpointError(f"Model {self.uri!r}: {name} cannot be read ({error}).") from error
+        if self.pinned is not None and name in DECIDING:
+            self.pinned.check(name, None if content is None else hashlib.sha256(content).hexdigest())
+        return content
+
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """Return the parsed file, None where it does not exist. Raises: CheckpointError where it is no JSON object."""
-        if name not in self.file_names:
+        """Return the parsed file, None where it does not exist.
+
+        Raises: CheckpointError as read_small, and where it is no JSON object.
+        """
+        content = self.read_small(name)
+        if content is None:
             return None
         try:
-            parsed = json.loads((self.folder / name).read_text(encoding="utf-8"))
+            parsed = json.loads(content.decode("utf-8"))
         except ValueError as error:
             raise CheckpointError(f"{self.uri}: {name} is not valid JSON ({error}). Copy the file again.") from error
+        except RecursionError as error:
+            raise CheckpointError(f"{self.uri}: {name} nests deeper than any checkpoint's. Copy it again.") from error
         if not isinstance(parsed, dict):
             raise CheckpointError(f"{self.uri}: {name} must hold a JSON object; found {type(parsed).__name__}.")
         return parsed
+
+    def check_small(self) -> None:
+        """Compare all small files that decide answers with the pinned ones. Raises: CheckpointError."""
+        for name in DECIDING if self.pinned is not None else ():
+            self.read_small(name)
+
+    def version_now(self, name: str) -> Version:
+        """Return the version that a store's file has now. Raises: CheckpointError where the store does not answer."""
+        entry = _list(self.filesystem, self.root, self.uri).get(name)
+        return ("missing",) if entry is None else _full_version(entry)
 
 
 def local_folder(uri: str) -> Path:
@@ -71,20 +104,25 @@ def local_folder(uri: str) -> Path:
     return open_source(uri).folder
 
 
-def open_source(uri: str) -> ModelSource:
-    """Find a model's files, fetching into the cache what is not local.
+def open_source(model: str | PinnedModel) -> ModelSource:
+    """Find a model's files, fetching into the cache what is not local; files of a pinned model are held to its plan.
 
     Raises: CheckpointError where the URI's scheme is not installed, the folder is missing, empty or a file, or a
     listing or download fails.
     """
-    if _PINNED.match(uri) and (cached := _newest_cached(uri)):
+    source = _open(str(model))
+    return replace(source, pinned=model) if isinstance(model, PinnedModel) else source
+
+
+def _open(uri: str) -> ModelSource:
+    if _PINNED.match(uri) and (cached := cache.newest(uri)):
         return _cached_source(uri, cached)  # a commit never changes: no request needed
     filesystem, root = _filesystem_of(uri)
     try:
         listing = _list(filesystem, root, uri)
     except CheckpointError as error:
-        if uri.startswith("hf://") and (cached := _newest_cached(uri)):
-            logger.warning("%s Using the copy of it in %s.", error, cached)
+        if uri.startswith("hf://") and (cached := cache.newest(uri)):
+            logger.warning("%s Using the copy of it in %s.", error, cached.folder)
             return _cached_source(uri, cached)
         raise
     if isinstance(filesystem, LocalFileSystem):
@@ -94,12 +132,16 @@ def open_source(uri: str) -> ModelSource:
         names = _one_weight_format(names)
         return _cached_source(uri, _fetch_once(filesystem, root, uri, {name: listing[name] for name in names}))
     small = {name: listing[name] for name in names if not _is_weight(name)}
-    return ModelSource(uri, _fetch_once(filesystem, root, uri, small), filesystem, root, names)
+    versions = {name: _full_version(listing[name]) for name in names}
+    return ModelSource(uri, _fetch_once(filesystem, root, uri, small).folder, filesystem, root, names, versions)
 
 
-def _cached_source(uri: str, folder: Path) -> ModelSource:
-    names = tuple(sorted(path.name for path in folder.iterdir()))
-    return ModelSource(uri, folder, LocalFileSystem(), str(folder), names)
+def _fetch_once(filesystem: fsspec.AbstractFileSystem, root: str, uri: str, files: Listing) -> cache.CachedModel:
+    return cache.fetch_once(filesystem, root, uri, files, [(name, _version(files[name])) for name in sorted(files)])
+
+
+def _cached_source(uri: str, cached: cache.CachedModel) -> ModelSource:
+    return ModelSource(uri, cached.folder, LocalFileSystem(), str(cached.folder), cached.names)
 
 
 def _filesystem_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -112,8 +154,9 @@ def _filesystem_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _list(filesystem: fsspec.AbstractFileSystem, root: str, uri: str) -> Listing:
-    """Return the files directly in the folder, by name."""
+    """Return the files directly in the folder, by name, as they are now: not as an earlier listing had them."""
     try:
+        filesystem.invalidate_cache()
         entries = filesystem.ls(root, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         entries = []
@@ -147,58 +190,24 @@ def _one_weight_format(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _fetch_once(filesystem: fsspec.AbstractFileSystem, root: str, uri: str, files: Listing) -> Path:
-    """Copy files into a cache folder, once per node: processes wait for the first, and none sees a partial copy."""
-    folder = _cache_home() / f"{_digest(uri)}-{_digest([(name, _version(files[name])) for name in sorted(files)])}"
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if folder.is_dir():
-            return folder
-        logger.info("fetching %d files of %s into %s", len(files), redacted(uri), folder)
-        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
-        try:
-            for name, entry in files.items():
-                _fetch_file(filesystem, f"{root.rstrip('/')}/{name}", partial / name, entry, uri)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return folder
-
-
-def _fetch_file(
-    filesystem: fsspec.AbstractFileSystem, remote: str, local: Path, entry: dict[str, Any], uri: str
-) -> None:
-    try:
-        filesystem.get_file(remote, str(local))
-    except Exception as error:  # as in _list
-        raise CheckpointError(
-            f"Model {uri!r}: fetching {local.name} failed: {type(error).__name__}: {error}"
-        ) from error
-    expected, found = entry.get("size"), local.stat().st_size
-    if expected is not None and found != expected:
-        raise CheckpointError(
-            f"Model {uri!r}: {local.name} should be {expected} bytes; {found} came. It changed meanwhile, or the "
-            "connection broke: try again."
-        )
-
-
-def _newest_cached(uri: str) -> Path | None:
-    folders = [path for path in _cache_home().glob(f"{_digest(uri)}-*") if path.is_dir()]
-    return max(folders, key=lambda path: path.stat().st_mtime, default=None)
-
-
-def _cache_home() -> Path:
-    home = os.environ.get("BATCHLOOM_CACHE") or os.path.join(os.path.expanduser("~"), ".cache", "batchloom")
-    return Path(home) / "models"
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()[:16]
+_VERSION_KEYS = (
+    "ETag",
+    "etag",
+    "blob_id",
+    "md5Hash",
+    "content_md5",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "created",
+)
 
 
 def _version(entry: dict[str, Any]) -> Any:
     """Return what changes with a file's content: its size, and the first of these keys that its filesystem gives."""
-    keys = ("ETag", "etag", "blob_id", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "created")
-    return entry.get("size"), next((entry[key] for key in keys if entry.get(key)), None)
+    return entry.get("size"), next((entry[key] for key in _VERSION_KEYS if entry.get(key)), None)
+
+
+def _full_version(entry: dict[str, Any]) -> Version:
+    """Return all that changes with a file: equal contents that were written again later have another version."""
+    return (f"{entry.get('size')} bytes", *(f"{key} {entry[key]}" for key in _VERSION_KEYS if entry.get(key)))

@@ -5,17 +5,20 @@ The hashes are part of a job's fingerprint: sha256 over the contents of the weig
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from batchloom.models.checkpoints.hub import ModelSource, open_source
+from batchloom.models.checkpoints.pinned import DECIDING, PinnedFile, PinnedModel
+from batchloom.models.checkpoints.weight_file import WeightFile
 from batchloom.models.errors import CheckpointError
 from batchloom.models.families.config import ModelConfig
 from batchloom.models.families.family import Family
 from batchloom.models.families.reading import read_config
+from batchloom.models.families.sizes import check_sizes
 from batchloom.models.families.table import architecture_of, family_of
 from batchloom.models.generation.absent_options import ABSENT, RESOURCE_HINTS, is_neutral
 from batchloom.models.generation.params import OPTIONS, SPECIAL_TOKENS
@@ -39,6 +42,7 @@ class CheckpointInfo:
     max_positions: int | None  # the longest sequence in tokens; None where there is no limit
     dtype: str  # of the weights, by config.json: "float32", "bfloat16" or "float16"; float32 for any other
     folder: Path  # holds config.json and the tokenizer's files
+    pinned: PinnedModel  # what is to be loaded: these files and no others
 
     @property
     def family(self) -> Family:
@@ -58,27 +62,65 @@ def describe(uri: str, task: str | None = None) -> CheckpointInfo:
     the architecture or a configuration value is not supported.
     """
     source = open_source(str(uri))
+    small = [PinnedFile(name, hashlib.sha256(content).hexdigest()) for name, content in _small_files(source)]
+    source = replace(source, pinned=PinnedModel(source.uri, tuple(small)))  # what is read below is what was hashed
     raw_config = source.read_json("config.json")
     if raw_config is None:
         raise CheckpointError(
             f"Model {uri!r} has no config.json, so it is no checkpoint. Found: {', '.join(source.file_names)}."
         )
     config = read_config(raw_config, where=f"config.json of {uri!r}")
-    weight_files = weight_file_names(source)
-    task_params = dict((raw_config.get("task_specific_params") or {}).get(task) or {})
+    architecture = architecture_of(config)
+    task_params = _task_params(raw_config, task, f"config.json of {uri!r}")
     defaults = generation_defaults(raw_config, source.read_json("generation_config.json"))
     defaults |= {key: value for key, value in task_params.items() if key != "prefix" and value is not None}
+    files = weight_files(source)
+    check_whole(files, config, architecture)
+    with ThreadPoolExecutor(max_workers=8) as pool:  # hashlib releases the GIL
+        weights = list(pool.map(WeightFile.pin, files))
+    fingerprinted = family_of(config).tokenizer.fingerprinted
     return CheckpointInfo(
-        architecture=architecture_of(config),
+        architecture=architecture,
         config=config,
-        weights_hash=_hash_files(source, weight_files),
-        tokenizer_hash=_hash_files(source, set(family_of(config).tokenizer.fingerprinted) & set(source.file_names)),
+        weights_hash=_hash_of(weights),
+        tokenizer_hash=_hash_of(file for file in small if file.name in fingerprinted),
         generation_defaults=defaults,
         prefix=str(task_params.get("prefix") or raw_config.get("prefix") or ""),
         max_positions=config.max_positions,
         dtype=_dtype(raw_config),
         folder=source.folder,
+        pinned=PinnedModel(source.uri, (*small, *weights)),
     )
+
+
+def _small_files(source: ModelSource) -> Iterator[tuple[str, bytes]]:
+    for name in DECIDING:
+        content = source.read_small(name)
+        if content is not None:
+            yield name, content
+
+
+def _task_params(raw_config: Mapping[str, Any], task: str | None, where: str) -> dict[str, Any]:
+    of_tasks = raw_config.get("task_specific_params") or {}
+    params = (of_tasks.get(task) or {}) if isinstance(of_tasks, Mapping) else of_tasks
+    if not isinstance(params, Mapping):
+        raise CheckpointError(f"{where}: task_specific_params must hold an object for each task; found {params!r:.80}.")
+    return dict(params)
+
+
+def check_whole(files: Sequence[WeightFile], config: ModelConfig, architecture: str) -> None:
+    """Check that no weight file is cut, and that the tensors have config.json's sizes, reading headers alone.
+
+    The shapes in a .bin file are not known without torch; loading compares them. Raises: CheckpointError.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        if file.name.endswith(".safetensors"):
+            shapes |= {name: entry.shape for name, entry in file.header().items()}
+        else:
+            file.check_whole()
+    if all(file.name.endswith(".safetensors") for file in files):
+        check_sizes(config, architecture, shapes, where=f"Model {files[0].source.uri!r}")
 
 
 def _dtype(raw_config: Mapping[str, Any]) -> str:
@@ -113,6 +155,19 @@ def _warn(file_name: str, ignored: Mapping[str, Any]) -> None:
         logger.warning("%s sets %s: not options we have, and ignored, since they change no token", file_name, listed)
 
 
+def weight_files(source: ModelSource) -> list[WeightFile]:
+    """Open the files that hold the weights.
+
+    Raises: CheckpointError as weight_file_names, and where they are not those that were pinned.
+    """
+    names = weight_file_names(source)
+    if source.pinned is not None:
+        others = [file.name for file in source.pinned.files if file.name not in DECIDING]
+        for name in sorted(set(others) ^ set(names)) if others else ():
+            source.pinned.check(name, WeightFile(source, name).sha256() if name in names else None)
+    return [WeightFile(source, name) for name in names]
+
+
 def weight_file_names(source: ModelSource) -> list[str]:
     """Return the files that hold the weights: safetensors before .bin, a sharded index before a single file.
 
@@ -144,22 +199,9 @@ def _sharded(source: ModelSource, index_name: str) -> list[str]:
     return files
 
 
-def _hash_files(source: ModelSource, names: Iterable[str]) -> str:
-    """Return one hash over the names and contents of files, hashed in parallel (hashlib releases the GIL)."""
-    names = sorted(names)
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        digests = pool.map(lambda name: _hash_file(source, name), names)
+def _hash_of(files: Iterable[PinnedFile]) -> str:
+    """Return one hash over the names and contents of files."""
     total = hashlib.sha256()
-    for name, digest in zip(names, digests, strict=True):
-        total.update(f"{name}\0{digest}\n".encode())
+    for file in sorted(files, key=lambda file: file.name):
+        total.update(f"{file.name}\0{file.sha256}\n".encode())
     return total.hexdigest()
-
-
-def _hash_file(source: ModelSource, name: str) -> str:
-    small = source.folder / name
-    digest = hashlib.sha256()
-    opened = small.open("rb") if small.exists() else source.filesystem.open(source.weight_path(name), "rb")
-    with opened as file:
-        while block := file.read(8 * 1024 * 1024):
-            digest.update(block)
-    return digest.hexdigest()

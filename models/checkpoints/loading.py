@@ -13,13 +13,15 @@ from torch import nn
 
 from batchloom.models.checkpoints.hub import ModelSource, open_source
 from batchloom.models.checkpoints.info import generation_defaults
+from batchloom.models.checkpoints.pinned import PinnedModel
 from batchloom.models.checkpoints.tensors import Checkpoint
-from batchloom.models.checkpoints.weights import differing_copies, fill, tie
+from batchloom.models.checkpoints.weights import differing_copies, fill, stored_names, tie
 from batchloom.models.errors import CheckpointError, DeviceError
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.families.config import ModelConfig
 from batchloom.models.families.projections import CrossAttention, SelfAttention
 from batchloom.models.families.reading import read_config
+from batchloom.models.families.sizes import check_depth
 from batchloom.models.families.table import architecture_of, model_class
 from batchloom.models.layers.embedding import VocabularyHead
 from batchloom.models.layers.linear import ColumnLinear, RowLinear
@@ -35,7 +37,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @torch.inference_mode(False)  # weights made in a caller's inference mode could not be filled by reader threads
 def load_model(
-    uri: str,
+    uri: str | PinnedModel,
     architecture: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -44,7 +46,8 @@ def load_model(
 ) -> LoadedModel:
     """Load a checkpoint as a model, ready to run.
 
-    `uri`: a folder, an fsspec URL or hf://org/name@revision. `architecture`: by default the first of config.json's.
+    `uri`: a folder, an fsspec URL or hf://org/name@revision; or `CheckpointInfo.pinned`, so that no files but the
+    described ones are loaded. `architecture`: by default the first of config.json's.
     `dtype`: "float32", "float16", "bfloat16", or "auto", the checkpoint's own on a GPU and float32 on a CPU.
     `device`: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1". `tensor_parallel`: the number of ranks that
     hold the model together, each on a device of its own. The caller is the leader, rank 0; the others are processes
@@ -55,11 +58,11 @@ def load_model(
     if tensor_parallel == 1:
         return load_for_rank(uri, architecture, dtype, resolve_device(device, SINGLE), SINGLE)
     place = resolve_device(device, TensorParallel(size=tensor_parallel) if follower_starter is None else SINGLE)
-    check_ranks(read_configuration(open_source(str(uri)))[0], tensor_parallel)
+    check_ranks(read_configuration(open_source(uri))[0], tensor_parallel)
     followers = FollowerProcesses(
         tensor_parallel,
         {
-            "uri": str(uri),
+            "uri": uri,
             "architecture": architecture,
             "dtype": dtype,
             "device": device,
@@ -81,22 +84,19 @@ def load_model(
 
 
 def load_for_rank(
-    uri: str, architecture: str | None, dtype: str, place: torch.device, group: TensorParallel
+    uri: str | PinnedModel, architecture: str | None, dtype: str, place: torch.device, group: TensorParallel
 ) -> LoadedModel:
     """Load one rank's slices of a checkpoint's model. Raises: as load_model."""
-    source = open_source(str(uri))
+    source = open_source(uri)
     config, raw_config = read_configuration(source)
     name = architecture_of(config, architecture)
     checkpoint = Checkpoint(source)
-    model = empty_model(
-        name,
-        config,
-        group,
-        place,
-        resolve_dtype(dtype, place, checkpoint.dtype),
-        apart=differing_copies(name, config, checkpoint, group),
-    )
+    check_depth(config, name, checkpoint.tensors, where=f"Model {source.uri!r}")
+    model = meta_model(name, config, group, apart=differing_copies(name, config, checkpoint, group))
+    stored_names(model, checkpoint)  # raises where a tensor does not fit, before there is memory for it
+    allocate(model, place, resolve_dtype(dtype, place, checkpoint.dtype))
     fill(model, checkpoint)
+    checkpoint.check_unchanged()
     lay_out(model)
     model.generation_defaults = generation_defaults(raw_config, source.read_json("generation_config.json"))
     return model
@@ -159,9 +159,23 @@ def empty_model(
     apart: Collection[str] = (),
 ) -> LoadedModel:
     """Return the model with its parameters allocated and not filled; `apart` names copies that are not to be tied."""
+    model = meta_model(architecture, config, group, apart)
+    allocate(model, place, dtype)
+    return model
+
+
+def meta_model(
+    architecture: str, config: ModelConfig, group: TensorParallel, apart: Collection[str] = ()
+) -> LoadedModel:
+    """Return the model without memory for its parameters; `apart` names copies that are not to be tied."""
     with torch.device("meta"):
         model = model_class(architecture)(config, group)
     tie(model, apart)
+    return model.eval()
+
+
+def allocate(model: LoadedModel, place: torch.device, dtype: torch.dtype) -> None:
+    """Give a model's parameters memory on a device, and do not fill it."""
     for module in model.modules():
         if isinstance(module, SelfAttention | CrossAttention):
             module.allocate(place, dtype)
@@ -173,7 +187,6 @@ def empty_model(
                     memory = torch.empty(parameter.shape, device=place, dtype=dtype)
                     placed[parameter] = nn.Parameter(memory, requires_grad=False)
                 setattr(module, name, placed[parameter])
-    return model.eval()
 
 
 def lay_out(model: LoadedModel) -> None:

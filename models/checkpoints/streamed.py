@@ -14,23 +14,26 @@ from torch.utils._pytree import tree_map_only
 
 from batchloom.models.checkpoints.hub import open_source
 from batchloom.models.checkpoints.loading import read_configuration
+from batchloom.models.checkpoints.pinned import PinnedModel
 from batchloom.models.checkpoints.tensors import Checkpoint
 from batchloom.models.checkpoints.weights import NUM_READERS, differing_copies, stored_names, tie
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.families.projections import CrossAttention, SelfAttention
+from batchloom.models.families.sizes import check_depth
 from batchloom.models.families.table import architecture_of, model_class
 from batchloom.models.ranks.group import SINGLE
 
 
-def stream_model(uri: str, architecture: str | None = None) -> LoadedModel:
+def stream_model(uri: str | PinnedModel, architecture: str | None = None) -> LoadedModel:
     """Return a checkpoint as a model on the CPU, in float32, of which every forward reads all weights again.
 
     Raises: CheckpointError, which lists everything that does not fit; UnsupportedModelError.
     """
-    source = open_source(str(uri))
+    source = open_source(uri)
     config, _ = read_configuration(source)
     name = architecture_of(config, architecture)
     checkpoint = Checkpoint(source)
+    check_depth(config, name, checkpoint.tensors, where=f"Model {source.uri!r}")
     with torch.device("meta"):
         model = model_class(name)(config, SINGLE)
     tie(model, differing_copies(name, config, checkpoint, SINGLE))

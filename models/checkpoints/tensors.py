@@ -1,11 +1,14 @@
 """The tensors of a checkpoint: names, shapes and slices of rows over all its weight files. It knows no model."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor
 
-from batchloom.models.checkpoints.files import StoredTensor, read_bytes, read_index
+from batchloom.models.checkpoints.files import StoredTensor, read_index
 from batchloom.models.checkpoints.hub import ModelSource
-from batchloom.models.checkpoints.info import weight_file_names
+from batchloom.models.checkpoints.info import weight_files
+from batchloom.models.checkpoints.weight_file import WeightFile, read_bytes
 
 # Tensors are read in pieces of this size, so that loading never holds much more than the model itself.
 PIECE_BYTES = 32 * 1024 * 1024
@@ -16,11 +19,14 @@ class Checkpoint:
     """All tensors of a model's weight files, read on demand."""
 
     def __init__(self, source: ModelSource) -> None:
-        """Raises: CheckpointError where there are no weights, or a file is damaged."""
+        """Raises: CheckpointError where there are no weights, a file is damaged, or is not the pinned one."""
         self.source = source
+        self._files = {file.name: file for file in weight_files(source)}
+        with ThreadPoolExecutor(max_workers=8) as pool:  # hashlib releases the GIL
+            list(pool.map(WeightFile.check_pinned, self._files.values()))
         self.tensors: dict[str, StoredTensor] = {}
-        for file_name in weight_file_names(source):
-            self.tensors.update(read_index(source, file_name))
+        for file in self._files.values():
+            self.tensors.update(read_index(file))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -30,6 +36,11 @@ class Checkpoint:
             if tensor.dtype.is_floating_point:
                 num_bytes[tensor.dtype] = num_bytes.get(tensor.dtype, 0) + tensor.num_bytes
         return max(num_bytes, key=lambda dtype: num_bytes[dtype], default=torch.float32)
+
+    def check_unchanged(self) -> None:
+        """Raises: CheckpointError where a file was written to or replaced since it was opened."""
+        for file in self._files.values():
+            file.check_unchanged()
 
     def read_into(self, target: Tensor, name: str, rows: slice = ALL) -> None:
         """Read a slice of a tensor's rows into `target`, cast to its dtype. Raises: KeyError for an unknown name."""
@@ -62,5 +73,5 @@ class Checkpoint:
         if stored.value is not None:
             return stored.value.reshape(stored.num_rows, *stored.shape[1:])[rows]
         start, stop = (stored.first_byte + row * stored.row_bytes for row in (rows.start, rows.stop))
-        raw = read_bytes(self.source, stored.file_name, start, stop)
+        raw = read_bytes(self._files[stored.file_name], start, stop)
         return torch.from_numpy(raw).view(stored.dtype).view(rows.stop - rows.start, *stored.shape[1:])

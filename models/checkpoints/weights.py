@@ -22,14 +22,13 @@ from batchloom.models.checkpoints.tensors import Checkpoint
 from batchloom.models.errors import CheckpointError
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.families.config import ModelConfig
+from batchloom.models.families.sizes import canonical
 from batchloom.models.families.table import model_class
 from batchloom.models.ranks.division import rank_slice
 from batchloom.models.ranks.group import TensorParallel, TensorSlice
 
 logger = logging.getLogger(__name__)
 
-# Prefixes of tensor names, which depend on the class that saved them.
-PREFIXES = ("module.", "model.", "transformer.")
 # Concurrent requests to an object store: one alone gets a fraction of the bandwidth.
 NUM_READERS = 8
 
@@ -62,7 +61,7 @@ def fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
 
 def stored_names(model: LoadedModel, checkpoint: Checkpoint) -> dict[str, str | None]:
     """Return the checkpoint's tensor name for each parameter, None where the parameter is zeros. Raises: as `fill`."""
-    stored_by_name = {_canonical(name): name for name in checkpoint.tensors}
+    stored_by_name = {canonical(name): name for name in checkpoint.tensors}
     names = {name: _find(name, model, stored_by_name) for name, _ in model.named_parameters()}
     if problems := _problems(model, checkpoint, names):
         raise CheckpointError(_report(problems, model, checkpoint))
@@ -74,7 +73,7 @@ def tie(model: LoadedModel, apart: Collection[str]) -> None:
     if not model.config.tie_word_embeddings:
         return
     tied = set(model.TIED) - set(apart)
-    names = [name for name, _ in model.named_parameters() if _canonical(name) in tied]
+    names = [name for name, _ in model.named_parameters() if canonical(name) in tied]
     for name in names[1:]:
         _set_parameter(model, name, model.get_parameter(names[0]))
 
@@ -87,7 +86,7 @@ def differing_copies(architecture: str, config: ModelConfig, checkpoint: Checkpo
     """
     if not config.tie_word_embeddings:
         return set()
-    stored_by_name = {_canonical(name): name for name in checkpoint.tensors}
+    stored_by_name = {canonical(name): name for name in checkpoint.tensors}
     present = [name for name in model_class(architecture).TIED if name in stored_by_name]
 
     def is_copy(name: str) -> bool:
@@ -122,7 +121,7 @@ def _problems(model: LoadedModel, checkpoint: Checkpoint, stored_names: dict[str
                 problems.append(f"{name} should be {expected}; the file has {list(tensor.shape)}")
             elif not tensor.dtype.is_floating_point:  # quantized: its scale is in another tensor, if anywhere
                 problems.append(f"{name} is stored as {tensor.dtype}, quantized; we read floating point alone")
-        elif _canonical(name) not in model.ZERO_IF_ABSENT:
+        elif canonical(name) not in model.ZERO_IF_ABSENT:
             problems.append(f"{name} {expected} is missing")
     return problems
 
@@ -175,20 +174,13 @@ def _slice_of(model: LoadedModel, name: str, parameter: Tensor) -> TensorSlice:
 
 def _find(name: str, model: LoadedModel, stored_by_name: dict[str, str]) -> str | None:
     """Return the stored name of a parameter: its own, or another name of the same tied matrix."""
-    canonical = _canonical(name)
-    if canonical in stored_by_name:
-        return stored_by_name[canonical]
+    own = canonical(name)
+    if own in stored_by_name:
+        return stored_by_name[own]
     # An untied output head must be stored under its own name; embeddings are one matrix with several names.
-    if canonical in model.TIED and (model.config.tie_word_embeddings or canonical != "lm_head.weight"):
+    if own in model.TIED and (model.config.tie_word_embeddings or own != "lm_head.weight"):
         return next((stored_by_name[other] for other in model.TIED if other in stored_by_name), None)
     return None
-
-
-def _canonical(name: str) -> str:
-    """Return a tensor's name without its prefixes: model.encoder.layers.0... -> encoder.layers.0..."""
-    while (prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)) is not None:
-        name = name.removeprefix(prefix)
-    return name
 
 
 def _report(problems: list[str], model: LoadedModel, checkpoint: Checkpoint) -> str:

@@ -14,6 +14,8 @@ class ModelConfig(ABC):
     SPELLINGS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Fields that count attention heads, each of which must divide the width.
     HEADS: ClassVar[tuple[str, ...]]
+    # Names of the embedding's matrix in files, without prefix.
+    EMBEDDINGS: ClassVar[tuple[str, ...]]
 
     model_type: str  # a key of table.py FAMILIES
     architectures: tuple[str, ...] = ()  # class names, the first is loaded unless another is asked for
@@ -76,6 +78,9 @@ class StackSize:
     num_layers: int
     num_heads: int  # of each attention; divides the width
     inner_width: int  # inside the feed-forwards
+    layers: str  # the list of layers in files, without prefix
+    inner: str  # a layer's tensor of shape [inner_width, width]
+    positions: str | None = None  # the matrix of positions, where they are learned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +93,7 @@ class EncoderDecoderConfig(ModelConfig):
         "encoder_attention_heads": ("num_attention_heads",),
     }
     HEADS = ("encoder_attention_heads", "decoder_attention_heads")
+    EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
     d_model: int  # width of hidden states
     encoder_layers: int
@@ -115,15 +121,22 @@ class EncoderDecoderConfig(ModelConfig):
 
     @property
     def encoder(self) -> StackSize:
-        return StackSize(
-            num_layers=self.encoder_layers, num_heads=self.encoder_attention_heads, inner_width=self.encoder_ffn_dim
-        )
+        return _learned_stack("encoder", self.encoder_layers, self.encoder_attention_heads, self.encoder_ffn_dim)
 
     @property
     def decoder(self) -> StackSize:
-        return StackSize(
-            num_layers=self.decoder_layers, num_heads=self.decoder_attention_heads, inner_width=self.decoder_ffn_dim
-        )
+        return _learned_stack("decoder", self.decoder_layers, self.decoder_attention_heads, self.decoder_ffn_dim)
+
+
+def _learned_stack(name: str, num_layers: int, num_heads: int, inner_width: int) -> StackSize:
+    return StackSize(
+        num_layers=num_layers,
+        num_heads=num_heads,
+        inner_width=inner_width,
+        layers=f"{name}.layers",
+        inner="fc1.weight",
+        positions=f"{name}.embed_positions.weight",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +149,7 @@ class BloomConfig(ModelConfig):
         "n_head": ("num_attention_heads",),
     }
     HEADS = ("n_head",)
+    EMBEDDINGS = ("word_embeddings.weight",)
 
     hidden_size: int  # width of hidden states
     n_layer: int
@@ -157,4 +171,10 @@ class BloomConfig(ModelConfig):
 
     @property
     def decoder(self) -> StackSize:
-        return StackSize(num_layers=self.n_layer, num_heads=self.n_head, inner_width=4 * self.hidden_size)
+        return StackSize(
+            num_layers=self.n_layer,
+            num_heads=self.n_head,
+            inner_width=4 * self.hidden_size,
+            layers="h",
+            inner="mlp.dense_h_to_4h.weight",
+        )

@@ -1,6 +1,7 @@
 """Reads a parsed config.json into its family's configuration, old spellings understood. It opens no file."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -9,6 +10,8 @@ from batchloom.models.families.config import ModelConfig
 from batchloom.models.families.family import Family
 from batchloom.models.families.table import FAMILIES
 
+MAX_LABELS = 1_000_000  # names are made for classes without one
+
 
 def read_config(raw: Mapping[str, Any], where: str) -> ModelConfig:
     """Return the configuration that a parsed config.json holds; `where` names the file in errors.
@@ -16,6 +19,8 @@ def read_config(raw: Mapping[str, Any], where: str) -> ModelConfig:
     Raises UnsupportedModelError for other families, CheckpointError with all bad values of the file at once.
     """
     family = _family(raw, where)
+    if problems := _wrong_shapes(raw):
+        raise CheckpointError(_cannot_be_used(where, problems))
     eos_token_ids = _as_tuple(_lookup(raw, "eos_token_id", family))
     values: dict[str, Any] = {
         "model_type": family.model_type,
@@ -35,15 +40,39 @@ def read_config(raw: Mapping[str, Any], where: str) -> ModelConfig:
     return config
 
 
+def _wrong_shapes(raw: Mapping[str, Any]) -> list[str]:
+    """Return a line for each list or mapping of the file that is something else."""
+    problems = []
+    names = raw.get("architectures")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        problems.append(f"architectures = {names!r:.80} must be a list of class names")
+    number = raw.get("num_labels")
+    if number is not None and not (_is_whole(number) and 0 <= number <= MAX_LABELS):
+        problems.append(f"num_labels = {number!r:.80} must be a whole number up to {MAX_LABELS}")
+    for name, is_column in (("id2label", lambda key, _: key), ("label2id", lambda _, value: value)):
+        labels = raw.get(name)
+        if labels is None:
+            continue
+        pairs = labels.items() if isinstance(labels, Mapping) else [("no object", None)]
+        if not all(str(is_column(key, value)).isdecimal() for key, value in pairs):
+            problems.append(f"{name} = {labels!r:.80} must be an object of labels and their whole numbers")
+    return problems
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _family(raw: Mapping[str, Any], where: str) -> Family:
     model_type = raw.get("model_type")
     if model_type is None:  # files from before the key existed
-        names = [str(name) for name in raw.get("architectures") or ()]
+        named = raw.get("architectures")
+        names = [str(name) for name in named] if isinstance(named, list) else []
         for family in sorted(FAMILIES.values(), key=lambda family: len(family.prefix), reverse=True):
             if any(name.startswith(family.prefix) for name in names):
                 return family
         raise CheckpointError(f'{where} has neither model_type nor architectures; add model_type, e.g. "bart".')
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UnsupportedModelError(
             f"{where}: model_type = {model_type!r} is not one we have. Known: {', '.join(FAMILIES)}."
         )
@@ -78,10 +107,11 @@ def _as_tuple(ids: int | list[int] | None) -> tuple[int, ...]:
 
 def _check(config: ModelConfig, raw: Mapping[str, Any], where: str) -> None:
     problems = []
-    for name in (field.name for field in fields(config) if field.type is int):
-        value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            problems.append(f"{name} = {value!r} must be a whole number above 0")
+    for field in fields(config):
+        wanted, accepts = _KINDS.get(field.type, ("", None))
+        value = getattr(config, field.name)
+        if accepts is not None and not accepts(value):
+            problems.append(f"{field.name} = {value!r:.80} must be {wanted}")
     if not problems:
         heads = {name: getattr(config, name) for name in config.HEADS}
         problems += [
@@ -96,4 +126,20 @@ def _check(config: ModelConfig, raw: Mapping[str, Any], where: str) -> None:
             f"id2label must number its labels 0 to {config.num_labels - 1}; found {sorted(config.id2label)}"
         )
     if problems:
-        raise CheckpointError(f"{where} cannot be used:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        raise CheckpointError(_cannot_be_used(where, problems))
+
+
+def _cannot_be_used(where: str, problems: Sequence[str]) -> str:
+    return f"{where} cannot be used:\n" + "\n".join(f"  - {problem}" for problem in problems)
+
+
+# What a field of each type accepts. A text in place of a switch would count as true.
+_KINDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    int: ("a whole number above 0", lambda value: _is_whole(value) and value > 0),
+    int | None: ("a whole number or null", lambda value: value is None or _is_whole(value)),
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    float: ("a number above 0", lambda value: isinstance(value, int | float) and 0 < value < math.inf),
+    str: ("a text", lambda value: isinstance(value, str)),
+    str | None: ("a text or null", lambda value: value is None or isinstance(value, str)),
+    tuple[int, ...]: ("a whole number, or a list of them", lambda value: all(map(_is_whole, value))),
+}

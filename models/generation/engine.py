@@ -209,8 +209,9 @@ class Engine:
         self, request_id: Hashable, prompt_ids: Sequence[int], params: GenerationParams | None, seed: int
     ) -> Request:
         resolved = self._resolve(params or GenerationParams())
-        request = Request(request_id, list(prompt_ids), resolved, seed, self.model.is_encoder_decoder)
-        request.check(self.model.config.vocab_size, self.model.max_positions)
+        model = self.model
+        request = Request(request_id, list(prompt_ids), resolved, seed, model.is_encoder_decoder, model.max_positions)
+        request.check(model.config.vocab_size)
         return request
 
     def _resolve(self, params: GenerationParams) -> GenerationParams:

@@ -52,6 +52,7 @@ class Request:
     params: GenerationParams
     seed: int = 0
     is_encoder_decoder: bool = True
+    max_positions: int | None = None  # of the decoder; None: not limited
     start_ids: list[int] = field(init=False)
     """What the decoder reads before the first new token: the start token, or a decoder-only model's prompt."""
     # Lengths count the decoder's tokens, start tokens included. They are computed once, as every decode step reads
@@ -59,6 +60,7 @@ class Request:
     num_start_tokens: int = field(init=False)
     max_length: int = field(init=False)
     min_length: int = field(init=False)  # end tokens are banned before
+    asked_length: int = field(init=False)  # max_length before it was cut at the decoder's positions
     num_sequences: int = field(init=False)  # that grow at the same time
 
     def __post_init__(self) -> None:
@@ -71,6 +73,11 @@ class Request:
         else:
             assert params.max_length is not None, "params are not resolved"
             self.max_length = params.max_length
+        self.asked_length = self.max_length
+        if self.max_positions is not None:
+            # The last token is never an input, so it needs no position. An answer may end before; where it does not,
+            # the reference fails.
+            self.max_length = min(self.max_length, self.max_positions + 1)
         if params.min_new_tokens is not None:
             self.min_length = self.num_start_tokens + params.min_new_tokens
         else:
@@ -85,8 +92,8 @@ class Request:
         """Tokens whose keys and values this request holds at most: the prompt once, new tokens for each sequence."""
         return len(self.prompt_ids) + self.num_sequences * self.max_new_tokens
 
-    def check(self, vocab_size: int, max_positions: int | None) -> None:
-        """Check that a model of these sizes can serve the request.
+    def check(self, vocab_size: int) -> None:
+        """Check that a model with this vocabulary can serve the request.
 
         Raises: RequestError for the prompt or its lengths, ParamsError where params name tokens outside the vocabulary.
         """
@@ -99,22 +106,21 @@ class Request:
                 f"The prompt holds ids from {low} to {high}; the model's vocabulary is 0 to {vocab_size - 1}. "
                 "Use the tokenizer that belongs to this checkpoint."
             )
+        positions = self.max_positions
+        if positions is not None and len(self.prompt_ids) > positions:
+            raise RequestError(
+                f"The prompt has {len(self.prompt_ids)} tokens; the model has {positions} positions. "
+                "Shorten, truncate or split the text."
+            )
         if self.max_new_tokens < 1:
             raise RequestError(
                 f"max_length = {self.params.max_length} leaves no room after the {self.num_start_tokens} tokens that "
                 "the decoder begins with. Raise max_length, or set max_new_tokens."
             )
-        if max_positions is None:
-            return
-        if len(self.prompt_ids) > max_positions:
+        if positions is not None and min(self.min_length, self.asked_length) > positions + 1:
             raise RequestError(
-                f"The prompt has {len(self.prompt_ids)} tokens; the model has {max_positions} positions. "
-                "Shorten, truncate or split the text."
-            )
-        if self.max_length - 1 > max_positions:  # the last token is never an input, so it needs no position
-            raise RequestError(
-                f"Up to {self.max_length} tokens asked of a decoder with {max_positions} positions. "
-                f"Set max_new_tokens to {max_positions - self.num_start_tokens + 1} at most."
+                f"At least {self.min_length} tokens asked of a decoder with {positions} positions. "
+                f"Set min_new_tokens to {positions - self.num_start_tokens + 1} at most."
             )
 
 

@@ -6,6 +6,7 @@ Column-parallel weights are split along their output rows, row-parallel weights 
     x_ND --ColumnLinear--> [N, F / size] --activation--> --RowLinear--> all_reduce --> + bias (once, after the sum)
 """
 
+import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -197,7 +198,12 @@ def open_store(host: str, port: int = 0) -> Any:
     other rank then reads for ever, holding Python's lock. Raises: RuntimeError where it cannot be reached.
     """
     stores: Any = dist
-    return stores.TCPStore(host, port, is_master=not port, wait_for_workers=False, timeout=TIMEOUT)
+    options: dict[str, Any] = {"wait_for_workers": False, "timeout": TIMEOUT}
+    if port:
+        return stores.TCPStore(host, port, is_master=False, **options)
+    listening = socket.create_server((host, 0))  # a store that listens by itself does so on all interfaces
+    port = listening.getsockname()[1]
+    return stores.TCPStore(host, port, is_master=True, master_listen_fd=listening.detach(), **options)
 
 
 def _gloo(store: Any, rank: int, size: int, host: str) -> Any:

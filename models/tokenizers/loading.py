@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer as LibraryBackend
 
@@ -15,19 +16,31 @@ from batchloom.models.tokenizers.settings import Settings, read_settings, recogn
 from batchloom.models.tokenizers.tokenizer import Tokenizer
 from batchloom.models.tokenizers.vocabulary import read_vocabulary
 
+if TYPE_CHECKING:
+    from batchloom.models.checkpoints.pinned import PinnedModel
 
-def load_tokenizer(uri: str | os.PathLike[str]) -> Tokenizer:
+
+def load_tokenizer(uri: "str | os.PathLike[str] | PinnedModel") -> Tokenizer:
     """Return the tokenizer of a checkpoint: a local folder, or any URI that models/checkpoints/hub.py can fetch.
 
-    Raises: TokenizerError where files are missing or do not fit each other, CheckpointError where the URI cannot be
-    fetched.
-    """
-    name = os.fspath(uri).rstrip("/").rsplit("/", 1)[-1]
-    folder = Path(uri)
-    if not folder.is_dir():
-        from batchloom.models.checkpoints.hub import local_folder  # a local folder needs neither fsspec nor a hub
+    Files of `CheckpointInfo.pinned` are compared with their hashes before and after they are read.
 
-        folder = local_folder(os.fspath(uri))
+    Raises: TokenizerError where files are missing or do not fit each other, CheckpointError where the URI cannot be
+    fetched, or where a file is not the pinned one.
+    """
+    if isinstance(uri, str | os.PathLike) and Path(uri).is_dir():
+        return _read_tokenizer(Path(uri), os.fspath(uri))
+    from batchloom.models.checkpoints.hub import open_source  # a local folder needs neither fsspec nor a hub
+
+    source = open_source(os.fspath(uri) if isinstance(uri, os.PathLike) else uri)
+    source.check_small()
+    tokenizer = _read_tokenizer(source.folder, source.uri)
+    source.check_small()
+    return tokenizer
+
+
+def _read_tokenizer(folder: Path, uri: str) -> Tokenizer:
+    name = uri.rstrip("/").rsplit("/", 1)[-1]
     try:
         settings = read_settings(folder)
         named = settings.family
@@ -44,6 +57,11 @@ def load_tokenizer(uri: str | os.PathLike[str]) -> Tokenizer:
         return LibraryTokenizer(build_byte_bpe(vocabulary, merges, settings), settings, name)
     except TokenizerError as error:
         raise TokenizerError(f"{folder}: {error}") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise TokenizerError(
+            f"{folder}: the tokenizer's files hold what no tokenizer does ({type(error).__name__}: {error}). Fetch "
+            "them again."
+        ) from error
 
 
 def _read_backend(path: Path, settings: Settings) -> LibraryBackend:

@@ -60,6 +60,8 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise TokenizerError(f"{path.name} is not JSON: {error}. Fetch it again.") from error
+    except RecursionError as error:
+        raise TokenizerError(f"{path.name} nests deeper than any tokenizer's. Fetch it again.") from error
     if not isinstance(found, dict):
         raise TokenizerError(f"{path.name} holds a {type(found).__name__}, expected an object. Fetch it again.")
     return found

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from batchloom.pipelines.errors import JobError, OutputError
+from batchloom.pipelines.errors import JobError, OutputError, StoreError
 from batchloom.pipelines.ledger.parts import read_part
 from batchloom.pipelines.metrics import Manifest, UnitRecord
 from batchloom.pipelines.planning.units import Unit
-from batchloom.pipelines.records import from_json
+from batchloom.pipelines.records import from_json, parsed
 from batchloom.pipelines.replicas.probe import Answers
 from batchloom.pipelines.storage import Store, Stored
 
@@ -78,8 +78,8 @@ def open_job(store: Store, job: Mapping[str, Any], overwritten: Iterable[str]) -
         store.remove([name for name in (SUCCESS, MANIFEST) if name in names])
         store.remove(list(overwritten))
         store.put(JOB, json.dumps(job, indent=1, sort_keys=True).encode())
-    except OSError as error:  # fsspec's filesystems raise it for missing permissions and buckets, too
-        raise OutputError(f"Output {store.url} cannot be written: {error}. Choose a folder that can be.") from error
+    except StoreError as error:
+        raise OutputError(f"Output {store.url} cannot be written. {error}") from error
 
 
 def whole_parts(store: Store, found: Found, planned: Mapping[str, Unit], kept: Collection[str]) -> list[UnitRecord]:
@@ -167,8 +167,8 @@ def read_manifest(store: Store) -> Manifest | None:
     if MANIFEST not in store.names():
         return None
     try:
-        return Manifest.from_dict(json.loads(store.read(MANIFEST)))
-    except (ValueError, RecursionError) as error:
+        return Manifest.from_dict(parsed(store.read(MANIFEST)))
+    except ValueError as error:
         raise OutputError(
             f"{store.path(MANIFEST)} is not as batchloom wrote it: {error}. Remove it and run the job again: what is "
             "done stays, and it is written anew from the parts."
@@ -177,8 +177,8 @@ def read_manifest(store: Store) -> Manifest | None:
 
 def _read_job(store: Store) -> JobRecord | None:
     try:
-        return from_json(JobRecord, json.loads(store.read(JOB)))
-    except (ValueError, RecursionError) as error:
+        return from_json(JobRecord, parsed(store.read(JOB)))
+    except ValueError as error:
         log.warning("%s is not as batchloom wrote it (%s); it is written anew by the next run", store.path(JOB), error)
         return None
 
@@ -193,7 +193,7 @@ def read_probe(store: Store, job: Mapping[str, Any]) -> Answers | None:
     if PROBE not in store.names():
         return None
     try:
-        kept = json.loads(store.read(PROBE))
+        kept = parsed(store.read(PROBE))
         answers: Answers = kept["answers"]
         return answers if all(kept[name] == job[name] for name in PROBE_BELONGS_TO) else None
     except (ValueError, KeyError, TypeError) as error:

@@ -130,12 +130,12 @@ def _footers(store: Store, found: Found, names: Sequence[str]) -> list[Footer | 
     """Return each part's footer; Parquet's where it has no valid record, None where it is not readable as Parquet."""
 
     def one(name: str) -> Footer | pq.FileMetaData | None:
-        with store.filesystem.open(store.path(name), "rb") as file:
+        with store.open(name) as file:
             try:
                 metadata = pq.read_metadata(file)
-            except (pa.ArrowException, OSError) as error:
-                if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
-                    raise  # the store's; pyarrow's own of a damaged footer is a bare OSError
+            except (pa.ArrowException, OSError):
+                if file.failure is not None:
+                    raise file.failure from None
                 return None
         try:
             return read_footer(name, found.parts[name].size, metadata)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from batchloom.pipelines.metrics import UnitRecord
 from batchloom.pipelines.planning.units import Unit
-from batchloom.pipelines.records import from_json
+from batchloom.pipelines.records import from_json, parsed
 
 FOOTER_KEY = b"batchloom"
 NO_SEAL = "0" * 64
@@ -41,7 +41,7 @@ class Footer:
 
 def is_part_name(name: str) -> bool:
     """Return whether a file's name has the form of a part's."""
-    return re.fullmatch(r"part-.*-[0-9a-f]{12}-[0-9a-f]{8}\.parquet", name) is not None
+    return re.fullmatch(r"part-[^/]*-[0-9a-f]{12}-[0-9a-f]{8}\.parquet", name) is not None
 
 
 def counts_of(part: pa.Table) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def read_footer(name: str, size: int, metadata: pq.FileMetaData) -> Footer:
     if FOOTER_KEY not in kept:
         raise ValueError("its footer has no batchloom record")
     try:
-        values = json.loads(kept[FOOTER_KEY])
+        values = parsed(kept[FOOTER_KEY])
     except ValueError as error:
         raise ValueError(f"its footer's record is no JSON ({error})") from error
     if not isinstance(values, dict) or not isinstance(values.get("account"), dict):

@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchloom.models.redaction import redacted
 from batchloom.pipelines.config import InputConfig
-from batchloom.pipelines.errors import InputError, NoInputError, OutputError
+from batchloom.pipelines.errors import InputError, NoInputError, OutputError, StoreError
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import ledger
 from batchloom.pipelines.ledger.parts import counts_of, is_part_name, read_part
@@ -21,7 +22,7 @@ from batchloom.pipelines.metrics import Manifest, UnitRecord, errors_by_kind, to
 from batchloom.pipelines.planning.fingerprint import fingerprint
 from batchloom.pipelines.planning.units import Unit, cut, find_shards
 from batchloom.pipelines.records import from_json
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.storage import Store, absolute
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,23 @@ class Verification:
         return not self.problems
 
 
-def verify(output: str, storage_options: Mapping[str, Any] | None = None) -> Verification:
+def verify(
+    output: str, storage_options: Mapping[str, Any] | None = None, given: InputConfig | None = None
+) -> Verification:
     """Recount a finished output against its manifest and against its input.
 
-    `storage_options` open the output, and the input, for which they complete those in the manifest (which has no
-    secrets). Raises: OutputError where there is no manifest to verify against, or it is damaged.
+    `storage_options` open the output, and the input, for which they complete those in the manifest, which has no
+    credentials. `given`: the input as the job file has it, with them. Raises: OutputError where there is no manifest to
+    verify against, or it is damaged.
     """
     store = Store(output, storage_options or {})
     found = ledger.look(store)
     manifest = ledger.read_manifest(store)
     if manifest is None:
         raise OutputError(f"{output} {_why_no_manifest(found)}")
-    config = _input_of(store, manifest, storage_options or {})
+    config = _input_of(store, manifest, storage_options or {}, given)
     with ThreadPoolExecutor(ledger.READ_THREADS) as pool:
-        checked = list(pool.map(lambda record: _check_part(store, manifest, record), manifest.parts))
+        checked = list(pool.map(lambda record: _check_part(store, found, manifest, record), manifest.parts))
     num_input_rows, input_problems, notes = _check_input(manifest, config)
     return Verification(
         num_parts=len(manifest.parts),
@@ -81,23 +85,39 @@ def _why_no_manifest(found: ledger.Found) -> str:
     return f"is not finished: {len(parts)} parts and no manifest. Run the job again; it goes on where it stopped."
 
 
-def _input_of(store: Store, manifest: Manifest, storage_options: Mapping[str, Any]) -> InputConfig:
-    """Return the input that the manifest's job names. Raises: OutputError where it is none."""
+def _input_of(
+    store: Store, manifest: Manifest, storage_options: Mapping[str, Any], given: InputConfig | None
+) -> InputConfig:
+    """Return the input that the manifest's job names, with the credentials of the given one where that is the same.
+
+    Raises: OutputError where it is none.
+    """
     try:
         config = from_json(InputConfig, manifest.job.get("input"))
+        if not config.paths or config.rows_per_unit < 1:
+            raise ValueError(f"it has {len(config.paths)} paths and {config.rows_per_unit} rows_per_unit")
     except ValueError as error:
         raise OutputError(f"{store.path(ledger.MANIFEST)} is not as batchloom wrote it: job.input: {error}.") from error
-    return replace(config, storage_options={**config.storage_options, **storage_options})
+    options = {**config.storage_options, **storage_options}
+    paths = () if given is None else tuple(absolute(path) for path in given.paths)
+    if given is not None and tuple(map(redacted, paths)) == config.paths:
+        return replace(config, paths=paths, storage_options={**options, **given.storage_options})
+    return replace(config, storage_options=options)
 
 
-def _check_part(store: Store, manifest: Manifest, record: UnitRecord) -> tuple[int, int, list[str]]:
+def _check_part(
+    store: Store, found: ledger.Found, manifest: Manifest, record: UnitRecord
+) -> tuple[int, int, list[str]]:
     """Return (rows, error rows, problems) of one part, from its own bytes."""
+    missing = f"{record.part}: it is missing ({record.num_rows} rows of {record.shard})"
+    if record.part not in found.parts:  # or it is a pipe, or named out of the folder, and not to be opened
+        return 0, 0, [missing]
     try:
         content = store.read(record.part)
     except FileNotFoundError:
-        return 0, 0, [f"{record.part}: it is missing ({record.num_rows} rows of {record.shard})"]
-    except OSError as error:  # a folder of that name, or a store that does not give it
-        return 0, 0, [f"{record.part}: it cannot be read ({type(error).__name__}: {error})"]
+        return 0, 0, [missing]
+    except StoreError as error:  # a folder of that name, or a store that does not give it
+        return 0, 0, [f"{record.part}: it cannot be read. {error}"]
     if len(content) != record.bytes:
         return 0, 0, [f"{record.part}: it has {len(content)} bytes, and {record.bytes} were written"]
     try:
@@ -145,7 +165,7 @@ def _check_input(manifest: Manifest, config: InputConfig) -> tuple[int | None, l
     cannot be compared because an input was deleted and its answers are kept."""
     try:
         shards, _ = find_shards(config)
-    except InputError as error:
+    except (InputError, StoreError) as error:
         gone = [f"input: cannot be recounted. {error}"]
         are_kept = config.missing == "keep" and isinstance(error, NoInputError)
         return None, [] if are_kept else gone, gone if are_kept else []

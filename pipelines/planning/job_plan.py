@@ -1,10 +1,11 @@
 """A job's plan: shards, units, columns, fingerprint. Planning starts nothing and imports neither ray nor torch."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import PurePosixPath
 from textwrap import indent
@@ -15,14 +16,18 @@ from fsspec.utils import glob_translate
 
 from batchloom import models
 from batchloom.models.errors import ModelError
+from batchloom.models.patience import Patience
 from batchloom.models.redaction import redacted_values, shareable
 from batchloom.pipelines.config import JobConfig
+from batchloom.pipelines.connection import Connection, open_filesystem
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.listing import is_glob
 from batchloom.pipelines.planning.columns import choose_columns
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
 from batchloom.pipelines.planning.units import Shard, Unit, cut, find_shards
-from batchloom.pipelines.storage import Store, absolute, is_glob, open_filesystem
+from batchloom.pipelines.storage import Store, absolute
 from batchloom.pipelines.tasks import Task, TaskSpec, create_task
+from batchloom.pipelines.tasks.generating import cut_by_positions
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,12 @@ class JobPlan:
         return self.task.generation
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of answers before they are computed."""
+        cut = cut_by_positions(self.generation, self.checkpoint)
+        return () if cut is None else (cut,)
+
+    @property
     def footprint(self) -> models.Footprint:
         """The memory that one rank of a replica needs; for device "auto", that on a GPU."""
         engine = self.config.engine
@@ -68,9 +79,15 @@ class JobPlan:
             dtype=dtype,
         )
 
-    @property
+    @cached_property
     def output(self) -> Store:
-        return Store(self.config.output.path, self.config.output.storage_options)
+        """One object, so that what the driver was permitted is known to the workers that it is sent to."""
+        return Store(self.config.output.path, self.config.output.storage_options, self.patience)
+
+    @property
+    def patience(self) -> Patience:
+        """How long stores are tried."""
+        return Patience(self.config.limits.storage_patience)
 
     @property
     def num_rows(self) -> int:
@@ -102,8 +119,9 @@ def plan(config: JobConfig) -> JobPlan:
         _check_numbers(config)
     with _gathering(problems):
         checkpoint, task = _task_of(config)
+        models.load_tokenizer(checkpoint.pinned)  # one that does not parse should fail here, not in the workers
     with _gathering(problems):
-        shards, schemas = find_shards(config.input)
+        shards, schemas = find_shards(config.input, Patience(config.limits.storage_patience))
         _check_apart(config, shards)
     _raise_all(problems)
     models.check_ranks(checkpoint.config, config.engine.tensor_parallel)
@@ -179,7 +197,7 @@ def _with_absolute_paths(config: JobConfig) -> JobConfig:
 
 
 def _check_named(config: JobConfig) -> None:
-    """Raise ConfigError for empty paths: made absolute, they would be the working directory."""
+    """Raise ConfigError for paths that cannot be: empty ones, made absolute, would be the working directory."""
     problems = []
     if not all(config.input.paths or [""]):
         problems.append("input.paths: is empty or holds an empty text; name files, folders or globs.")
@@ -187,6 +205,8 @@ def _check_named(config: JobConfig) -> None:
         problems.append("output.path: is empty; name a folder.")
     if not config.model:
         problems.append("model: is empty; name a folder, a URL or hf://org/name.")
+    named = {"model": [config.model], "input.paths": config.input.paths, "output.path": [config.output.path]}
+    problems += [f"{key}: holds a NUL byte." for key, paths in named.items() if any("\0" in path for path in paths)]
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -212,8 +232,14 @@ def _check_numbers(config: JobConfig) -> None:
     for name in ("quiet_seconds", "stall_minutes"):
         if (value := getattr(config.limits, name)) is not None and not value > 0:
             problems.append(f"limits.{name}: is {value}, must be above 0.")
+    if not 0 <= config.limits.storage_patience < math.inf:
+        problems.append(f"limits.storage_patience: is {config.limits.storage_patience}, must be 0 seconds or more.")
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _exists(path: str, filesystem: Any) -> bool:
+    return bool(filesystem.exists(path))
 
 
 def _check_apart(config: JobConfig, shards: Sequence[Shard]) -> None:
@@ -222,8 +248,10 @@ def _check_apart(config: JobConfig, shards: Sequence[Shard]) -> None:
     output = output.rstrip("/") + "/"
     below = [shard.path for shard in shards if shard.path.startswith(output)]
     for pattern in config.input.paths:
-        filesystem, path = open_filesystem(pattern, config.input.storage_options)
-        if is_glob(path) and not filesystem.exists(path):
+        source = Connection(pattern, config.input.storage_options, Patience(config.limits.storage_patience))
+        path = source.path
+        is_pattern = is_glob(path) and not source.call(f"Looking for {pattern}", "look", partial(_exists, path))
+        if is_pattern:
             part = PurePosixPath(output, "part.parquet")
             found = [one for one in (part, *part.parents) if re.fullmatch(glob_translate(path), str(one))]
             finds_parts = any(one.suffix == ".parquet" for one in found)  # the part, or a folder, read whole

@@ -3,19 +3,25 @@
 import hashlib
 import json
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchloom.models.patience import Patience
 from batchloom.models.redaction import public_name
+from batchloom.models.trouble import Trouble
 from batchloom.pipelines.config import InputConfig
-from batchloom.pipelines.errors import InputError, NoInputError
-from batchloom.pipelines.storage import GLOB_CHARACTERS, is_glob, open_filesystem, version_of
+from batchloom.pipelines.connection import Connection, open_filesystem
+from batchloom.pipelines.errors import InputError, JobError, NoInputError, StoreError
+from batchloom.pipelines.listing import Listing, find, glob, glob_folder, is_glob
+from batchloom.pipelines.patient_file import PatientFile
+from batchloom.pipelines.storage import VERSION_KEYS, version_of
 
 FOOTER_THREADS = 32  # a footer is one or two small requests, bound by latency and not by bandwidth
 STEM_BYTES = 180  # of the shard's name in a part's name: filesystems allow 255 bytes, and a character may have four
@@ -67,6 +73,19 @@ class Unit:
         """Return the name of the unit's part, a function of the unit and the fingerprint: if it exists, it is done."""
         return f"part-{self.stem}-{self.id[:12]}-{fingerprint[:8]}.parquet"
 
+    def check_unchanged(self, info: Mapping[str, Any]) -> None:
+        """Compare a filesystem's info of the shard with the one that the unit was planned with, which its id holds.
+
+        Raises: JobError where no way to write `info` gives the unit's id.
+        """
+        versions = list(_written(info))
+        pairs = [(size, version) for size in (info["size"], None) for version in versions]
+        if all(_unit_id(self.shard, *pair, self.start, self.stop) != self.id for pair in pairs):
+            raise JobError(
+                f"{self.shard} has changed since the job was planned: it has {info['size']} bytes and is of version "
+                f"{versions[0] or 'unknown'} now. Put it back and run the job again, or choose another output.path."
+            )
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
 
@@ -75,27 +94,23 @@ class Unit:
         return Unit(**json.loads(text))
 
 
-def find_shards(config: InputConfig) -> tuple[list[Shard], list[pa.Schema]]:
+def find_shards(config: InputConfig, patience: Patience | None = None) -> tuple[list[Shard], list[pa.Schema]]:
     """Return all shards in a fixed order, and the schema of each.
 
-    Raises: InputError where paths match nothing or cannot be listed, lie in several stores, or, naming up to 20, files
-    are not readable as Parquet.
+    Raises:
+        InputError: paths match nothing or cannot be listed, lie in several stores, or, naming up to 20, files are not
+            readable as Parquet.
+        StoreError: the store had trouble for longer than `patience` allows.
     """
+    patience = patience or Patience()
     _refuse_several_filesystems(config)
-    files = list(_find_files(config))
+    files = list(_find_files(config, patience))
     root = _common_folder([folder for folder, _, _ in files])
+    footers = Footers(config, patience)
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        footers = list(pool.map(lambda file: _read_footer(config, file[1]), files))
-    broken = [
-        f"  {path}: {footer}" for (_, path, _), footer in zip(files, footers, strict=True) if isinstance(footer, str)
-    ]
-    if broken:
-        raise InputError(
-            f"{len(broken)} of {len(files)} input files cannot be read as Parquet:\n"
-            + "\n".join(broken[:20])
-            + "\nRepair or remove them, or narrow input.paths."
-        )
-    metadata = [footer for footer in footers if not isinstance(footer, str)]
+        read = list(pool.map(lambda file: footers.read(file[1]), files))
+    _refuse_unreadable([path for _, path, _ in files], read)
+    metadata = [footer for footer in read if not isinstance(footer, Exception)]
     shards = [
         Shard(
             path=path,
@@ -124,7 +139,7 @@ def cut(shard: Shard, rows_per_unit: int) -> Iterator[Unit]:
         num_slices = -(-(stop - start) // rows_per_unit)
         bounds = [start + (stop - start) * i // num_slices for i in range(num_slices + 1)]
         for low, high in pairwise(bounds):
-            yield Unit(shard=shard.name, path=shard.path, start=low, stop=high, id=_unit_id(shard, low, high))
+            yield Unit(shard=shard.name, path=shard.path, start=low, stop=high, id=_id_of(shard, low, high))
 
 
 def _joined(row_groups: Iterable[int], rows_per_unit: int) -> Iterator[tuple[int, int]]:
@@ -138,17 +153,34 @@ def _joined(row_groups: Iterable[int], rows_per_unit: int) -> Iterator[tuple[int
         yield start, stop
 
 
-def _unit_id(shard: Shard, start: int, stop: int) -> str:
-    identity = [shard.name, shard.size, shard.version, start, stop]
+def _id_of(shard: Shard, start: int, stop: int) -> str:
+    return _unit_id(shard.name, shard.size, shard.version, start, stop)
+
+
+def _unit_id(shard: str, size: int | None, version: str, start: int, stop: int) -> str:
+    identity = [shard, size, version, start, stop]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
 
 
-def _find_files(config: InputConfig) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _written(info: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a listing may have given as the version of a file that has this info now, most exact first.
+
+    A question about one file may be answered with more than a listing, or in other words: Azure quotes etags in it.
+    """
+    for key in VERSION_KEYS:
+        if (value := info.get(key)) is not None:
+            yield from (str(value), str(value).strip('"'), f'"{value}"')
+            if isinstance(value, datetime):
+                yield str(value.timestamp())
+    yield ""
+
+
+def _find_files(config: InputConfig, patience: Patience) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield (folder that the pattern starts from, path, info) of each file, sorted, each file once."""
     seen: set[str] = set()
     unmatched: list[str] = []
     for pattern in config.paths:
-        folder, files = _matching(config, pattern)
+        folder, files = _matching(config, pattern, patience)
         if not files:
             unmatched.append(pattern)
         for file in sorted(files):
@@ -173,38 +205,45 @@ def _refuse_several_filesystems(config: InputConfig) -> None:
             )
 
 
-def _matching(config: InputConfig, pattern: str) -> tuple[str, dict[str, dict[str, Any]]]:
+def _matching(config: InputConfig, pattern: str, patience: Patience) -> tuple[str, Listing]:
     """Return (folder that the pattern starts from, infos of the matching files by path)."""
-    filesystem, path = open_filesystem(pattern, config.storage_options)
+    connection = Connection(pattern, config.storage_options, patience)
+    try:
+        doing = f"Listing input path {pattern!r}"
+        return connection.call(doing, "list", lambda filesystem: _found(filesystem, connection.path.rstrip("/")))
+    except StoreError as error:
+        if error.trouble is Trouble.PASSING:
+            raise
+        raise InputError(str(error)) from error
+
+
+def _found(filesystem: Any, path: str) -> tuple[str, Listing]:
     filesystem.invalidate_cache()
-    path = path.rstrip("/")
     try:
         if is_glob(path) and not filesystem.exists(path):  # a folder may be called "2024[1]"
-            folder = posixpath.dirname(path[: min(path.index(c) for c in GLOB_CHARACTERS if c in path)])
-            found = _followed(filesystem, filesystem.glob(path, detail=True))
+            folder = glob_folder(path)
+            found = _followed(filesystem, glob(filesystem, path))
             folders = [p for p, info in found.items() if info["type"] == "directory" and p.endswith(".parquet")]
             for dataset in folders:  # Spark writes folders that end in .parquet
                 found |= _below(filesystem, dataset)
-        elif filesystem.isdir(path):
+        elif filesystem.isdir(path) or (info := filesystem.info(path))["type"] == "directory":
             folder, found = path, _below(filesystem, path)
         else:
-            folder, found = posixpath.dirname(path), {path: filesystem.info(path)}
+            folder, found = posixpath.dirname(path), {path: info}
     except FileNotFoundError:
         return "", {}
-    except Exception as error:
-        raise InputError(f"Cannot list input path {pattern!r}: {type(error).__name__}: {error}") from error
     return folder, {p: info for p, info in found.items() if info["type"] == "file"}
 
 
-def _below(filesystem: Any, folder: str) -> dict[str, dict[str, Any]]:
+def _below(filesystem: Any, folder: str) -> Listing:
     """Return the Parquet files of a folder, recursively, without hidden ones."""
-    found = filesystem.find(folder, detail=True)
+    found = find(filesystem, folder)
     return _followed(
         filesystem, {p: i for p, i in found.items() if p.endswith(".parquet") and not _is_hidden(p, folder)}
     )
 
 
-def _followed(filesystem: Any, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _followed(filesystem: Any, found: Listing) -> Listing:
     """Replace symbolic links by their targets' infos: a listing describes the link, and a hub's cache is all links.
 
     A broken link counts as a file, so that it is reported with those that cannot be read.
@@ -225,11 +264,48 @@ def _common_folder(folders: Sequence[str]) -> str:
     return posixpath.commonpath(sorted(set(folders))) if folders else ""
 
 
-def _read_footer(config: InputConfig, path: str) -> pq.FileMetaData | str:
-    """Return the footer, or a description of what is wrong with the file."""
-    filesystem, _ = open_filesystem(config.paths[0], config.storage_options)
-    try:
-        with filesystem.open(path, "rb") as file:
-            return pq.read_metadata(file)
-    except Exception as error:  # any problem of one file is reported together with the others'
-        return f"{type(error).__name__}: {error}"
+class Footers:
+    """Reads the footers of a job's shards; what the first has shown to be permitted is known for the others."""
+
+    def __init__(self, config: InputConfig, patience: Patience) -> None:
+        self._url, self._options, self._patience = config.paths[0], config.storage_options, patience
+        self._known: set[str] = set()
+
+    def read(self, path: str) -> pq.FileMetaData | Exception:
+        """Return the footer, or what is wrong. Bytes that arrived and do not decode are read a second time."""
+        try:
+            return self._read(path, is_fresh=False)
+        except StoreError as error:
+            return error
+        except (OSError, pa.ArrowException):
+            try:
+                return self._read(path, is_fresh=True)
+            except (OSError, pa.ArrowException, StoreError) as error:
+                return error
+
+    def _read(self, path: str, is_fresh: bool) -> pq.FileMetaData:
+        connection = Connection(self._url, self._options, self._patience, self._known, is_fresh)
+        with PatientFile(connection, path) as file:
+            try:
+                return pq.read_metadata(file)
+            except Exception:
+                if file.failure is not None:
+                    raise file.failure from None
+                raise
+
+
+def _refuse_unreadable(paths: Sequence[str], footers: Sequence[pq.FileMetaData | Exception]) -> None:
+    """Raises: StoreError where a store had trouble with a footer, else InputError where a file is damaged."""
+    failed = [(path, error) for path, error in zip(paths, footers, strict=True) if isinstance(error, Exception)]
+    if not failed:
+        return
+    troubled = [error for _, error in failed if isinstance(error, StoreError) and error.trouble is not Trouble.LASTING]
+    if troubled:
+        more = f"\nSo did {len(troubled) - 1} others of {len(paths)} input files." if len(troubled) > 1 else ""
+        raise StoreError(f"{troubled[0]}{more}", troubled[0].trouble)
+    lines = [f"  {path}: {type(error).__name__}: {error}" for path, error in failed[:20]]
+    raise InputError(
+        f"{len(failed)} of {len(paths)} input files cannot be read as Parquet:\n"
+        + "\n".join(lines)
+        + "\nRepair or remove them, or narrow input.paths."
+    )

@@ -16,6 +16,7 @@ from batchloom.pipelines.errors import JobError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from batchloom.models import PinnedModel
     from batchloom.models.families.base import LoadedModel
 
 Answers = list[list[float]]
@@ -30,7 +31,7 @@ NUM_ROWS, NUM_TOKENS = 2, 12
 TOLERANCES = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
 
 
-def reference(model: str, architecture: str | None, num_threads: int) -> Answers:
+def reference(model: "PinnedModel", architecture: str | None, num_threads: int) -> Answers:
     """Compute the answers of one rank, reading the checkpoint once. Raises: ModelError where it cannot be read."""
     import torch
 

@@ -13,6 +13,7 @@ from batchloom.pipelines.stages.tokenize import tokenizer_of
 from batchloom.pipelines.tasks.base import Task
 
 if TYPE_CHECKING:
+    from batchloom.models import PinnedModel
     from batchloom.models.ranks.connection import FollowerStarter
 
 
@@ -35,7 +36,7 @@ class Replica(Protocol):
 def start_replica(
     *,
     task: Task,
-    model: str,
+    model: "PinnedModel",
     dtype: str,
     device: str,
     num_threads: int,
@@ -50,7 +51,8 @@ def start_replica(
     `num_threads` are those of one rank. `probe_answers` are those of a single rank, which several ranks must reproduce.
     `follower_starter` starts ranks on other nodes.
 
-    Raises: ModelError where the model cannot be loaded; JobError where several ranks do not reproduce the probe.
+    Raises: ModelError where the model cannot be loaded or is not the planned one; JobError where several ranks do not
+    reproduce the probe.
     """
     import torch
 

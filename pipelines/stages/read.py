@@ -1,22 +1,25 @@
 """Read turns units into tables: one pass over a stretch of a shard, however many units it holds.
 
-It does not know what a task does with the rows. A stretch that cannot be read becomes error rows: the file's footer has
-their number, so none is lost.
+It does not know what a task does with the rows. Bytes that arrived and do not decode, twice, become error rows: the
+file's footer has their number, so none is lost. A store's trouble is no damage: it is waited for, and then the units
+fail.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchloom.models.patience import GaveUpError, Patience, Waiting
+from batchloom.pipelines.connection import Connection
 from batchloom.pipelines.errors import JobError, RowError, failing_as
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE
+from batchloom.pipelines.patient_file import PatientFile
 from batchloom.pipelines.planning.units import Shard, Unit
 from batchloom.pipelines.stages.work import Work
-from batchloom.pipelines.storage import open_filesystem
 
 STRETCH_ROWS = 1 << 17  # rows that one read task goes through at most, in whole row groups
 BATCH_ROWS = 4096  # rows decoded at a time: bounds memory where a row group is huge
@@ -60,6 +63,7 @@ class Read:
     storage_options: Mapping[str, Any]
     url: str
     """Any input path: its scheme names the filesystem."""
+    patience: Patience = field(default_factory=Patience)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         units = [Unit(**unit) for unit in json.loads(batch["units"][0].as_py())]
@@ -74,35 +78,62 @@ class Read:
                 yield Work(unit=unit, failure=str(error)).to_batch()
 
     def tables(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, pa.Table]]:
-        """Yield each unit with its rows and an `error` column; null columns and an error where the data are damaged."""
-        num_done = 0
-        try:
-            for unit, table in zip(units, self._ranges(units), strict=True):
-                yield unit, table.append_column(ERROR_FIELD, pa.nulls(table.num_rows, ERROR_TYPE))
-                num_done += 1
-        except (OSError, pa.ArrowException) as error:
-            if not _is_damage(error):
-                raise
-            for unit in units[num_done:]:
-                yield unit, self._lost(unit, error)
+        """Yield each unit with its rows and an `error` column; null columns and an error where the data are damaged.
 
-    def _ranges(self, units: Sequence[Unit]) -> Iterator[pa.Table]:
-        filesystem, _ = open_filesystem(self.url, self.storage_options)
-        with filesystem.open(units[0].path, "rb") as raw:
-            file = pq.ParquetFile(raw, pre_buffer=True)
-            groups, first_row = _row_groups_of(file.metadata, units)
-            present = [name for name in self.schema.names if name in file.schema_arrow.names]
-            batches = file.iter_batches(BATCH_ROWS, row_groups=groups, columns=present)
-            held: list[pa.RecordBatch] = []
-            held_start = held_stop = first_row  # rows of the shard that `held` covers
-            for unit in units:
-                while held_stop < unit.stop:
-                    held.append(next(batches))
-                    held_stop += held[-1].num_rows
-                table = pa.Table.from_batches(held).slice(unit.start - held_start, unit.num_rows)
-                yield self._with_all_columns(table, unit)
-                while held and held_start + held[0].num_rows <= unit.stop:
-                    held_start += held.pop(0).num_rows
+        Raises: JobError where the shard has changed since planning; StoreError where the store could not be read.
+        """
+        num_done = 0
+        doubted = -1  # the unit whose bytes did not decode
+        waiting = Waiting(self.patience)  # for memory
+        while num_done < len(units):
+            rest = units[num_done:]
+            try:
+                for unit, table in zip(rest, self._ranges(rest, is_fresh=doubted == num_done), strict=True):
+                    yield unit, table.append_column(ERROR_FIELD, pa.nulls(table.num_rows, ERROR_TYPE))
+                    num_done += 1
+                    waiting = Waiting(self.patience)
+            except MemoryError as error:
+                _wait_for_memory(waiting, rest[0].path, error)
+            except _DamageError as error:
+                if doubted == num_done:
+                    yield from ((unit, self._lost(unit, error)) for unit in rest)
+                    return
+                doubted = num_done
+
+    def _ranges(self, units: Sequence[Unit], is_fresh: bool) -> Iterator[pa.Table]:
+        """Yield each unit's rows. Raises: _DamageError where all bytes arrived and do not decode; as `tables`."""
+        connection = Connection(self.url, self.storage_options, self.patience, {"read"}, is_fresh)
+        with PatientFile(connection, units[0].path, units[0].check_unchanged) as file:
+            try:
+                for table in self._decoded(file, units):
+                    file.check()  # swapped while it was read
+                    yield table
+            except (OSError, EOFError, pa.ArrowException) as error:
+                if file.failure is not None:
+                    raise file.failure from error
+                if isinstance(error, MemoryError):
+                    raise
+                file.check()
+                raise _DamageError(str(error)) from error
+
+    def _decoded(self, raw: PatientFile, units: Sequence[Unit]) -> Iterator[pa.Table]:
+        file = pq.ParquetFile(raw, pre_buffer=True, page_checksum_verification=True)
+        groups, first_row = _row_groups_of(file.metadata, units)
+        present = [name for name in self.schema.names if name in file.schema_arrow.names]
+        batches = file.iter_batches(BATCH_ROWS, row_groups=groups, columns=present)
+        held: list[pa.RecordBatch] = []
+        held_start = held_stop = first_row  # rows of the shard that `held` covers
+        for unit in units:
+            while held_stop < unit.stop:
+                batch = next(batches, None)
+                if batch is None:
+                    raise EOFError(f"it ends at row {held_stop}")
+                held.append(batch)
+                held_stop += batch.num_rows
+            table = pa.Table.from_batches(held).slice(unit.start - held_start, unit.num_rows)
+            yield self._with_all_columns(table, unit)
+            while held and held_start + held[0].num_rows <= unit.stop:
+                held_start += held.pop(0).num_rows
 
     def _with_all_columns(self, table: pa.Table, unit: Unit) -> pa.Table:
         """Return the table in the schema that all shards share; a column that this shard lacks is null."""
@@ -116,6 +147,18 @@ class Read:
         return pa.table(columns, schema=self.schema).append_column(
             ERROR_FIELD, pa.array([vars(reason)] * unit.num_rows, ERROR_TYPE)
         )
+
+
+def _wait_for_memory(waiting: Waiting, path: str, error: MemoryError) -> None:
+    """Wait until others may have freed memory. Raises: JobError where that was in vain."""
+    try:
+        waiting.after(error)
+    except GaveUpError as gave_up:
+        raise JobError(f"Decoding {path} failed: {gave_up}. Free memory on the nodes, or use larger ones.") from error
+
+
+class _DamageError(Exception):
+    """All bytes arrived, from the file that was planned, and do not decode."""
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field, unit: Unit) -> pa.ChunkedArray:
@@ -142,8 +185,3 @@ def _row_groups_of(metadata: pq.FileMetaData, units: Sequence[Unit]) -> tuple[li
             groups.append(index)
         position = stop
     return groups, first_row
-
-
-def _is_damage(error: Exception) -> bool:
-    """Return true where the bytes were read and are wrong. A missing file or a busy store is not damage."""
-    return isinstance(error, pa.ArrowException) or (isinstance(error, OSError) and error.errno is None)

@@ -25,9 +25,12 @@ ANSWER_OF = "batchloom:answer_of"
 
 
 @cache
-def tokenizer_of(uri: str) -> "models.Tokenizer":
-    """Return the checkpoint's tokenizer, one per process: Ray's workers are reused from unit to unit."""
-    return models.load_tokenizer(uri)
+def tokenizer_of(model: "models.PinnedModel") -> "models.Tokenizer":
+    """Return the checkpoint's tokenizer, one per process: Ray's workers are reused from unit to unit and job to job.
+
+    Raises: ModelError where its files are not those that the job was planned with.
+    """
+    return models.load_tokenizer(model)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Tokenize:
     """Callable that Ray maps over units: rows in; rows without their text, and requests, out."""
 
     task: Task
-    model: str
+    model: "models.PinnedModel"
     keep_columns: Sequence[str]
     max_batch_tokens: int
     """Tokens of a bucket at most; see `bucket_tokens`."""

@@ -29,7 +29,7 @@ from batchloom.pipelines.storage import Store
 from batchloom.pipelines.tasks.base import Answered, Task
 
 if TYPE_CHECKING:
-    from batchloom.models import Tokenizer
+    from batchloom.models import PinnedModel, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Write:
     """Callable that Ray maps over answered units: writes the part, returns its record or the failure as JSON."""
 
     task: Task
-    model: str
+    model: "PinnedModel"
     store: Store
     fingerprint: str
     version: str

@@ -161,7 +161,7 @@ def filled_words(text: str, mask: str, sequence: str) -> str | None:
 
 def _mask_of(spec: TaskSpec) -> tuple[int, str]:
     """Return the mask token's id and text. Raises: ConfigError where the tokenizer or the model has none."""
-    tokenizer = models.load_tokenizer(str(spec.checkpoint.folder))
+    tokenizer = models.load_tokenizer(spec.checkpoint.pinned)
     mask_id, vocab_size = tokenizer.mask_token_id, spec.checkpoint.config.vocab_size
     if mask_id is None or mask_id >= vocab_size:
         found = "has none" if mask_id is None else f"has it at {mask_id}, and the model has {vocab_size} embeddings"

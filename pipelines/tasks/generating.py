@@ -1,6 +1,6 @@
 """Shared by the tasks that generate: resolving parameters, and decoding answers. It knows no task."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +12,8 @@ from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.tasks.base import TaskSpec
 
 Row = int
+# Sequences of one request run together, so memory for all of them is needed at a time.
+MAX_SEQUENCES = 1024
 
 
 def resolved_generation(spec: TaskSpec, **own: Any) -> Mapping[str, Any]:
@@ -26,9 +28,64 @@ def resolved_generation(spec: TaskSpec, **own: Any) -> Mapping[str, Any]:
     try:
         params = models.GenerationParams.from_dict({**asked, **own}).resolve(spec.checkpoint.generation_defaults)
         params.check_vocabulary(spec.checkpoint.config.vocab_size)
-        return params.to_dict()
     except ParamsError as error:
         raise ConfigError(f"generation: {error}") from error
+    if problems := [*_of_every_row(params, spec.checkpoint), *_too_many_sequences(params, spec.checkpoint)]:
+        raise ConfigError("\n".join(f"generation: {problem}" for problem in problems))
+    return params.to_dict()
+
+
+def cut_by_positions(generation: Mapping[str, Any], checkpoint: models.CheckpointInfo) -> str | None:
+    """Return what to tell a user whose answers may be cut by the decoder's positions, before the length asked for."""
+    positions = checkpoint.max_positions
+    if positions is None or not generation or _most(generation) <= positions + 1:
+        return None
+    name = "max_length" if generation.get("max_length") is not None else "max_new_tokens"
+    return (
+        f"generation.{name} = {generation[name]} is more than the decoder's {positions} positions: an answer that "
+        "has not ended is cut there, with finish_reason length, where transformers fails. Shorter ones are as they are."
+    )
+
+
+def _of_every_row(params: "models.GenerationParams", checkpoint: models.CheckpointInfo) -> Iterator[str]:
+    """Yield a line for each reason why an encoder-decoder would refuse every row."""
+    if not checkpoint.has_encoder:
+        return  # the decoder starts from the row's own prompt
+    if params.decoder_start_token_id is None and params.bos_token_id is None:
+        yield "the decoder has no token to start from: set decoder_start_token_id, in the job file or in config.json."
+    if params.max_length is not None and params.max_length < 2:
+        yield (
+            f"max_length = {params.max_length} leaves no room after the token that the decoder starts from. Raise it, "
+            "or set max_new_tokens."
+        )
+    positions = checkpoint.max_positions
+    least = params.min_new_tokens + 1 if params.min_new_tokens is not None else params.min_length or 0
+    if positions is not None and min(least, _most(params.to_dict())) > positions + 1:
+        name = "min_length" if params.min_new_tokens is None else "min_new_tokens"
+        yield (
+            f"{name} = {getattr(params, name)} is more than the decoder's {positions} positions, so no row could be "
+            f"answered. Set it to {positions + (params.min_new_tokens is None)} at most."
+        )
+
+
+def _most(generation: Mapping[str, Any]) -> int:
+    """Return the length asked for at most, with the token that the decoder starts from."""
+    most: int = generation.get("max_length") or generation["max_new_tokens"] + 1
+    return most
+
+
+def _too_many_sequences(params: "models.GenerationParams", checkpoint: models.CheckpointInfo) -> Iterator[str]:
+    """Yield a line where a row would grow so many sequences that no machine could hold them."""
+    if params.num_sequences <= MAX_SEQUENCES:
+        return
+    name = "num_beams" if (params.num_beams or 1) > MAX_SEQUENCES else "num_return_sequences"
+    logits = params.num_sequences * checkpoint.config.vocab_size * 4
+    token = models.Footprint(config=checkpoint.config, architecture=checkpoint.architecture).cached_token_bytes
+    yield (
+        f"{name} = {params.num_sequences} asks for more sequences than the {MAX_SEQUENCES} that one row may grow at a "
+        f"time: a step's logits would take {logits / 1e9:,.1f} GB, and the keys and values of each new token "
+        f"{params.num_sequences * token / 1e9:,.1f} GB. Lower it; searches gain nothing above some tens."
+    )
 
 
 def one_answer(spec: TaskSpec, generation: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -91,6 +91,7 @@ def stage(answered, ray_head, environment, request) -> Iterator[Callable[[Kind, 
                 stack.callback(end_all, inside[MARK])
             bucket = request.getfixturevalue("swift") if kind.where is Where.STORE else None
             scene = answered[task].scene(when, inside, bucket)
+            scene.job |= kind.job
             stack.callback(scene.remove)
             return scene
 

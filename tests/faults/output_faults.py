@@ -142,7 +142,7 @@ def output_deleted(scene: Scene) -> None:
     shutil.rmtree(scene.output, ignore_errors=True)
 
 
-@fault("disk full", When.BEFORE)
+@fault("disk full", When.BEFORE, limits={"storage_patience": 5})
 def disk_full(scene: Scene) -> None:
     _mount(scene.output, "size=40k")
     scene.cleanups.append(lambda: subprocess.run(["umount", "--lazy", scene.output], check=True))

@@ -67,6 +67,12 @@ def actor_stopped(scene: Scene) -> int:
     return num_stopped
 
 
+@fault("SIGSTOP of the actor for ever", limits={"stall_minutes": 0.2})
+def actor_stopped_for_ever(scene: Scene) -> int:
+    scene.wait_for_parts(2)
+    return scene.signal("Infer", signal.SIGSTOP)
+
+
 @fault("SIGKILL of workers that read, tokenize and write")
 def workers_killed(scene: Scene) -> int:
     num_killed = 0

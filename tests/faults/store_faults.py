@@ -1,5 +1,7 @@
 """An object store that answers wrongly for a time: each kind of fault at each place of a job's way through it."""
 
+import signal
+
 from tests.faults import proxy
 from tests.faults.proxy import Answer, Burst, request
 from tests.faults.scene import Scene
@@ -15,6 +17,7 @@ PLACES = {
     "manifest": (request("PUT", part="manifest.json"), 0),
     "_SUCCESS": (request("PUT", part="_SUCCESS"), 0),
 }
+OUTAGE_SECONDS = 120.0
 READS = ("listing", "weights", "footer", "reading")
 WRITES = ("first part", "other parts", "manifest", "_SUCCESS")
 
@@ -54,3 +57,27 @@ store_fault("S3: silence for ten seconds", proxy.hang(10), times=1)
 store_fault("S3: slow drip", proxy.drip(5), *READS)
 store_fault("S3: ETag of another object while reading", proxy.rename_etag, "reading", times=2)
 store_fault("S3: PUT acknowledged and not done", proxy.pretend, "first part", "other parts", times=1)
+
+
+@fault("S3: outage of two minutes in mid-run", where=Where.STORE)
+def outage(scene: Scene) -> int:
+    scene.wait_for_parts(3)
+    scene.play(Burst("outage", lambda _: True, proxy.reset, times=1e9, seconds=OUTAGE_SECONDS))
+    return 0
+
+
+@fault("S3: part deleted in mid-run", where=Where.STORE)
+def stored_part_deleted(scene: Scene) -> int:
+    scene.wait_for_parts(4)
+    gone = scene.parts()[1:3]
+    for part in gone:
+        scene.filesystem.rm_file(part)
+    return len(gone)
+
+
+@fault("S3: SIGKILL of the driver", where=Where.STORE)
+def driver_of_store_killed(scene: Scene) -> int:
+    scene.wait_for_parts(3)
+    assert scene.process is not None
+    scene.process.send_signal(signal.SIGKILL)
+    return 1

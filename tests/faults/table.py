@@ -1,10 +1,11 @@
 """The table of faults: its kinds, how one is played, and what is written about it."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
+from typing import Any
 
 from tests.faults.oracle import Verdict
 from tests.faults.scene import HUNG, End, Scene
@@ -56,18 +57,20 @@ class Kind:
     when: tuple[When, ...]
     where: Where
     verify: Word
+    job: Mapping[str, Any]
+    """Keys of the job file that this kind needs."""
 
 
 KINDS: list[Kind] = []
 
 
 def fault(
-    name: str, *when: When, where: Where = Where.DISK, verify: Word = Word.ORACLE
+    name: str, *when: When, where: Where = Where.DISK, verify: Word = Word.ORACLE, **job: Any
 ) -> Callable[[Callable[[Scene], int | None]], Kind]:
     """Add a kind to the table; in mid-run where nothing else is said."""
 
     def add(inject: Callable[[Scene], int | None]) -> Kind:
-        kind = Kind(name, inject, when or (When.RUNNING,), where, verify)
+        kind = Kind(name, inject, when or (When.RUNNING,), where, verify, job)
         KINDS.append(kind)
         return kind
 

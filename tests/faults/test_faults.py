@@ -1,22 +1,22 @@
 """Every kind of fault against both jobs: no row is lost, none comes twice, none is wrong, and verify knows."""
 
+from itertools import cycle
+
 import pytest
 
 from tests.faults import input_faults, output_faults, process_faults, references, store_faults
-from tests.faults.table import KINDS, When, Where, play
+from tests.faults.table import KINDS, Where, play
 
 MODULES = (process_faults, input_faults, output_faults, store_faults)  # importing them fills KINDS
 pytestmark = pytest.mark.faults
 
 
 def rounds():
-    """Each kind in all its states; in mid-run and on a store with both tasks, at rest with one a state."""
-    generation, classification = references.TASKS
-    tasks = {When.UNFINISHED: [generation], When.FINISHED: [classification]}
-    for kind in KINDS:
-        for when in kind.when:
-            for task in tasks.get(when, [generation, classification]):
-                yield pytest.param(kind, when, task, id=f"{kind.name}, {when.value}, {task}")
+    """Each kind in all its states, with the two tasks in turns: every second kind has the other one first."""
+    tasks = list(references.TASKS)
+    for number, kind in enumerate(KINDS):
+        for when, task in zip(kind.when, cycle(tasks[number % 2 :] + tasks[: number % 2]), strict=False):
+            yield pytest.param(kind, when, task, id=f"{kind.name}, {when.value}, {task}")
 
 
 @pytest.mark.parametrize(("kind", "when", "task"), list(rounds()))

@@ -43,7 +43,9 @@ def test_a_job_behind_a_failing_store_ends_with_every_row_right(jobs, environmen
     scene = reference.scene(When.BEFORE, inside, moto)
     scene.expected = reference.reference_answers()
     bursts = [Burst(place, PLACES[place][0], answer, times, PLACES[place][1]) for place, answer, times in SCRIPT]
-    kind = Kind("a store that fails", lambda scene: scene.play(*bursts) or 0, (When.BEFORE,), Where.STORE, Word.ORACLE)
+    kind = Kind(
+        "a store that fails", lambda scene: scene.play(*bursts) or 0, (When.BEFORE,), Where.STORE, Word.ORACLE, {}
+    )
     try:
         problems = play(kind, When.BEFORE, scene, line := Line(kind.name))
     finally:

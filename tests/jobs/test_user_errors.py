@@ -163,7 +163,8 @@ def test_an_output_that_cannot_be_written(batchloom: Run, make_job: Run, tmp_pat
     (tmp_path / "file").write_text("")
     said = batchloom("run", make_job(), "--output", tmp_path / "file")
     assert said.code == 2
-    assert f"Error: Output {tmp_path}/file cannot be written: [Errno 20] Not a directory" in said.err
+    assert f"Error: Output {tmp_path}/file cannot be written: " in said.err
+    assert "[Errno 20] Not a directory" in said.err
 
 
 @pytest.mark.parametrize("command", ["verify", "show", "status", "report"])
@@ -232,3 +233,11 @@ def test_an_address_without_http_is_refused_before_anything_is_asked(batchloom: 
     assert said.err.splitlines()[-1] == (
         "Error: --address localhost:8299: it is no URL. Write http://localhost:8299, the dashboard's address."
     )
+
+
+@pytest.mark.parametrize("key", ["model", "output.path"])
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_path_with_a_nul_byte(batchloom: Run, make_job: Run, command: str, key: str) -> None:
+    said = batchloom(command, make_job(), "--set", f'{key}="/tmp/a\\0b"')
+    assert said.code == 2
+    assert said.err == f"Error: {key}: holds a NUL byte.\n"

@@ -1,6 +1,7 @@
 """Whole jobs on a small Ray, from Parquet to Parquet."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,8 +240,8 @@ def test_too_many_errors_stop_the_job_and_keep_its_parts(make_job, corpus) -> No
 
 
 def test_degenerate_answers_are_counted_and_too_many_stop_the_job(make_job, checkpoint) -> None:
-    """All tokens but the end are banned, so every answer is empty."""
-    banned = [token for token in range(models.describe(checkpoint).config.vocab_size) if token != 2]
+    """All tokens but those of begin and end are banned, so every answer is empty."""
+    banned = [token for token in range(models.describe(checkpoint).config.vocab_size) if token not in (0, 2)]
     changes = {"generation": {"num_beams": 1, "max_length": 16, "min_length": 0, "suppress_tokens": banned}}
     told = (
         r"of 75 answers are degenerate \(\d+ empty; truncated ones do not count\); limits\.max_degenerate_rate is 0\.5"
@@ -249,7 +250,11 @@ def test_degenerate_answers_are_counted_and_too_many_stop_the_job(make_job, chec
         pipelines.run(make_job(**changes, max_degenerate_rate=0.5))
     assert not (Path(make_job().output.path) / "_SUCCESS").exists()
     manifest = pipelines.run(make_job(**changes))
-    assert dict(manifest.degenerate) == {"copied": 0, "empty": 75, "repeating": 0, "truncated": 0}
+    assert {kind: manifest.degenerate[kind] for kind in ("empty", "copied", "repeating")} == {
+        "empty": 75,
+        "copied": 0,
+        "repeating": 0,
+    }
     assert all(record.degenerate["empty"] == record.num_rows for record in manifest.parts)
     assert pipelines.verify(make_job().output.path).ok
     with pytest.raises(ErrorLimitError, match="75 of 75"):  # finished, and held to a limit
@@ -366,6 +371,25 @@ def test_a_shard_that_cannot_be_read_fails_its_units_and_no_others(make_job, cor
     assert pipelines.run(job).timing["units_computed"] == 3
     assert kept.items() <= parts(output).items()
     assert pipelines.verify(job.output.path).ok
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "vocab.json", "config.json"])
+def test_a_file_of_the_model_replaced_after_planning_ends_the_job(make_job, checkpoint, tmp_path, name) -> None:
+    """All rows came from other weights under the planned ones' fingerprint, with exit 0."""
+    model = shutil.copytree(checkpoint, tmp_path / "model")
+    job = make_job(model=str(model))
+
+    def replace_file(event: object) -> None:
+        if not isinstance(event, ReplicasStarting):
+            return
+        content = bytearray((model / name).read_bytes())
+        content[-2:] = b"\x00\x3f" if name == "model.safetensors" else b" }"
+        (tmp_path / "other").write_bytes(content)
+        (tmp_path / "other").replace(model / name)
+
+    with pytest.raises(ModelError, match=rf"{name.replace('.', '[.]')} is not the file that this job was planned with"):
+        pipelines.run(job, replace_file)
+    assert parts(job.output.path) == {}
 
 
 def first_part_of(job) -> Path:

@@ -34,6 +34,8 @@ def with_errors(part: Path, rows: Iterable[int], kind: str = "out_of_memory") ->
     table = pq.read_table(part)
     values = table.to_pylist()
     for row in rows:
+        if values[row]["num_output_tokens"] >= 15 or values[row]["finish_reason"] == "length":  # of max_length 16
+            footer["account"]["degenerate"]["truncated"] -= 1
         values[row] |= {
             "summary_text": None, "num_input_tokens": 0, "num_output_tokens": 0, "finish_reason": None,
             "error": {"stage": "infer", "kind": kind, "message": "no room"},

@@ -2,9 +2,11 @@ import os
 import pickle
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
-from batchloom.pipelines.errors import ConfigError
-from batchloom.pipelines.storage import Store, open_filesystem
+from batchloom.pipelines.connection import open_filesystem
+from batchloom.pipelines.errors import ConfigError, StoreError
+from batchloom.pipelines.storage import Store
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -45,7 +47,7 @@ def test_files_that_tell_how_a_job_was_run_are_for_their_owner(tmp_path) -> None
 def test_a_writer_that_dies_leaves_no_part(tmp_path, monkeypatch) -> None:
     store = Store(str(tmp_path))
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
-    with pytest.raises(OSError, match="killed"):
+    with pytest.raises(StoreError, match=r"Writing .*a\.parquet failed: OSError: killed\. Check the path"):
         store.put("a.parquet", b"abc")
     assert not any(name.endswith(".parquet") for name in store.names())
 
@@ -61,6 +63,22 @@ def test_a_writer_survives_a_job_that_cleans_up_beside_it(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "replace", after_cleaning_up)
     store.put("a.parquet", b"part")
     assert store.read("a.parquet") == b"part"
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_does_not_hide_the_files_beside_it(tmp_path, monkeypatch) -> None:
+    """As `_batchloom/tmp` does when a concurrent job ends."""
+    store = Store(str(tmp_path))
+    store.put("a.parquet", b"part")
+    (tmp_path / "b").mkdir()
+    ls = LocalFileSystem.ls
+
+    def after_it_vanished(self: LocalFileSystem, path: str, **kwargs: object) -> object:
+        if path.endswith("/b") and (tmp_path / "b").exists():
+            (tmp_path / "b").rmdir()
+        return ls(self, path, **kwargs)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", after_it_vanished)
+    assert store.names() == {"a.parquet": 4}
 
 
 def test_an_unknown_protocol_is_refused() -> None:

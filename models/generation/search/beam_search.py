@@ -167,7 +167,7 @@ class BeamCohort(Cohort):
     def _could_improve(self, length_G: Tensor) -> Tensor:
         """Return whether the best growing beam could still beat the worst finished one, by transformers' heuristics."""
         if self.params.early_stopping == "never" and self.length_penalty > 0.0:
-            length_G = self._of_request(self.history.max_length_R)
+            length_G = self._of_request(self.history.asked_length_R)  # as the reference, which knows no positions
         best_G1 = self.growing.score_GB[:, :1] / self._length_divisor(length_G)
         return (best_G1 > self.finished.worst_GB()).any(1)
 

@@ -25,7 +25,7 @@ class History:
         self.tokens_RT = torch.zeros(0, 0, dtype=torch.long, device=device)  # undefined beyond a row's length
         self.log_prob_RT = torch.zeros(0, 0, device=device)  # of each new token, when it was chosen
         self.length_R = torch.zeros(0, dtype=torch.long, device=device)
-        self.start_length_R = self.max_length_R = self.length_R
+        self.start_length_R = self.max_length_R = self.asked_length_R = self.length_R
         # The prompts, where a processor needs them; beyond its length a row repeats its first token.
         self.prompt_RS: Tensor | None = None
         self.prompt_length_R: Tensor | None = None
@@ -105,6 +105,7 @@ class History:
         self.length_R = to_device(self.lengths, device)
         self.start_length_R = to_device(self.start_lengths, device)
         self.max_length_R = to_device(self.max_lengths, device)
+        self.asked_length_R = to_device([request.asked_length for request in self.requests], device)
         if self._keeps_prompts and self.requests:
             prompts = [request.prompt_ids for request in self.requests]
             longest = max(map(len, prompts))

@@ -2,9 +2,14 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
 
 from batchloom import models
 
@@ -22,20 +27,24 @@ BLOOM_176B = {
 }
 
 
-def write_model_without_weights(folder: Path, config: dict[str, Any]) -> str:
-    """Its weight file is whole and holds nothing: a plan reads sizes from config.json alone."""
+@pytest.fixture
+def bloom_176b(tmp_path: Path, checkpoint: str) -> str:
+    """Its weight file is whole and names an empty tensor of each layer: a plan counts bytes from config.json alone."""
+    folder = tmp_path / "bloom"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (folder / "config.json").write_text(json.dumps(BLOOM_176B))
+    names = [f"h.{layer}.input_layernorm.bias" for layer in range(BLOOM_176B["n_layer"])]
+    save_file({name: np.zeros(0, np.float32) for name in names}, folder / "model.safetensors")
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(Path(checkpoint, name), folder)
     return str(folder)
 
 
 def test_the_guides_plan_of_bloom_176b_is_what_the_command_prints(
-    batchloom: Run, make_job: MakeJob, tmp_path: Path
+    batchloom: Run, make_job: MakeJob, bloom_176b: str
 ) -> None:
-    model = write_model_without_weights(tmp_path / "bloom", BLOOM_176B)
     engine = {"dtype": "bfloat16", "tensor_parallel": 8}
-    job = make_job(task="text-generation", model=model, generation={"max_new_tokens": 64}, engine=engine)
+    job = make_job(task="text-generation", model=bloom_176b, generation={"max_new_tokens": 64}, engine=engine)
     said = batchloom("plan", job)
     assert said.code == 0
     printed = re.search(r"^Replica .*\n^Weights .*\n^Cache .*\n^Step .*\n", said.out, re.MULTILINE)
@@ -43,10 +52,9 @@ def test_the_guides_plan_of_bloom_176b_is_what_the_command_prints(
     assert f"```\n{printed.group()}```" in GUIDE.read_text()
 
 
-def test_a_plan_is_of_the_machine_that_it_is_told(batchloom: Run, make_job: MakeJob, tmp_path: Path) -> None:
-    model = write_model_without_weights(tmp_path / "bloom", BLOOM_176B)
+def test_a_plan_is_of_the_machine_that_it_is_told(batchloom: Run, make_job: MakeJob, bloom_176b: str) -> None:
     engine = {"dtype": "bfloat16", "tensor_parallel": 4}
-    job = make_job(task="text-generation", model=model, generation={"max_new_tokens": 64}, engine=engine)
+    job = make_job(task="text-generation", model=bloom_176b, generation={"max_new_tokens": 64}, engine=engine)
     said = batchloom("plan", job)
     assert re.search(r"Step +no room for a sequence of 1,024 tokens: more ranks, or a larger device", said.out)
     larger = ("--memory", 192, "--bandwidth", 8000, "--storage", 20, "--tokens", 512)
@@ -68,10 +76,9 @@ def test_a_plan_for_a_cpu_guesses_no_speed_and_knows_the_bytes(
 
 
 def test_a_plan_of_a_task_that_generates_nothing_has_no_steps(
-    batchloom: Run, make_job: MakeJob, tmp_path: Path
+    batchloom: Run, make_job: MakeJob, bloom_176b: str
 ) -> None:
-    model = write_model_without_weights(tmp_path / "bloom", BLOOM_176B)
-    said = batchloom("plan", make_job(task="feature-extraction", model=model, generation={}, engine={}))
+    said = batchloom("plan", make_job(task="feature-extraction", model=bloom_176b, generation={}, engine={}))
     assert said.code == 0
     assert re.search(r"Weights +705 GB a rank", said.out)
     assert "Cache" not in said.out

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from batchloom.jobs.cli import _tell_unexpected
 from batchloom.jobs.exit_codes import ExitCode
 from batchloom.jobs.terminal.output import Output
 from batchloom.jobs.terminal.row_table import RowTable
@@ -67,6 +68,14 @@ def test_notes_errors_results_and_logs_steer_nothing_and_show_no_credentials(cap
     assert not STEERING & set(said.out + said.err)
     assert "s3cr3t" not in said.out + said.err
     assert said.err.count("is computed again") == 2
+
+
+def test_the_traceback_of_an_unexpected_error_steers_nothing_and_shows_no_credentials(capsys: Any) -> None:
+    _tell_unexpected(RuntimeError, RuntimeError(f"{HOSTILE} http://user:s3cr3t@host/"), None)
+    said = capsys.readouterr().err
+    assert said.startswith("RuntimeError: ")
+    assert not STEERING & set(said)
+    assert "s3cr3t" not in said
 
 
 def test_rows_of_data_are_told_as_they_are(capsys: Any) -> None:

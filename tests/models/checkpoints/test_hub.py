@@ -1,7 +1,10 @@
 """Sources by URI: a local hub over HTTP, an in-memory store, and what goes wrong with them."""
 
+import hashlib
 import http.server
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -24,7 +27,7 @@ class Hub:
     """As much of the hub's HTTP interface as its file system uses, for one repository; counts what is asked."""
 
     def __init__(self, folder):
-        self.folder, self.requests, self.is_down = folder, [], False
+        self.folder, self.requests, self.is_down, self.alters = folder, [], False, ("no file",)
         hub = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -51,20 +54,25 @@ class Hub:
                 siblings = [{"rfilename": file.name} for file in files]
                 return self.send_json(request, {"id": "org/tiny", "sha": COMMIT, "siblings": siblings})
             if path == f"/api/models/org/tiny/tree/{revision}":
-                entries = [
-                    {
-                        "type": "file",
-                        "path": file.name,
-                        "size": file.stat().st_size,
-                        "oid": f"{file.stat().st_mtime_ns}",
-                    }
-                    for file in files
-                ]
-                return self.send_json(request, entries)
+                return self.send_json(request, [self.entry(file) for file in files])
             if path.startswith(f"/org/tiny/resolve/{revision}/"):
                 content = (self.folder / path.rsplit("/", 1)[1]).read_bytes()
-                return self.send(request, 200, content)
+                altered = content[:-1] + b"\0" if path.endswith(self.alters) else content
+                return self.send(request, 200, altered)
         return self.send(request, 404, b"not here", {"X-Error-Code": "RepoNotFound"})
+
+    def entry(self, file):
+        """What the hub tells of a file: git's hash of its content, for large files that of a pointer and a sha256."""
+        content = file.read_bytes()
+        entry = {
+            "type": "file",
+            "path": file.name,
+            "size": len(content),
+            "oid": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(),
+        }
+        if file.name == "model.safetensors":
+            entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 1}
+        return entry
 
     def send_json(self, request, value):
         self.send(request, 200, json.dumps(value).encode(), {"Content-Type": "application/json"})
@@ -213,3 +221,78 @@ def test_an_unknown_scheme_and_a_file_are_refused(checkpoint):
         open_source("nosuch://bucket/model")
     with pytest.raises(CheckpointError, match="that is a file"):
         open_source(str(checkpoint / "config.json"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_that_is_not_what_the_hub_has_a_hash_of_is_refused(hub, name):
+    """As many bytes as the hub says, and others: a proxy's or a mirror's."""
+    hub.alters = (name,)
+    with pytest.raises(CheckpointError, match=f"bytes of {name} that came are not the ones that the hub has a hash of"):
+        open_source("hf://org/tiny@main")
+    hub.alters = ("no file",)
+    assert describe("hf://org/tiny@main").weights_hash == describe(str(hub.folder)).weights_hash
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    times = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def link(path):
+    outside = path.parent.parent / "outside"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+DAMAGES = {
+    "flipped": flip,
+    "cut": lambda path: os.truncate(path, 10),
+    "missing": lambda path: path.unlink(),
+    "a link": link,
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "unrecorded": lambda path: path.parent.with_name(path.parent.name + ".json").unlink(),
+    "wrongly recorded": lambda path: path.parent.with_name(path.parent.name + ".json").write_text('{"../x": {}}'),
+    "deeply recorded": lambda path: path.parent.with_name(path.parent.name + ".json").write_text("[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_copy_is_fetched_again_and_not_used_where_it_cannot_be(hub, damage, caplog):
+    """The cache was believed by the names of its folders: weights that were cut or replaced there were loaded."""
+    uri = f"hf://org/tiny@{COMMIT}"
+    whole = describe(uri).weights_hash
+    folder = local_folder(uri)
+    damage(folder / "model.safetensors")
+    assert describe(uri).weights_hash == whole
+    assert "in the cache of models is not used" in caplog.text
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+    ]
+    damage(folder / "model.safetensors")
+    hub.is_down = True
+    HfFileSystem.clear_instance_cache()
+    with pytest.raises(CheckpointError, match="cannot be listed"):
+        open_source(uri)
+
+
+def test_a_copy_of_the_cache_is_hashed_and_used_and_a_link_to_one_is_not(hub, tmp_path, monkeypatch):
+    uri = f"hf://org/tiny@{COMMIT}"
+    folder = local_folder(uri)
+    shutil.copytree(folder.parent, tmp_path / "copy" / "models")
+    monkeypatch.setenv("BATCHLOOM_CACHE", str(tmp_path / "copy"))
+    (tmp_path / "copy" / "models" / folder.name / "tokenizer.json").write_text("put there by another")
+    hub.is_down = True
+    HfFileSystem.clear_instance_cache()
+    assert "tokenizer.json" not in open_source(uri).file_names
+    shutil.rmtree(tmp_path / "copy" / "models" / folder.name)
+    (tmp_path / "copy" / "models" / folder.name).symlink_to(folder)
+    with pytest.raises(CheckpointError, match="cannot be listed"):
+        open_source(uri)
+    hub.is_down = False
+    assert local_folder(uri) == tmp_path / "copy" / "models" / folder.name
+    assert folder.is_dir()

@@ -310,3 +310,53 @@ def test_describe_imports_no_torch(tmp_path):
     save_reference({"model_type": "bloom", **BLOOM_SIZES}, tmp_path)
     code = f"import sys, batchloom.models as m; m.describe({str(tmp_path)!r}); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"architectures": [5]}, r"architectures = \[5\] must be a list of class names"),
+        (
+            {"architectures": "BartForConditionalGeneration"},
+            "architectures = 'BartForConditionalGeneration' must be a list",
+        ),
+        ({"architectures": {"a": 1}}, "must be a list of class names"),
+        ({"id2label": ["no", "yes"]}, "id2label = .* must be an object"),
+        ({"id2label": {"first": "no"}}, "id2label = .* whole numbers"),
+        ({"label2id": {"no": "first"}}, "label2id = .* whole numbers"),
+        ({"label2id": {"no": None}}, "label2id = .* whole numbers"),
+        ({"num_labels": 10**12}, "num_labels = 1000000000000 must be a whole number up to"),
+        ({"num_labels": "3"}, "num_labels = '3'"),
+        ({"scale_embedding": "false"}, "scale_embedding = 'false' must be true or false"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings = 1 must be true or false"),
+        ({"decoder_start_token_id": [2]}, r"decoder_start_token_id = \[2\] must be a whole number or null"),
+        ({"eos_token_id": ["2"]}, "eos_token_ids = .* must be a whole number, or a list of them"),
+        ({"problem_type": 5}, "problem_type = 5 must be a text or null"),
+        ({"activation_function": 5}, "activation_function = 5 must be a text"),
+        ({"vocab_size": float("inf")}, "vocab_size = inf must be a whole number above 0"),
+        ({"model_type": ["bart"]}, "model_type = .* is not one we have"),
+    ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
+)
+def test_values_of_odd_types_are_refused_by_name(raw, message):
+    """architectures as a text was read letter by letter, and the bare model loaded; 'false' counted as true."""
+    with pytest.raises(CheckpointError, match=message):
+        bart(**raw)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_json_that_nests_without_end_is_refused(tmp_path, name):
+    save_reference({"model_type": "bart", **TINY_BART}, tmp_path)
+    (tmp_path / name).write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=f"{name} nests deeper"):
+        describe(str(tmp_path))
+
+
+def test_parameters_of_tasks_that_are_no_objects_are_refused(tmp_path):
+    save_reference({"model_type": "bart", **TINY_BART}, tmp_path)
+    for odd in ([5], {"summarization": "short"}):
+        (tmp_path / "config.json").write_text(
+            json.dumps({"model_type": "bart", **TINY_BART, "task_specific_params": odd})
+        )
+        with pytest.raises(CheckpointError, match="task_specific_params must hold an object for each task"):
+            describe(str(tmp_path), task="summarization")

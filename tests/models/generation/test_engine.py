@@ -1,6 +1,7 @@
 """The engine: what it refuses, what it counts, and that a request's answer does not depend on its neighbours."""
 
 import pytest
+import torch
 import transformers
 
 from batchloom.models import Engine, GenerationParams, load_model
@@ -116,6 +117,29 @@ def test_the_reason_tells_an_end_token_from_the_limit(pair):
     assert (len(cut.outputs[0].token_ids), cut.outputs[0].finish_reason) == (4, "length")
 
 
+@pytest.mark.parametrize("family", ["blenderbot", "bart", "bart_causal"])
+@pytest.mark.parametrize("search", [{}, {"num_beams": 3}, {"num_beams": 3, "early_stopping": "never"}], ids=str)
+def test_answers_that_end_before_the_positions_do_are_the_references(pair, family, search):
+    """A max_length above the decoder's positions was refused; the reference answers, as long as the answer ends."""
+    reference, model = pair(family)
+    options = {"max_length": 1000, "exponential_decay_length_penalty": (3, 1.6), **search}
+    for prompt, answer in zip(PROMPTS, Engine(model).generate(PROMPTS, GenerationParams(**options)), strict=True):
+        with torch.no_grad():
+            expected = reference.generate(torch.tensor([prompt]), **options)[0]
+        start = len(prompt) if family == "bart_causal" else 1
+        assert answer.outputs[0].token_ids == expected[start:].tolist()
+        assert answer.outputs[0].finish_reason == "eos"
+
+
+@pytest.mark.parametrize(("family", "num_new"), [("blenderbot", 96), ("bart_causal", 97 - len(PROMPTS[0]))])
+def test_an_answer_that_does_not_end_is_cut_at_the_last_position(pair, family, num_new):
+    """Where the reference fails. The last token is never an input, so it needs no position."""
+    _, model = pair(family)
+    params = GenerationParams(max_new_tokens=500, suppress_tokens=[2])
+    (answer,) = Engine(model).generate([PROMPTS[0]], params)
+    assert (len(answer.outputs[0].token_ids), answer.outputs[0].finish_reason) == (num_new, "length")
+
+
 @pytest.mark.parametrize(
     ("prompt", "params", "message"),
     [
@@ -123,7 +147,7 @@ def test_the_reason_tells_an_end_token_from_the_limit(pair):
         ([5] * 97, GenerationParams(), "97 tokens; the model has 96 positions"),
         ([5, 211], GenerationParams(), "ids from 5 to 211"),
         ([-1], GenerationParams(), "ids from -1"),
-        ([5], GenerationParams(max_new_tokens=97), "Set max_new_tokens to 96 at most"),
+        ([5], GenerationParams(max_new_tokens=200, min_new_tokens=97), "Set min_new_tokens to 96 at most"),
         ([5], GenerationParams(max_length=1), "leaves no room"),
     ],
 )

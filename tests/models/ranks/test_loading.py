@@ -36,10 +36,10 @@ def load_counting(folder, group):
     num_read = 0
     read = tensors.read_bytes
 
-    def counted(source, file_name, start, stop):
+    def counted(file, start, stop):
         nonlocal num_read
         num_read += stop - start
-        return read(source, file_name, start, stop)
+        return read(file, start, stop)
 
     tensors.read_bytes = counted
     try:

@@ -13,6 +13,7 @@ import transformers
 
 from batchloom.models import load_model
 from batchloom.models.errors import RankLostError
+from batchloom.models.ranks.group import open_store
 
 CONNECT = (
     "import sys; from batchloom.models.ranks.follower import main;"
@@ -66,3 +67,12 @@ def test_followers_that_connected_end_with_the_model(checkpoint):
     while any(process.poll() is None for process in node.processes):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_the_rendezvous_listens_where_the_ranks_are_and_nowhere_else():
+    """It listened on all interfaces, also for ranks of one node."""
+    store = open_store("127.0.0.1")
+    open_store("127.0.0.1", store.port).set("key", "value")
+    assert store.get("key") == b"value"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", store.port), timeout=5)

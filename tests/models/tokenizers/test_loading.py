@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -57,7 +58,8 @@ def test_the_name_is_the_last_part_of_the_uri(bart_folder):
 
 def test_a_uri_that_is_no_folder_goes_to_the_hub(bart_folder, monkeypatch, sentences):
     hub = pytest.importorskip("batchloom.models.checkpoints.hub")
-    monkeypatch.setattr(hub, "local_folder", lambda uri: {"hf://a/b@c": bart_folder}[uri])
+    fetched = dataclasses.replace(hub.open_source(str(bart_folder)), uri="hf://a/b@c")
+    monkeypatch.setattr(hub, "open_source", lambda uri: {"hf://a/b@c": fetched}[uri])
     tokenizer = models.load_tokenizer("hf://a/b@c")
     assert tokenizer.name == "b@c"
     assert tokenizer.encode_batch(sentences) == load_tokenizer(bart_folder).encode_batch(sentences)

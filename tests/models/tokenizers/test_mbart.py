@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as LibraryBackend
 from transformers import MBartTokenizer, PreTrainedTokenizerFast
@@ -97,8 +99,13 @@ def test_files_that_the_tokenizer_does_not_read_are_not_in_the_fingerprint(tmp_p
     def hash_with(**files):
         for name, content in files.items():
             (tmp_path / name.replace("__", ".")).write_text(content)
+        save_file(
+            {name: np.zeros(shape, np.float32) for name, shape in tensors.items()}, tmp_path / "model.safetensors"
+        )
         return describe(str(tmp_path)).tokenizer_hash
 
-    plain = hash_with(config__json=json.dumps({"model_type": "mbart"}), model__safetensors="", tokenizer__json="{}")
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "d_model": 16, "encoder_ffn_dim": 4, "decoder_ffn_dim": 4}
+    tensors = {f"{stack}.layers.0.fc1.weight": (4, 16) for stack in ("encoder", "decoder")}
+    plain = hash_with(config__json=json.dumps({"model_type": "mbart", **sizes}), tokenizer__json="{}")
     assert hash_with(vocab__json="{}", merges__txt="") == plain
     assert hash_with(tokenizer__json="{ }") != plain

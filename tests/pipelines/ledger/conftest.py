@@ -50,6 +50,6 @@ def put_part(tmp_path: Path) -> Callable[..., UnitRecord]:
             fingerprint=FINGERPRINT,
             version="0",
         )
-        return write.put(unit, table_of(unit, errors))
+        return write.put(unit, table_of(unit, errors), degenerate={})
 
     return put

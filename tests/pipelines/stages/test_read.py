@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchloom.pipelines.config import InputConfig
-from batchloom.pipelines.errors import ConfigError, JobError
+from batchloom.pipelines.errors import ConfigError, JobError, StoreError
 from batchloom.pipelines.planning.units import cut, find_shards
 from batchloom.pipelines.stages.read import Read, stretches
 from batchloom.pipelines.stages.work import Work
@@ -67,7 +67,7 @@ def test_damaged_pages_become_error_rows_and_no_row_is_lost(tmp_path) -> None:
 def test_a_file_that_is_gone_is_no_error_row_but_an_error(tmp_path) -> None:
     shards, schema = corpus(tmp_path)
     (tmp_path / "a.parquet").unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StoreError, match=r"Reading .*a\.parquet failed: FileNotFoundError"):
         list(Read(schema, {}, str(tmp_path)).tables(list(cut(shards[0], 50))))
 
 
