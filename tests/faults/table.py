@@ -10,7 +10,7 @@ from typing import Any
 from tests.faults.oracle import Verdict
 from tests.faults.scene import HUNG, End, Scene
 
-MAX_RUNS = 6  # the command and its repetitions, until it ends well
+MAX_RUNS = 10  # the command and its repetitions, until it ends well
 TRACEBACK = "Traceback (most recent call last)"
 HEADER = """
 | fault | injected | rows lost | rows twice | rows wrong | verify right | exit code: message |

@@ -8,7 +8,7 @@ from tests.faults import input_faults, output_faults, process_faults, references
 from tests.faults.table import KINDS, Where, play
 
 MODULES = (process_faults, input_faults, output_faults, store_faults)  # importing them fills KINDS
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]  # each command of a round has a limit of its own
 
 
 def rounds():
