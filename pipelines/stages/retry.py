@@ -44,9 +44,8 @@ class Retry:
         content = self.store.read(name)
         if hashlib.sha256(content).hexdigest() != self.hashes[name]:
             raise JobError(f"{name} was replaced after the job began. Run the job again.")
-        earlier = pq.read_table(pa.BufferReader(content))
-        footer = pq.read_metadata(pa.BufferReader(content)).metadata  # with the figures that rows do not tell
-        earlier = earlier.replace_schema_metadata({FOOTER_KEY: footer[FOOTER_KEY]})
+        file = pq.ParquetFile(pa.BufferReader(content))
+        earlier = file.read().replace_schema_metadata({FOOTER_KEY: file.metadata.metadata[FOOTER_KEY]})
         is_left = [not self._is_chosen(kind) for kind in pc.struct_field(earlier["error"], "kind").to_pylist()]
         rows = work.rows.take(pa.array([None if left else row for row, left in enumerate(is_left)], pa.int64()))
         errors = [LEFT if left else error for left, error in zip(is_left, rows["error"].to_pylist(), strict=True)]
