@@ -22,7 +22,9 @@ from typing import IO, Any
 import fsspec
 from filelock import FileLock
 
+from batchloom.models.checkpoints.asking import ask
 from batchloom.models.errors import CheckpointError
+from batchloom.models.patience import GaveUpError
 from batchloom.models.redaction import redacted
 
 logger = logging.getLogger(__name__)
@@ -89,14 +91,12 @@ def _put_in_place(partial: Path, folder: Path, record: Mapping[str, Any]) -> Non
 def _fetch(filesystem: fsspec.AbstractFileSystem, remote: str, local: Path, entry: Entry, uri: str) -> dict[str, Any]:
     """Fetch one file, compare it with the listing, and return its record."""
     try:
-        filesystem.get_file(remote, str(local))
+        ask(filesystem, lambda: filesystem.get_file(remote, str(local)), num_bytes=entry.get("size"))
         with open(local, "rb") as file:
             os.fsync(file.fileno())  # or a power failure could leave zeros under the recorded version
             sha256 = _sha256(file)
-    except Exception as error:  # each filesystem has its own errors for no network, no credentials, no permission
-        raise CheckpointError(
-            f"Model {uri!r}: fetching {local.name} failed: {type(error).__name__}: {error}"
-        ) from error
+    except (GaveUpError, OSError) as error:
+        raise CheckpointError(f"Model {uri!r}: fetching {local.name} failed: {error}") from error
     expected, found = entry.get("size"), local.stat().st_size
     if expected is not None and found != expected:
         raise CheckpointError(

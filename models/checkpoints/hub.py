@@ -20,8 +20,10 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from batchloom.models.checkpoints import cache
+from batchloom.models.checkpoints.asking import FIRST, NONE, PLANNED, ask
 from batchloom.models.checkpoints.pinned import DECIDING, PinnedModel, Version
 from batchloom.models.errors import CheckpointError
+from batchloom.models.patience import GaveUpError, Patience
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +97,7 @@ class ModelSource:
 
     def version_now(self, name: str) -> Version:
         """Return the version that a store's file has now. Raises: CheckpointError where the store does not answer."""
-        entry = _list(self.filesystem, self.root, self.uri).get(name)
+        entry = _list(self.filesystem, self.root, self.uri, PLANNED).get(name)
         return ("missing",) if entry is None else _full_version(entry)
 
 
@@ -110,18 +112,20 @@ def open_source(model: str | PinnedModel) -> ModelSource:
     Raises: CheckpointError where the URI's scheme is not installed, the folder is missing, empty or a file, or a
     listing or download fails.
     """
-    source = _open(str(model))
-    return replace(source, pinned=model) if isinstance(model, PinnedModel) else source
+    if isinstance(model, PinnedModel):
+        return replace(_open(str(model), PLANNED), pinned=model)
+    return _open(model, FIRST)
 
 
-def _open(uri: str) -> ModelSource:
+def _open(uri: str, patience: Patience) -> ModelSource:
     if _PINNED.match(uri) and (cached := cache.newest(uri)):
         return _cached_source(uri, cached)  # a commit never changes: no request needed
     filesystem, root = _filesystem_of(uri)
+    cached = cache.newest(uri) if uri.startswith("hf://") else None
     try:
-        listing = _list(filesystem, root, uri)
+        listing = _list(filesystem, root, uri, NONE if cached else patience)
     except CheckpointError as error:
-        if uri.startswith("hf://") and (cached := cache.newest(uri)):
+        if cached is not None:
             logger.warning("%s Using the copy of it in %s.", error, cached.folder)
             return _cached_source(uri, cached)
         raise
@@ -153,15 +157,27 @@ def _filesystem_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return filesystem, root
 
 
-def _list(filesystem: fsspec.AbstractFileSystem, root: str, uri: str) -> Listing:
-    """Return the files directly in the folder, by name, as they are now: not as an earlier listing had them."""
-    try:
+def _list(filesystem: fsspec.AbstractFileSystem, root: str, uri: str, patience: Patience) -> Listing:
+    """Return the files directly in the folder, by name, as they are now: not as an earlier listing had them.
+
+    A folder that was planned with and is not found may be there again after an outage.
+    """
+
+    def attempt() -> list[dict[str, Any]]:
         filesystem.invalidate_cache()
-        entries = filesystem.ls(root, detail=True)
-    except (FileNotFoundError, NotADirectoryError):
+        try:
+            return list(filesystem.ls(root, detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            if patience is PLANNED:
+                raise
+            return []
+
+    try:
+        entries = ask(filesystem, attempt, patience)
+    except GaveUpError as error:
+        if not isinstance(error.error, FileNotFoundError | NotADirectoryError):
+            raise CheckpointError(f"Model {uri!r} cannot be listed: {error}") from error
         entries = []
-    except Exception as error:  # each filesystem has its own errors for no network, no credentials, no permission
-        raise CheckpointError(f"Model {uri!r} cannot be listed: {type(error).__name__}: {error}") from error
     # Symbolic links are listed as such; a hub's own cache consists of them.
     kinds = {entry["name"]: entry["type"] for entry in entries}
     links = {name for name, kind in kinds.items() if kind not in ("file", "directory") and filesystem.isfile(name)}

@@ -12,14 +12,18 @@ import os
 import time
 import weakref
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
 
+from batchloom.models.checkpoints.asking import ask
 from batchloom.models.checkpoints.hub import ModelSource
 from batchloom.models.checkpoints.pinned import PinnedFile, Version
 from batchloom.models.errors import CheckpointError
+from batchloom.models.patience import GaveUpError
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -51,20 +55,20 @@ class WeightFile:
                 self._descriptor = os.open(self.path, os.O_RDONLY)
                 weakref.finalize(self, os.close, self._descriptor)
             self.version = self._version_now()
-            self.size: int = source.filesystem.size(self.path) if self._descriptor is None else _status(self).st_size
+            self.size = self._asked(source.filesystem.size) if self._descriptor is None else _status(self).st_size
         except OSError as error:
             raise CheckpointError(f"Model {source.uri!r}: {name} cannot be opened ({error}).") from error
 
     def read(self, start: int, stop: int) -> Bytes:
         """Return a byte range. A local file is memory-mapped, copy-on-write, and reads only touched pages.
 
-        Raises: OSError where the file cannot be read, CheckpointError where it became shorter.
+        Raises: CheckpointError where it cannot be read, or became shorter.
         """
         if start == stop:
             return np.empty(0, dtype=np.uint8)
         if self._descriptor is None:
             # A bytearray is writable, which torch.from_numpy requires.
-            content = self.source.filesystem.cat_file(self.path, start=start, end=stop)
+            content = self._asked(partial(self.source.filesystem.cat_file, start=start, end=stop), stop - start)
             return np.frombuffer(bytearray(content), dtype=np.uint8)
         begin = start - start % mmap.ALLOCATIONGRANULARITY
         try:
@@ -79,7 +83,7 @@ class WeightFile:
     def open(self) -> IO[bytes]:
         """Return the file as a stream, at its begin."""
         if self._descriptor is None:
-            opened: IO[bytes] = self.source.filesystem.open(self.path, "rb")
+            opened: IO[bytes] = self._asked(partial(self.source.filesystem.open, mode="rb"))
             return opened
         stream = os.fdopen(os.dup(self._descriptor), "rb")
         stream.seek(0)
@@ -88,6 +92,10 @@ class WeightFile:
     def sha256(self) -> str:
         """Return the hash of its bytes, which are read for it."""
         digest = hashlib.sha256()
+        if self._descriptor is None:  # by ranges: after an outage only the last one is read again
+            for start in range(0, self.size, HASHED_BYTES):
+                digest.update(self.read(start, min(start + HASHED_BYTES, self.size)).data)
+            return digest.hexdigest()
         with self.open() as file:
             while block := file.read(HASHED_BYTES):
                 digest.update(block)
@@ -162,6 +170,13 @@ class WeightFile:
             raise CheckpointError(
                 f"Model {self.source.uri!r}: {self.name} is cut short, at {self.size} bytes. Copy the file again."
             )
+
+    def _asked(self, call: Callable[[str], Any], num_bytes: int | None = 0) -> Any:
+        """Return what a call of the filesystem says of the path. Raises: CheckpointError where it fails for good."""
+        try:
+            return ask(self.source.filesystem, lambda: call(self.path), num_bytes=num_bytes)
+        except GaveUpError as error:
+            raise CheckpointError(f"Model {self.source.uri!r}: {self.name} cannot be read: {error}.") from error
 
     def _version_now(self) -> Version:
         if self._descriptor is None:

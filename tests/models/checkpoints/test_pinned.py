@@ -115,7 +115,7 @@ def test_every_rank_checks_its_own_files(folder, tmp_path, in_followers):
         "import dataclasses\n"
         "from batchloom.models.checkpoints import hub\n"
         "opened = hub._open\n"
-        f"hub._open = lambda uri: dataclasses.replace(opened({str(elsewhere)!r}), uri=uri)"
+        f"hub._open = lambda uri, patience: dataclasses.replace(opened({str(elsewhere)!r}, patience), uri=uri)"
     )
     with pytest.raises(DeviceError, match=rf"Rank 1 of 2 failed: .*model\.safetensors {CHANGED}"):
         load_model(pinned, tensor_parallel=2)
