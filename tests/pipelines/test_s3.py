@@ -75,7 +75,11 @@ def server() -> Iterator[tuple[dict[str, Any], Weather]]:
     weather = Weather(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, weather, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    options = {"key": "k3y-of-nobody", "secret": "s3cr3t", "client_kwargs": {"endpoint_url": f"http://127.0.0.1:{server.port}"}}
+    options = {
+        "key": "k3y-of-nobody",
+        "secret": "s3cr3t",
+        "client_kwargs": {"endpoint_url": f"http://127.0.0.1:{server.port}"},
+    }
     import s3fs
 
     s3fs.S3FileSystem(**options).makedirs("archive", exist_ok=True)  # moto's servers share one memory
