@@ -12,7 +12,7 @@ import pytest
 
 from batchloom.pipelines.errors import JobError, OutputError
 from batchloom.pipelines.ledger import ledger
-from batchloom.pipelines.metrics import UnitRecord
+from batchloom.pipelines.metrics import UnitRecord, totals
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.storage import Store
 
@@ -60,8 +60,9 @@ def test_a_part_that_the_manifest_names_otherwise_is_computed_again(output, unit
     """As if a part of an earlier run, whole in itself, had been put in the place of a later one."""
     (output / "_batchloom").mkdir(exist_ok=True)
     manifest = {
-        "batchloom": "0", "job": {}, "fingerprint": FINGERPRINT, "fingerprint_of": {}, "versions": {}, "totals": {},
-        "errors_by_kind": {}, "timing": {}, "parts": [vars(record) for record in records],
+        "batchloom": "0", "job": {}, "fingerprint": FINGERPRINT, "fingerprint_of": {}, "versions": {},
+        "totals": totals(records), "errors_by_kind": {}, "parts": [vars(record) for record in records],
+        "timing": {"wall_seconds": 1.0, "units_computed": 3, "units_resumed": 0},
     }  # fmt: skip
     (output / "_batchloom" / "manifest.json").write_text(json.dumps(manifest))
     assert whole(output, units) == records
