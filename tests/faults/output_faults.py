@@ -125,9 +125,9 @@ def manifest_shortened(scene: Scene) -> None:
     values = json.loads(manifest.read_text())
     gone = next(record for record in values["parts"] if record["part"] == part.name)
     values["parts"].remove(gone)
-    names = {"rows": "num_rows", "errors": "num_errors", "bytes": "bytes"}
+    less = {**gone, "num_ok": gone["num_rows"] - gone["num_errors"], "num_units": 1, "num_bytes": gone["bytes"]}
     for name, value in values["totals"].items():
-        values["totals"][name] = value - gone.get(names.get(name, f"num_{name}"), 0)
+        values["totals"][name] = value - less.get(f"num_{name}", 0)
     manifest.write_text(json.dumps(values))
 
 

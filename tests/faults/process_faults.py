@@ -73,7 +73,7 @@ def actor_stopped_for_ever(scene: Scene) -> int:
     return scene.signal("Infer", signal.SIGSTOP)
 
 
-@fault("SIGKILL of workers that read, tokenize and write")
+@fault("SIGKILL of workers beside the actor")
 def workers_killed(scene: Scene) -> int:
     num_killed = 0
     for count in (1, 4, 7):

@@ -92,6 +92,8 @@ class Scene:
     mends: list[Callable[[], object]] = field(default_factory=list)
     """What undoes a fault that somebody has to undo."""
     cleanups: list[Callable[[], object]] = field(default_factory=list)
+    logs: dict[int, Path] = field(default_factory=dict)
+    """What each command prints, by its process id."""
 
     # ----------------------------------------------------------------------------------------------------- its places
 
@@ -146,10 +148,19 @@ class Scene:
         command = [sys.executable, "-m", "batchloom", "run", str(self.folder / "job.yaml")]
         for setting in settings:
             command += ["--set", setting]
-        log = (self.folder / f"run-{time.time_ns()}.log").open("w+")
-        return subprocess.Popen(
-            command, env=self.environment, stdout=log, stderr=log, start_new_session=True, cwd=self.folder, text=True
-        )
+        path = self.folder / f"run-{len(self.logs)}.log"
+        with path.open("w") as log:
+            process = subprocess.Popen(
+                command,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=self.folder,
+                text=True,
+            )
+        self.logs[process.pid] = path
+        return process
 
     def wait(self, process: "subprocess.Popen[str]", seconds: float = COMMAND_SECONDS) -> End:
         """Wait for a command; one that is not done in time is killed."""
@@ -160,8 +171,7 @@ class Scene:
             process.kill()
             process.wait()
             code = HUNG
-        printed = max(self.folder.glob("run-*.log")).read_text()
-        return End(code, printed, time.monotonic() - started)
+        return End(code, self.logs[process.pid].read_text(), time.monotonic() - started)
 
     def verify(self) -> End:
         """Ask `batchloom verify`."""
@@ -184,7 +194,8 @@ class Scene:
 
     def wait_for_word(self, word: str) -> None:
         """Wait until the running command prints a word."""
-        log = max(self.folder.glob("run-*.log"))
+        assert self.process is not None
+        log = self.logs[self.process.pid]
         self.wait_for(lambda: word in log.read_text(), f"the word {word!r}")
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
