@@ -14,8 +14,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py --rows $(N)
 
+# Tests of models take one core each; those of jobs start clusters, which take the whole machine.
+MODELS := tests/models tests/parity
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(MODELS)
+	$(BIN)/python -m pytest $(MODELS:%=--ignore=%)
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
