@@ -15,7 +15,7 @@ from batchloom.models.generation.search.candidates import TILE
 from batchloom.models.generation.search.randomness import gumbels
 from batchloom.models.generation.search.vocabulary import WHOLE, Vocabulary
 
-# The most tokens that top_p looks at first, and that one draw is made from directly.
+# The tokens that top_p looks at first. Options that leave more of a vocabulary draw in two steps.
 FEW = 1024
 
 
@@ -25,10 +25,12 @@ class Distribution:
 
     log_prob_RC: Tensor
     token_RC: Tensor
+    is_tiled: bool
+    """Many tokens are drawn from in two steps. Depends on options alone: a row's draw must not depend on other rows."""
 
     def draw(self, key_R: Tensor, step_R: Tensor) -> tuple[Tensor, Tensor]:
         """Draw a token for each row by its key and step; return tokens and their log-probabilities: [R] each."""
-        few = self._tile(key_R, step_R) if self.token_RC.shape[1] > FEW else self
+        few = self._tile(key_R, step_R) if self.is_tiled else self
         place_R1 = (few.log_prob_RC + gumbels(key_R, step_R, few.token_RC)).argmax(-1, keepdim=True)
         return few.token_RC.gather(1, place_R1)[:, 0], few.log_prob_RC.gather(1, place_R1)[:, 0]
 
@@ -40,7 +42,7 @@ class Distribution:
         number_B = -1 - torch.arange(log_prob_RBC.shape[1], device=key_R.device)  # negative: tokens count from 0 up
         noise_RB = gumbels(key_R, step_R, number_B.expand(len(key_R), -1))
         tile_R11 = (log_prob_RBC.logsumexp(-1) + noise_RB).argmax(-1)[:, None, None].expand(-1, 1, TILE)
-        return Distribution(log_prob_RBC.gather(1, tile_R11)[:, 0], token_RBC.gather(1, tile_R11)[:, 0])
+        return Distribution(log_prob_RBC.gather(1, tile_R11)[:, 0], token_RBC.gather(1, tile_R11)[:, 0], False)
 
 
 def warp(
@@ -49,9 +51,46 @@ def warp(
     """Return what resolved params draw from; the `num_kept` likeliest tokens of each row are never masked."""
     assert params.temperature is not None
     assert params.top_p is not None
-    assert params.typical_p is not None
     top_k = max(params.top_k, num_kept) if params.top_k else 0
-    log_prob_RC, token_RC = _eligible(logits_RV, params.temperature, top_k, params.top_p, vocabulary)
+    if not top_k and params.top_p < 1.0:
+        return _nucleus(logits_RV.float() / params.temperature, params, vocabulary, num_kept)
+    if top_k:
+        value_RC, token_RC = vocabulary.best(logits_RV, top_k)
+        scaled_RC = value_RC.float() / params.temperature
+    else:
+        scaled_RC = vocabulary.whole(logits_RV.float() / params.temperature)
+        token_RC = torch.arange(scaled_RC.shape[1], device=logits_RV.device).expand_as(scaled_RC)
+    log_prob_RC = _masked_by_all(scaled_RC.log_softmax(-1), params, num_kept)
+    return Distribution(log_prob_RC, token_RC, is_tiled=token_RC.shape[1] > FEW)
+
+
+def _nucleus(scaled_RV: Tensor, params: GenerationParams, vocabulary: Vocabulary, num_kept: int) -> Distribution:
+    """Return what top_p leaves of whole vocabularies: of the FEW likeliest tokens, of all for rows that need them.
+
+    A row has the same bits whether or not another one needs all.
+    """
+    assert params.top_p is not None
+    normalizer_R1 = vocabulary.log_normalizer(scaled_RV)[:, None]
+    value_RC, token_RC = vocabulary.best(scaled_RV, FEW)
+    log_prob_RC = value_RC - normalizer_R1
+    needs_all_R1 = log_prob_RC.exp().sum(-1, keepdim=True) < params.top_p  # false for NaN, of a row that is not finite
+    log_prob_RC = _masked_by_all(log_prob_RC, params, num_kept)
+    if not bool(needs_all_R1.any()):
+        return Distribution(log_prob_RC, token_RC, is_tiled=False)
+    value_RV, token_RV = vocabulary.whole(scaled_RV).sort(dim=-1, descending=True)
+    width = token_RC.shape[1]
+    padded_RV = F.pad(log_prob_RC, (0, token_RV.shape[1] - width), value=-torch.inf)
+    return Distribution(
+        torch.where(needs_all_R1, _masked_by_all(value_RV - normalizer_R1, params, num_kept), padded_RV),
+        torch.where(needs_all_R1, token_RV, torch.cat((token_RC, token_RV[:, width:]), dim=1)),
+        is_tiled=False,
+    )
+
+
+def _masked_by_all(log_prob_RC: Tensor, params: GenerationParams, num_kept: int) -> Tensor:
+    """Mask what params leave out; for top_p the likeliest tokens come first."""
+    assert params.top_p is not None
+    assert params.typical_p is not None
     if params.top_p < 1.0:
         log_prob_RC = _top_p(log_prob_RC, params.top_p, num_kept)
     if params.min_p is not None:
@@ -64,29 +103,7 @@ def warp(
     if params.eta_cutoff:
         eta_R1 = (params.eta_cutoff**0.5 * (-_entropy(log_prob_RC)).exp()).clamp(max=params.eta_cutoff)
         log_prob_RC = _masked(log_prob_RC, log_prob_RC.exp() < eta_R1, num_kept)
-    return Distribution(log_prob_RC, token_RC)
-
-
-def _eligible(
-    logits_RV: Tensor, temperature: float, top_k: int, top_p: float, vocabulary: Vocabulary
-) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities and tokens that the other warpers process; for top_p the likeliest come first."""
-    if top_k:
-        value_RC, token_RC = vocabulary.best(logits_RV, top_k)
-        return (value_RC.float() / temperature).log_softmax(-1), token_RC
-    scaled_RV = logits_RV.float() / temperature
-    if top_p >= 1.0:
-        scaled_RV = vocabulary.whole(scaled_RV)
-        token_RV = torch.arange(scaled_RV.shape[1], device=logits_RV.device).expand_as(scaled_RV)
-        return scaled_RV.log_softmax(-1), token_RV
-    normalizer_R1 = vocabulary.log_normalizer(scaled_RV)[:, None]
-    value_RC, token_RC = vocabulary.best(scaled_RV, FEW)
-    log_prob_RC = value_RC - normalizer_R1
-    mass_R = log_prob_RC.exp().sum(-1)
-    if not bool((mass_R < top_p).any()):  # NaN, of a row that is not finite, asks for no more tokens either
-        return log_prob_RC, token_RC
-    value_RV, token_RV = vocabulary.whole(scaled_RV).sort(dim=-1, descending=True)
-    return value_RV - normalizer_R1, token_RV
+    return log_prob_RC
 
 
 def _top_p(log_prob_RC: Tensor, top_p: float, num_kept: int) -> Tensor:

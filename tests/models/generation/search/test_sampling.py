@@ -185,3 +185,21 @@ def test_sampling_inside_beam_search_answers_as_often_as_the_reference(pair, opt
         assert output.score == pytest.approx(scores.get(tuple(output.token_ids), output.score), abs=1e-4)
     assert len(set(wanted)) > 8, "nothing was drawn"
     assert len(set(got) & set(wanted)) > 8
+
+
+def test_what_top_p_draws_for_a_row_does_not_depend_on_rows_that_need_more_tokens():
+    """Guards a bug: beside a row that is nearly flat, all rows were drawn in another way."""
+    generator = torch.Generator().manual_seed(1)
+    params = GenerationParams(do_sample=True, top_k=0, top_p=0.9).resolve({})
+    peaked_RV = torch.randn(8, 5000, generator=generator) * 2.3  # some 800 tokens hold nine tenths
+    flat_RV = torch.randn(2, 5000, generator=generator) * 0.01
+    alone, beside = warp(peaked_RV, params), warp(torch.cat((peaked_RV, flat_RV)), params)
+    flat = warp(flat_RV, params)
+    assert (alone.token_RC.shape[1], beside.token_RC.shape[1]) == (1024, 5000)
+    for step in range(200):
+        key_R, step_R = torch.arange(10) * 7919, torch.full((10,), step)
+        token_R, log_prob_R = beside.draw(key_R, step_R)
+        alone_token_R, alone_log_prob_R = alone.draw(key_R[:8], step_R[:8])
+        flat_token_R, flat_log_prob_R = flat.draw(key_R[8:], step_R[8:])
+        assert token_R.tolist() == [*alone_token_R.tolist(), *flat_token_R.tolist()]
+        assert torch.equal(log_prob_R, torch.cat((alone_log_prob_R, flat_log_prob_R)))
