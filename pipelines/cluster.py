@@ -4,7 +4,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,15 +75,13 @@ def _initialized() -> Iterator[None]:
         return
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors that matter arrive as exceptions
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
+    over = threading.Event()
     try:
-        # None looks for RAY_ADDRESS, then for what `ray start` left on this machine; its type does not say so.
-        with _callers_handler():
-            if services.canonicalize_bootstrap_address(None) is not None:  # type: ignore[arg-type]
-                ray.init(**options)
-            else:
-                with _loopback_only():
-                    ray.init(address="local", _node_ip_address=LOOPBACK, **options)
+        if threading.current_thread() is threading.main_thread():
+            with _callers_handler():
+                _start()
+        else:
+            _kept_by_a_thread(_start, over)
     except (ConnectionError, ValueError) as error:
         named = os.environ.get("RAY_ADDRESS")
         raise ConfigError(
@@ -93,13 +92,44 @@ def _initialized() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        over.set()
+
+
+def _start() -> None:
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
+    # None looks for RAY_ADDRESS, then for what `ray start` left on this machine; its type does not say so.
+    if services.canonicalize_bootstrap_address(None) is not None:  # type: ignore[arg-type]
+        ray.init(**options)
+    else:
+        with _loopback_only():
+            ray.init(address="local", _node_ip_address=LOOPBACK, **options)
+
+
+def _kept_by_a_thread(start: Callable[[], None], over: threading.Event) -> None:
+    """Start Ray on a thread that lives until `over` is set, and return when it is started. Raises: what `start` raises.
+
+    Linux ends Ray's processes with the thread that started them, and that of one job may end before another job.
+    """
+    started: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            start()
+        except BaseException as error:  # handed over
+            started.set_exception(error)
+        else:
+            started.set_result(None)
+            over.wait()
+
+    threading.Thread(target=work, daemon=True, name="ray").start()
+    started.result()
 
 
 @contextmanager
 def _callers_handler() -> Iterator[None]:
-    """Keep the caller's handler of SIGTERM, which Ray replaces by one that exits with code 15."""
+    """Keep the caller's handler of SIGTERM, which Ray replaces, on the main thread, by one that exits with code 15."""
     handler = signal.getsignal(signal.SIGTERM)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+    if not callable(handler):
         yield
         return
     try:
