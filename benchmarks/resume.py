@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import ledger
-from batchloom.pipelines.planning.units import Shard, Unit, cut
+from batchloom.pipelines.planning.shards import Shard
+from batchloom.pipelines.planning.units import Unit, cut
 from batchloom.pipelines.stages.write import Write
 from batchloom.pipelines.storage import Store
 

@@ -118,13 +118,7 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:  # of !!int x, for example
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of !!int x, say
             raise yaml.MarkedYAMLError(problem=f"it cannot be read ({error})", problem_mark=node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -152,9 +146,8 @@ _Loader.add_implicit_resolver(
 
 def _refuse_bombs(root: yaml.Node) -> None:
     """Raises: MarkedYAMLError where a node is nested too deep, holds itself, or has too many values with aliases."""
-    num_nodes: dict[
-        int, int
-    ] = {}  # by a node's id, of the tree below it with aliases written out; 0 while it is counted
+    # By a node's id: of the tree below it, with aliases written out; 0 while it is counted.
+    num_nodes: dict[int, int] = {}
 
     def count(node: yaml.Node, depth: int) -> int:
         if depth > MAX_DEPTH:

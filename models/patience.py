@@ -7,7 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from batchloom.models.trouble import Trouble, trouble_of
 
@@ -104,6 +107,11 @@ class Waiting:
             case Trouble.DOUBTFUL if not self.is_known:
                 return min(self.patience.seconds, self.patience.doubtful_seconds) - (now - self.started)
         return self.patience.seconds - (now - self.failed_at)
+
+
+def is_local(filesystem: Any) -> bool:
+    """Return whether calls of a filesystem have no network that they could wait for."""
+    return isinstance(filesystem, LocalFileSystem | MemoryFileSystem)
 
 
 def within(seconds: float, call: Callable[[], Given]) -> Given:

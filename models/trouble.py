@@ -163,9 +163,7 @@ def _of_type(error: BaseException, is_local: bool) -> Trouble | None:
     if error.errno in _PASSING_NUMBERS:
         return Trouble.PASSING
     is_lasting = is_local or isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError)
-    is_refusal = (
-        isinstance(error, FileNotFoundError | PermissionError) or error.errno is None
-    )  # gcsfs: 403 has no errno
+    is_refusal = isinstance(error, FileNotFoundError | PermissionError) or error.errno is None  # gcsfs' 403 has none
     return Trouble.DOUBTFUL if is_refusal and not is_lasting else Trouble.LASTING
 
 

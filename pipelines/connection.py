@@ -5,10 +5,8 @@ from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
-from fsspec.implementations.memory import MemoryFileSystem
 
-from batchloom.models.patience import GaveUpError, Patience
+from batchloom.models.patience import GaveUpError, Patience, is_local
 from batchloom.models.trouble import Trouble
 from batchloom.pipelines.errors import ConfigError, PipelineError, StoreError
 
@@ -45,7 +43,7 @@ class Connection:
     @property
     def is_local(self) -> bool:
         """Whether calls have no network that they could wait for."""
-        return isinstance(self.filesystem, LocalFileSystem | MemoryFileSystem)
+        return is_local(self.filesystem)
 
     def call(self, doing: str, kind: str, attempt: Callable[[Any], Given], num_bytes: int | None = None) -> Given:
         """Return what `attempt` returns for the filesystem, tried again with patience.

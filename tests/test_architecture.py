@@ -100,7 +100,7 @@ def test_heavy_modules_are_imported_by_the_rooms_that_own_them_alone(package: st
             "pipelines/cluster.py",
             "pipelines/stream.py",
             "pipelines/replicas/spanning.py",
-            "pipelines/watching/connection.py",
+            "pipelines/watching/ray_servers.py",
             "pipelines/watching/roster.py",
             "pipelines/watching/watchdog.py",
         },

@@ -4,10 +4,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from fsspec import AbstractFileSystem
-from fsspec.implementations.local import LocalFileSystem
-from fsspec.implementations.memory import MemoryFileSystem
 
-from batchloom.models.patience import Patience
+from batchloom.models.patience import Patience, is_local
 
 Given = TypeVar("Given")
 
@@ -26,5 +24,4 @@ def ask(
 
     Raises: GaveUpError with the last error.
     """
-    is_local = isinstance(filesystem, LocalFileSystem | MemoryFileSystem)
-    return patience.call(attempt, is_known=patience is PLANNED, is_local=is_local, num_bytes=num_bytes)
+    return patience.call(attempt, is_known=patience is PLANNED, is_local=is_local(filesystem), num_bytes=num_bytes)

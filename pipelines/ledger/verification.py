@@ -20,7 +20,8 @@ from batchloom.pipelines.ledger import ledger
 from batchloom.pipelines.ledger.parts import counts_of, is_part_name, read_part
 from batchloom.pipelines.metrics import Manifest, UnitRecord, errors_by_kind, totals
 from batchloom.pipelines.planning.fingerprint import fingerprint
-from batchloom.pipelines.planning.units import Unit, cut, find_shards
+from batchloom.pipelines.planning.shards import find_shards
+from batchloom.pipelines.planning.units import Unit, cut
 from batchloom.pipelines.records import from_json
 from batchloom.pipelines.storage import Store, absolute
 

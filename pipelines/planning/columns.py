@@ -7,7 +7,7 @@ import pyarrow as pa
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError, InputError
 from batchloom.pipelines.fields import LEDGER_FIELDS
-from batchloom.pipelines.planning.units import Shard
+from batchloom.pipelines.planning.shards import Shard
 from batchloom.pipelines.tasks.base import ColumnKind, Task
 
 

@@ -24,7 +24,8 @@ from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.listing import is_glob
 from batchloom.pipelines.planning.columns import choose_columns
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
-from batchloom.pipelines.planning.units import Shard, Unit, cut, find_shards
+from batchloom.pipelines.planning.shards import Shard, find_shards
+from batchloom.pipelines.planning.units import Unit, cut
 from batchloom.pipelines.storage import Store, absolute
 from batchloom.pipelines.tasks import Task, TaskSpec, create_task
 from batchloom.pipelines.tasks.generating import cut_by_positions

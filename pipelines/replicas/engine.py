@@ -18,14 +18,13 @@ import pyarrow as pa
 
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.replicas.copies import is_copy, marks_of
 from batchloom.pipelines.replicas.results import RESULT_SCHEMA, in_order, too_long
 
 if TYPE_CHECKING:
     from batchloom.models import Engine, GenerationParams, RequestOutput
 
 log = logging.getLogger(__name__)
-
-LEAST_COPIED = 8  # tokens of a prompt that an answer may begin with and go on from, and is a copy; "Hello" is none
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class EngineReplica:
     ) -> None:
         self._engine, self._params, self._seed = engine, params, seed
         self._max_request_tokens = max_request_tokens
-        self._marks = _marks(params)
+        self._marks = marks_of(params)
         self._inbox: queue.SimpleQueue[list[Asked]] = queue.SimpleQueue()
         self._open: dict[Hashable, Asked] = {}
         self._measured: dict[str, float] = {}
@@ -208,29 +207,3 @@ def _not_finite(scores: Sequence[float]) -> RowError | None:
         f"The answer's score is {odd[0]}: options banned every token at some step, or a length_penalty is too large. "
         "Ban fewer tokens, or lower it.",
     )
-
-
-def is_copy(prompt: Sequence[int], answer: Sequence[int], marks: frozenset[int]) -> bool:
-    """Return whether an answer says what its prompt says, or begins with the whole of it, if that is not short.
-
-    `marks`: special tokens, which do not count at the ends.
-    """
-    asked, said = _without_marks(prompt, marks), _without_marks(answer, marks)
-    return bool(asked) and said[: len(asked)] == asked and (len(said) == len(asked) or len(asked) >= LEAST_COPIED)
-
-
-def _without_marks(token_ids: Sequence[int], marks: frozenset[int]) -> list[int]:
-    first, stop = 0, len(token_ids)
-    while first < stop and token_ids[first] in marks:
-        first += 1
-    while stop > first and token_ids[stop - 1] in marks:
-        stop -= 1
-    return list(token_ids[first:stop])
-
-
-def _marks(params: "GenerationParams") -> frozenset[int]:
-    """Return the special tokens that begin, end and pad texts."""
-    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
-    values = (getattr(params, name) for name in names)
-    ids = (value if isinstance(value, Sequence) else (value,) for value in values if value is not None)
-    return frozenset(token for own in ids for token in own)

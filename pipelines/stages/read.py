@@ -18,7 +18,8 @@ from batchloom.pipelines.connection import Connection
 from batchloom.pipelines.errors import JobError, RowError, failing_as
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE
 from batchloom.pipelines.patient_file import PatientFile
-from batchloom.pipelines.planning.units import Shard, Unit
+from batchloom.pipelines.planning.shards import Shard
+from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.stages.work import Work
 
 STRETCH_ROWS = 1 << 17  # rows that one read task goes through at most, in whole row groups

@@ -168,9 +168,8 @@ def _check(options: ZeroShotOptions) -> None:
     if options.candidate_labels is not None and not all(label.strip() for label in options.candidate_labels or [""]):
         problems.append("task_options.candidate_labels: needs at least one label, and none of white space alone.")
     try:
-        says_label = fields_of(options.hypothesis_template) == [
-            "{}"
-        ]  # not {:>9999999999}, which asks for 10 GB a label
+        # Not {:>9999999999}, which asks for 10 GB a label.
+        says_label = fields_of(options.hypothesis_template) == ["{}"]
     except ValueError:
         says_label = False
     if not says_label:

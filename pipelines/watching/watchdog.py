@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from batchloom.pipelines.config import LimitsConfig
 from batchloom.pipelines.metrics import ReplicaEnded, ReplicaSight, Waiting
 from batchloom.pipelines.replicas.placement import Placement
-from batchloom.pipelines.watching.connection import Connection, Silence
+from batchloom.pipelines.watching.ray_servers import RayServers, Silence
 from batchloom.pipelines.watching.roster import REPORT_SECONDS, Process, Roster, Sight, started_at
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Watchdog:
 
     def __init__(self, roster: Roster, need: Need, limits: LimitsConfig) -> None:
         self._roster, self._need, self._limits = roster, need, limits
-        self._connection = Connection.to_ray()
+        self._servers = RayServers.of_this_driver()
         self._sights: list[Sight] = []
         self._nodes: list[dict[str, Any]] = []
         self._looked_at = time.monotonic()
@@ -137,7 +137,7 @@ class Watchdog:
                     log.warning("the watchdog could not look after replicas: %s: %s", type(error).__name__, error)
 
     def _look(self) -> None:
-        silences = self._connection.silences()
+        silences = self._servers.silences()
         with self._changing:
             self._silences = silences
         if silences:

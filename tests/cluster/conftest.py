@@ -4,7 +4,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.processes import free_ports, with_setting
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "BATCHLOOM_TEST_HEAD"  # in the environment of the head, so in that of every process it starts
@@ -31,27 +32,9 @@ class Head:
     token: str
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def processes_of(mark: str) -> list[int]:
     """Every process that inherited the mark, whoever its parent is by now."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (folder / "environ").read_bytes()
-        except OSError:
-            continue
-        if f"{MARK}={mark}".encode() in environment.split(b"\0"):
-            found.append(int(folder.name))
-    return found
+    return list(with_setting(f"{MARK}={mark}"))
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tests.processes import with_setting
+
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "BATCHLOOM_TEST_CLUSTER"  # in the environment of all that the cluster and the job start
 NUM_ROWS, ROWS_PER_UNIT = 400, 10
@@ -82,14 +84,8 @@ def batchloom(*arguments: str, **variables: str) -> "subprocess.Popen[bytes]":
 
 def running(part_of_command: str) -> list[int]:
     """Processes of this test, by what their command lines say."""
-    mark, found = f"{MARK}={os.environ[MARK]}".encode(), []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if part_of_command.encode() in (folder / "cmdline").read_bytes().replace(b"\0", b" "):
-                found += [int(folder.name)] if mark in (folder / "environ").read_bytes().split(b"\0") else []
-        except OSError:
-            continue
-    return found
+    processes = with_setting(f"{MARK}={os.environ[MARK]}")
+    return [process for process, command in processes.items() if part_of_command in command]
 
 
 def wait_until(condition: Callable[[], object], seconds: float, otherwise: Callable[[], object] = str) -> None:

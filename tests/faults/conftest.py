@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.faults import head, references, swift_servers
-from tests.faults.processes import MARK, end_all, free_ports
+from tests.faults.processes import MARK, end_all
 from tests.faults.proxy import FaultyProxy
 from tests.faults.scene import ROOT, Bucket, Scene, command_environment
 from tests.faults.table import Kind, Line, Table, When, Where
+from tests.processes import free_ports
 
 SWIFT = ROOT / "build" / "swift" / "bin"
 TABLE = ROOT / "build" / "faults.md"

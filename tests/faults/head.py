@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.faults.processes import MARK, end_all, free_ports, wait_until, with_mark
+from tests.faults.processes import MARK, end_all, wait_until, with_mark
+from tests.processes import free_ports
 
 PORTS = (
     "port",

@@ -75,8 +75,8 @@ def shard_truncated(scene: Scene) -> int:
     return _swap_shards(scene, lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]))
 
 
-@fault("shard deleted in mid-run")
-def shard_deleted(scene: Scene) -> int:
+@fault("shard emptied in mid-run")
+def shard_emptied(scene: Scene) -> int:
     return _swap_shards(scene, lambda path: path.write_bytes(b""))
 
 

@@ -2,25 +2,17 @@
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
+
+from tests.processes import with_setting
 
 MARK = "BATCHLOOM_FAULTS"
 
 
 def with_mark(mark: str, part_of_command: str = "") -> list[int]:
     """Return the processes that inherited the mark and whose command line has the given part."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            environment, command = (folder / "environ").read_bytes(), (folder / "cmdline").read_bytes()
-        except OSError:  # it ended meanwhile
-            continue
-        if f"{MARK}={mark}".encode() in environment.split(b"\0") and part_of_command.encode() in command:
-            found.append(int(folder.name))
-    return found
+    return [pid for pid, command in with_setting(f"{MARK}={mark}").items() if part_of_command in command]
 
 
 def send(pids: list[int], which: signal.Signals) -> int:
@@ -53,13 +45,3 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what} did not come within {seconds:g} s")
         time.sleep(0.01)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

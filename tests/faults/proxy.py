@@ -116,12 +116,8 @@ class FaultyProxy:
         async def forward() -> Reply:
             headers = _without(request.headers, HOP_BY_HOP)
             url = URL(self.upstream + request.raw_path, encoded=True)
-            no_defaults = (
-                "User-Agent",
-                "Accept",
-                "Accept-Encoding",
-                "Content-Type",
-            )  # a signature covers what was sent
+            # A signature covers what was sent.
+            no_defaults = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
             async with self._session.request(
                 request.method, url, headers=headers, data=content, skip_auto_headers=no_defaults, allow_redirects=False
             ) as got:

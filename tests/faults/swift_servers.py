@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.faults.processes import free_ports
+from tests.processes import free_ports
 
 USER, KEY = "test:tester", "testing"  # tempauth's account: S3's access key and secret
 RINGS = ("account", "container", "object")

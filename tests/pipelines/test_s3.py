@@ -18,7 +18,8 @@ from batchloom.pipelines.connection import Connection
 from batchloom.pipelines.errors import InputError, JobError
 from batchloom.pipelines.metrics import ReplicasStarting, UnitDone
 from batchloom.pipelines.patient_file import PatientFile
-from batchloom.pipelines.planning.units import cut, find_shards
+from batchloom.pipelines.planning.shards import find_shards
+from batchloom.pipelines.planning.units import cut
 from batchloom.pipelines.stages.read import Read
 from batchloom.pipelines.storage import Store
 

@@ -18,7 +18,8 @@ from batchloom.models.patience import Patience
 from batchloom.models.trouble import Trouble
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import InputError, JobError, StoreError
-from batchloom.pipelines.planning.units import Shard, cut, find_shards
+from batchloom.pipelines.planning.shards import Shard, find_shards
+from batchloom.pipelines.planning.units import cut
 from batchloom.pipelines.stages.read import Read
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.storage import Store

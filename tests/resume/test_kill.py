@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from batchloom import pipelines
+from tests.processes import with_setting
 
 NUM_ROWS, ROWS_PER_UNIT = 240, 10
 NUM_UNITS = NUM_ROWS // ROWS_PER_UNIT
@@ -109,7 +110,7 @@ def test_a_killed_replica_is_replaced_and_no_row_is_lost(job_file: Path, tmp_pat
     output = tmp_path / "out"
     process = start(job_file, output)
     wait_for_parts(process, output, 2)
-    replicas = [pid for pid, line in processes_with(f"BATCHLOOM_TEST_RUN={tmp_path}").items() if "Infer" in line]
+    replicas = [pid for pid, line in with_setting(f"BATCHLOOM_TEST_RUN={tmp_path}").items() if "Infer" in line]
     assert len(replicas) == 1
     os.kill(replicas[0], signal.SIGKILL)
     printed, _ = process.communicate()
@@ -241,7 +242,7 @@ def wait_until_gone(marker: str) -> None:
 
 
 def running(marker: str, part_of_command: str) -> list[int]:
-    return [process_id for process_id, line in processes_with(marker).items() if part_of_command in line]
+    return [process_id for process_id, line in with_setting(marker).items() if part_of_command in line]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:
@@ -254,20 +255,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
 def ours(marker: str) -> dict[int, str]:
     """Processes that a job started and should take with it. Two agents of Ray's node end by themselves: they look for
     their dead control store for up to a minute and a half first (seen with Ray 2.60), whatever the driver ran."""
-    return {pid: line for pid, line in processes_with(marker).items() if not line.startswith(RAYS_AGENTS)}
-
-
-def processes_with(marker: str) -> dict[int, str]:
-    """Command lines, by process id, of the other processes that carry a variable in their environment."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            try:
-                if marker.encode() in (folder / "environ").read_bytes().split(b"\0"):
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-    return found
+    return {pid: line for pid, line in with_setting(marker).items() if not line.startswith(RAYS_AGENTS)}
 
 
 @pytest.mark.parametrize(
@@ -286,7 +274,7 @@ def test_a_lost_part_of_ray_ends_the_job_with_words_and_the_same_command_goes_on
     slow = ("generation.max_length=120", "generation.min_length=110")
     process = start(job_file, output, *slow)
     wait_for_parts(process, output, 1)
-    (lost,) = [pid for pid, line in processes_with(marker).items() if line.split()[0].endswith(f"/{server}")]
+    (lost,) = [pid for pid, line in with_setting(marker).items() if line.split()[0].endswith(f"/{server}")]
     os.kill(lost, signal.SIGKILL)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 1, printed.decode()

@@ -9,7 +9,8 @@ import pytest
 
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.metrics import UnitRecord
-from batchloom.pipelines.planning.units import Shard, Unit, cut
+from batchloom.pipelines.planning.shards import Shard
+from batchloom.pipelines.planning.units import Unit, cut
 from batchloom.pipelines.stages.write import Write
 from batchloom.pipelines.storage import Store
 

@@ -7,7 +7,7 @@ import pytest
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError, InputError
 from batchloom.pipelines.planning.columns import choose_columns
-from batchloom.pipelines.planning.units import Shard
+from batchloom.pipelines.planning.shards import Shard
 from batchloom.pipelines.tasks.base import ColumnKind
 
 TASK: Any = SimpleNamespace(

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import InputError
-from batchloom.pipelines.planning.units import Shard, cut, find_shards
+from batchloom.pipelines.planning.shards import Shard, find_shards
+from batchloom.pipelines.planning.units import cut
 
 
 def shard_of(row_groups: list[int]) -> Shard:

@@ -12,7 +12,8 @@ from batchloom.models.errors import RequestError
 from batchloom.models.generation.requests import NoAnswer
 from batchloom.models.single_pass.single_pass import SinglePassStats
 from batchloom.pipelines.planning.units import Unit
-from batchloom.pipelines.replicas.engine import EngineReplica, is_copy, row_seed
+from batchloom.pipelines.replicas.copies import is_copy
+from batchloom.pipelines.replicas.engine import EngineReplica, row_seed
 from batchloom.pipelines.replicas.results import RESULT_SCHEMA, not_finite
 from batchloom.pipelines.replicas.single_pass import SinglePassReplica
 from batchloom.pipelines.stages.tokenize import in_buckets

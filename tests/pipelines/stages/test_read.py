@@ -4,7 +4,8 @@ import pytest
 
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError, JobError, StoreError
-from batchloom.pipelines.planning.units import cut, find_shards
+from batchloom.pipelines.planning.shards import find_shards
+from batchloom.pipelines.planning.units import cut
 from batchloom.pipelines.stages.read import Read, stretches
 from batchloom.pipelines.stages.work import Work
 

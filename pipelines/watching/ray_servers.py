@@ -1,4 +1,4 @@
-"""The connection to Ray: do the cluster's control store and this node's raylet still answer?
+"""The servers of Ray that a driver needs: do the cluster's control store and this node's raylet still answer?
 
 Ray ends this process without a word where the control store is gone for a minute or the node was found dead, after 15
 seconds. Both are asked here, over TCP and without Ray, so that the job ends earlier and with words.
@@ -53,7 +53,7 @@ class Silence:
 
 
 @dataclass
-class Connection:
+class RayServers:
     """Call `silences` every few seconds."""
 
     servers: Sequence[Server]
@@ -62,13 +62,13 @@ class Connection:
     _silent_since: dict[Server, float] = field(default_factory=dict)
 
     @staticmethod
-    def to_ray() -> "Connection":
-        """Return that of this driver."""
+    def of_this_driver() -> "RayServers":
+        """Return those that this process is connected to."""
         context = ray.get_runtime_context()
         host, _, port = context.gcs_address.rpartition(":")
         here = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
         store, raylet = (host.strip("[]"), int(port)), (here["NodeManagerAddress"], here["NodeManagerPort"])
-        return Connection(
+        return RayServers(
             [
                 Server(f"Ray's control store ({context.gcs_address})", store, CONTROL_STORE_SECONDS),
                 Server("Ray's node manager (raylet) of this machine", raylet, NODE_SECONDS),
