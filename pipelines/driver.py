@@ -55,6 +55,7 @@ def run(
     manifest = _closed_manifest(account, found)
     if manifest is None:
         ledger.open_job(store, job.job_record(), overwritten=found.parts if is_overwriting else ())
+        job.keep_footers()
         for made, measures in _stream(job, account, retry, on_event):
             if isinstance(made, UnitFailed):
                 on_event(made)

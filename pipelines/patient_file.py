@@ -1,11 +1,16 @@
-"""A patient file is read-only: where a read fails, it goes on with a new handle. It knows no Parquet."""
+"""A patient file is read-only: where a read fails, it goes on with a new handle. It knows no Parquet.
+
+It fetches exactly the bytes that it is asked for, in one request a read: who needs many small pieces coalesces them.
+"""
 
 import io
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fsspec.caching import BaseCache, MMapCache
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractBufferedFile
 
 from batchloom.models.trouble import Trouble
 from batchloom.pipelines.connection import Connection
@@ -33,6 +38,11 @@ class PatientFile(io.RawIOBase):
         self._is_checked = True
         self._size = self._call(self._open)
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._size
+
     def readable(self) -> bool:
         return True
 
@@ -51,9 +61,8 @@ class PatientFile(io.RawIOBase):
         left = max(0, self._size - self._position)
         wanted = left if size is None or size < 0 else min(size, left)
         self._is_checked = False
-        num_bytes = wanted + getattr(self._handle, "blocksize", 0)  # a handle may read ahead
         try:
-            content: bytes = self._call(lambda filesystem: self._read(filesystem, wanted), num_bytes)
+            content: bytes = self._call(lambda filesystem: self._read(filesystem, wanted), self._num_to_fetch(wanted))
         except StoreError as error:
             if error.trouble is Trouble.LASTING:
                 self.check()  # where the file has changed, this is what is told
@@ -87,7 +96,7 @@ class PatientFile(io.RawIOBase):
             raise
 
     def _open(self, filesystem: Any) -> int:
-        self._handle = filesystem.open(self._path, "rb")
+        self._handle = _exact(filesystem.open(self._path, "rb"))
         info = self._info(filesystem)
         self._check(info)
         size: int = info["size"]
@@ -101,6 +110,11 @@ class PatientFile(io.RawIOBase):
         if len(content) != wanted:
             raise ConnectionError(f"{len(content)} of {wanted} bytes came")
         return content
+
+    def _num_to_fetch(self, wanted: int) -> int:
+        """Return the bytes that a read may transfer: a cache on disk fetches the rest of a block as well."""
+        has_blocks = isinstance(getattr(self._handle, "cache", None), MMapCache)
+        return wanted + (self._handle.blocksize if has_blocks else 0)
 
     def _look(self, filesystem: Any) -> None:
         if isinstance(filesystem, LocalFileSystem) and self._handle is not None:
@@ -116,3 +130,14 @@ class PatientFile(io.RawIOBase):
             return {"size": found.st_size, "mtime": found.st_mtime}
         info: Mapping[str, Any] = getattr(self._handle, "details", None) or filesystem.info(self._path)
         return info
+
+
+def _exact(handle: Any) -> Any:
+    """Make a handle fetch what it is asked for: by default it reads 5 to 50 MiB ahead, of columns that nobody wants.
+
+    The option `cache_type="none"` would do the same, but not all filesystems know it. A cache on disk (blockcache::)
+    was asked for, and stays.
+    """
+    if isinstance(handle, AbstractBufferedFile) and not isinstance(handle.cache, MMapCache):
+        handle.cache = BaseCache(handle.blocksize, handle._fetch_range, handle.size)
+    return handle

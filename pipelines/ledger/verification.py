@@ -20,6 +20,7 @@ from batchloom.pipelines.ledger import ledger
 from batchloom.pipelines.ledger.parts import counts_of, is_part_name, read_part
 from batchloom.pipelines.metrics import Manifest, UnitRecord, errors_by_kind, totals
 from batchloom.pipelines.planning.fingerprint import fingerprint
+from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.shards import find_shards
 from batchloom.pipelines.planning.units import Unit, cut
 from batchloom.pipelines.records import from_json
@@ -63,7 +64,7 @@ def verify(
     config = _input_of(store, manifest, storage_options or {}, given)
     with ThreadPoolExecutor(ledger.READ_THREADS) as pool:
         checked = list(pool.map(lambda record: _check_part(store, found, manifest, record), manifest.parts))
-    num_input_rows, input_problems, notes = _check_input(manifest, config)
+    num_input_rows, input_problems, notes = _check_input(manifest, config, KeptFooters(store, None))
     return Verification(
         num_parts=len(manifest.parts),
         num_rows=sum(num_rows for num_rows, _, _ in checked),
@@ -161,11 +162,13 @@ def _check_totals(manifest: Manifest) -> Iterator[str]:
         yield "manifest: its fingerprint is not that of fingerprint_of"
 
 
-def _check_input(manifest: Manifest, config: InputConfig) -> tuple[int | None, list[str], list[str]]:
+def _check_input(
+    manifest: Manifest, config: InputConfig, footers: KeptFooters
+) -> tuple[int | None, list[str], list[str]]:
     """Return the rows of the input as it is now, where its units and the manifest's parts do not correspond, and what
     cannot be compared because an input was deleted and its answers are kept."""
     try:
-        shards, _ = find_shards(config)
+        shards, _ = find_shards(config, kept=footers)
     except (InputError, StoreError) as error:
         gone = [f"input: cannot be recounted. {error}"]
         are_kept = config.missing == "keep" and isinstance(error, NoInputError)

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import PurePosixPath
@@ -24,7 +24,9 @@ from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.listing import is_glob
 from batchloom.pipelines.planning.columns import choose_columns
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
-from batchloom.pipelines.planning.shards import Shard, find_shards
+from batchloom.pipelines.planning.footers import Columns
+from batchloom.pipelines.planning.kept_footers import KeptFooters
+from batchloom.pipelines.planning.shards import Shard, find_shards, keep_footers
 from batchloom.pipelines.planning.units import Unit, cut
 from batchloom.pipelines.storage import Store, absolute
 from batchloom.pipelines.tasks import Task, TaskSpec, create_task
@@ -45,6 +47,10 @@ class JobPlan:
     keep_columns: tuple[str, ...]
     fingerprint_of: Mapping[str, Any]
     """The components of the fingerprint."""
+    schemas: Sequence[pa.Schema] = field(default=(), repr=False)
+    """Of each shard."""
+    footers: KeptFooters | None = field(default=None, repr=False)
+    """Those that are kept in the output folder."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -90,6 +96,11 @@ class JobPlan:
         """How long stores are tried."""
         return Patience(self.config.limits.storage_patience)
 
+    def keep_footers(self) -> None:
+        """Write the footers of the shards to the output folder, so that the next plan need not read them."""
+        if self.footers is not None:
+            keep_footers(self.footers, self.config.input, self.patience, self.shards, self.schemas)
+
     @property
     def num_rows(self) -> int:
         return sum(unit.num_rows for unit in self.units)
@@ -118,11 +129,15 @@ def plan(config: JobConfig) -> JobPlan:
     problems: list[ConfigError | ModelError] = []
     with _gathering(problems):
         _check_numbers(config)
+    columns = None
     with _gathering(problems):
         checkpoint, task = _task_of(config)
+        columns = Columns(tuple(task.input_columns()), config.input.keep_columns)
         models.load_tokenizer(checkpoint.pinned)  # one that does not parse should fail here, not in the workers
     with _gathering(problems):
-        shards, schemas = find_shards(config.input, Patience(config.limits.storage_patience))
+        patience = Patience(config.limits.storage_patience)
+        footers = KeptFooters(Store(config.output.path, config.output.storage_options, patience), columns)
+        shards, schemas = find_shards(config.input, patience, columns, footers)
         _check_apart(config, shards)
     _raise_all(problems)
     models.check_ranks(checkpoint.config, config.engine.tensor_parallel)
@@ -135,6 +150,8 @@ def plan(config: JobConfig) -> JobPlan:
         units=[unit for shard in shards for unit in cut(shard, config.input.rows_per_unit)],
         schema=schema,
         keep_columns=keep_columns,
+        schemas=schemas,
+        footers=footers,
         fingerprint_of=as_json(
             {
                 "weights": checkpoint.weights_hash,

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchloom.models.patience import GaveUpError, Patience, Waiting
 from batchloom.pipelines.connection import Connection
@@ -20,10 +19,10 @@ from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE
 from batchloom.pipelines.patient_file import PatientFile
 from batchloom.pipelines.planning.shards import Shard
 from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.stages.decode import decoded
 from batchloom.pipelines.stages.work import Work
 
 STRETCH_ROWS = 1 << 17  # rows that one read task goes through at most, in whole row groups
-BATCH_ROWS = 4096  # rows decoded at a time: bounds memory where a row group is huge
 
 
 def stretches(shards: Sequence[Shard], pending: Sequence[Unit]) -> Iterator[list[Unit]]:
@@ -117,24 +116,10 @@ class Read:
                 file.check()
                 raise _DamageError(str(error)) from error
 
-    def _decoded(self, raw: PatientFile, units: Sequence[Unit]) -> Iterator[pa.Table]:
-        file = pq.ParquetFile(raw, pre_buffer=True, page_checksum_verification=True)
-        groups, first_row = _row_groups_of(file.metadata, units)
-        present = [name for name in self.schema.names if name in file.schema_arrow.names]
-        batches = file.iter_batches(BATCH_ROWS, row_groups=groups, columns=present)
-        held: list[pa.RecordBatch] = []
-        held_start = held_stop = first_row  # rows of the shard that `held` covers
-        for unit in units:
-            while held_stop < unit.stop:
-                batch = next(batches, None)
-                if batch is None:
-                    raise EOFError(f"it ends at row {held_stop}")
-                held.append(batch)
-                held_stop += batch.num_rows
-            table = pa.Table.from_batches(held).slice(unit.start - held_start, unit.num_rows)
+    def _decoded(self, file: PatientFile, units: Sequence[Unit]) -> Iterator[pa.Table]:
+        tables = decoded(file, self.schema.names, [(unit.start, unit.stop) for unit in units])
+        for unit, table in zip(units, tables, strict=True):
             yield self._with_all_columns(table, unit)
-            while held and held_start + held[0].num_rows <= unit.stop:
-                held_start += held.pop(0).num_rows
 
     def _with_all_columns(self, table: pa.Table, unit: Unit) -> pa.Table:
         """Return the table in the schema that all shards share; a column that this shard lacks is null."""
@@ -172,17 +157,3 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, unit: Unit) -> pa.ChunkedArr
             f"has no room for one of its values ({error}). Give all shards one type, leave the column out of "
             "input.keep_columns, or run the shard as a job of its own."
         ) from error
-
-
-def _row_groups_of(metadata: pq.FileMetaData, units: Sequence[Unit]) -> tuple[list[int], int]:
-    """Return the indices of the row groups that hold the units, and the shard's row at which the first starts."""
-    groups: list[int] = []
-    first_row = position = 0
-    for index in range(metadata.num_row_groups):
-        stop = position + metadata.row_group(index).num_rows
-        if stop > units[0].start and position < units[-1].stop:
-            if not groups:
-                first_row = position
-            groups.append(index)
-        position = stop
-    return groups, first_row

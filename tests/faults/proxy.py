@@ -34,6 +34,17 @@ class Reply:
     """Seconds between two pieces of the body."""
 
 
+@dataclass(frozen=True)
+class Sent:
+    """One answer, as it was sent."""
+
+    method: str
+    path: str
+    """With the query."""
+    num_bytes: int
+    """Of the body."""
+
+
 Forward = Callable[[], Awaitable[Reply]]
 Answer = Callable[[web.Request, Forward], Awaitable[Reply | None]]  # None: the connection is cut
 
@@ -74,6 +85,7 @@ class FaultyProxy:
     def __init__(self, upstream: str, port: int) -> None:
         self.upstream, self.port = upstream, port
         self.bursts: Sequence[Burst] = ()
+        self.sent: list[Sent] = []
 
     def play(self, *bursts: Burst) -> None:
         """Replace the script."""
@@ -127,6 +139,8 @@ class FaultyProxy:
 
         burst = next((burst for burst in self.bursts if burst.takes(request)), None)
         reply = await (forward() if burst is None else burst.answer(request, forward))
+        num_bytes = len(reply.body) if reply is not None and request.method != "HEAD" else 0
+        self.sent.append(Sent(request.method, request.path_qs, num_bytes))
         return await _send(request, reply)
 
 

@@ -25,7 +25,7 @@ def the_shards_of(folder):
 @pytest.mark.parametrize("rows_per_unit", [1, 7, 30, 64, 1000])
 @pytest.mark.parametrize("pending", ["all", "every third"])
 def test_each_unit_gets_its_own_rows_in_one_pass(tmp_path, monkeypatch, rows_per_unit: int, pending: str) -> None:
-    monkeypatch.setattr("batchloom.pipelines.stages.read.BATCH_ROWS", 11)  # batches that end inside units
+    monkeypatch.setattr("batchloom.pipelines.stages.decode.BATCH_ROWS", 11)  # batches that end inside units
     shards, schema = corpus(tmp_path)
     units = list(cut(shards[0], rows_per_unit))[:: 1 if pending == "all" else 3]
     read = Read(schema, {}, str(tmp_path))

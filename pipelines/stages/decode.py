@@ -1,0 +1,231 @@
+"""Decode turns ranges of a shard's rows into tables. It fetches the column chunks that hold them, and nothing else.
+
+Row groups that are small together are fetched at once, in as few requests as possible: chunks that are neighbours, or
+nearly so, are one request. The chunks of a large row group are streamed, a piece of each at a time. So memory grows
+with neither the row groups nor the ranges.
+
+        row group 0                row group 1
+        id      url     text       id      url     text          a job that reads id and text
+        [-----] ....... [----------------] ....... [-------]     3 requests: text 0 and id 1 are neighbours
+"""
+
+import io
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchloom.pipelines.patient_file import PatientFile
+from batchloom.pipelines.planning.footers import leaves_of, read_footer
+
+Range = tuple[int, int]  # [start, stop) of rows or of bytes
+
+FETCHED_BYTES = 32 << 20  # of row groups that are fetched at once
+PIECE_BYTES = 8 << 20  # of a column chunk that is streamed; together they have FETCHED_BYTES at most
+SMALLEST_PIECE = 1 << 18
+BATCH_BYTES = 8 << 20  # of columns, before compression, that are decoded at a time
+BATCH_ROWS = 4096  # the same for short rows
+SPARED = 16  # for each wanted byte, 1/16 byte between two chunks may be fetched as well: it saves a request
+
+
+@dataclass(frozen=True)
+class _RowGroup:
+    """What is wanted of a row group."""
+
+    number: int
+    rows: Range
+    """Of the shard."""
+    chunks: tuple[Range, ...]
+    """Where the wanted columns lie in the file."""
+    decoded_bytes: int
+    """Bytes of these columns before compression."""
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(stop - start for start, stop in self.chunks)
+
+    @property
+    def batch_rows(self) -> int:
+        row_bytes = self.decoded_bytes // (self.rows[1] - self.rows[0])
+        return min(max(BATCH_BYTES // max(row_bytes, 1), 1), BATCH_ROWS)
+
+
+def decoded(
+    file: PatientFile, columns: Sequence[str], ranges: Sequence[Range], footer_bytes: int | None = None
+) -> Iterator[pa.Table]:
+    """Yield the rows of each range, in those of the columns that the shard has.
+
+    `ranges` of the shard's rows: none is empty, they ascend and do not overlap. `footer_bytes`: the length of the
+    shard's footer, where it is known.
+
+    Raises: StoreError, and what the file's check raises, as `file.read`; OSError, EOFError or pa.ArrowException where
+    bytes do not decode.
+    """
+    metadata, _ = read_footer(file, footer_bytes)
+    chunks = _Chunks(file)
+    parquet = pq.ParquetFile(
+        chunks, metadata=metadata, buffer_size=SMALLEST_PIECE, pre_buffer=False, page_checksum_verification=True
+    )
+    present = [name for name in columns if name in parquet.schema_arrow.names]
+    row_groups = _wanted(metadata, leaves_of(metadata, present), ranges)
+    yield from _cut(_batches(parquet, chunks, present, row_groups), ranges)
+
+
+def _wanted(metadata: pq.FileMetaData, leaves: Sequence[int], ranges: Sequence[Range]) -> Iterator[_RowGroup]:
+    """Yield the row groups that hold rows of the ranges."""
+    starts, first = [start for start, _ in ranges], 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        stop = first + group.num_rows
+        num_before = bisect_right(starts, stop - 1)  # ranges that start before the row group ends
+        if group.num_rows and num_before and ranges[num_before - 1][1] > first:
+            chunks = [group.column(leaf) for leaf in leaves]
+            yield _RowGroup(
+                number=number,
+                rows=(first, stop),
+                chunks=tuple(sorted(_place_of(chunk) for chunk in chunks)),
+                decoded_bytes=sum(chunk.total_uncompressed_size for chunk in chunks),
+            )
+        first = stop
+
+
+def _place_of(chunk: pq.ColumnChunkMetaData) -> Range:
+    start = chunk.data_page_offset
+    if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
+        start = chunk.dictionary_page_offset
+    return start, start + chunk.total_compressed_size
+
+
+def _batches(
+    parquet: pq.ParquetFile, chunks: "_Chunks", columns: Sequence[str], row_groups: Iterator[_RowGroup]
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield (the shard's row at which it starts, batch) of all rows of the row groups."""
+    for together in _joined(row_groups):
+        if sum(group.num_bytes for group in together) <= FETCHED_BYTES:
+            chunks.fetch(_coalesced([chunk for group in together for chunk in group.chunks]))
+        else:
+            chunks.stream(together[0].chunks)
+        for group in together:
+            row, stop = group.rows
+            for batch in parquet.iter_batches(group.batch_rows, row_groups=[group.number], columns=columns):
+                yield row, batch
+                row += batch.num_rows
+            if row != stop:
+                raise EOFError(f"row group {group.number} ends at row {row} of the file, and not at {stop}")
+
+
+def _joined(row_groups: Iterator[_RowGroup]) -> Iterator[list[_RowGroup]]:
+    """Yield row groups that are fetched together: as many as are small together, or a large one."""
+    together: list[_RowGroup] = []
+    num_bytes = 0
+    for group in row_groups:
+        if together and num_bytes + group.num_bytes > FETCHED_BYTES:
+            yield together
+            together, num_bytes = [], 0
+        together.append(group)
+        num_bytes += group.num_bytes
+    if together:
+        yield together
+
+
+def _coalesced(ranges: Sequence[Range]) -> list[Range]:
+    """Return ranges that cover the given ones: the smallest gaps are closed, as long as they sum to little."""
+    ranges = sorted(ranges)
+    gaps = sorted((max(0, after[0] - before[1]), i) for i, (before, after) in enumerate(pairwise(ranges), 1))
+    left = sum(stop - start for start, stop in ranges) // SPARED
+    closed = set()
+    for gap, i in gaps:
+        left -= gap
+        if left < 0:
+            break
+        closed.add(i)
+    joined: list[Range] = []
+    for i, (start, stop) in enumerate(ranges):
+        if i in closed:
+            joined[-1] = joined[-1][0], max(joined[-1][1], stop)
+        else:
+            joined.append((start, stop))
+    return joined
+
+
+def _cut(batches: Iterator[tuple[int, pa.RecordBatch]], ranges: Sequence[Range]) -> Iterator[pa.Table]:
+    """Yield the rows of each range, and hold no batch longer than a range needs it."""
+    held: list[tuple[int, pa.RecordBatch]] = []
+    end = 0  # of the rows that came
+    for start, stop in ranges:
+        held = [(row, batch) for row, batch in held if row + batch.num_rows > start]
+        while end < stop:
+            row, batch = next(batches, (0, None))
+            if batch is None:
+                raise EOFError(f"it ends at row {end}")
+            end = row + batch.num_rows
+            if end > start:
+                held.append((row, batch))
+        yield pa.Table.from_batches([batch.slice(max(start - row, 0), stop - max(start, row)) for row, batch in held])
+
+
+class _Chunks(io.RawIOBase):
+    """The file as pyarrow sees it. What it reads lies in ranges that were named before, of which pieces are held."""
+
+    def __init__(self, file: PatientFile) -> None:
+        self._file = file
+        self._position = 0
+        self._ranges: Sequence[Range] = ()
+        self._pieces: list[tuple[int, memoryview]] = []  # of each range: (first byte, content)
+        self._piece_bytes = 0
+
+    def fetch(self, ranges: Sequence[Range]) -> None:
+        """Read the ranges, and forget those before."""
+        self._forget(ranges)
+        self._pieces = [(start, self._read(start, stop)) for start, stop in ranges]
+
+    def stream(self, ranges: Sequence[Range]) -> None:
+        """Read the next piece of a range when it is needed, in place of the one before."""
+        self._forget(ranges)
+        self._piece_bytes = max(SMALLEST_PIECE, min(PIECE_BYTES, FETCHED_BYTES // max(len(ranges), 1)))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._file.size}[whence]
+        return self._position
+
+    def read(self, size: int = -1) -> memoryview:  # type: ignore[override]  # bytes would be a copy
+        left = self._file.size - self._position
+        start, stop = self._position, self._position + (left if size < 0 else min(size, left))
+        self._position = stop
+        number = bisect_right(self._ranges, start, key=lambda one: one[0]) - 1
+        if number < 0 or stop > self._ranges[number][1]:
+            return self._read(start, stop)  # what no column chunk is known to hold
+        first, piece = self._pieces[number]
+        if not first <= start <= stop <= first + len(piece):
+            first, piece = start, self._next_piece(number, start, stop)
+            self._pieces[number] = first, piece
+        return piece[start - first : stop - first]
+
+    def _next_piece(self, number: int, start: int, stop: int) -> memoryview:
+        """Return the bytes from `start` on, to `stop` at least. What is held of them already is not read again."""
+        first, piece = self._pieces[number]
+        end = first + len(piece)
+        held = piece[start - first :] if first <= start < end else memoryview(b"")
+        begin = start + len(held)
+        rest = self._read(begin, max(stop, min(begin + self._piece_bytes, self._ranges[number][1])))
+        return memoryview(b"".join((held, rest))) if held else rest
+
+    def _forget(self, ranges: Sequence[Range]) -> None:
+        self._ranges, self._pieces = ranges, [(start, memoryview(b"")) for start, _ in ranges]
+
+    def _read(self, start: int, stop: int) -> memoryview:
+        self._file.seek(start)
+        return memoryview(self._file.read(stop - start))

@@ -1,0 +1,59 @@
+"""A footer tells the bytes of the columns that are wanted, in one request of its own length."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchloom.pipelines.config import InputConfig
+from batchloom.pipelines.planning import footers
+from batchloom.pipelines.planning.footers import Columns, compact
+from batchloom.pipelines.planning.shards import find_shards
+
+
+@pytest.mark.parametrize(
+    ("kept", "counted"),
+    [(None, ["n", "s.a", "s.b", "words.list.element"]), (("s", "text"), ["s.a", "s.b", "text"]), ((), [])],
+)
+def test_the_bytes_of_read_and_kept_columns_are_counted(tmp_path, kept, counted: list[str]) -> None:
+    rows = range(25)
+    table = pa.table(
+        {
+            "n": rows,
+            "s": [{"a": row, "b": "x" * row} for row in rows],
+            "text": [f"text {row}" * row for row in rows],
+            "words": [["w"] * row for row in rows],
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=10)
+    metadata = pq.read_metadata(tmp_path / "a.parquet")
+    (shard,), _ = find_shards(InputConfig(paths=(str(tmp_path),)), None, Columns(("text",), kept))
+
+    def bytes_of(paths: list[str]) -> list[int]:
+        groups = [metadata.row_group(group) for group in range(3)]
+        columns = range(metadata.num_columns)
+        return [
+            sum(group.column(i).total_uncompressed_size for i in columns if group.column(i).path_in_schema in paths)
+            for group in groups
+        ]
+
+    assert list(shard.row_groups) == [10, 10, 5]
+    assert list(shard.read_bytes) == bytes_of(["text"])
+    assert list(shard.kept_bytes) == bytes_of(counted)
+    assert shard.footer_bytes == metadata.serialized_size + 8
+
+
+@pytest.mark.parametrize("guess", [8, 100, 1 << 20])
+def test_a_footer_is_found_whatever_its_length_was_guessed_to_be(tmp_path, monkeypatch, guess: int) -> None:
+    monkeypatch.setattr(footers, "FIRST_GUESS", guess)
+    monkeypatch.setattr(footers, "LARGEST_GUESS", guess)
+    for number in range(3):
+        pq.write_table(pa.table({"n": range(number + 1)}), tmp_path / f"{number}.parquet")
+    shards, schemas = find_shards(InputConfig(paths=(str(tmp_path),)))
+    assert [shard.num_rows for shard in shards] == [1, 2, 3]
+    assert schemas[0] is schemas[1] is schemas[2]
+
+
+def test_numbers_take_as_little_room_as_they_can() -> None:
+    for numbers, num_bytes in (([], 1), ([0, 255], 1), ([256], 2), ([1 << 16], 4), ([1 << 32, 1], 8)):
+        assert list(compact(numbers)) == numbers
+        assert compact(numbers).itemsize == num_bytes
