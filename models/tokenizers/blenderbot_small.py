@@ -96,6 +96,14 @@ class BlenderbotSmallTokenizer(Tokenizer):
             return [self._encoded([text]) for text in texts]
         return [self._encoded([text, pair]) for text, pair in zip(texts, pairs, strict=True)]
 
+    def token_spans(self, text: str) -> Int32Array:
+        check_texts([text], None)
+        spans = array("i")
+        for piece in self._pieces(text):
+            own = self._word_ids.spans(piece.text) if piece.added_id is None else [(0, len(piece.text))]
+            spans.extend(piece.start + place for span in own for place in span)
+        return np.asarray(spans).reshape(-1, 2)
+
     def decode_batch(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
         skipped = self._skipped if skip_special_tokens else frozenset()
         unknown = self._token_of[self._word_ids.unknown_id]

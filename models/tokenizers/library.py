@@ -3,6 +3,7 @@
 import re
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from tokenizers.models import BPE
 
 from batchloom.models.errors import RequestError
 from batchloom.models.tokenizers.overlay import role_content
+from batchloom.models.tokenizers.pieces import Piece, cut_at_spaces, is_local
 from batchloom.models.tokenizers.settings import Settings
 from batchloom.models.tokenizers.tokenizer import (
     Encoded,
@@ -23,6 +25,7 @@ from batchloom.models.tokenizers.tokenizer import (
 )
 
 _TEXTS_AT_A_TIME = 512
+_CHARACTERS_AT_A_TIME = 1 << 20
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -43,6 +46,7 @@ class LibraryTokenizer(Tokenizer):
         self.name = name
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self._backend = backend
+        self._is_local = is_local(backend)
         # BPE tokens include their spaces: clean-up would turn "a ." that the model generated into "a.". transformers
         # before 4.45 cleaned up by default; since 5 it does so only where this long setting is true, and so do we
         self._cleans_up = (
@@ -57,23 +61,39 @@ class LibraryTokenizer(Tokenizer):
     def encode_batch(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, add_special_tokens: bool = True
     ) -> list[list[int]]:
-        encode = self._backend.encode_batch_fast  # leaves offsets out
-        return [encoding.ids for encoding in self._run(encode, texts, pairs, add_special_tokens)]
+        rows: list[list[int]] = [[] for _ in texts]
+        for index, ids in self._ids(texts, pairs, add_special_tokens):
+            rows[index] += ids
+        return rows
 
     def encode_flat(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, add_special_tokens: bool = True
     ) -> tuple[Int32Array, Int32Array]:
-        ids, lengths = array("i"), []
-        for encoding in self._run(self._backend.encode_batch_fast, texts, pairs, add_special_tokens):
-            ids.fromlist(encoding.ids)  # the library returns lists only; array converts them in C
-            lengths.append(len(encoding))
-        return np.asarray(ids), offsets_of(lengths)
+        flat, lengths = array("i"), [0] * len(texts)
+        for index, ids in self._ids(texts, pairs, add_special_tokens):
+            flat.fromlist(ids)  # the library returns lists only; array converts them in C
+            lengths[index] += len(ids)
+        return np.asarray(flat), offsets_of(lengths)
 
     def encode_offsets(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
+        check_texts(texts, pairs)
         return [
             Encoded(ids=e.ids, offsets=e.offsets, sequence_ids=e.sequence_ids, word_ids=e.word_ids)
             for e in self._run(self._backend.encode_batch, texts, pairs, add_special_tokens=True)
         ]
+
+    def token_spans(self, text: str) -> Int32Array:
+        check_texts([text], None)
+        pieces = list(cut_at_spaces(text)) if self._is_local else [Piece(text, 0, is_last=True)]
+        # The character before a piece goes with it: what stands at the start of a text may get a space before it.
+        inside = [(text[piece.start - 1] if piece.start else "") + piece.text for piece in pieces]
+        spans = []
+        for piece, encoding in zip(pieces, self._run(self._backend.encode_batch, inside, None, False), strict=True):
+            own = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+            if piece.start:
+                own = own[np.array(encoding.word_ids) > 0] + (piece.start - 1)
+            spans.append(own)
+        return np.concatenate(spans)
 
     def decode_batch(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
         rows = [row.tolist() if isinstance(row, np.ndarray) else list(row) for row in ids]
@@ -87,14 +107,36 @@ class LibraryTokenizer(Tokenizer):
     def num_special_tokens(self, pair: bool = False) -> int:
         return self._backend.num_special_tokens_to_add(pair)
 
+    def _ids(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, add_special_tokens: bool
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Yield (index of the text, the next of its ids). A long text has several pieces, where that changes no id."""
+        check_texts(texts, pairs)
+        encode = self._backend.encode_batch_fast  # leaves offsets out
+        if pairs is not None or not self._is_local:
+            for index, encoding in enumerate(self._run(encode, texts, pairs, add_special_tokens)):
+                yield index, encoding.ids
+            return
+        pieces = [(index, piece) for index, text in enumerate(texts) for piece in cut_at_spaces(text)]
+        before, after = self._around if add_special_tokens else ([], [])
+        encodings = self._run(encode, [piece.text for _, piece in pieces], None, add_special_tokens=False)
+        for (index, piece), encoding in zip(pieces, encodings, strict=True):
+            yield index, [*(before if piece.is_first else ()), *encoding.ids, *(after if piece.is_last else ())]
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and after a text."""
+        encoding = self._backend.encode("a")
+        own = [place for place, is_special in enumerate(encoding.special_tokens_mask) if not is_special]
+        return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
+
     def _run(
         self, encode: Any, texts: Sequence[str], pairs: Sequence[str] | None, add_special_tokens: bool
     ) -> Iterator[Encoding]:
-        """Encode a limited number of texts at a time: the library's encodings take 100 bytes a token until read."""
-        check_texts(texts, pairs)
-        for start in range(0, len(texts), _TEXTS_AT_A_TIME):
-            some = list(texts[start : start + _TEXTS_AT_A_TIME])
-            others = None if pairs is None else list(pairs[start : start + _TEXTS_AT_A_TIME])
+        """Encode limited numbers of texts and characters at a time: encodings take 130 bytes a character until read."""
+        for start, stop in _slices(texts, pairs):
+            some = list(texts[start:stop])
+            others = None if pairs is None else list(pairs[start:stop])
             try:
                 encodings = encode(_joined(some, others), add_special_tokens=add_special_tokens)
             except (TypeError, UnicodeEncodeError):
@@ -106,6 +148,19 @@ class LibraryTokenizer(Tokenizer):
     def _role(self, role: str, settings: Settings) -> int | None:
         content = role_content(role, settings)
         return None if content is None else self._backend.token_to_id(content)
+
+
+def _slices(texts: Sequence[str], pairs: Sequence[str] | None) -> Iterator[tuple[int, int]]:
+    """Yield ranges of the texts that are encoded together: each as large as the limits allow, one text at least."""
+    start = num_characters = 0
+    for index, text in enumerate(texts):
+        num_more = len(text) + (0 if pairs is None else len(pairs[index]))
+        if index > start and (index - start >= _TEXTS_AT_A_TIME or num_characters + num_more > _CHARACTERS_AT_A_TIME):
+            yield start, index
+            start, num_characters = index, 0
+        num_characters += num_more
+    if start < len(texts):
+        yield start, len(texts)
 
 
 def _joined(texts: list[str], pairs: list[str] | None) -> list[Any]:

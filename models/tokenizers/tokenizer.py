@@ -69,6 +69,13 @@ class Tokenizer(ABC):
         """
 
     @abstractmethod
+    def token_spans(self, text: str) -> Int32Array:
+        """Return the characters [start, end) of each token of a text, int32 [tokens, 2], without special tokens around.
+
+        It is for texts of any length. Raises: RequestError where the text is not a string.
+        """
+
+    @abstractmethod
     def decode_batch(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
         """Return the text of each sequence of token ids, lists or arrays.
 

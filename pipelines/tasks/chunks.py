@@ -31,7 +31,8 @@ def chunks(text: str, tokenizer: "Tokenizer", prefix: str, max_tokens: int) -> l
     """Split a text into chunks of at most `max_tokens` tokens, prefix and special tokens included; drop blank ones."""
     room = max_tokens - len(tokenizer.encode_batch([prefix])[0]) - SLACK
     pieces = list(_pieces(text, tokenizer, max(room, 1)))
-    lengths = [len(ids) for ids in tokenizer.encode_batch([prefix + piece for piece in pieces])]
+    _, offsets = tokenizer.encode_flat([prefix + piece for piece in pieces])
+    lengths = np.diff(offsets).tolist()
     fitting: list[str] = []
     for piece, length in zip(pieces, lengths, strict=True):
         if length <= max_tokens or len(piece) < 2:
@@ -44,11 +45,10 @@ def chunks(text: str, tokenizer: "Tokenizer", prefix: str, max_tokens: int) -> l
 
 
 def _pieces(text: str, tokenizer: "Tokenizer", limit: int) -> Iterator[str]:
-    encoded = tokenizer.encode_offsets([text])[0]
-    spans = [span for span, own in zip(encoded.offsets, encoded.sequence_ids, strict=True) if own is not None]
-    if not spans:
+    spans = tokenizer.token_spans(text)
+    if not len(spans):
         return
-    starts, stops = np.array(spans, dtype=np.int32).T
+    starts, stops = spans.T
     characters = [
         *starts[1:].tolist(),
         len(text),
@@ -60,7 +60,7 @@ def _pieces(text: str, tokenizer: "Tokenizer", limit: int) -> Iterator[str]:
 
 
 def _places(pattern: re.Pattern[str], text: str) -> Ints:
-    return np.array([match.end() for match in pattern.finditer(text)], dtype=np.int32)
+    return np.fromiter((match.end() for match in pattern.finditer(text)), dtype=np.int32)
 
 
 def cut(

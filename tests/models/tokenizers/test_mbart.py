@@ -13,6 +13,7 @@ from transformers import MBartTokenizer, PreTrainedTokenizerFast
 
 from batchloom.models import describe, load_tokenizer
 from batchloom.models.errors import TokenizerError
+from batchloom.models.tokenizers import pieces
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 CODES = ["en_XX", "ro_RO"]
@@ -109,3 +110,16 @@ def test_files_that_the_tokenizer_does_not_read_are_not_in_the_fingerprint(tmp_p
     plain = hash_with(config__json=json.dumps({"model_type": "mbart", **sizes}), tokenizer__json="{}")
     assert hash_with(vocab__json="{}", merges__txt="") == plain
     assert hash_with(tokenizer__json="{ }") != plain
+
+
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_long_text_in_pieces_has_the_tokens_of_the_whole(tokenizer, hard_texts, data):
+    text = " a ".join(data.draw(st.lists(hard_texts, max_size=6)))
+    ids, (encoded,) = tokenizer.encode_batch([text]), tokenizer.encode_offsets([text])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pieces, "PIECE_CHARACTERS", 1)
+        assert tokenizer.encode_batch([text]) == ids
+        spans = tokenizer.token_spans(text).tolist()
+    own = zip(encoded.offsets, encoded.sequence_ids, strict=True)
+    assert spans == [list(span) for span, sequence in own if sequence is not None]
