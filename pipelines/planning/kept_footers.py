@@ -101,11 +101,11 @@ def _public_path(path: str) -> str:
 
 
 def _footers(table: pa.Table, schemas: Sequence[pa.Schema]) -> list[Footer]:
-    numbers = [_arrays(table[name]) for name in NUMBERS]
+    numbers = zip(*(_arrays(table[name]) for name in NUMBERS), strict=True)
     ends = zip(table["footer_bytes"].to_pylist(), table["schema"].to_pylist(), strict=True)
     return [
-        Footer(*arrays, num_bytes=num_bytes, schema=schemas[schema])
-        for *arrays, (num_bytes, schema) in zip(*numbers, ends, strict=True)
+        Footer(row_groups, read_bytes, kept_bytes, num_bytes, schemas[schema])
+        for (row_groups, read_bytes, kept_bytes), (num_bytes, schema) in zip(numbers, ends, strict=True)
     ]
 
 

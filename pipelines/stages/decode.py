@@ -201,7 +201,7 @@ class _Chunks(io.RawIOBase):
         self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._file.size}[whence]
         return self._position
 
-    def read(self, size: int = -1) -> memoryview:  # type: ignore[override]  # bytes would be a copy
+    def read(self, size: int = -1) -> memoryview:  # bytes would be a copy
         left = self._file.size - self._position
         start, stop = self._position, self._position + (left if size < 0 else min(size, left))
         self._position = stop
