@@ -124,7 +124,7 @@ def test_a_job_reads_from_s3_and_writes_to_s3(make_job, make_sentences, s3) -> N
     assert "endpoint_url" in recorded
     assert "k3y-of-nobody" not in recorded
     assert "s3cr3t" not in recorded
-    parts = [name for name in output.names() if name.endswith(".parquet")]
+    parts = [name for name in output.names() if name.startswith("part-")]
     output.remove(parts[:1])
     assert not pipelines.verify("s3://archive/summaries", s3).ok
     assert pipelines.run(job).timing["units_computed"] == 1
