@@ -28,9 +28,15 @@ def max_cached_tokens(model: GenerativeModel) -> int:
 def free_bytes(device: torch.device) -> int:
     """Return the bytes that may still be allocated: on the device, or in the machine within the container's limit."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free)
+        free, total = torch.cuda.mem_get_info(device)
+        own = torch.cuda.get_per_process_memory_fraction(device) * total - torch.cuda.memory_reserved(device)
+        return max(0, int(min(free, own)))
     return min(_machine_bytes(), _group_bytes())
+
+
+def limit_to_share(share: float) -> None:
+    """Let this process allocate no more than a share of its GPU's memory: other processes have the rest."""
+    torch.cuda.set_per_process_memory_fraction(share)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,22 +1,28 @@
-"""The process's connection to Ray. Jobs that run at the same time in one process share it."""
+"""The process's connection to Ray, and the nodes behind it. Jobs that run at the same time in one process share it."""
 
 import logging
+import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import auto_init_hook, ray_constants, services
+import yaml
+from ray._private import auto_init_hook, ray_constants, services, state, worker
 from ray.data import DataContext
 
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.replicas.placement import Cluster, Node, NodeKind
 
 LOOPBACK = "127.0.0.1"
+LAUNCHERS_FILE = "~/ray_bootstrap_config.yaml"
+HEAD = "node:__internal_head__"  # a resource of the head alone
 DATA_SETTINGS = {
     "target_max_block_size": 1,  # a block for every unit, so that the next stage gets it at once
     "raise_original_map_exception": True,
@@ -58,6 +64,60 @@ def connected() -> Iterator[None]:
             connection.num_jobs -= 1
             if not connection.num_jobs:
                 connection.closing.close()
+
+
+def look() -> Cluster:
+    """Return the nodes that are there, and those that may come: none, to a Ray that this process started."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    resources = [node["Resources"] for node in nodes]
+    started = worker._global_node
+    if started is not None and started.is_head():
+        return Cluster(resources, coming=())
+    return Cluster(resources, _told_by_ray() or _told_by_launcher(nodes))
+
+
+def _told_by_ray() -> list[NodeKind] | None:
+    """Return the kinds of nodes that an autoscaler adds, where it tells Ray: some do."""
+    config = state.state.get_cluster_config()
+    if config is None:
+        return None
+    return [
+        NodeKind(dict(kind.resources), math.inf if kind.max_count < 0 else kind.max_count)
+        for kind in config.node_group_configs
+    ]
+
+
+def _told_by_launcher(nodes: Sequence[Mapping[str, Any]]) -> list[NodeKind] | None:
+    """Return the kinds of nodes that `ray up` has written to the head of its cluster, where this is the head."""
+    here = ray.get_runtime_context().get_node_id()
+    file = Path(LAUNCHERS_FILE).expanduser()
+    if not file.exists() or not any(node["NodeID"] == here and HEAD in node["Resources"] for node in nodes):
+        return None
+    config = yaml.safe_load(file.read_text())
+    return [
+        NodeKind(kind.get("resources") or {}, kind.get("max_workers", config.get("max_workers", 0)))
+        for kind in config.get("available_node_types", {}).values()
+    ]
+
+
+def this_node() -> tuple[Node, list[Node]]:
+    """Return what the node of this process offers, and what each node that is there does."""
+    nodes, here = ray.nodes(), ray.get_runtime_context().get_node_id()
+    this = next(node["Resources"] for node in nodes if node["NodeID"] == here)  # Ray may already take it for gone
+    return this, [node["Resources"] for node in nodes if node["Alive"]]
+
+
+def fetched(value: Any) -> Any:
+    """Return what a task answers, where `value` is a reference to that; else the value itself.
+
+    Raises: what the task raised.
+    """
+    if not isinstance(value, ray.ObjectRef):
+        return value
+    try:
+        return ray.get(value)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
 
 
 def stay_disconnected() -> None:

@@ -47,9 +47,12 @@ class ReplicasConfig:
     """How many copies of the model work in parallel."""
 
     min: int = 1
-    """Replicas at the start."""
+    """Replicas at the start, and as long as there is work. The job begins with those that find room."""
     max: int = 1
-    """Replicas that the pool may grow to while units wait."""
+    """Replicas that the pool may grow to while units wait and the cluster has room. Nodes may come later."""
+    wait_minutes: float = 30.0
+    """Minutes for which a job waits, at its start or later, while no node can hold a replica; then it fails, and the
+    same command resumes it. A cluster that can never have such a node is refused at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +62,11 @@ class EngineConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: the checkpoint's on an accelerator, float32 on a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: an accelerator where there is one; cpu; cuda."""
+    """auto: an accelerator where a node has one, or one that may come; cpu; cuda."""
     tensor_parallel: int = 1
     """Ranks of a replica: devices that hold one model together, on one node where a node has as many GPUs."""
+    gpus_per_replica: float = 1.0
+    """The share of a GPU that a replica of one rank holds, and of its memory: 0.5 puts two replicas on each GPU."""
     reserve_gpus: bool = False
     """With device cpu: each replica still reserves as many GPUs of the cluster as it has ranks. For a rehearsal."""
     probe: bool = True

@@ -98,7 +98,8 @@ class ReplicaSight:
 
 @dataclass(frozen=True)
 class Waiting:
-    """No part was finished for longer than expected. It comes again, ever more seldom, until one is."""
+    """No part was finished for longer than expected, or no node can hold a replica. It comes again, ever more seldom,
+    until a part is finished."""
 
     seconds: float
     """Since the last part, or since replicas are started."""
@@ -108,6 +109,8 @@ class Waiting:
     """That the job starts with."""
     lacking: tuple[str, ...]
     """What the cluster lacks, in words."""
+    seconds_left: float | None = None
+    """Until the job fails (engine.replicas.wait_minutes), where no node can hold a replica. None where one can."""
 
 
 @dataclass(frozen=True)

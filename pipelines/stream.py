@@ -6,16 +6,17 @@ A row of the dataset is a unit (stages/work.py), and every stage is `map_batches
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from batchloom.models.errors import ModelError
 from batchloom.pipelines import cluster
+from batchloom.pipelines.config import EngineConfig
 from batchloom.pipelines.errors import JobError, PipelineError
 from batchloom.pipelines.ledger import ledger
 from batchloom.pipelines.metrics import Event, UnitFailed, UnitRecord
@@ -28,10 +29,14 @@ from batchloom.pipelines.stages.read import Read, stretches
 from batchloom.pipelines.stages.retry import Retry
 from batchloom.pipelines.stages.tokenize import Tokenize, bucket_tokens
 from batchloom.pipelines.stages.write import Write, from_outcome
+from batchloom.pipelines.storage import Store
 from batchloom.pipelines.watching.pace import Pace
 from batchloom.pipelines.watching.pump import Pump
 from batchloom.pipelines.watching.roster import Roster
-from batchloom.pipelines.watching.watchdog import Need, Watchdog
+from batchloom.pipelines.watching.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from batchloom.models import PinnedModel
 
 RAYS_ADVICE = "\nFailed to apply UDF"  # Ray appends advice that begins so to an error's message
 READ_BLOCKS = 2000  # at most so many read tasks
@@ -52,14 +57,13 @@ def stream(
     """
     engine, limits = job.config.engine, job.config.limits
     with cluster.connected(), _translated_errors():
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        placement = place(engine, nodes)
+        placement = place(engine, cluster.look())
         roster = Roster(limits.max_unit_attempts)
-        need = Need.of(placement, engine.tensor_parallel, engine.replicas.min)
-        answers = _probe_answers(job, placement)
-        with spanning.groups(placement, engine.tensor_parallel) as groups:
+        answers = _probe_answers(job)
+        with spanning.groups(placement) as groups:
             dataset = _dataset(job, pending, retry, placement, groups, roster, answers)
-            watchdog, pump = Watchdog(roster, need, limits), Pump(lambda: _batches(dataset))
+            watchdog = Watchdog(roster, placement, limits, engine.replicas.wait_minutes)
+            pump = Pump(lambda: _batches(dataset))
             try:
                 with watchdog, pump:
                     for batch in _taken(pump, watchdog, Pace(limits.quiet_seconds), on_event):
@@ -91,22 +95,45 @@ def _taken(pump: Pump[Any], watchdog: Watchdog, pace: Pace, on_event: Callable[[
         if (loss := watchdog.loss()) is not None:
             pump.abandon()
             raise JobError(f"{loss}\n{KEPT}")
-        if pace.is_due():
+        if (vain := watchdog.vain_wait()) is not None:
+            raise JobError(f"{vain}\n{KEPT}")
+        if watchdog.begins_to_wait() or pace.is_due():
             on_event(watchdog.waiting(pace.quiet_seconds))
 
 
-def _probe_answers(job: JobPlan, placement: Placement) -> probe.Answers | None:
-    """Return a single rank's answers to the probe, where replicas have several: from the output folder, or computed
-    now on any node."""
-    engine, record = job.config.engine, job.job_record()
-    if engine.tensor_parallel == 1 or not engine.probe:
+def _probe_answers(job: JobPlan) -> Any:
+    """Return a single rank's answers to the probe, where replicas have several: from the output folder, or a reference
+    to what a task computes now on any node, and keeps there."""
+    if job.config.engine.tensor_parallel == 1 or not job.config.engine.probe:
         return None
-    answers = ledger.read_probe(job.output, record)
-    if answers is None:
-        compute = ray.remote(num_cpus=1)(probe.reference)
-        answers = ray.get(compute.remote(job.checkpoint.pinned, job.task.architecture, placement.cores_per_node))
-        ledger.keep_probe(job.output, record, answers)
+    answers = ledger.read_probe(job.output, job.job_record())
+    if answers is not None:
+        return answers
+    compute = ray.remote(num_cpus=STAGE_CPUS)(_compute_probe)  # what replicas leave: they wait for it
+    return compute.remote(job.checkpoint.pinned, job.task.architecture, job.output, job.job_record())
+
+
+def _compute_probe(
+    model: "PinnedModel", architecture: str | None, output: Store, record: Mapping[str, Any]
+) -> probe.Answers:
+    node, _ = cluster.this_node()
+    answers = probe.reference(model, architecture, num_threads=max(1, int(node.get("CPU", 0))))
+    ledger.keep_probe(output, record, answers)
     return answers
+
+
+def _pool(engine: EngineConfig, placement: Placement) -> ActorPoolStrategy:
+    """Return the pool that Ray Data grows while units wait and nodes have room, and that shrinks with them.
+
+    What it asks for and nobody has reaches Ray's autoscaler: replicas that wait for a node, and requests of Ray Data's.
+    """
+    return ActorPoolStrategy(
+        min_size=placement.pool_min,
+        max_size=placement.max_replicas,
+        max_concurrent_calls_per_actor=engine.units_in_flight,
+        enable_true_multi_threading=True,
+        max_tasks_in_flight_per_actor=2 * engine.units_in_flight,  # below 1.75 times the calls the pool never grows
+    )
 
 
 def _dataset(
@@ -116,7 +143,7 @@ def _dataset(
     placement: Placement,
     groups: Sequence[Any],
     roster: Roster,
-    probe_answers: probe.Answers | None,
+    probe_answers: Any,
 ) -> Dataset:
     config, engine = job.config, job.config.engine
     rows = [{"units": json.dumps([asdict(unit) for unit in stretch])} for stretch in stretches(job.shards, pending)]
@@ -130,28 +157,20 @@ def _dataset(
         "dtype": engine.dtype,
         "device": placement.device,
         "tensor_parallel": engine.tensor_parallel,
-        "num_threads": placement.threads_per_rank,
         "max_batch_tokens": engine.max_batch_tokens,
         "seed": config.seed,
         "probe_answers": probe_answers,
     }
     write = Write(job.task, job.checkpoint.pinned, job.output, job.fingerprint, job.job_record()["batchloom"])
     one_unit: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-    pool = ActorPoolStrategy(
-        min_size=engine.replicas.min,
-        max_size=placement.max_replicas,
-        max_concurrent_calls_per_actor=engine.units_in_flight,
-        enable_true_multi_threading=True,
-        max_tasks_in_flight_per_actor=2 * engine.units_in_flight,  # below 1.75 times the calls the pool never grows
-    )
     return (
         ray.data.from_items(rows, override_num_blocks=min(len(rows), READ_BLOCKS))
         .map_batches(read, num_cpus=STAGE_CPUS, **one_unit)
         .map_batches(tokenize, num_cpus=STAGE_CPUS, **one_unit)
         .map_batches(
             Infer,
-            fn_constructor_args=(infer, groups, roster),
-            compute=pool,
+            fn_constructor_args=(infer, placement, groups, roster),
+            compute=_pool(engine, placement),
             num_cpus=placement.num_cpus,
             num_gpus=placement.num_gpus,
             **one_unit,

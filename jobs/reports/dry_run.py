@@ -5,7 +5,7 @@ It starts and writes nothing.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from batchloom import pipelines
@@ -30,7 +30,8 @@ class DryRun:
     def of(config: JobConfig, machine: Machine, num_tokens: int) -> "DryRun":
         """Plan the job. Raises: ConfigError or ModelError where the job cannot run."""
         plan = pipelines.plan(config)
-        return DryRun(plan, ledger.look(plan.output), ReplicaEstimate(plan, machine, num_tokens))
+        share = replace(machine, memory=config.engine.gpus_per_replica * machine.memory)
+        return DryRun(plan, ledger.look(plan.output), ReplicaEstimate(plan, share, num_tokens))
 
     def refuse(self) -> None:
         """Do nothing where `run` would accept the output. Raises: OutputError where it would refuse it."""

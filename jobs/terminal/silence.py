@@ -10,6 +10,8 @@ MAX_NAMED = 3  # replicas, and units of one
 
 def waiting(event: Waiting) -> str:
     """Format a silence: since when, what each replica does, how many there are, and what the cluster lacks."""
+    if event.seconds_left is not None:
+        return _waiting_for_a_node(event, event.seconds_left)
     alive = [replica for replica in event.replicas if replica.is_alive]
     missing = event.num_replicas - len(alive)
     words = [f"No part was finished for {wording.duration(event.seconds)}."]
@@ -23,7 +25,7 @@ def waiting(event: Waiting) -> str:
         f"{len(alive)} of {event.num_replicas:,} replicas alive"
         f"{f', {missing} pending or starting again' if missing > 0 else ''}."
     )
-    words += [f"{lack[0].upper()}{lack[1:]}." for lack in event.lacking]
+    words += _sentences(event.lacking)
     return " ".join(words)
 
 
@@ -31,6 +33,16 @@ def replica_ended(event: ReplicaEnded) -> str:
     """Format what the watchdog did."""
     units = f" {_named(event.units)} will be computed again." if event.units else ""
     return f"The replica on {event.node} (process {event.process_id}) was ended, as {event.reason}.{units}"
+
+
+def _waiting_for_a_node(event: Waiting, seconds_left: float) -> str:
+    had = [f"{_replica(replica)}." for replica in event.replicas if replica.units]
+    words = ["Waiting for a node that can hold a replica.", *_sentences(event.lacking), *had[:MAX_NAMED]]
+    return f"{' '.join(words)} The job fails in {wording.duration(seconds_left)} (engine.replicas.wait_minutes)."
+
+
+def _sentences(words: Sequence[str]) -> list[str]:
+    return [f"{word[0].upper()}{word[1:]}." for word in words]
 
 
 def _replica(replica: ReplicaSight) -> str:

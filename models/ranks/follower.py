@@ -142,15 +142,18 @@ class Follower:
         return pickle.loads(self._messages.get())
 
 
-def main(file_descriptor: int) -> None:
-    """Run as the follower of the leader at the other end of a socket; ends the process, never returns."""
+def main(file_descriptor: int, num_threads: int | None = None) -> None:
+    """Run as the follower of the leader at the other end of a socket; ends the process, never returns.
+
+    `num_threads`: by default as many as the leader has, whose node may have more CPUs or fewer.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches a whole terminal; the leader decides
     connection = Connection(file_descriptor)
     settings = connection.recv()
     messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     rank, size = settings["rank"], settings["size"]
     try:
-        torch.set_num_threads(settings["num_threads"])
+        torch.set_num_threads(num_threads or settings["num_threads"])
         # On another node this process sees its own device only.
         seen = SINGLE if settings["is_remote"] else TensorParallel(rank=rank, size=size)
         place, store = resolve_device(settings["device"], seen), open_store(*settings["store"])

@@ -18,7 +18,7 @@ from batchloom import models
 from batchloom.models.errors import ModelError
 from batchloom.models.patience import Patience
 from batchloom.models.redaction import redacted_values, shareable
-from batchloom.pipelines.config import JobConfig
+from batchloom.pipelines.config import EngineConfig, JobConfig
 from batchloom.pipelines.connection import Connection, open_filesystem
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.listing import is_glob
@@ -244,6 +244,7 @@ def _check_numbers(config: JobConfig) -> None:
         problems.append(
             f"engine.replicas: max is {config.engine.replicas.max}, less than min, {config.engine.replicas.min}."
         )
+    problems += _gpu_problems(config.engine)
     for name in ("max_error_rate", "max_degenerate_rate"):
         if not 0 <= (rate := getattr(config.limits, name)) <= 1:
             problems.append(f"limits.{name}: is {rate}, must be between 0 and 1.")
@@ -254,6 +255,23 @@ def _check_numbers(config: JobConfig) -> None:
         problems.append(f"limits.storage_patience: is {config.limits.storage_patience}, must be 0 seconds or more.")
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _gpu_problems(engine: EngineConfig) -> list[str]:
+    share, problems = engine.gpus_per_replica, []
+    if not 0 < share <= 1:
+        more = " engine.tensor_parallel is for models that need more than one GPU." if share > 1 else ""
+        problems.append(f"engine.gpus_per_replica: is {share:g}, must be above 0 and at most 1.{more}")
+    elif share < 1 and engine.tensor_parallel > 1:
+        problems.append(
+            f"engine.gpus_per_replica: is {share:g}, and each of {engine.tensor_parallel} ranks "
+            "(engine.tensor_parallel) has a GPU of its own. Leave one of the two out."
+        )
+    elif share < 1 and engine.device == "cpu" and not engine.reserve_gpus:
+        problems.append(f"engine.gpus_per_replica: is {share:g}, and engine.device: cpu uses no GPU. Leave one out.")
+    if not 0 <= (minutes := engine.replicas.wait_minutes) < math.inf:
+        problems.append(f"engine.replicas.wait_minutes: is {minutes}, must be 0 or more.")
+    return problems
 
 
 def _exists(path: str, filesystem: Any) -> bool:

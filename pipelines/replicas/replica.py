@@ -43,13 +43,14 @@ def start_replica(
     max_batch_tokens: int,
     seed: int,
     tensor_parallel: int = 1,
+    gpu_share: float = 1.0,
     probe_answers: probe.Answers | None = None,
     follower_starter: "FollowerStarter | None" = None,
 ) -> Replica:
     """Load the model as the task needs it, and start its replica.
 
-    `num_threads` are those of one rank. `probe_answers` are those of a single rank, which several ranks must reproduce.
-    `follower_starter` starts ranks on other nodes.
+    `num_threads` are those of one rank, `gpu_share` what it may take of its GPU's memory. `probe_answers` are those of
+    a single rank, which several ranks must reproduce. `follower_starter` starts ranks on other nodes.
 
     Raises: ModelError where the model cannot be loaded or is not the planned one; JobError where several ranks do not
     reproduce the probe.
@@ -57,10 +58,13 @@ def start_replica(
     import torch
 
     from batchloom import models
+    from batchloom.models.device import limit_to_share
     from batchloom.models.single_pass.single_pass import num_workers_of
 
     if num_threads:
         torch.set_num_threads(num_threads)
+    if gpu_share < 1:
+        limit_to_share(gpu_share)
     loaded = models.load_model(model, task.architecture, dtype, device, tensor_parallel, follower_starter)
     if probe_answers is not None:
         probe.check(probe.ask(loaded), probe_answers, tensor_parallel, str(loaded.dtype).removeprefix("torch."))

@@ -11,12 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchloom.models.errors import ModelError, RankLostError
+from batchloom.pipelines import cluster
 from batchloom.pipelines.errors import JobError, PipelineError, RowError, failing_as
 from batchloom.pipelines.metrics import READY_AT
 from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.replicas.placement import Placement
 from batchloom.pipelines.replicas.replica import Replica, start_replica
 from batchloom.pipelines.replicas.results import in_order, result_table
-from batchloom.pipelines.replicas.spanning import SpanningReplica
+from batchloom.pipelines.replicas.spanning import Claim, SpanningReplica
 from batchloom.pipelines.replicas.turns import Turns
 from batchloom.pipelines.stages.tokenize import tokenizer_of
 from batchloom.pipelines.stages.work import Work
@@ -33,15 +35,18 @@ if TYPE_CHECKING:
 class Infer:
     """Callable class for `map_batches`: units with requests in, units with results out."""
 
-    def __init__(self, settings: Mapping[str, Any], groups: Sequence["PlacementGroup"], roster: Roster) -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], placement: Placement, groups: Sequence["PlacementGroup"], roster: Roster
+    ) -> None:
         """`groups`: those of pipelines/replicas/spanning.py, where a replica's ranks are on several nodes."""
         self._task, self._model, self._roster = settings["task"], settings["model"], roster
         self._turns = Turns()  # a unit whose replicas died is computed alone
         self._replica: Replica | None = None
         self._failure: Exception | None = None
+        claim = Claim.of(groups) if groups else None  # waits for nodes: it has not begun to load
         threading.Thread(target=self._report, name="report", daemon=True).start()
         try:
-            self._replica = _start(settings, groups, roster)
+            self._replica = _start(settings, placement, claim, roster)
         except (PipelineError, ModelError) as failure:
             # Raised by the first unit: of a constructor's exception Ray passes only the text to the driver.
             self._failure = failure
@@ -109,7 +114,7 @@ def _killers(rows: Sequence[int]) -> pa.Table:
     return result_table(row=list(rows), piece=[0] * len(rows), error=[error] * len(rows))
 
 
-def _start(settings: Mapping[str, Any], groups: Sequence["PlacementGroup"], roster: Roster) -> Replica:
+def _start(settings: Mapping[str, Any], placement: Placement, claim: Claim | None, roster: Roster) -> Replica:
     """Start a replica. Where a rank is lost, end this process: a new start may succeed.
 
     Raises: JobError after too many starts; ModelError or PipelineError where the model cannot be loaded.
@@ -119,7 +124,12 @@ def _start(settings: Mapping[str, Any], groups: Sequence["PlacementGroup"], rost
         raise JobError(refusal)
     try:
         with failing_as("Loading the model"):
-            replica: Replica = SpanningReplica(settings, groups) if groups else start_replica(**settings)
+            settings = {**settings, "probe_answers": cluster.fetched(settings["probe_answers"])}
+            if claim is not None:
+                replica: Replica = SpanningReplica(settings, placement, claim)
+            else:
+                num_threads = placement.threads_per_rank(*cluster.this_node())
+                replica = start_replica(**settings, num_threads=num_threads, gpu_share=placement.gpu_share)
     except RankLostError as lost:
         roster.lost(str(lost))
         _end(lost)

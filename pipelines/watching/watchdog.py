@@ -11,7 +11,6 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -19,8 +18,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batchloom.pipelines.config import LimitsConfig
 from batchloom.pipelines.metrics import ReplicaEnded, ReplicaSight, Waiting
-from batchloom.pipelines.replicas.placement import Placement
+from batchloom.pipelines.replicas.placement import Node, Placement, one_of
 from batchloom.pipelines.watching.ray_servers import RayServers, Silence
+from batchloom.pipelines.watching.room_wait import RoomWait
 from batchloom.pipelines.watching.roster import REPORT_SECONDS, Process, Roster, Sight, started_at
 
 log = logging.getLogger(__name__)
@@ -35,41 +35,18 @@ AGAIN_SECONDS = 60.0  # a replica that was to end and did not is ended again
 HEARD_SECONDS = 5 * REPORT_SECONDS  # a replica that reported since then is alive
 
 
-@dataclass(frozen=True)
-class Need:
-    """What a replica asks the cluster for, and how many replicas there are to be."""
-
-    num_gpus: int
-    num_cpus: float
-    num_replicas: int
-
-    @staticmethod
-    def of(placement: Placement, num_ranks: int, num_replicas: int) -> "Need":
-        return Need(num_ranks if placement.spans_nodes else placement.num_gpus, placement.num_cpus, num_replicas)
-
-    def lacking(self, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Return what the nodes that are alive lack for one replica."""
-        alive = [node for node in nodes if node["Alive"]]
-        gone = len(nodes) - len(alive)
-        lost = f"; {gone} of {len(nodes)} nodes are gone" if gone else ""
-        words = []
-        for name, noun, needed in (("GPU", "GPU", self.num_gpus), ("CPU", "logical CPU", self.num_cpus)):
-            there = sum(node["Resources"].get(name, 0) for node in alive)
-            if there < needed:
-                words.append(
-                    f"a replica needs {needed:g} {noun}{'' if needed == 1 else 's'}, the cluster has {there:g}{lost}"
-                )
-        return words
-
-
 class Watchdog:
     """A context: a thread that looks every LOOK_SECONDS. It kills processes; whoever waits asks it what it saw."""
 
-    def __init__(self, roster: Roster, need: Need, limits: LimitsConfig) -> None:
-        self._roster, self._need, self._limits = roster, need, limits
+    def __init__(self, roster: Roster, placement: Placement, limits: LimitsConfig, wait_minutes: float) -> None:
+        """`wait_minutes`: how long a job may wait for a node that holds a replica."""
+        self._roster, self._placement, self._limits = roster, placement, limits
         self._servers = RayServers.of_this_driver()
+        self._room_wait, self._wait_minutes = RoomWait(wait_minutes), wait_minutes
         self._sights: list[Sight] = []
-        self._nodes: list[dict[str, Any]] = []
+        self._seen: set[str] = set()
+        """Nodes that were there at some time of the job."""
+        self._nodes = self._look_at_nodes()
         self._looked_at = time.monotonic()
         self._silences: list[Silence] = []
         self._ended_at: dict[Process, float] = {}
@@ -98,6 +75,22 @@ class Watchdog:
             lost = next((silence for silence in self._silences if silence.is_loss), None)
         return None if lost is None else f"{lost}: it was killed or cannot be reached."
 
+    def begins_to_wait(self) -> bool:
+        """Return whether no node holds a replica, the first time that this is asked since."""
+        return self._room_wait.is_news()
+
+    def vain_wait(self) -> str | None:
+        """Return why the job cannot go on, where no node that holds a replica has come for too long."""
+        if not self._room_wait.is_over:
+            return None
+        with self._changing:
+            nodes = self._nodes
+        ways_out = one_of([*self._placement.ways_out(_resources(nodes)), "wait longer"])
+        return (
+            f"No node that holds a replica came within {self._wait_minutes:g} minutes (engine.replicas.wait_minutes): "
+            f"{'; '.join(self._lacking(nodes))}. {ways_out}"
+        )
+
     def ended(self) -> list[ReplicaEnded]:
         """Return the replicas that were ended since this was last asked."""
         with self._changing:
@@ -109,7 +102,7 @@ class Watchdog:
         with self._changing:
             sights, nodes, silences = self._sights, self._nodes, self._silences
             age = time.monotonic() - self._looked_at
-        alive = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+        alive = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}
         replicas = tuple(
             ReplicaSight(
                 node=alive.get(sight.process.node, ""),
@@ -123,8 +116,9 @@ class Watchdog:
             )
             for sight in sights
         )
-        lacking = [*(self._need.lacking(nodes) if nodes else []), *map(str, silences)]
-        return Waiting(quiet_seconds, replicas, self._need.num_replicas, tuple(lacking))
+        lacking = [*self._lacking(nodes), *map(str, silences)]
+        num_replicas, seconds_left = self._placement.min_replicas, self._room_wait.seconds_left
+        return Waiting(quiet_seconds, replicas, num_replicas, tuple(lacking), seconds_left)
 
     # ----------------------------------------------------------------------------------------------- on its thread
 
@@ -142,10 +136,10 @@ class Watchdog:
             self._silences = silences
         if silences:
             return  # what asks Ray now would wait for it
-        sights, nodes = self._roster.look(ANSWER_SECONDS), ray.nodes()
+        sights, nodes = self._roster.look(ANSWER_SECONDS), self._look_at_nodes()
         with self._changing:
             self._sights, self._nodes, self._looked_at = sights, nodes, time.monotonic()
-        alive = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+        alive = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}
         for sight in sights:
             due = time.monotonic() - self._ended_at.get(sight.process, float("-inf")) > AGAIN_SECONDS
             if due and sight.process.node in alive:
@@ -156,6 +150,16 @@ class Watchdog:
                     reason = f"it made no step for {sight.progressed:.0f} s although it has work"
                     self._end(sight, alive[sight.process.node], reason)
 
+    def _look_at_nodes(self) -> list[dict[str, Any]]:
+        """Return the nodes that are there."""
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        self._seen |= {node["NodeID"] for node in nodes}
+        self._room_wait.look(self._placement.room(_resources(nodes)) > 0)
+        return nodes
+
+    def _lacking(self, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+        return self._placement.lacking(_resources(nodes), num_gone=len(self._seen) - len(nodes))
+
     def _end(self, sight: Sight, host: str, reason: str) -> None:
         """Kill a replica's process from a task on its node: it may not run itself. It may also be gone already."""
         self._ended_at[sight.process] = time.monotonic()
@@ -164,6 +168,10 @@ class Watchdog:
         if ray.get(ray.remote(**options)(kill).remote(sight.process), timeout=KILL_SECONDS):
             with self._changing:
                 self._ended.append(ReplicaEnded(host, sight.process.id, reason, tuple(name for name, _ in sight.units)))
+
+
+def _resources(nodes: Sequence[Mapping[str, Any]]) -> list[Node]:
+    return [node["Resources"] for node in nodes]
 
 
 def is_silent(sight: Sight, limits: LimitsConfig) -> bool:

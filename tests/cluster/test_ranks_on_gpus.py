@@ -226,7 +226,11 @@ def test_a_cluster_without_its_gpus_is_told_of_within_seconds_and_the_job_goes_o
         gone_at = time.monotonic()
         cluster.remove_node(gpu_node, allow_graceful=False)
         # Ray takes a killed node for alive until five checks of it, three seconds apart, have failed after ten each.
-        wait_for_line(process, b"replica needs 1 GPU, the cluster has 0; 1 of 2 nodes are gone", until=gone_at + 75)
+        wait_for_line(
+            process,
+            b"replica needs 1 GPU, the cluster has 0 GPUs, room for 0 of 1; 1 of 2 nodes are gone",
+            until=gone_at + 75,
+        )
         cluster.add_node(num_cpus=1, num_gpus=1, **resources)
         printed = process.communicate(timeout=300)[0].decode()
         assert process.returncode == 0, printed

@@ -1,16 +1,21 @@
 """The connection to Ray: shared by the jobs of a process, and open to this machine alone."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from batchloom.pipelines.cluster import _kept_by_a_thread, connected
+from batchloom.pipelines.cluster import HEAD, _kept_by_a_thread, connected, look
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.replicas.placement import NodeKind
 
 TWO_JOBS = """
 import json, os, sys, threading
@@ -111,3 +116,65 @@ def test_what_goes_wrong_when_ray_starts_is_told_to_the_job() -> None:
 
     with pytest.raises(ConnectionError, match="nobody there"):
         _kept_by_a_thread(fail, threading.Event())
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """A cluster of a head and a node that has left, as Ray tells of it."""
+    from ray._private import state, worker
+    from ray.core.generated import autoscaler_pb2
+
+    nodes = [
+        {"NodeID": "head", "Alive": True, "Resources": {"CPU": 2.0, HEAD: 1.0}},
+        {"NodeID": "gone", "Alive": False, "Resources": {"GPU": 8.0}},
+    ]
+
+    def cluster(
+        is_ours: bool = False, here: str = "head", kinds: list[Any] | None = None, launcher: Any = None
+    ) -> None:
+        groups = [autoscaler_pb2.NodeGroupConfig(resources=one, max_count=most) for one, most in kinds or ()]
+        config = None if kinds is None else autoscaler_pb2.ClusterConfig(node_group_configs=groups)
+        if launcher is not None:
+            (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps(launcher))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setattr("ray.nodes", lambda: nodes)
+        monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: here))
+        monkeypatch.setattr(worker, "_global_node", SimpleNamespace(is_head=lambda: is_ours))
+        monkeypatch.setattr(state.state, "get_cluster_config", lambda: config)
+
+    return cluster
+
+
+LAUNCHER = {
+    "max_workers": 5,
+    "available_node_types": {
+        "head": {"resources": {"CPU": 2}, "max_workers": 0},
+        "gpus": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 3},
+        "others": {},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("told", "coming"),
+    [
+        ({"is_ours": True}, []),  # nobody can join a Ray that the job started
+        ({}, None),
+        ({"kinds": []}, None),
+        (
+            {"kinds": [({"CPU": 8, "GPU": 1}, 3), ({"CPU": 64}, -1)]},
+            [({"CPU": 8, "GPU": 1}, 3), ({"CPU": 64}, math.inf)],
+        ),
+        ({"launcher": LAUNCHER}, [({"CPU": 2}, 0), ({"CPU": 8, "GPU": 1}, 3), ({}, 5)]),
+        ({"launcher": LAUNCHER, "here": "elsewhere"}, None),  # of another cluster, that this machine was the head of
+    ],
+)
+def test_what_may_come_is_nothing_unknown_or_what_an_autoscaler_tells(
+    cluster: Callable[..., None], told: dict[str, Any], coming: list[Any] | None
+) -> None:
+    cluster(**told)
+    found = look()
+    assert found.nodes == [{"CPU": 2.0, HEAD: 1.0}]
+    expected = None if coming is None else [NodeKind(resources, most) for resources, most in coming]
+    assert (None if found.coming is None else list(found.coming)) == expected
+    assert found.is_closed == ("is_ours" in told)

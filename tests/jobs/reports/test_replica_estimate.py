@@ -65,6 +65,17 @@ def test_a_plan_is_of_the_machine_that_it_is_told(batchloom: Run, make_job: Make
     assert replica["step_seconds_of_one"] > replica["weight_bytes_of_rank"] / 8e12
 
 
+def test_two_replicas_of_a_gpu_have_half_of_its_memory_each(batchloom: Run, make_job: MakeJob, bloom_176b: str) -> None:
+    tokens = {}
+    for share, memory in ((1.0, 400), (0.5, 800)):
+        job = make_job(
+            task="text-generation", model=bloom_176b, engine={"dtype": "bfloat16", "gpus_per_replica": share}
+        )
+        (values,) = batchloom("plan", job, "--json", "--memory", memory).json
+        tokens[share] = values["replica"]["cached_tokens"]
+    assert tokens[0.5] == tokens[1.0] > 0
+
+
 def test_a_plan_for_a_cpu_guesses_no_speed_and_knows_the_bytes(
     batchloom: Run, make_job: MakeJob, checkpoint: str
 ) -> None:

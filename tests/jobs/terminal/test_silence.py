@@ -64,6 +64,17 @@ def test_what_the_cluster_lacks_is_said_and_many_replicas_are_counted() -> None:
     )
 
 
+def test_a_wait_for_a_node_says_what_for_and_for_how_long() -> None:
+    lack = "a replica needs 1 GPU, the cluster has 0 GPUs, room for 0 of 1"
+    assert waiting(Waiting(0.0, (), 1, (lack,), seconds_left=1800.0)) == (
+        "Waiting for a node that can hold a replica. A replica needs 1 GPU, the cluster has 0 GPUs, room for 0 of 1. "
+        "The job fails in 30 min 00 s (engine.replicas.wait_minutes)."
+    )
+    gone = sight(node="", is_alive=False)
+    text = waiting(Waiting(20.0, (gone, sight(units=())), 2, (lack,), seconds_left=60.0))
+    assert "A replica whose node is gone had a-0-10, a-10-20 since 45 s. The job fails in 1 min 00 s" in text
+
+
 def test_an_ended_replica_is_named_with_what_it_computed() -> None:
     ended = ReplicaEnded("10.0.0.2", 7, "it made no step for 900 s although it has work", ("a", "b", "c", "d"))
     assert replica_ended(ended) == (

@@ -1,7 +1,10 @@
 """What cannot work is refused by plan, in seconds: not row by row, and not after minutes of loading."""
 
 import json
+import math
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from batchloom import pipelines
 from batchloom.jobs.reports.dry_run import DryRun
 from batchloom.models import Machine
 from batchloom.models.errors import CheckpointError, TokenizerError
+from batchloom.pipelines.config import ReplicasConfig
 from batchloom.pipelines.errors import ConfigError
 
 
@@ -56,6 +60,25 @@ def test_more_tokens_than_the_decoder_has_positions_are_planned_and_said(make_jo
 def test_lengths_that_no_row_can_have_are_refused(make_job, asked, message) -> None:
     with pytest.raises(ConfigError, match=message):
         pipelines.plan(make_job(generation=asked))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"gpus_per_replica": 0.0}, "engine.gpus_per_replica: is 0, must be above 0 and at most 1."),
+        ({"gpus_per_replica": math.nan}, "engine.gpus_per_replica: is nan, must be above 0 and at most 1."),
+        ({"gpus_per_replica": 2.0}, "at most 1. engine.tensor_parallel is for models that need more than one GPU."),
+        ({"gpus_per_replica": 0.5, "tensor_parallel": 2}, "is 0.5, and each of 2 ranks (engine.tensor_parallel) has a"),
+        ({"gpus_per_replica": 0.5, "device": "cpu"}, "is 0.5, and engine.device: cpu uses no GPU. Leave one out."),
+        ({"replicas": ReplicasConfig(wait_minutes=-1.0)}, "engine.replicas.wait_minutes: is -1.0, must be 0 or more."),
+    ],
+)
+def test_shares_of_gpus_and_waits_that_cannot_be_are_refused(make_job, asked, message) -> None:
+    job = make_job()
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        pipelines.plan(replace(job, engine=replace(job.engine, **asked)))
+    rehearsal = replace(job.engine, gpus_per_replica=0.5, device="cpu", reserve_gpus=True)
+    pipelines.plan(replace(job, engine=rehearsal))
 
 
 def test_a_decoder_without_a_token_to_start_from_is_refused(make_job, model) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from batchloom.pipelines.config import EngineConfig, ReplicasConfig
-from batchloom.pipelines.replicas.placement import place
+from batchloom.pipelines.replicas.placement import Cluster, place
 from batchloom.pipelines.replicas.spanning import groups
 
 
@@ -19,7 +19,7 @@ def test_groups_are_removed_after_a_job_that_failed_or_was_interrupted(error: ty
     engine = EngineConfig(device="cpu", reserve_gpus=True, tensor_parallel=2, replicas=ReplicasConfig(max=2))
 
     def job() -> None:
-        with groups(place(engine, [{"CPU": 8, "GPU": 1}] * 4), 2) as made:
+        with groups(place(engine, Cluster([{"CPU": 8, "GPU": 1}] * 4))) as made:
             assert len(made) == states().count("PENDING") == 2
             raise error
 
@@ -29,5 +29,5 @@ def test_groups_are_removed_after_a_job_that_failed_or_was_interrupted(error: ty
 
 
 def test_replicas_of_one_node_need_no_group() -> None:
-    with groups(place(EngineConfig(tensor_parallel=2), [{"CPU": 8, "GPU": 2}]), 2) as made:
+    with groups(place(EngineConfig(tensor_parallel=2), Cluster([{"CPU": 8, "GPU": 2}]))) as made:
         assert made == []

@@ -11,7 +11,6 @@ from batchloom.pipelines.watching.watchdog import (
     SILENT_SECONDS,
     STALL_PAUSES,
     STALL_SECONDS,
-    Need,
     is_silent,
     is_stalled,
 )
@@ -166,15 +165,3 @@ def test_a_replica_is_ended_where_it_makes_no_step_or_says_nothing(
 ) -> None:
     limits = LimitsConfig(stall_minutes=stall_minutes)
     assert (is_stalled(seen, limits), is_silent(seen, limits)) == (stalled, silent)
-
-
-def node(alive: bool, **resources: float) -> dict[str, object]:
-    return {"Alive": alive, "Resources": resources}
-
-
-def test_what_a_replica_needs_and_the_cluster_has_not_is_named() -> None:
-    need = Need(num_gpus=1, num_cpus=0.5, num_replicas=1)
-    assert need.lacking([node(True, CPU=2, GPU=1)]) == []
-    assert need.lacking([node(True, CPU=2), node(False, CPU=2, GPU=1)]) == [
-        "a replica needs 1 GPU, the cluster has 0; 1 of 2 nodes are gone"
-    ]
