@@ -38,7 +38,7 @@ def main() -> None:
     timing = manifest.timing
     wall = timing["wall_seconds"] - timing["startup_seconds"]
     busy = timing["engine_busy_seconds"]
-    print(f"rows {manifest.totals['rows']}, units {manifest.totals['units']}")
+    print(f"rows {manifest.totals['rows']}, units {manifest.timing['units_computed']}")
     print(f"start-up {timing['startup_seconds']:.1f} s, then wall {wall:.1f} s, engine busy {busy:.1f} s")
     print(f"wall over busy {wall / busy:.3f} (target {TARGET})")
 

@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 from batchloom import models  # noqa: E402
 from batchloom.pipelines.config import InputConfig  # noqa: E402
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE  # noqa: E402
+from batchloom.pipelines.planning.spans import Span  # noqa: E402
 from batchloom.pipelines.planning.units import Unit  # noqa: E402
 from batchloom.pipelines.replicas.replica import start_replica  # noqa: E402
 from batchloom.pipelines.stages.infer import answer  # noqa: E402
@@ -127,15 +128,15 @@ def make_ours(folder: str, texts: list[str], labels: list[str]) -> Callable[[], 
     replica = start_replica(
         task=task, model=pinned, dtype="float32", device="cpu", num_threads=0, max_batch_tokens=16384, seed=0
     )
-    unit = Unit("texts", "texts", 0, len(texts), "unit")
+    unit = Unit("unit", ((0, len(texts)),), (Span("texts", "", 0, len(texts)),), is_whole=False)
     rows = pa.table({"text": texts}).append_column(ERROR_FIELD, pa.nulls(len(texts), ERROR_TYPE))
     tokenize, write = (
-        Tokenize(task, pinned, [], bucket_tokens(task, 16384, "cpu"), False),
-        Write(task, pinned, None, "", ""),
+        Tokenize(task, pinned, bucket_tokens(task, 16384, "cpu"), False),
+        Write(task, pinned, None),
     )  # type: ignore[arg-type]
 
     def classify() -> list[dict[str, float]]:
-        work = tokenize.prepare(Work(unit, rows), tokenizer)
+        work = tokenize.prepare(Work(unit=unit, rows=rows), tokenizer)
         assert work.requests is not None
         results = answer(replica, task, unit, work.requests, tokenizer)
         part = write.finish(work.with_results(results, {}), tokenizer)

@@ -19,8 +19,9 @@ from batchloom.jobs.terminal.progress import Progress
 from batchloom.pipelines.config import JobConfig as ResolvedJob
 from batchloom.pipelines.driver import ignore
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.verification import Verification
-from batchloom.pipelines.metrics import Event, Manifest
+from batchloom.pipelines.metrics import Event
 from batchloom.pipelines.planning.job_plan import JobPlan
 
 Watcher = Callable[[Event], None]
@@ -67,9 +68,9 @@ def run(
     Args:
         progress: True shows progress, on stderr or in the notebook's cell; False shows nothing; None shows it in
             notebooks and where stderr is a terminal.
-        on_event: called in this thread with every event: Planned, Retrying, ReplicasStarting, UnitDone, UnitFailed,
-            Waiting, ReplicaEnded and Finished of `batchloom.pipelines.metrics`. An exception that it raises stops the
-            job; finished parts are kept.
+        on_event: called in this thread with every event: Planned, Retrying, ReplicasStarting, UnitDone, PartDone,
+            UnitFailed, Waiting, ReplicaEnded and Finished of `batchloom.pipelines.metrics`. An exception that it raises
+            stops the job; finished parts are kept.
         retry_errors: True computes rows with errors again; a kind of error, or several, those rows alone. Answers stay.
 
     Raises:
@@ -99,23 +100,26 @@ def plan(job: Job) -> JobPlan:
     return pipelines.plan(_config_of(job))
 
 
-def verify(output: Job, storage_options: Mapping[str, Any] | None = None) -> Verification:
+def verify(output: Job, storage_options: Mapping[str, Any] | None = None, deep: bool = False) -> Verification:
     """Recount a finished output against its manifest and its input; `.ok` and `.problems` hold the verdict.
 
     Args:
         output: the output folder (a local path or an fsspec URL), or the job that writes it: a path that ends in .yaml
             or .yml, a mapping or a JobConfig.
         storage_options: arguments for the output's fsspec filesystem; they take precedence over the job's.
+        deep: read every byte of every part, as Ray tasks. Otherwise a part is believed that has the size and the
+            etag, or modification time, of its record.
 
     Raises:
         ConfigError: `output` is a job, and it is wrong.
         OutputError: the folder holds no output of Batchloom, or the job is not finished.
     """
+    check = pipelines.deep_check if deep else None
     if isinstance(output, str | os.PathLike) and not os.fspath(output).endswith((".yaml", ".yml")):
-        return pipelines.verify(os.fspath(output), storage_options or {})
+        return pipelines.verify(os.fspath(output), storage_options or {}, deep=check)
     job = _config_of(output)
     options = {**job.output.storage_options, **(storage_options or {})}
-    return pipelines.verify(job.output.path, options, job.input)
+    return pipelines.verify(job.output.path, options, job.input, check)
 
 
 def _kinds(retry_errors: bool | str | Sequence[str]) -> Collection[str] | None:

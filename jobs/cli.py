@@ -193,7 +193,13 @@ def submit(
 
 
 @app.command()
-def verify(folder: Folder, as_json: Json = False) -> None:
+def verify(
+    folder: Folder,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every byte of every part, as Ray tasks; else sizes and versions tell.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Recount inputs and parts against the manifest: is every row there once, as it was written?"""
     with _command(as_json) as output:
         from dataclasses import asdict
@@ -201,7 +207,8 @@ def verify(folder: Folder, as_json: Json = False) -> None:
         from batchloom import pipelines
 
         path, options, job = _address(folder)
-        found = pipelines.verify(path, options, job.input if job else None)
+        check = pipelines.deep_check if deep else None
+        found = pipelines.verify(path, options, job.input if job else None, check)
         output.result({"ok": found.ok, **asdict(found)})
         output.verified(found)
         raise typer.Exit(ExitCode.OK if found.ok else ExitCode.FAILED)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batchloom.pipelines.config import JobConfig
+    from batchloom.pipelines.deep import deep_check
     from batchloom.pipelines.driver import run
     from batchloom.pipelines.ledger.verification import Verification, verify
     from batchloom.pipelines.planning.job_plan import JobPlan, plan
@@ -14,6 +15,7 @@ _HOME = {
     "JobConfig": "batchloom.pipelines.config",
     "JobPlan": "batchloom.pipelines.planning.job_plan",
     "Verification": "batchloom.pipelines.ledger.verification",
+    "deep_check": "batchloom.pipelines.deep",
     "plan": "batchloom.pipelines.planning.job_plan",
     "run": "batchloom.pipelines.driver",
     "verify": "batchloom.pipelines.ledger.verification",
@@ -23,6 +25,7 @@ __all__ = [
     "JobConfig",
     "JobPlan",
     "Verification",
+    "deep_check",
     "plan",
     "run",
     "verify",

@@ -1,103 +1,129 @@
 """The account of one run of a job: what was found done, what was computed, whether limits hold, and the manifest."""
 
+import hashlib
 import math
 import platform
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+from batchloom.pipelines.counts import DEGENERATE_KINDS, READY_AT, Counts, PartRecord
 from batchloom.pipelines.errors import ErrorLimitError
 from batchloom.pipelines.failures import Failures
-from batchloom.pipelines.metrics import (
-    DEGENERATE_KINDS,
-    READY_AT,
-    Manifest,
-    Planned,
-    UnitRecord,
-    degenerate,
-    errors_by_kind,
-    totals,
-)
+from batchloom.pipelines.ledger.manifest import Manifest
+from batchloom.pipelines.ledger.register import Register
+from batchloom.pipelines.metrics import Planned
 from batchloom.pipelines.planning.job_plan import JobPlan
 
+HELD_RECORDS = 4096  # as Python objects; the others are in Arrow tables
 REPORTED_VERSIONS = ("batchloom", "ray", "torch", "pyarrow", "tokenizers")
 
 
 @dataclass
 class Account:
-    """What one run of a job adds up to: records, errors, measures and times."""
+    """What one run of a job adds up to: records, errors, measures and times. Each sum is kept, not made anew."""
 
     job: JobPlan
-    resumed: list[UnitRecord]
-    computed: list[UnitRecord] = field(default_factory=list)
+    kept: Register
+    """The parts that are there and stay as they are."""
+    num_units_pending: int
+    num_rows_pending: int
+    errors: Counter[str]
+    """Rows with errors so far, by kind, without those that are to be computed again."""
+    degenerate: Counter[str]
+    """Degenerate answers so far, by kind."""
+    written: list[Register] = field(default_factory=list)
+    held: list[PartRecord] = field(default_factory=list)
+    """The parts that were written last."""
+    num_units_computed: int = 0
     failures: Failures = field(default_factory=Failures)
     measures: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
     ready_at: float = math.inf
 
     def __post_init__(self) -> None:
-        done = {record.part for record in self.resumed}
-        self.pending = [unit for name, unit in self.job.parts.items() if name not in done]
-        self.num_errors = sum(record.num_errors for record in self.resumed)
-        self.num_degenerate = sum(record.num_degenerate for record in self.resumed)
-
-        kept = [record for record in self.resumed if record.part not in self.job.parts]  # their inputs are gone
-        self.num_shards = len(self.job.shards) + len({record.shard for record in kept})
-        self.num_units = len(self.job.units) + len(kept)
-        self.num_rows = self.job.num_rows + sum(record.num_rows for record in kept)
+        of_gone = [  # parts of inputs that are gone
+            (spans, num_rows)
+            for spans, num_rows in zip(self.kept.spans(), self.kept.table["num_rows"].to_pylist(), strict=True)
+            if any(span.shard not in self.job.shards_by_name for span in spans)
+        ]
+        gone = [span for spans, _ in of_gone for span in spans if span.shard not in self.job.shards_by_name]
+        self.num_shards = len(self.job.shards) + len({span.shard for span in gone})
+        self.num_units = self.job.num_units + len(of_gone)
+        self.num_rows = self.job.num_rows + sum(span.num_rows for span in gone)
 
     def planned(self) -> Planned:
         return Planned(
             num_shards=self.num_shards,
             num_units=self.num_units,
             num_rows=self.num_rows,
-            num_units_done=len(self.resumed),
-            num_rows_done=sum(record.num_rows for record in self.resumed),
+            num_units_done=self.num_units - self.num_units_pending,
+            num_rows_done=self.num_rows - self.num_rows_pending,
         )
 
-    def add(self, record: UnitRecord, measures: dict[str, float]) -> None:
-        self.computed.append(record)
+    def computed(self, counts: Counts, measures: Mapping[str, float]) -> None:
+        """Add a unit whose answers are safe."""
+        self.num_units_computed += 1
         self.failures.done()
-        self.num_errors += record.num_errors
-        self.num_degenerate += record.num_degenerate
-        self.ready_at = min(self.ready_at, measures.pop(READY_AT))
+        self.errors.update(counts.errors_by_kind)
+        self.degenerate.update(counts.degenerate)
         for name, value in measures.items():
-            self.measures[name] = self.measures.get(name, 0) + value
+            if name == READY_AT:
+                self.ready_at = min(self.ready_at, value)
+            else:
+                self.measures[name] = self.measures.get(name, 0) + value
+
+    def wrote(self, record: PartRecord) -> None:
+        """Add a part."""
+        self.held.append(record)
+        if len(self.held) == HELD_RECORDS:
+            self.written.append(Register.of(self.held))
+            self.held = []
+
+    def parts(self) -> Register:
+        """Return the records of all parts that are there, in the order of their rows."""
+        return Register.joined([self.kept, *self.written, Register.of(self.held)]).sorted()
 
     def check_limit(self) -> None:
         """Raises: ErrorLimitError as soon as the job cannot end within `limits` any more."""
         limit = self.job.config.limits.max_error_rate
-        if self.num_errors and self.num_errors / self.num_rows > limit:  # 29 / 100 is 0.29, 0.29 * 100 is not 29
-            counts = errors_by_kind([*self.resumed, *self.computed])
-            kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        num_errors = self.errors.total()
+        if num_errors and num_errors / self.num_rows > limit:  # 29 / 100 is 0.29, 0.29 * 100 is not 29
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.errors.items()) if count)
             raise ErrorLimitError(
-                f"{self.num_errors} of {self.num_rows} rows failed ({kinds}); limits.max_error_rate is {limit}. "
+                f"{num_errors} of {self.num_rows} rows failed ({kinds}); limits.max_error_rate is {limit}. "
                 "Finished parts are kept. Mend the input or raise the limit, and run again."
             )
         limit = self.job.config.limits.max_degenerate_rate
-        if self.num_degenerate and self.num_degenerate / self.num_rows > limit:
-            counts = degenerate([*self.resumed, *self.computed])
-            kinds = ", ".join(f"{counts[kind]} {kind}" for kind in DEGENERATE_KINDS if counts[kind])
+        num_degenerate = self.degenerate.total() - self.degenerate["truncated"]  # truncated alone does not count
+        if num_degenerate and num_degenerate / self.num_rows > limit:
+            kinds = ", ".join(f"{self.degenerate[kind]} {kind}" for kind in DEGENERATE_KINDS if self.degenerate[kind])
             raise ErrorLimitError(
-                f"{self.num_degenerate} of {self.num_rows} answers are degenerate ({kinds}; truncated ones do not "
+                f"{num_degenerate} of {self.num_rows} answers are degenerate ({kinds}; truncated ones do not "
                 f"count); limits.max_degenerate_rate is {limit}. Finished parts are kept. Look at them with batchloom "
                 "show; change the checkpoint or generation, or raise the limit, and run again."
             )
 
     def manifest(self) -> Manifest:
-        records = sorted([*self.resumed, *self.computed], key=lambda record: (record.shard, record.start))
+        """Return the manifest of what is kept and written. Raises: ErrorLimitError, as `check_limit`."""
+        parts = self.parts()
+        self.errors, self.degenerate = Counter(parts.errors_by_kind()), Counter(parts.degenerate())
+        self.check_limit()
         return Manifest(
             **self.job.job_record(),
             versions={
                 "python": platform.python_version(),
                 **{name: version(name) for name in REPORTED_VERSIONS},
             },
-            totals={**totals(records), "shards": self.num_shards},
-            errors_by_kind=errors_by_kind(records),
-            degenerate=degenerate(records),
+            totals={**parts.totals(), "shards": self.num_shards},
+            errors_by_kind=dict(self.errors),
+            degenerate=dict(self.degenerate),
             timing=self._timing(),
-            parts=tuple(records),
+            parts=parts,
+            parts_sha256=hashlib.sha256(parts.to_bytes()).hexdigest(),
         )
 
     def _timing(self) -> dict[str, Any]:
@@ -105,7 +131,7 @@ class Account:
         return {
             "wall_seconds": now - self.started,
             "startup_seconds": min(self.ready_at, now) - self.started,  # until the first replica had loaded its model
-            "units_computed": len(self.computed),
-            "units_resumed": len(self.resumed),
+            "units_computed": self.num_units_computed,
+            "units_resumed": self.num_units - self.num_units_pending,
             **self.measures,
         }

@@ -21,7 +21,11 @@ class InputConfig:
     keep_columns: tuple[str, ...] | None = None
     """Columns copied to the output. None copies all but those that the task reads."""
     rows_per_unit: int = 1024
-    """The largest number of rows in a unit. Larger row groups are sliced, smaller neighbours of a shard are joined."""
+    """The largest number of rows in a unit: what is computed together. Larger row groups are sliced, smaller ones and
+    small shards are joined. It may be changed between two runs of a job."""
+    max_unit_bytes: int = 1 << 25
+    """The largest number of bytes in a unit, by the footers, not compressed. It bounds the memory of workers, and may
+    be changed between two runs of a job."""
     missing: Literal["error", "keep"] = "error"
     """Input files that were deleted after they were answered. error: the job is refused. keep: their parts stay. A file
     that was renamed is a deleted and a new one: under keep its rows are there twice."""
@@ -38,6 +42,9 @@ class OutputConfig:
     mode: Literal["resume", "overwrite", "error"] = "resume"
     """resume: keep finished parts of the same job. overwrite: remove Batchloom's files first. error: refuse a folder
     that is not empty."""
+    rows_per_part: int | None = None
+    """The largest number of rows in an output file. None: 16,384 where text is generated, 131,072 elsewhere, and in any
+    case no more than 256 MiB of the input. What is finished of a part survives a kill whatever its size."""
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Arguments for the fsspec filesystem."""
 

@@ -1,25 +1,24 @@
-"""The driver runs a job from plan to manifest. Units that have a part are done; the rest is streamed through Ray."""
+"""The driver runs a job from plan to manifest. What is done stays; the rest is streamed through Ray."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from batchloom.pipelines.account import Account
 from batchloom.pipelines.config import JobConfig
-from batchloom.pipelines.errors import ERROR_KINDS, ConfigError, OutputError
+from batchloom.pipelines.counts import PartRecord, UnitRecord, added
+from batchloom.pipelines.errors import ERROR_KINDS, ConfigError, JobError, OutputError
 from batchloom.pipelines.ledger import ledger, ownership
-from batchloom.pipelines.metrics import (
-    Event,
-    Finished,
-    Manifest,
-    ReplicasStarting,
-    Retrying,
-    UnitDone,
-    UnitFailed,
-    UnitRecord,
-    errors_by_kind,
-)
+from batchloom.pipelines.ledger.manifest import Manifest
+from batchloom.pipelines.ledger.register import Register
+from batchloom.pipelines.ledger.resume import Done, Pending, rewritten, rows_with_errors
+from batchloom.pipelines.metrics import Event, Finished, PartDone, ReplicasStarting, Retrying, UnitDone, UnitFailed
 from batchloom.pipelines.planning.job_plan import JobPlan, plan
-from batchloom.pipelines.stages.retry import Retry
+from batchloom.pipelines.planning.spans import Range
 
 
 def ignore(event: Event) -> None:
@@ -43,53 +42,103 @@ def run(
     job = plan(config)
     config, store = job.config, job.output
     found = ledger.look(store)
-    kept = ownership.refuse_foreign(job, found)
+    ownership.refuse_foreign(job, found)
     is_overwriting = config.output.mode == "overwrite"
-    done = [] if is_overwriting else ledger.whole_parts(store, found, job.parts, kept)
-    retry = None if retry_errors is None else _retry(job, done, frozenset(retry_errors))
-    account = Account(job, [record for record in done if retry is None or record.part not in retry.hashes])
+    done = Done(Register.of([])) if is_overwriting else Done.find(job, found)
+    retry = Retry.none() if retry_errors is None else Retry.of(job, done, frozenset(retry_errors))
+    todo = Todo.of(job, done, retry)
+    account = todo.account(job, done, retry)
     on_event(account.planned())
-    if retry is not None:
-        on_event(_retrying(retry, done))
+    if retry_errors is not None:
+        on_event(Retrying(len(retry.missing), dict(retry.errors)))
     account.check_limit()
-    manifest = _closed_manifest(account, found)
+    manifest = None if is_overwriting or todo.pending else _closed_manifest(account, found)
     if manifest is None:
-        ledger.open_job(store, job.job_record(), overwritten=found.parts if is_overwriting else ())
+        ledger.open_job(store, job.job_record(), overwritten=found if is_overwriting else None)
         job.keep_footers()
-        for made, measures in _stream(job, account, retry, on_event):
-            if isinstance(made, UnitFailed):
-                on_event(made)
-                account.failures.add(made)
-            else:
-                account.add(made, measures)
-                on_event(UnitDone(made))
-                account.check_limit()
-        account.failures.check()
+        with ledger.RecordLog(store) as records:
+            for made, measures in _stream(job, todo, on_event):
+                _account_for(made, measures, account, records, on_event)
+            account.failures.check()
         manifest = account.manifest()
+        _check_rows(manifest, account)
         found = ledger.check_parts(store, manifest.parts)
-        ownership.refuse_company(job, found, ours=[record.part for record in manifest.parts])
+        ownership.refuse_company(job, found, ours=manifest.parts.table["part"].to_pylist())
         ledger.close_job(store, manifest)
     on_event(Finished(manifest))
     return manifest
 
 
-def _retry(job: JobPlan, done: Sequence[UnitRecord], kinds: frozenset[str]) -> Retry:
-    """Return which parts hold rows with errors of these kinds. Those of inputs that are gone are left out.
+def _account_for(
+    made: UnitRecord | PartRecord | UnitFailed,
+    measures: Mapping[str, float],
+    account: Account,
+    records: ledger.RecordLog,
+    on_event: Callable[[Event], None],
+) -> None:
+    """Raises: ErrorLimitError, JobError where too much fails."""
+    if isinstance(made, UnitFailed):
+        on_event(made)
+        account.failures.add(made)
+        return
+    if isinstance(made, UnitRecord):
+        account.computed(made, measures)
+        on_event(UnitDone(made))
+    else:
+        account.wrote(made)
+        records.add(made)
+        on_event(PartDone(made))
+    account.check_limit()
 
-    Raises: ConfigError where there is no such kind, or the job overwrites what it would keep.
-    """
-    if job.config.output.mode == "overwrite":
-        raise ConfigError("--retry-errors keeps the answers that are there, and output.mode: overwrite removes them.")
-    there = errors_by_kind(done)
-    if unknown := sorted(kinds - ERROR_KINDS - set(there)):
-        counts = ", ".join(f"{count} {kind}" for kind, count in there.items()) or "none"
-        raise ConfigError(
-            f"--retry-errors: there is no kind of error {', '.join(map(repr, unknown))}. "
-            f"Errors of {job.config.output.path} so far: {counts}. All kinds: {', '.join(sorted(ERROR_KINDS))}."
+
+def _check_rows(manifest: Manifest, account: Account) -> None:
+    """Raises: JobError where the parts do not add up to the rows of the input: then nothing is closed."""
+    if manifest.totals["rows"] != account.num_rows:
+        raise JobError(
+            f"The parts have {manifest.totals['rows']} rows and the input {account.num_rows}, so the output is not "
+            "closed: the same command computes what is missing. This should never be; please report it."
         )
-    chosen = [record for record in done if record.part in job.parts and _of_kinds(record.errors_by_kind, kinds)]
-    hashes = {record.part: record.sha256 for record in chosen}
-    return Retry(kinds=kinds, hashes=hashes, store=job.output, fingerprint=job.fingerprint)
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Which rows are computed again, by the part that they are in."""
+
+    missing: Mapping[str, tuple[Range, ...]]
+    errors: Mapping[str, int]
+    """Those rows, by the errors that they have now."""
+
+    @staticmethod
+    def none() -> "Retry":
+        return Retry({}, {})
+
+    @staticmethod
+    def of(job: JobPlan, done: Done, kinds: frozenset[str]) -> "Retry":
+        """Choose the rows with errors of these kinds, of parts whose input is there; no kinds stand for all.
+
+        Raises: ConfigError where there is no such kind, or the job overwrites what it would keep.
+        """
+        if job.config.output.mode == "overwrite":
+            raise ConfigError(
+                "--retry-errors keeps the answers that are there, and output.mode: overwrite removes them."
+            )
+        there = done.register.errors_by_kind()
+        if unknown := sorted(kinds - ERROR_KINDS - set(there)):
+            counts = ", ".join(f"{count} {kind}" for kind, count in there.items()) or "none"
+            raise ConfigError(
+                f"--retry-errors: there is no kind of error {', '.join(map(repr, unknown))}. "
+                f"Errors of {job.config.output.path} so far: {counts}. All kinds: {', '.join(sorted(ERROR_KINDS))}."
+            )
+        has_errors = pc.greater(done.register.table["num_errors"], 0).to_pylist()
+        records = [
+            record
+            for record in done.register.chosen(has_errors)
+            if _of_kinds(record.errors_by_kind, kinds)
+            and all(span.shard in job.shards_by_name for span in record.spans)
+        ]
+        rows = rows_with_errors(job.output, records, kinds)
+        missing = {record.part: ranges for record, ranges in zip(records, rows, strict=True) if ranges}
+        return Retry(missing, added(_of_kinds(record.errors_by_kind, kinds) for record in records))
 
 
 def _of_kinds(counts: Mapping[str, int], kinds: Collection[str]) -> dict[str, int]:
@@ -97,18 +146,47 @@ def _of_kinds(counts: Mapping[str, int], kinds: Collection[str]) -> dict[str, in
     return {kind: count for kind, count in counts.items() if not kinds or kind in kinds}
 
 
-def _retrying(retry: Retry, done: Sequence[UnitRecord]) -> Retrying:
-    chosen = [record for record in done if record.part in retry.hashes]
-    return Retrying(len(chosen), _of_kinds(errors_by_kind(chosen), retry.kinds))
+@dataclass(frozen=True)
+class Todo:
+    """What is left to do."""
+
+    pending: Sequence[Pending]
+    num_units: int
+    """That have to be computed."""
+    num_rows: int
+    """Of these units."""
+
+    @staticmethod
+    def of(job: JobPlan, done: Done, retry: Retry) -> "Todo":
+        """Raises: OutputError where a part has to be written again and its input is gone."""
+        again = {record.part: rewritten(job, record) for record in done.of_another_layout(job)}
+        for record in done.register.chosen(
+            pc.is_in(done.register.table["part"], pa.array(list(retry.missing), pa.string())).to_pylist()
+        ):
+            again[record.part] = rewritten(job, record, retry.missing[record.part])
+        pending = [*done.pending(job), *again.values()]
+        units = [unit.num_rows for one in pending if one.missing for unit in one.units(job)]
+        return Todo(pending, len(units), sum(units))
+
+    def account(self, job: JobPlan, done: Done, retry: Retry) -> Account:
+        replaced = [one.earlier for one in self.pending if one.earlier is not None]
+        is_kept = pc.invert(pc.is_in(done.register.table["part"], pa.array(replaced, pa.string())))
+        return Account(
+            job,
+            done.register.chosen(is_kept.to_pylist()),
+            num_units_pending=self.num_units,
+            num_rows_pending=self.num_rows,
+            errors=Counter(done.register.errors_by_kind()) - Counter(retry.errors),
+            degenerate=Counter(done.register.degenerate()),
+        )
 
 
 def _closed_manifest(account: Account, found: ledger.Found) -> Manifest | None:
     """Return the manifest that closes this very job; None where something is left to do."""
-    job = account.job
-    if not found.is_closed or account.pending or job.config.output.mode == "overwrite":
+    if not found.is_closed:
         return None
     try:
-        closed = ledger.read_manifest(job.output)
+        closed = ledger.read_manifest(account.job.output)
     except OutputError:  # the parts are whole, and it is written anew from them
         return None
     now = account.manifest()
@@ -129,11 +207,12 @@ def _decisive(manifest: Manifest) -> list[Any]:
 
 
 def _stream(
-    job: JobPlan, account: Account, retry: Retry | None, on_event: Callable[[Event], None]
-) -> Iterator[tuple[UnitRecord | UnitFailed, dict[str, float]]]:
-    """Yield units' records and measures as their parts are written. Without pending units Ray is not started."""
-    if account.pending:
+    job: JobPlan, todo: Todo, on_event: Callable[[Event], None]
+) -> Iterator[tuple[UnitRecord | PartRecord | UnitFailed, Mapping[str, float]]]:
+    """Yield records and measures as answers and parts are written. Where nothing is left, Ray is not started."""
+    if todo.pending:
         from batchloom.pipelines.stream import stream
 
-        on_event(ReplicasStarting())
-        yield from stream(job, account.pending, retry, on_event)
+        if todo.num_units:
+            on_event(ReplicasStarting())
+        yield from stream(job, todo.pending, todo.num_units, on_event)

@@ -1,8 +1,9 @@
 """A store is a folder on any fsspec filesystem, with atomic writes. It knows no Parquet."""
 
+import logging
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -12,8 +13,11 @@ from fsspec.implementations.local import LocalFileSystem
 
 from batchloom.models.patience import Patience
 from batchloom.pipelines.connection import Connection
+from batchloom.pipelines.errors import StoreError
 from batchloom.pipelines.listing import Listing, find
 from batchloom.pipelines.patient_file import PatientFile
+
+log = logging.getLogger(__name__)
 
 TEMPORARY = "_batchloom/tmp"
 UNKNOWN_BYTES = 1 << 30  # of a file that was not listed: what its reading is given time for
@@ -181,15 +185,30 @@ class Store:
         for name in names:
             self._connection.call(f"Removing {self.url}/{name}", "remove", partial(rm, name=name))
 
-    def remove_temporary(self) -> None:
-        """Remove temporary files of killed writers (local disks only: object stores have none). Raises: StoreError."""
+    def discard(self, names: Sequence[str] = (), folders: Sequence[str] = ()) -> None:
+        """Remove files and folders that nobody needs any more. Where that cannot be done, as where credentials permit
+        no removal, they stay, and the log says so."""
+        try:
+            self.remove(list(names))
+            for folder in folders:
+                self.remove_folder(folder)
+        except StoreError as error:
+            log.warning("Files that are of no use any more stay: %s", error)
+
+    def discard_temporary(self) -> None:
+        """Discard temporary files of killed writers (local disks only: object stores have none)."""
+        if self._connection.is_local:
+            self.discard(folders=[TEMPORARY])
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder and all that is in it; one that is not there is removed. Raises: StoreError."""
 
         def rm(filesystem: Any) -> None:
-            with suppress(FileNotFoundError):  # a concurrent job was faster
-                filesystem.rm(self.path(TEMPORARY), recursive=True)
+            filesystem.invalidate_cache()
+            with suppress(FileNotFoundError):  # or a concurrent job was faster
+                filesystem.rm(self.path(name), recursive=True)
 
-        if self._connection.is_local:
-            self._connection.call(f"Removing {self.url}/{TEMPORARY}", "remove", rm)
+        self._connection.call(f"Removing {self.url}/{name}", "remove", rm)
 
 
 def version_of(info: Mapping[str, Any]) -> str:

@@ -1,32 +1,38 @@
 """Stream units through Ray Data. It decides where work runs, and does not know what is done to a row.
 
     stretches -> read -> tokenize -> | infer (pool of replicas) | -> write -> records
+                                          answers of all units of a part -> assemble -> record
 
 A row of the dataset is a unit (stages/work.py), and every stage is `map_batches(batch_size=1)`: one unit a call.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import fields
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from batchloom.models.errors import ModelError
 from batchloom.pipelines import cluster
+from batchloom.pipelines.assembly import Assembly
 from batchloom.pipelines.config import EngineConfig
+from batchloom.pipelines.counts import Counts, PartRecord, UnitRecord
 from batchloom.pipelines.errors import JobError, PipelineError
+from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import ledger
-from batchloom.pipelines.metrics import Event, UnitFailed, UnitRecord
+from batchloom.pipelines.ledger.resume import Pending
+from batchloom.pipelines.metrics import Event, UnitFailed
 from batchloom.pipelines.planning.job_plan import JobPlan
-from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas import probe, spanning
 from batchloom.pipelines.replicas.placement import STAGE_CPUS, Placement, place
+from batchloom.pipelines.stages.assemble import Assemble
 from batchloom.pipelines.stages.infer import Infer
 from batchloom.pipelines.stages.read import Read, stretches
-from batchloom.pipelines.stages.retry import Retry
+from batchloom.pipelines.stages.reader import Reader
 from batchloom.pipelines.stages.tokenize import Tokenize, bucket_tokens
 from batchloom.pipelines.stages.write import Write, from_outcome
 from batchloom.pipelines.storage import Store
@@ -40,14 +46,19 @@ if TYPE_CHECKING:
 
 RAYS_ADVICE = "\nFailed to apply UDF"  # Ray appends advice that begins so to an error's message
 READ_BLOCKS = 2000  # at most so many read tasks
+MAX_STRETCHES = 8000  # about: what they are is in the driver's memory
 TICK_SECONDS = 1.0  # to wait for a batch before looking at what else there is to say
 KEPT = "Finished parts are kept; the same command goes on from there."
 
 
+Made = tuple[UnitRecord | PartRecord | UnitFailed, dict[str, float]]
+
+
 def stream(
-    job: JobPlan, pending: Sequence[Unit], retry: Retry | None, on_event: Callable[[Event], None]
-) -> Iterator[tuple[UnitRecord | UnitFailed, dict[str, float]]]:
-    """Yield a record and measures for each pending unit as soon as its part is written, or why it failed, in no order.
+    job: JobPlan, pending: Sequence[Pending], num_units: int, on_event: Callable[[Event], None]
+) -> Iterator[Made]:
+    """Yield the record and measures of each unit as soon as its answers are safe, and each part's when it is written,
+    or why something failed, in no order. `num_units`: of all pending parts.
 
     While none is, `on_event` is told of what is waited for, and of replicas that had to be started again.
 
@@ -55,23 +66,57 @@ def stream(
         PipelineError, ModelError: what a stage raised.
         JobError: anything else that ended the stream; its message is the innermost cause's.
     """
-    engine, limits = job.config.engine, job.config.limits
     with cluster.connected(), _translated_errors():
-        placement = place(engine, cluster.look())
-        roster = Roster(limits.max_unit_attempts)
-        answers = _probe_answers(job)
-        with spanning.groups(placement) as groups:
-            dataset = _dataset(job, pending, retry, placement, groups, roster, answers)
-            watchdog = Watchdog(roster, placement, limits, engine.replicas.wait_minutes)
-            pump = Pump(lambda: _batches(dataset))
-            try:
-                with watchdog, pump:
-                    for batch in _taken(pump, watchdog, Pace(limits.quiet_seconds), on_event):
-                        for outcome in batch["outcome"].to_pylist():
-                            yield from_outcome(outcome)
-            finally:
-                if watchdog.is_running or pump.is_running:
-                    cluster.stay_disconnected()
+        assemble = assembler(job)
+        assembly = Assembly(job, assemble, pending)
+        if num_units:
+            yield from _computed(job, pending, num_units, assemble, assembly, on_event)
+        while assembly.is_busy:
+            for made in assembly.finished(TICK_SECONDS):
+                yield made, {}
+
+
+def _computed(
+    job: JobPlan,
+    pending: Sequence[Pending],
+    num_units: int,
+    assemble: Assemble,
+    assembly: Assembly,
+    on_event: Callable[[Event], None],
+) -> Iterator[Made]:
+    """Yield what becomes of the units, and meanwhile of parts. Raises: as `stream`."""
+    engine, limits = job.config.engine, job.config.limits
+    placement = place(engine, cluster.look())
+    roster = Roster(limits.max_unit_attempts)
+    answers = _probe_answers(job)
+    with spanning.groups(placement) as groups:
+        dataset = _dataset(job, pending, num_units, assemble, placement, groups, roster, answers)
+        watchdog = Watchdog(roster, placement, limits, engine.replicas.wait_minutes)
+        pump = Pump(lambda: _batches(dataset))
+        try:
+            with watchdog, pump:
+                for batch in _taken(pump, watchdog, Pace(limits.quiet_seconds), on_event):
+                    for outcome in [] if batch is None else batch["outcome"].to_pylist():
+                        yield from _settled(*from_outcome(outcome), assembly)
+                    for made in assembly.finished(0):
+                        yield made, {}
+        finally:
+            if watchdog.is_running or pump.is_running:
+                cluster.stay_disconnected()
+
+
+def _settled(
+    made: UnitRecord | PartRecord | UnitFailed, measures: dict[str, float], assembly: Assembly
+) -> Iterator[Made]:
+    """Yield what became of a unit; of one that is a whole part both records."""
+    if isinstance(made, PartRecord):
+        counts = {one.name: getattr(made, one.name) for one in fields(Counts)}
+        yield UnitRecord(part=made.part, ranges=((0, made.num_rows),), **counts), measures
+        yield made, {}
+    else:
+        if isinstance(made, UnitRecord):
+            assembly.answered(made)
+        yield made, measures
 
 
 def _batches(dataset: Dataset) -> Iterator[Any]:
@@ -80,7 +125,7 @@ def _batches(dataset: Dataset) -> Iterator[Any]:
 
 
 def _taken(pump: Pump[Any], watchdog: Watchdog, pace: Pace, on_event: Callable[[Event], None]) -> Iterator[Any]:
-    """Yield what the pump brings. Meanwhile report silences, and end the job where Ray is gone."""
+    """Yield what the pump brings, or None after a while. Report silences, and end the job where Ray is gone."""
     while True:
         try:
             batch = pump.take(TICK_SECONDS)
@@ -88,9 +133,9 @@ def _taken(pump: Pump[Any], watchdog: Watchdog, pace: Pace, on_event: Callable[[
             return
         for ended in watchdog.ended():
             on_event(ended)
+        yield batch
         if batch is not None:
             pace.finished()
-            yield batch
             continue
         if (loss := watchdog.loss()) is not None:
             pump.abandon()
@@ -99,6 +144,19 @@ def _taken(pump: Pump[Any], watchdog: Watchdog, pace: Pace, on_event: Callable[[
             raise JobError(f"{vain}\n{KEPT}")
         if watchdog.begins_to_wait() or pace.is_due():
             on_event(watchdog.waiting(pace.quiet_seconds))
+
+
+def assembler(job: JobPlan) -> Assemble:
+    """Return what makes the parts of a job."""
+    answers = pa.schema([*job.task.output_fields(), *LEDGER_FIELDS])
+    kept = _reader(job, job.keep_columns)
+    return Assemble(job.output, kept, answers, job.fingerprint, job.layout, version("batchloom"))
+
+
+def _reader(job: JobPlan, columns: Iterable[str]) -> Reader:
+    """Return what reads these columns of the input."""
+    schema = pa.schema([job.schema.field(name) for name in columns])
+    return Reader(schema, dict(job.config.input.storage_options), job.config.input.paths[0], job.patience)
 
 
 def _probe_answers(job: JobPlan) -> Any:
@@ -138,19 +196,22 @@ def _pool(engine: EngineConfig, placement: Placement) -> ActorPoolStrategy:
 
 def _dataset(
     job: JobPlan,
-    pending: Sequence[Unit],
-    retry: Retry | None,
+    pending: Sequence[Pending],
+    num_units: int,
+    assemble: Assemble,
     placement: Placement,
     groups: Sequence[Any],
     roster: Roster,
     probe_answers: Any,
 ) -> Dataset:
     config, engine = job.config, job.config.engine
-    rows = [{"units": json.dumps([asdict(unit) for unit in stretch])} for stretch in stretches(job.shards, pending)]
-    read = Read(job.schema, dict(config.input.storage_options), config.input.paths[0], job.patience)
+    units = (unit for one in pending if one.missing for unit in one.units(job))
+    least = -(-num_units // MAX_STRETCHES)
+    rows = [{"stretch": stretch.to_json()} for stretch in stretches(units, job.shards_by_name, least)]
+    read = Read(_reader(job, job.task.input_columns()))
     compute_once = engine.compute_once and not job.generation.get("do_sample")  # samples are drawn with the row's seed
     num_tokens = bucket_tokens(job.task, engine.max_batch_tokens, placement.device)
-    tokenize = Tokenize(job.task, job.checkpoint.pinned, job.keep_columns, num_tokens, compute_once, retry)
+    tokenize = Tokenize(job.task, job.checkpoint.pinned, num_tokens, compute_once)
     infer: dict[str, Any] = {
         "task": job.task,
         "model": job.checkpoint.pinned,
@@ -161,7 +222,7 @@ def _dataset(
         "seed": config.seed,
         "probe_answers": probe_answers,
     }
-    write = Write(job.task, job.checkpoint.pinned, job.output, job.fingerprint, job.job_record()["batchloom"])
+    write = Write(job.task, job.checkpoint.pinned, assemble)
     one_unit: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
     return (
         ray.data.from_items(rows, override_num_blocks=min(len(rows), READ_BLOCKS))

@@ -17,8 +17,9 @@ import yaml
 import batchloom
 from batchloom.jobs.terminal.notebook import NotebookLine, is_notebook
 from batchloom.jobs.terminal.progress import Progress
+from batchloom.pipelines.counts import UnitRecord
 from batchloom.pipelines.errors import ConfigError, OutputError
-from batchloom.pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone, UnitRecord
+from batchloom.pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -185,16 +186,14 @@ def frontend(monkeypatch: pytest.MonkeyPatch) -> Frontend:
 
 
 def unit(num_rows: int) -> UnitDone:
-    values = dict.fromkeys(("start", "num_errors", "num_truncated_tokens", "bytes"), 0)
     record = UnitRecord(
         part="",
-        shard="",
-        sha256="",
-        stop=num_rows,
+        ranges=((0, num_rows),),
         num_rows=num_rows,
+        num_errors=0,
         num_input_tokens=9,
         num_output_tokens=1,
-        **values,
+        num_truncated_tokens=0,
     )
     return UnitDone(record)
 

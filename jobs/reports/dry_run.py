@@ -13,8 +13,11 @@ from batchloom.jobs.reports import wording
 from batchloom.jobs.reports.replica_estimate import ReplicaEstimate
 from batchloom.models import Machine
 from batchloom.pipelines.config import JobConfig
+from batchloom.pipelines.errors import OutputError
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import ledger, ownership
+from batchloom.pipelines.ledger.register import Register
+from batchloom.pipelines.ledger.resume import Done
 from batchloom.pipelines.planning.job_plan import JobPlan
 
 
@@ -25,29 +28,34 @@ class DryRun:
     plan: JobPlan
     found: ledger.Found
     replica: ReplicaEstimate
+    done: Done | None
+    """What is there of the job; None where `run` would refuse the output."""
 
     @staticmethod
     def of(config: JobConfig, machine: Machine, num_tokens: int) -> "DryRun":
         """Plan the job. Raises: ConfigError or ModelError where the job cannot run."""
         plan = pipelines.plan(config)
+        found = ledger.look(plan.output)
         share = replace(machine, memory=config.engine.gpus_per_replica * machine.memory)
-        return DryRun(plan, ledger.look(plan.output), ReplicaEstimate(plan, share, num_tokens))
+        return DryRun(plan, found, ReplicaEstimate(plan, share, num_tokens), _done(plan, found))
 
     def refuse(self) -> None:
         """Do nothing where `run` would accept the output. Raises: OutputError where it would refuse it."""
-        ownership.refuse_foreign(self.plan, self.found)
+        if self.done is None:
+            ownership.refuse_foreign(self.plan, self.found)
+            Done.find(self.plan, self.found)
 
     def values(self) -> dict[str, Any]:
-        plan, done = self.plan, self._done()
+        plan, (num_units_left, num_rows_left) = self.plan, self._left()
         return {
             "task": plan.config.task,
             "model": plan.config.model,
             "num_shards": len(plan.shards),
-            "num_units": len(plan.units),
+            "num_units": plan.num_units,
             "num_rows": plan.num_rows,
-            "num_bytes": sum(shard.size for shard in plan.shards),
-            "num_units_done": len(done),
-            "num_rows_done": sum(plan.parts[name].num_rows for name in done),
+            "num_bytes": sum(shard.source.size or 0 for shard in plan.shards),
+            "num_units_done": plan.num_units - num_units_left,
+            "num_rows_done": plan.num_rows - num_rows_left,
             "output": plan.config.output.path,
             "columns": [*plan.keep_columns, *(field.name for field in [*plan.task.output_fields(), *LEDGER_FIELDS])],
             "generation": dict(plan.generation),
@@ -76,11 +84,22 @@ class DryRun:
             "Fingerprint": values["fingerprint"],
         }
 
-    def _done(self) -> list[str]:
-        """Return the names of the parts that a run would keep."""
-        if self.plan.config.output.mode == "overwrite":
-            return []
-        return [name for name in self.found.parts if name in self.plan.parts]
+    def _left(self) -> tuple[int, int]:
+        """Return how many units, and rows, a run would compute."""
+        if self.done is None:
+            return self.plan.num_units, self.plan.num_rows
+        units = [unit.num_rows for one in self.done.pending(self.plan) if one.missing for unit in one.units(self.plan)]
+        return len(units), sum(units)
+
+
+def _done(plan: JobPlan, found: ledger.Found) -> Done | None:
+    if plan.config.output.mode == "overwrite":
+        return Done(Register.of([]))
+    try:
+        ownership.refuse_foreign(plan, found)
+        return Done.find(plan, found)
+    except OutputError:
+        return None
 
 
 def _lines(options: Mapping[str, Any]) -> str:

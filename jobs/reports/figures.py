@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from batchloom.jobs.reports import wording
-from batchloom.pipelines.metrics import Manifest
+from batchloom.pipelines.ledger.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from batchloom.jobs.reports import wording
 from batchloom.jobs.reports.figures import Figures
 from batchloom.jobs.reports.view import Row, View, spread
+from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.fields import LEDGER_FIELDS
-from batchloom.pipelines.metrics import UnitRecord, degenerate
 
 MAX_PARTS = 64  # to read lengths from: enough for a distribution, and a report never reads a whole archive
 MAX_BINS = 30
@@ -95,7 +95,7 @@ class Report:
             "finished": self.view.manifest is not None,
             "totals": dict(self.view.totals),
             "errors_by_kind": dict(self.view.errors_by_kind),
-            "degenerate": degenerate(self.view.records),
+            "degenerate": self.view.records.degenerate(),
             "timing": dict(self.view.manifest.timing) if self.view.manifest else None,
             "lengths": {name: vars(lengths) for name, lengths in self.histograms().items()},
         }
@@ -106,7 +106,7 @@ class Report:
         return {name: lengths for name, lengths in named.items() if lengths is not None and lengths.largest > 0}
 
 
-def _read(view: View, records: Sequence[UnitRecord]) -> pa.Table:
+def _read(view: View, records: Sequence[PartRecord]) -> pa.Table:
     """Read the ledger columns of these parts: token counts, finish reasons and errors."""
     schema = pa.schema(LEDGER_FIELDS)
     tables = [schema.empty_table()]

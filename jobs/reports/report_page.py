@@ -95,7 +95,7 @@ def _section(title: str, body: str) -> str:
 
 def _figures(report: Report) -> Iterable[str]:
     totals, figures = report.view.totals, report.figures
-    yield _figure(f"{totals['rows']:,}", f"rows in {wording.plural(totals['units'], 'part')}")
+    yield _figure(f"{totals['rows']:,}", f"rows in {wording.plural(totals['parts'], 'part')}")
     yield _figure(f"{totals['ok']:,}", "answered")
     yield _figure(f"{totals['errors']:,}", "errors", is_bad=totals["errors"] > 0)
     yield _figure(f"{totals['input_tokens']:,}", "tokens read")

@@ -22,17 +22,15 @@ class Status:
     """How much of a job is done."""
 
     view: View
-    num_units: int | None
-    """Of the whole job; None where its model or input cannot be read from here."""
     num_rows: int | None
+    """Of the whole job; None where its model or input cannot be read from here."""
     seconds_since_part: float | None
     """Since the newest part was written; None without parts, or where the filesystem has no times."""
 
     @staticmethod
     def of(view: View, job: JobConfig | None = None) -> "Status":
         """`job`: with the credentials that the output's record has not; None takes the record's."""
-        num_units, num_rows = _planned(view, job)
-        return Status(view, num_units, num_rows, _seconds_since_part(view))
+        return Status(view, _num_rows(view, job), _seconds_since_part(view))
 
     @property
     def is_finished(self) -> bool:
@@ -42,8 +40,7 @@ class Status:
         return {
             "finished": self.is_finished,
             "output": self.view.store.url,
-            "num_units": self.num_units,
-            "num_units_done": len(self.view.records),
+            "num_parts_done": len(self.view.records),
             "num_rows": self.num_rows,
             "num_rows_done": self.view.totals["rows"],
             "num_errors": self.view.totals["errors"],
@@ -57,7 +54,7 @@ class Status:
             "Job": f"{self.view.job['task']}, {self.view.job['model']}",
             "State": "finished" if self.is_finished else "not finished; the same command goes on with it",
             "Rows": _of(totals["rows"], self.num_rows),
-            "Units": _of(len(self.view.records), self.num_units),
+            "Parts": f"{len(self.view.records):,}",
             "Errors": wording.kinds(self.view.errors_by_kind) or "none",
             **self._last_part(),
         }
@@ -68,14 +65,13 @@ class Status:
         return {"Last part": f"written {wording.duration(self.seconds_since_part)} ago"}
 
 
-def _planned(view: View, job: JobConfig | None) -> tuple[int | None, int | None]:
+def _num_rows(view: View, job: JobConfig | None) -> int | None:
     if view.manifest is not None:
-        return view.totals["units"], view.totals["rows"]
+        return view.totals["rows"]
     try:
-        plan = pipelines.plan(job or spec.from_record(view.job, view.store.url))
+        return pipelines.plan(job or spec.from_record(view.job, view.store.url)).num_rows
     except (ConfigError, ModelError):
-        return None, None
-    return len(plan.units), plan.num_rows
+        return None
 
 
 def _seconds_since_part(view: View) -> float | None:

@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import ConfigError, OutputError
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import ledger
+from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.parts import read_footer
-from batchloom.pipelines.metrics import Manifest, UnitRecord, errors_by_kind, totals
+from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.storage import Store
 
 log = logging.getLogger(__name__)
@@ -34,21 +36,21 @@ class View:
     job: Mapping[str, Any]
     """The job as resolved when it was started, from the manifest or `_batchloom/job.json`."""
     manifest: Manifest | None
-    records: tuple[UnitRecord, ...]
+    records: Register
     there: Collection[str]
     """The files that are there: others, which a manifest may name, are not opened."""
 
     @property
     def totals(self) -> Mapping[str, int]:
-        return totals(self.records)
+        return self.records.totals()
 
     @property
     def errors_by_kind(self) -> Mapping[str, int]:
-        return errors_by_kind(self.records)
+        return self.records.errors_by_kind()
 
     def sample(self, num_rows: int) -> list[Row]:
         """Return at most `num_rows` rows, from parts spread evenly over the output."""
-        chosen = spread([record for record in self.records if record.num_rows], num_rows)
+        chosen = spread(self.records, num_rows)
         rows_per_part = math.ceil(num_rows / max(len(chosen), 1))
         read = [self.read(record.part, lambda file: _first_rows(file, rows_per_part)) for record in chosen]
         return [row for rows in read if rows is not None for row in rows][:num_rows]
@@ -73,14 +75,16 @@ def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
     if manifest is not None:
         return View(store, _told(manifest.job), manifest, manifest.parts, found.parts)
 
-    def record_of(part: str) -> UnitRecord | None:
+    def record_of(part: str) -> PartRecord | None:
         return _read(store, part, lambda file: read_footer(part, found.parts[part].size, file.metadata).record)
 
+    known, unknown = ledger.known_parts(store, found, found.parts)
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        records = [record for record in pool.map(record_of, sorted(found.parts)) if record is not None]
+        read = [record for record in pool.map(record_of, unknown) if record is not None]
+    records = Register.joined([known, Register.of(read)]).sorted()
     if found.job is None and not records:
         raise OutputError(f"{output} holds no batchloom output. Check the path; a job creates it with its first step.")
-    return View(store, _told(found.job.job if found.job else {}), None, tuple(records), found.parts)
+    return View(store, _told(found.job.job if found.job else {}), None, records, found.parts)
 
 
 def _told(job: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -89,7 +93,7 @@ def _told(job: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**job, **unknown}
 
 
-def spread(records: Sequence[UnitRecord], most: int) -> list[UnitRecord]:
+def spread(records: Sequence[PartRecord], most: int) -> list[PartRecord]:
     """Return at most `most` of the records, evenly spaced."""
     num_chosen = min(len(records), most)
     return [records[index * len(records) // num_chosen] for index in range(num_chosen)]

@@ -26,11 +26,12 @@ from batchloom.jobs.terminal.silence import replica_ended, waiting
 from batchloom.jobs.terminal.stray_lines import caught
 from batchloom.jobs.terminal.visible import VisibleConsole, forsake, json_line
 from batchloom.models.redaction import redacted, redacted_values
+from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.verification import Verification
 from batchloom.pipelines.metrics import (
     Event,
     Finished,
-    Manifest,
+    PartDone,
     Planned,
     ReplicaEnded,
     ReplicasStarting,
@@ -169,7 +170,7 @@ def _show(console: Console, progress: Progress, event: Event) -> None:
 
 
 def event_values(event: Event) -> dict[str, Any]:
-    """Return an event's JSON. `finished` leaves out the parts, each of which had its own `unit_done`."""
+    """Return an event's JSON. `finished` leaves out the parts, each of which had its own `part_done`."""
     match event:
         case Planned():
             return {"event": "planned", **asdict(event)}
@@ -179,6 +180,8 @@ def event_values(event: Event) -> dict[str, Any]:
             return {"event": "replicas_starting"}
         case UnitDone(record):
             return {"event": "unit_done", **asdict(record)}
+        case PartDone(record):
+            return {"event": "part_done", **asdict(record)}
         case Waiting():
             return {"event": "waiting", **asdict(event)}
         case ReplicaEnded():

@@ -1,22 +1,29 @@
-"""The ledger of an output folder: its parts, the job that they belong to, and the manifest that closes the job.
+"""The ledger of an output folder: its parts, their records, the job that they belong to, and the manifest.
 
-Layout: parts at the top; `_batchloom/job.json` holds the components of the fingerprint, so that a refusal can name what
-differs; `_batchloom/probe.json`, for jobs with several ranks, holds one rank's answers (replicas/probe.py);
-`_batchloom/manifest.json` and `_SUCCESS` are written last. Only the parts say which units are done, and whose they are.
+Layout: parts at the top. `_batchloom/job.json` holds the components of the fingerprint, so that a refusal can name what
+differs; `_batchloom/probe.json`, for jobs with several ranks, one rank's answers (replicas/probe.py). While a job runs,
+`_batchloom/answers` holds the answers of units whose part is not finished, and `_batchloom/records` what is known of
+parts that are. At the end their records are in `_batchloom/parts.pq`, and `_batchloom/manifest.json` and
+`_SUCCESS` are written last. Only the parts, and answers, say what is done: records save reading them.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from batchloom.pipelines.errors import JobError, OutputError, StoreError
-from batchloom.pipelines.ledger.parts import read_part
-from batchloom.pipelines.metrics import Manifest, UnitRecord
-from batchloom.pipelines.planning.units import Unit
+import pyarrow as pa
+
+from batchloom.pipelines.counts import PartRecord
+from batchloom.pipelines.errors import JobError, OutputError, PipelineError, StoreError
+from batchloom.pipelines.ledger import answers
+from batchloom.pipelines.ledger.manifest import Manifest, Summary
+from batchloom.pipelines.ledger.parts import Footer, read_part
+from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.records import from_json, parsed
 from batchloom.pipelines.replicas.probe import Answers
 from batchloom.pipelines.storage import Store, Stored
@@ -25,8 +32,11 @@ log = logging.getLogger(__name__)
 
 JOB = "_batchloom/job.json"
 PROBE = "_batchloom/probe.json"
+PARTS = "_batchloom/parts.pq"
+RECORDS = "_batchloom/records"
 MANIFEST = "_batchloom/manifest.json"
 SUCCESS = "_SUCCESS"
+LOGGED_RECORDS, LOGGED_SECONDS = 1000, 60.0  # records, or seconds of them, that a file of RECORDS holds
 READ_THREADS = 16
 PROBE_BELONGS_TO = ("batchloom", "fingerprint")  # stored answers are valid only where these are equal
 
@@ -54,6 +64,10 @@ class Found:
     """None where there is none, or it is damaged."""
     is_closed: bool
     """Whether the manifest exists, and `_SUCCESS`, which is written after it."""
+    answers: Mapping[str, Sequence[str]]
+    """Files with answers of unfinished parts, by the folder of the part."""
+    records: tuple[str, ...]
+    """Files with records of parts."""
 
 
 def look(store: Store) -> Found:
@@ -65,90 +79,139 @@ def look(store: Store) -> Found:
         others=tuple(name for name in shown if not name.endswith(".parquet")),
         job=_read_job(store) if JOB in files else None,
         is_closed=MANIFEST in files and SUCCESS in files,
+        answers=answers.by_folder(name for name in files if name.startswith(f"{answers.FOLDER}/")),
+        records=tuple(name for name in sorted(files) if name == PARTS or name.startswith(f"{RECORDS}/")),
     )
 
 
-def open_job(store: Store, job: Mapping[str, Any], overwritten: Iterable[str]) -> None:
-    """Prepare the folder: remove the manifest, `_SUCCESS` and the parts to be overwritten, and write job.json.
+def open_job(store: Store, job: Mapping[str, Any], overwritten: Found | None) -> None:
+    """Prepare the folder: remove the manifest, `_SUCCESS` and what is to be overwritten, and write job.json.
 
     Raises: OutputError where the folder cannot be written, before anything is computed.
     """
     names = store.names()
     try:
         store.remove([name for name in (SUCCESS, MANIFEST) if name in names])
-        store.remove(list(overwritten))
+        if overwritten is not None:
+            store.remove([*overwritten.records, *overwritten.parts])
+            store.remove_folder(answers.FOLDER)
         store.put(JOB, json.dumps(job, indent=1, sort_keys=True).encode())
     except StoreError as error:
         raise OutputError(f"Output {store.url} cannot be written. {error}") from error
 
 
-def whole_parts(store: Store, found: Found, planned: Mapping[str, Unit], kept: Collection[str]) -> list[UnitRecord]:
-    """Return the records of the planned parts that exist and are intact, and of the kept ones, in no fixed order.
+def recorded(store: Store, found: Found) -> Register:
+    """Return all records that are kept, of parts that may be gone or have changed since; the latest of a part last."""
 
-    A planned part that is not whole is named in the log and counts as not done. Each part is read once, in full: its
-    seal covers every byte, and a manifest, where there is one, must name the same hash.
-    `kept`: parts of inputs that are gone. Raises: OutputError where one of them is not whole.
-    """
-    written = _written(store)
-
-    def one(name: str) -> UnitRecord | None:
+    def one(name: str) -> Register:
         try:
-            return _whole_part(store, name, planned.get(name), written.get(name))
+            return Register.read(store.read(name))
         except (ValueError, FileNotFoundError) as error:
-            if name in kept:
-                raise OutputError(
-                    f"{store.path(name)}: {error}. Its input is gone, so it cannot be computed again. Put the input or "
-                    "the part back, or remove the part to go on without its rows."
-                ) from error
-            log.warning("%s is computed again: %s", name, error)
-            return None
+            log.warning("%s is not used, and the parts that it tells of are read: %s", store.path(name), error)
+            return Register.of([])
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        records = pool.map(one, [name for name in found.parts if name in planned or name in kept])
-        found_whole = [record for record in records if record is not None]
-    return [replace(record, version=found.parts[record.part].version) for record in found_whole]
+        return Register.joined(pool.map(one, found.records))
 
 
-def _whole_part(store: Store, name: str, unit: Unit | None, written: UnitRecord | None) -> UnitRecord:
-    part = read_part(name, store.read(name))
-    if unit is not None and part.unit != unit.id:
-        raise ValueError(f"its footer is that of unit {part.unit}, and its name that of {unit.id}")
-    if written is not None and part.record.sha256 != written.sha256:
-        raise ValueError("its bytes are not the ones that the manifest names")
-    return part.record
+def known_parts(store: Store, found: Found, names: Iterable[str]) -> tuple[Register, list[str]]:
+    """Return the records of the parts that have the size and version of their record, and the other parts."""
+    wanted = set(names)
+    kept = recorded(store, found)
+    row_of: dict[str, int] = {}
+    columns = (kept.table[name].to_pylist() for name in ("part", "bytes", "version"))
+    for row, (name, size, version) in enumerate(zip(*columns, strict=True)):
+        if name in wanted and found.parts[name] == Stored(size, version) and version:
+            row_of[name] = row
+    known = Register(kept.table.take(pa.array(row_of.values(), pa.int64())))
+    return known, sorted(wanted - set(row_of))
 
 
-def _written(store: Store) -> dict[str, UnitRecord]:
-    """Return the manifest's records by part; none where it is absent or damaged: the parts' seals suffice."""
-    try:
-        manifest = read_manifest(store)
-    except OutputError as error:
-        log.warning("the manifest is written anew: %s", error)
-        return {}
-    return {record.part: record for record in manifest.parts} if manifest else {}
+def whole_parts(store: Store, found: Found, names: Iterable[str]) -> tuple[Register, dict[str, str]]:
+    """Return the records of the parts that are intact, and for the others what is wrong with them.
+
+    A part without a record that fits is read whole: its seal covers every byte.
+    """
+    known, unknown = known_parts(store, found, names)
+    read: list[PartRecord] = []
+    wrong: dict[str, str] = {}
+
+    def one(name: str) -> Footer | str:
+        try:
+            return read_part(name, store.read(name))
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        for name, footer in zip(unknown, pool.map(one, unknown), strict=True):
+            if isinstance(footer, str):
+                wrong[name] = footer
+            else:
+                read.append(replace(footer.record, version=found.parts[name].version))
+    return Register.joined([known, Register.of(read)]), wrong
 
 
-def check_parts(store: Store, records: Sequence[UnitRecord]) -> Found:
+@dataclass
+class RecordLog:
+    """A context that writes the records of finished parts now and then, so that a later run need not read them."""
+
+    store: Store
+    started: int = field(default_factory=time.time_ns)
+    num_files: int = 0
+    held: list[PartRecord] = field(default_factory=list)
+    written_at: float = field(default_factory=time.monotonic)
+
+    def __enter__(self) -> "RecordLog":
+        return self
+
+    def __exit__(self, _: object, error: object, __: object) -> None:
+        if error is None or isinstance(error, PipelineError):
+            self.write()
+
+    def add(self, record: PartRecord) -> None:
+        """Raises: StoreError."""
+        self.held.append(record)
+        if len(self.held) >= LOGGED_RECORDS or time.monotonic() - self.written_at > LOGGED_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is held. Raises: StoreError."""
+        if self.held:
+            name = f"{RECORDS}/{self.started:019d}-{self.num_files:06d}.pq"
+            self.store.put(name, Register.of(self.held).to_bytes())
+            self.num_files += 1
+            self.held = []
+        self.written_at = time.monotonic()
+
+
+def check_parts(store: Store, register: Register) -> Found:
     """Return what the folder holds at the end of a job, after a check that every part is there as its record says.
 
     One listing tells; a part is read only where its size or version is not the record's, as after a second driver of
     the same job has replaced equal bytes by equal bytes. Raises: JobError, naming parts, where some are not there.
     """
     found = look(store)
-    stored = {record.part: Stored(record.bytes, record.version) for record in records}
-    odd = [record for record in records if found.parts.get(record.part) != stored[record.part]]
+    odd = list(changed(register, found))
     with ThreadPoolExecutor(READ_THREADS) as pool:
         are_there = list(pool.map(lambda record: record.part in found.parts and _is_equal(store, record), odd))
     lost = [record.part for record, is_there in zip(odd, are_there, strict=True) if not is_there]
     if lost:
         raise JobError(
-            f"Output {store.url} lost {len(lost)} of {len(records)} parts while the job ran: they were removed or "
+            f"Output {store.url} lost {len(lost)} of {len(register)} parts while the job ran: they were removed or "
             f"replaced ({some(sorted(lost))}). The output is not closed; the same command computes them again."
         )
     return found
 
 
-def _is_equal(store: Store, record: UnitRecord) -> bool:
+def changed(register: Register, found: Found) -> Iterator[PartRecord]:
+    """Yield the records of parts whose size or version is not that of the file, or that are not there."""
+    columns = (register.table[name].to_pylist() for name in ("part", "bytes", "version"))
+    for row, (name, size, version) in enumerate(zip(*columns, strict=True)):
+        if found.parts.get(name) != Stored(size, version) or not version:
+            yield register[row]
+
+
+def _is_equal(store: Store, record: PartRecord) -> bool:
     try:
         return hashlib.sha256(store.read(record.part)).hexdigest() == record.sha256
     except FileNotFoundError:
@@ -156,21 +219,29 @@ def _is_equal(store: Store, record: UnitRecord) -> bool:
 
 
 def close_job(store: Store, manifest: Manifest) -> None:
-    """Write the manifest, then `_SUCCESS`, the marker that other tools wait for."""
-    store.put(MANIFEST, json.dumps(manifest.to_dict(), indent=1, sort_keys=True).encode())
+    """Write the records and the manifest, then `_SUCCESS`, the marker that other tools wait for; remove the rest."""
+    store.put(PARTS, manifest.parts.to_bytes())
+    store.put(MANIFEST, json.dumps(manifest.summary(), indent=1, sort_keys=True).encode())
     store.put(SUCCESS, b"")
-    store.remove_temporary()
+    store.discard(folders=[RECORDS, answers.FOLDER])
+    store.discard_temporary()
 
 
 def read_manifest(store: Store) -> Manifest | None:
-    """Return the manifest, or None where there is none. Raises: OutputError where it is damaged."""
+    """Return the manifest, or None where there is none. Raises: OutputError where it or its records are damaged."""
     if MANIFEST not in store.names():
         return None
+    name = MANIFEST
     try:
-        return Manifest.from_dict(parsed(store.read(MANIFEST)))
-    except ValueError as error:
+        summary = Summary.read(parsed(store.read(MANIFEST)))
+        name = PARTS
+        content = store.read(PARTS)
+        if hashlib.sha256(content).hexdigest() != summary.parts_sha256:
+            raise ValueError("it is not the one that the manifest names")
+        return Manifest.of(summary, Register.read(content))
+    except (ValueError, FileNotFoundError) as error:
         raise OutputError(
-            f"{store.path(MANIFEST)} is not as batchloom wrote it: {error}. Remove it and run the job again: what is "
+            f"{store.path(name)} is not as batchloom wrote it: {error}. Remove it and run the job again: what is "
             "done stays, and it is written anew from the parts."
         ) from error
 

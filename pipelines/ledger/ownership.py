@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 
 from batchloom.pipelines.errors import JobError, OutputError, failing_as
 from batchloom.pipelines.ledger.ledger import READ_THREADS, Found, some
-from batchloom.pipelines.ledger.parts import FOOTER_KEY, Footer, is_part_name, read_footer
+from batchloom.pipelines.ledger.parts import is_part_name
+from batchloom.pipelines.ledger.register import Register
+from batchloom.pipelines.ledger.sealed import FOOTER_KEY
 from batchloom.pipelines.planning.fingerprint import differences
 from batchloom.pipelines.planning.job_plan import JobPlan
+from batchloom.pipelines.planning.spans import Coverage
 from batchloom.pipelines.storage import Store
 
 ENDING = len("-00000000.parquet")  # of the end of a part's name that all parts of a job share
@@ -25,11 +28,8 @@ def strangers(found: Found) -> list[str]:
     return sorted([*found.others, *(name for name in found.parts if not is_part_name(name))])
 
 
-def refuse_foreign(job: JobPlan, found: Found) -> list[str]:
-    """Return the parts to keep of inputs that are gone, under `input.missing: keep`, after a check of all files.
-
-    Raises: OutputError where the output holds anything else that is not the job's and that its mode does not permit.
-    """
+def refuse_foreign(job: JobPlan, found: Found) -> None:
+    """Raises: OutputError where the output holds files that are not the job's and that its mode does not permit."""
     store, mode = job.output, job.config.output.mode
     held = sorted([*found.parts, *found.others])
     if held and mode == "error":
@@ -38,14 +38,12 @@ def refuse_foreign(job: JobPlan, found: Found) -> list[str]:
             "Choose an empty folder, or output.mode: resume or overwrite."
         )
     _refuse_strangers(store, strangers(found))
-    foreign = sorted(name for name in found.parts if name not in job.parts)
     if mode == "overwrite":
-        _refuse_strangers(store, _without_record(store, found, foreign))
-        return []
-    others = [name for name in foreign if name[-ENDING:] != _ending(job)]
+        _refuse_strangers(store, _without_record(store, sorted(found.parts)))
+        return
+    others = sorted(name for name in found.parts if name[-ENDING:] != _ending(job))
     if others:
         raise OutputError(_another_configuration(job, found, others))
-    return _kept(job, found, foreign)
 
 
 def refuse_company(job: JobPlan, found: Found, ours: Iterable[str]) -> None:
@@ -94,19 +92,35 @@ def _another_configuration(job: JobPlan, found: Found, others: Sequence[str]) ->
     )
 
 
-def _kept(job: JobPlan, found: Found, foreign: Sequence[str]) -> list[str]:
-    """Return those parts, which have this job's fingerprint and are not planned, if the job keeps them."""
-    present = {shard.name for shard in job.shards}
-    footers = dict(zip(foreign, _footers(job.output, found, foreign), strict=True))
-    changed = [
-        name for name, footer in footers.items() if not isinstance(footer, Footer) or footer.record.shard in present
-    ]
+def refuse_mixture(job: JobPlan, register: Register) -> Coverage:
+    """Return which rows the parts that are there hold, after a comparison with the input as it is.
+
+    Raises: OutputError where answers would be mixed that belong to inputs that are gone or have changed, or where two
+    parts hold the same rows.
+    """
+    changed, gone, twice = set[str](), set[str](), set[str]()
+    coverage = Coverage()
+    for name, spans in zip(register.table["part"].to_pylist(), register.spans(), strict=True):
+        for span in spans:
+            shard = job.shards_by_name.get(span.shard)
+            if shard is None:
+                gone.add(name)
+            elif shard.source.identity != span.identity:
+                changed.add(name)
+            elif not coverage.add(span):
+                twice.add(name)
     if changed:
-        raise OutputError(_no_mixture(job, changed, "Put the inputs back"))
-    if foreign and job.config.input.missing == "error":
+        raise OutputError(_no_mixture(job, sorted(changed), "Put the inputs back"))
+    if gone and job.config.input.missing == "error":
         remedy = "Put the inputs back, set input.missing: keep to keep the answers of inputs that were deleted"
-        raise OutputError(_no_mixture(job, foreign, remedy))
-    return list(foreign)
+        raise OutputError(_no_mixture(job, sorted(gone), remedy))
+    if twice:
+        raise OutputError(
+            f"Output {job.output.url} holds rows twice: {len(twice)} parts ({some(sorted(twice))}) have rows that "
+            "other parts have as well, as after two jobs that ran at the same time. Remove these parts and run the job "
+            "again."
+        )
+    return coverage
 
 
 def _no_mixture(job: JobPlan, names: Sequence[str], remedy: str) -> str:
@@ -117,30 +131,18 @@ def _no_mixture(job: JobPlan, names: Sequence[str], remedy: str) -> str:
     )
 
 
-def _without_record(store: Store, found: Found, names: Sequence[str]) -> list[str]:
+def _without_record(store: Store, names: Sequence[str]) -> list[str]:
     """Return the readable Parquet files among those with a part's name that have no record of ours."""
-    return [
-        name
-        for name, footer in zip(names, _footers(store, found, names), strict=True)
-        if isinstance(footer, pq.FileMetaData) and FOOTER_KEY not in (footer.metadata or {})
-    ]
 
-
-def _footers(store: Store, found: Found, names: Sequence[str]) -> list[Footer | pq.FileMetaData | None]:
-    """Return each part's footer; Parquet's where it has no valid record, None where it is not readable as Parquet."""
-
-    def one(name: str) -> Footer | pq.FileMetaData | None:
+    def is_without(name: str) -> bool:
         with store.open(name) as file:
             try:
                 metadata = pq.read_metadata(file)
             except (pa.ArrowException, OSError):
                 if file.failure is not None:
                     raise file.failure from None
-                return None
-        try:
-            return read_footer(name, found.parts[name].size, metadata)
-        except ValueError:
-            return metadata
+                return False
+        return FOOTER_KEY not in (metadata.metadata or {})
 
     with failing_as(f"Reading footers of {store.url}"), ThreadPoolExecutor(READ_THREADS) as pool:
-        return list(pool.map(one, names))
+        return [name for name, without in zip(names, pool.map(is_without, names), strict=True) if without]

@@ -1,10 +1,11 @@
 """Recount a finished output: every input row in exactly one part, every part as it was written.
 
-Names, footers, manifest, contents and inputs are held against each other: none is believed alone.
+Names, sizes, versions, records, manifest and inputs are held against each other: none is believed alone. A part whose
+version is not the one of its record is read whole, and all of them where that is asked for.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,17 +15,21 @@ import pyarrow.parquet as pq
 
 from batchloom.models.redaction import redacted
 from batchloom.pipelines.config import InputConfig
+from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import InputError, NoInputError, OutputError, StoreError
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import ledger
+from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.parts import counts_of, is_part_name, read_part
-from batchloom.pipelines.metrics import Manifest, UnitRecord, errors_by_kind, totals
 from batchloom.pipelines.planning.fingerprint import fingerprint
 from batchloom.pipelines.planning.kept_footers import KeptFooters
-from batchloom.pipelines.planning.shards import find_shards
-from batchloom.pipelines.planning.units import Unit, cut
+from batchloom.pipelines.planning.shards import Shard, find_shards
+from batchloom.pipelines.planning.spans import Coverage, Span
 from batchloom.pipelines.records import from_json
 from batchloom.pipelines.storage import Store, absolute
+
+Check = Callable[[Store, str, Sequence[PartRecord]], list[str]]
+"""Reads parts whole, with the fingerprint that they should have, and returns what is wrong with them."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,18 @@ class Verification:
 
 
 def verify(
-    output: str, storage_options: Mapping[str, Any] | None = None, given: InputConfig | None = None
+    output: str,
+    storage_options: Mapping[str, Any] | None = None,
+    given: InputConfig | None = None,
+    deep: Check | None = None,
 ) -> Verification:
     """Recount a finished output against its manifest and against its input.
 
     `storage_options` open the output, and the input, for which they complete those in the manifest, which has no
-    credentials. `given`: the input as the job file has it, with them. Raises: OutputError where there is no manifest to
-    verify against, or it is damaged.
+    credentials. `given`: the input as the job file has it, with them. `deep`: reads every part whole, such as
+    `pipelines.deep_check`; None reads those alone that do not have the version of their record.
+
+    Raises: OutputError where there is no manifest to verify against, or it is damaged.
     """
     store = Store(output, storage_options or {})
     found = ledger.look(store)
@@ -62,22 +72,49 @@ def verify(
     if manifest is None:
         raise OutputError(f"{output} {_why_no_manifest(found)}")
     config = _input_of(store, manifest, storage_options or {}, given)
-    with ThreadPoolExecutor(ledger.READ_THREADS) as pool:
-        checked = list(pool.map(lambda record: _check_part(store, found, manifest, record), manifest.parts))
+    missing = {record.part: record for record in manifest.parts if record.part not in found.parts}
+    odd = [record for record in ledger.changed(manifest.parts, found) if record.part not in missing]
+    wrong = _check_sizes(odd, found)
+    doubted = [record for record in odd if record.part not in wrong]
+    if deep is not None:
+        doubted = [record for record in manifest.parts if record.part not in missing and record.part not in wrong]
+    wrong |= _by_part((deep or read_in_threads)(store, manifest.fingerprint, doubted))
+    bad = [record for record in manifest.parts if record.part in missing or record.part in wrong]
     num_input_rows, input_problems, notes = _check_input(manifest, config, KeptFooters(store, None))
     return Verification(
         num_parts=len(manifest.parts),
-        num_rows=sum(num_rows for num_rows, _, _ in checked),
+        num_rows=manifest.parts.totals()["rows"] - sum(record.num_rows for record in bad),
         num_input_rows=num_input_rows,
-        num_errors=sum(num_errors for _, num_errors, _ in checked),
+        num_errors=manifest.parts.totals()["errors"] - sum(record.num_errors for record in bad),
         problems=[
-            *(problem for _, _, part_problems in checked for problem in part_problems),
+            *(f"{one.part}: it is missing ({one.num_rows} rows of {_first(one.spans)})" for one in missing.values()),
+            *(problem for problems in wrong.values() for problem in problems),
             *_check_names(manifest, found),
             *_check_totals(manifest),
             *input_problems,
         ],
         notes=notes,
     )
+
+
+def _first(spans: Sequence[Span]) -> str:
+    more = len({span.shard for span in spans}) - 1
+    return f"{spans[0].shard} and {more} more" if more else spans[0].shard
+
+
+def _by_part(problems: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for problem in problems:
+        found.setdefault(problem.partition(": ")[0], []).append(problem)
+    return found
+
+
+def _check_sizes(records: Iterable[PartRecord], found: ledger.Found) -> dict[str, list[str]]:
+    return {
+        record.part: [f"{record.part}: it has {found.parts[record.part].size} bytes, and {record.bytes} were written"]
+        for record in records
+        if found.parts[record.part].size != record.bytes
+    }
 
 
 def _why_no_manifest(found: ledger.Found) -> str:
@@ -96,8 +133,8 @@ def _input_of(
     """
     try:
         config = from_json(InputConfig, manifest.job.get("input"))
-        if not config.paths or config.rows_per_unit < 1:
-            raise ValueError(f"it has {len(config.paths)} paths and {config.rows_per_unit} rows_per_unit")
+        if not config.paths:
+            raise ValueError("it has no paths")
     except ValueError as error:
         raise OutputError(f"{store.path(ledger.MANIFEST)} is not as batchloom wrote it: job.input: {error}.") from error
     options = {**config.storage_options, **storage_options}
@@ -107,44 +144,43 @@ def _input_of(
     return replace(config, storage_options=options)
 
 
-def _check_part(
-    store: Store, found: ledger.Found, manifest: Manifest, record: UnitRecord
-) -> tuple[int, int, list[str]]:
-    """Return (rows, error rows, problems) of one part, from its own bytes."""
-    missing = f"{record.part}: it is missing ({record.num_rows} rows of {record.shard})"
-    if record.part not in found.parts:  # or it is a pipe, or named out of the folder, and not to be opened
-        return 0, 0, [missing]
+def read_in_threads(store: Store, expected: str, records: Sequence[PartRecord]) -> list[str]:
+    """Return what is wrong with these parts, from their own bytes. `expected`: their fingerprint."""
+    with ThreadPoolExecutor(ledger.READ_THREADS) as pool:
+        checked = pool.map(lambda record: list(_check_part(store, expected, record)), records)
+        return [problem for problems in checked for problem in problems]
+
+
+def _check_part(store: Store, expected: str, record: PartRecord) -> Iterator[str]:
     try:
         content = store.read(record.part)
     except FileNotFoundError:
-        return 0, 0, [missing]
+        yield f"{record.part}: it is missing ({record.num_rows} rows of {_first(record.spans)})"
+        return
     except StoreError as error:  # a folder of that name, or a store that does not give it
-        return 0, 0, [f"{record.part}: it cannot be read. {error}"]
-    if len(content) != record.bytes:
-        return 0, 0, [f"{record.part}: it has {len(content)} bytes, and {record.bytes} were written"]
+        yield f"{record.part}: it cannot be read. {error}"
+        return
     try:
         part = read_part(record.part, content)
-        columns = pq.read_table(pa.BufferReader(content), columns=[field.name for field in LEDGER_FIELDS])
-        counted = counts_of(columns)
+        counted = counts_of(pq.read_table(pa.BufferReader(content), columns=[field.name for field in LEDGER_FIELDS]))
     except (ValueError, KeyError, pa.ArrowException, OSError) as error:
-        return 0, 0, [f"{record.part}: {error}"]
+        yield f"{record.part}: {error}"
+        return
     if part.record.sha256 != record.sha256:
-        return 0, 0, [f"{record.part}: its bytes are not the ones that were written"]
-    problems = [
-        f"{record.part}: {name} is {value} in its rows, and {getattr(part.record, name)} in its footer"
-        for name, value in counted.items()
-        if getattr(part.record, name) != value
-    ]
+        yield f"{record.part}: its bytes are not the ones that were written"
+        return
+    for name, value in counted.items():
+        if getattr(part.record, name) != value:
+            yield f"{record.part}: {name} is {value} in its rows, and {getattr(part.record, name)} in its footer"
     if part.record != record:
-        problems.append(f"{record.part}: its footer tells of other figures than the manifest")
-    if part.fingerprint != manifest.fingerprint:
-        problems.append(f"{record.part}: it belongs to another fingerprint than {manifest.fingerprint[:8]}")
-    return counted["num_rows"], counted["num_errors"], problems
+        yield f"{record.part}: its footer tells of other figures than the manifest"
+    if part.fingerprint != expected:
+        yield f"{record.part}: it belongs to another fingerprint than {expected[:8]}"
 
 
 def _check_names(manifest: Manifest, found: ledger.Found) -> Iterator[str]:
     """Yield files that are no part of the manifest, and parts that it names twice."""
-    named = Counter(record.part for record in manifest.parts)
+    named = Counter(manifest.parts.table["part"].to_pylist())
     for name in sorted({*found.parts, *found.others} - set(named)):
         yield f"{name}: it is in the output and not in the manifest"
     for name, count in named.items():
@@ -153,19 +189,27 @@ def _check_names(manifest: Manifest, found: ledger.Found) -> Iterator[str]:
 
 
 def _check_totals(manifest: Manifest) -> Iterator[str]:
-    for name, value in totals(manifest.parts).items():
+    for name, value in manifest.parts.totals().items():
         if name != "shards" and manifest.totals.get(name) != value:  # parts do not count empty shards
             yield f"manifest: totals.{name} is {manifest.totals.get(name)}, and its parts sum to {value}"
-    if manifest.errors_by_kind != (counts := errors_by_kind(manifest.parts)):
-        yield f"manifest: errors_by_kind is {dict(manifest.errors_by_kind)}, and its parts sum to {counts}"
-    if fingerprint(manifest.fingerprint_of) != manifest.fingerprint:
-        yield "manifest: its fingerprint is not that of fingerprint_of"
+    for name, counts in (
+        ("errors_by_kind", manifest.parts.errors_by_kind()),
+        ("degenerate", manifest.parts.degenerate()),
+    ):
+        if getattr(manifest, name) != counts:
+            yield f"manifest: {name} is {dict(getattr(manifest, name))}, and its parts sum to {counts}"
+    for name in ("fingerprint", "layout"):
+        hashed = fingerprint(getattr(manifest, f"{name}_of"))
+        if not hashed.startswith(getattr(manifest, name) or "-"):
+            yield f"manifest: its {name} is not that of {name}_of"
+    if odd := [record.part for record in manifest.parts if record.layout != manifest.layout]:
+        yield f"manifest: {len(odd)} parts are of another layout ({ledger.some(odd)})"
 
 
 def _check_input(
     manifest: Manifest, config: InputConfig, footers: KeptFooters
 ) -> tuple[int | None, list[str], list[str]]:
-    """Return the rows of the input as it is now, where its units and the manifest's parts do not correspond, and what
+    """Return the rows of the input as it is now, where its rows and those of parts do not correspond, and what
     cannot be compared because an input was deleted and its answers are kept."""
     try:
         shards, _ = find_shards(config, kept=footers)
@@ -173,44 +217,29 @@ def _check_input(
         gone = [f"input: cannot be recounted. {error}"]
         are_kept = config.missing == "keep" and isinstance(error, NoInputError)
         return None, [] if are_kept else gone, gone if are_kept else []
-    units = {
-        unit.part_name(manifest.fingerprint): unit for shard in shards for unit in cut(shard, config.rows_per_unit)
-    }
-    written = {record.part for record in manifest.parts}
-    problems = [
-        f"input: rows {unit.start} to {unit.stop} of {unit.shard} have no part (is the file new, or has it changed?)"
-        for name, unit in units.items()
-        if name not in written
-    ]
-    present = {shard.name for shard in shards}
-    kept: dict[str, list[UnitRecord]] = {}
-    for record in manifest.parts:
-        if record.part in units:
-            problems += _other_rows(record, units[record.part])
-        elif config.missing == "keep" and record.shard not in present:
-            kept.setdefault(record.shard, []).append(record)
-        else:
-            problems.append(f"input: rows {record.start} to {record.stop} of {record.shard} are not there as they were")
-    problems += [problem for records in kept.values() for problem in _overlaps(records)]
+    present = {shard.name: shard for shard in shards}
+    coverage, problems, kept = Coverage(), [], Counter[str]()
+    for part, spans in zip(manifest.parts.table["part"].to_pylist(), manifest.parts.spans(), strict=True):
+        for span in spans:
+            shard = present.get(span.shard)
+            if shard is not None and (shard.source.identity != span.identity or span.stop > shard.num_rows):
+                problems.append(f"input: rows {span.start} to {span.stop} of {span.shard} are not there as they were")
+            elif shard is None and config.missing == "error":
+                problems.append(f"input: rows {span.start} to {span.stop} of {span.shard} are not there any more")
+            elif not coverage.add(span):
+                problems.append(f"{part}: it holds rows of {span.shard} that another part holds as well")
+            elif shard is None:
+                kept[span.shard] += span.num_rows
+    problems += _without_part(shards, coverage)
     notes = [
-        f"{shard} was deleted: the answers to {sum(record.num_rows for record in records)} of its rows are kept, and "
-        "whether it had more cannot be told any more"
-        for shard, records in kept.items()
+        f"{shard} was deleted: the answers to {num_rows} of its rows are kept, and whether it had more cannot be told "
+        "any more"
+        for shard, num_rows in kept.items()
     ]
     return sum(shard.num_rows for shard in shards), problems, notes
 
 
-def _other_rows(record: UnitRecord, unit: Unit) -> Iterator[str]:
-    if (record.shard, record.start, record.stop) != (unit.shard, unit.start, unit.stop):
-        yield (
-            f"manifest: {record.part} holds rows {record.start} to {record.stop} of {record.shard}, and by its name "
-            f"rows {unit.start} to {unit.stop} of {unit.shard}"
-        )
-
-
-def _overlaps(records: list[UnitRecord]) -> Iterator[str]:
-    stop = 0
-    for record in sorted(records, key=lambda record: record.start):
-        if record.start < stop:
-            yield f"{record.part}: it holds rows of {record.shard} that another part holds as well"
-        stop = max(stop, record.stop)
+def _without_part(shards: Iterable[Shard], coverage: Coverage) -> Iterator[str]:
+    for shard in shards:
+        for start, stop in coverage.missing(Span(shard.name, shard.source.identity, 0, shard.num_rows)):
+            yield f"input: rows {start} to {stop} of {shard.name} have no part (is the file new, or has it changed?)"

@@ -22,7 +22,7 @@ class InputFile:
     """The path on its filesystem."""
     folder: str
     """The folder that its pattern starts from."""
-    size: int
+    size: int | None
     """Bytes; None from filesystems that do not list it."""
     version: str
     """The etag or modification time, as the filesystem gives it; empty where it gives none."""

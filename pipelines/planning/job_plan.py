@@ -21,16 +21,21 @@ from batchloom.models.redaction import redacted_values, shareable
 from batchloom.pipelines.config import EngineConfig, JobConfig
 from batchloom.pipelines.connection import Connection, open_filesystem
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.ledger.sealed import COMPRESSION
 from batchloom.pipelines.listing import is_glob
 from batchloom.pipelines.planning.columns import choose_columns
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
 from batchloom.pipelines.planning.footers import Columns
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.shards import Shard, find_shards, keep_footers
-from batchloom.pipelines.planning.units import Unit, cut
+from batchloom.pipelines.planning.units import Part, Size, num_units, parts_of
 from batchloom.pipelines.storage import Store, absolute
 from batchloom.pipelines.tasks import Task, TaskSpec, create_task
 from batchloom.pipelines.tasks.generating import cut_by_positions
+
+# Rows of a part at most, where output.rows_per_part says nothing: minutes of a GPU's work, megabytes of answers.
+GENERATED_ROWS, CLASSIFIED_ROWS = 1 << 14, 1 << 17
+PART_BYTES = 1 << 28  # of the input's rows, not compressed: what is kept of them is in the part as well
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,11 @@ class JobPlan:
     checkpoint: models.CheckpointInfo
     task: Task
     shards: list[Shard]
-    units: list[Unit]
     schema: pa.Schema
-    """The columns to read, with types that all shards share."""
+    """The columns of the input that are used, with types that all shards share."""
     keep_columns: tuple[str, ...]
     fingerprint_of: Mapping[str, Any]
-    """The components of the fingerprint."""
+    """The components of the fingerprint: what decides an answer."""
     schemas: Sequence[pa.Schema] = field(default=(), repr=False)
     """Of each shard."""
     footers: KeptFooters | None = field(default=None, repr=False)
@@ -57,9 +61,39 @@ class JobPlan:
         return fingerprint(self.fingerprint_of)
 
     @cached_property
-    def parts(self) -> dict[str, Unit]:
-        """The unit of every part that the finished job will have, by the part's name."""
-        return {unit.part_name(self.fingerprint): unit for unit in self.units}
+    def layout_of(self) -> dict[str, Any]:
+        """The components of the layout: what decides a part's columns and their bytes beside the answers."""
+        kept = [[name, str(self.schema.field(name).type)] for name in self.keep_columns]
+        return {"keep_columns": kept, "format": "parquet", "compression": COMPRESSION}
+
+    @cached_property
+    def layout(self) -> str:
+        return fingerprint(self.layout_of)[:16]
+
+    @cached_property
+    def shards_by_name(self) -> dict[str, Shard]:
+        return {shard.name: shard for shard in self.shards}
+
+    @property
+    def part_size(self) -> Size:
+        """How much a part has at most."""
+        by_task = GENERATED_ROWS if self.task.generation else CLASSIFIED_ROWS
+        return Size(self.config.output.rows_per_part or by_task, PART_BYTES)
+
+    @property
+    def unit_size(self) -> Size:
+        """How much a unit has at most."""
+        return Size(self.config.input.rows_per_unit, self.config.input.max_unit_bytes)
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The parts of an output that begins empty, in the order of rows."""
+        return list(parts_of(self.shards, self.part_size))
+
+    @cached_property
+    def num_units(self) -> int:
+        """Into how many units all of them are cut."""
+        return sum(num_units(part, self.shards_by_name, self.unit_size) for part in self.parts)
 
     @property
     def generation(self) -> Mapping[str, Any]:
@@ -103,7 +137,7 @@ class JobPlan:
 
     @property
     def num_rows(self) -> int:
-        return sum(unit.num_rows for unit in self.units)
+        return sum(shard.num_rows for shard in self.shards)
 
     def job_record(self) -> dict[str, Any]:
         """Return the contents of `_batchloom/job.json`, which the manifest repeats; without credentials."""
@@ -116,6 +150,8 @@ class JobPlan:
             "job": job,
             "fingerprint": self.fingerprint,
             "fingerprint_of": dict(self.fingerprint_of),
+            "layout": self.layout,
+            "layout_of": self.layout_of,
         }
 
 
@@ -147,7 +183,6 @@ def plan(config: JobConfig) -> JobPlan:
         checkpoint=checkpoint,
         task=task,
         shards=shards,
-        units=[unit for shard in shards for unit in cut(shard, config.input.rows_per_unit)],
         schema=schema,
         keep_columns=keep_columns,
         schemas=schemas,
@@ -165,11 +200,7 @@ def plan(config: JobConfig) -> JobPlan:
                     # Without a limit on positions, this budget decides which requests are too long.
                     "max_batch_tokens": config.engine.max_batch_tokens if checkpoint.max_positions is None else None,
                 },
-                "input": {
-                    "columns": list(task.input_columns()),
-                    "keep_columns": list(keep_columns),
-                    "rows_per_unit": config.input.rows_per_unit,
-                },
+                "input": {"columns": list(task.input_columns())},
                 "seed": config.seed,
                 "config": asdict(checkpoint.config),
             }
@@ -232,6 +263,8 @@ def _check_named(config: JobConfig) -> None:
 def _check_numbers(config: JobConfig) -> None:
     at_least_one = {
         "input.rows_per_unit": config.input.rows_per_unit,
+        "input.max_unit_bytes": config.input.max_unit_bytes,
+        "output.rows_per_part": 1 if config.output.rows_per_part is None else config.output.rows_per_part,
         "engine.tensor_parallel": config.engine.tensor_parallel,
         "engine.replicas.min": config.engine.replicas.min,
         "engine.replicas.max": config.engine.replicas.max,
@@ -282,7 +315,7 @@ def _check_apart(config: JobConfig, shards: Sequence[Shard]) -> None:
     """Raise ConfigError where the next run of the job would find its own parts as input."""
     _, output = open_filesystem(config.output.path, config.output.storage_options)
     output = output.rstrip("/") + "/"
-    below = [shard.path for shard in shards if shard.path.startswith(output)]
+    below = [shard.source.path for shard in shards if shard.source.path.startswith(output)]
     for pattern in config.input.paths:
         source = Connection(pattern, config.input.storage_options, Patience(config.limits.storage_patience))
         path = source.path

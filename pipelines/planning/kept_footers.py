@@ -1,6 +1,6 @@
 """Kept footers are those that a plan has read, in the output folder: to plan the same shards again takes a listing.
 
-`_batchloom/footers.parquet` has a row for each input file, found by its path, size and version. It decides nothing:
+`_batchloom/footers.pq` has a row for each input file, found by its path, size and version. It decides nothing:
 where it is missing, damaged, or counts the bytes of other columns, the footers are read again.
 """
 
@@ -28,7 +28,7 @@ from batchloom.pipelines.storage import Store
 
 log = logging.getLogger(__name__)
 
-NAME = "_batchloom/footers.parquet"
+NAME = "_batchloom/footers.pq"
 FORMAT = 1  # another number is not read
 KEY = b"batchloom"
 NO_SEAL = "0" * 64

@@ -1,9 +1,12 @@
 """Find the shards of an input. It reads Parquet footers and never a row."""
 
 import posixpath
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import pyarrow as pa
 
@@ -12,37 +15,59 @@ from batchloom.models.redaction import public_name
 from batchloom.models.trouble import Trouble
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import InputError, StoreError
-from batchloom.pipelines.planning.footers import Columns, Footer, Footers
+from batchloom.pipelines.planning.footers import Columns, Footer, Footers, compact
 from batchloom.pipelines.planning.input_files import InputFile, find_files
 from batchloom.pipelines.planning.kept_footers import KeptFooters
+from batchloom.pipelines.planning.source import Source
 
 FOOTER_THREADS = 32  # a footer is a small request, bound by latency and not by bandwidth
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Shard:
-    """One input file. Sequences are compact arrays, as a job may have 100,000 shards."""
+    """One input file and its row groups. Sequences are compact arrays, as a job may have 100,000 shards."""
 
-    path: str
-    """The path on its filesystem."""
-    name: str
-    """The path below the input root. It is part of every unit's id, so a moved dataset keeps its ids."""
-    size: int
-    """Bytes."""
-    version: str
-    """The etag or modification time, as the filesystem gives it."""
+    source: Source
     row_groups: Sequence[int]
     """The number of rows of each row group."""
     read_bytes: Sequence[int] = ()
     """Of each row group, the bytes of the columns that the task reads, before compression; empty where nobody asked."""
     kept_bytes: Sequence[int] = ()
     """The same of the columns that are copied to the output."""
-    footer_bytes: int | None = None
-    """The length of the file's footer: who reads rows fetches it in one request. None where it is not known."""
 
     @property
+    def name(self) -> str:
+        return self.source.name
+
+    @cached_property
     def num_rows(self) -> int:
         return sum(self.row_groups)
+
+    @cached_property
+    def num_bytes(self) -> int:
+        """Of the columns that are read and of those that are kept."""
+        return sum(self.read_bytes) + sum(self.kept_bytes)
+
+    def pieces(self, start: int, stop: int, with_kept: bool = False) -> Iterator[tuple[int, int]]:
+        """Yield (rows, bytes) of what each row group has of the rows `[start, stop)`, in columns that the task reads;
+        `with_kept`: and in those that are kept."""
+        index = max(0, bisect_right(self._starts, start) - 1)
+        while index < len(self.row_groups) and self._starts[index] < stop:
+            rows = min(stop, self._starts[index + 1]) - max(start, self._starts[index])
+            if rows > 0:
+                num_bytes = self.read_bytes[index] if self.read_bytes else 0
+                num_bytes += self.kept_bytes[index] if with_kept and self.kept_bytes else 0
+                yield rows, num_bytes * rows // self.row_groups[index]
+            index += 1
+
+    def is_boundary(self, row: int) -> bool:
+        """Return whether a row group starts there."""
+        return self._starts[bisect_right(self._starts, row) - 1] == row
+
+    @cached_property
+    def _starts(self) -> Sequence[int]:
+        """The row at which each row group starts, and the number of rows."""
+        return compact([0, *accumulate(self.row_groups)])
 
 
 def find_shards(
@@ -66,14 +91,10 @@ def find_shards(
     root = _common_folder({file.folder for file in files})
     shards = [
         Shard(
-            path=file.path,
-            name=_name(file.path, root),
-            size=file.size,
-            version=file.version,
+            source=Source(_name(file.path, root), file.path, file.size, file.version, footer.num_bytes),
             row_groups=footer.row_groups,
             read_bytes=footer.read_bytes,
             kept_bytes=footer.kept_bytes,
-            footer_bytes=footer.num_bytes,
         )
         for file, footer in zip(files, footers, strict=True)
     ]
@@ -93,10 +114,10 @@ def keep_footers(
         patience,
         [
             (
-                InputFile(path=shard.path, folder="", size=shard.size, version=shard.version),
-                Footer(shard.row_groups, shard.read_bytes, shard.kept_bytes, shard.footer_bytes or 0, schema),
+                InputFile(path=source.path, folder="", size=source.size, version=source.version),
+                Footer(shard.row_groups, shard.read_bytes, shard.kept_bytes, source.footer_bytes or 0, schema),
             )
-            for shard, schema in zip(shards, schemas, strict=True)
+            for source, shard, schema in zip((shard.source for shard in shards), shards, schemas, strict=True)
         ],
     )
 

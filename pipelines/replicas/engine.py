@@ -192,7 +192,8 @@ class EngineReplica:
 
 def row_seed(seed: int, unit: Unit, row: int, piece: int = 0) -> int:
     """Return a request's seed of 63 bits, the same wherever and however often the request is computed."""
-    identity = f"{seed}\n{unit.shard}\n{unit.start + row}\n{piece}".encode()
+    shard, number = unit.row(row)
+    identity = f"{seed}\n{shard}\n{number}\n{piece}".encode()
     return int.from_bytes(hashlib.sha256(identity).digest()[:8], "big") >> 1
 
 

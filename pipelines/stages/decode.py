@@ -13,6 +13,7 @@ import io
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -54,6 +55,15 @@ class _RowGroup:
         return min(max(BATCH_BYTES // max(row_bytes, 1), 1), BATCH_ROWS)
 
 
+class RowGroupError(EOFError):
+    """A row group does not decode."""
+
+    def __init__(self, rows: Range, message: str) -> None:
+        super().__init__(message)
+        self.rows = rows
+        """Of the shard."""
+
+
 def decoded(
     file: PatientFile, columns: Sequence[str], ranges: Sequence[Range], footer_bytes: int | None = None
 ) -> Iterator[pa.Table]:
@@ -62,8 +72,8 @@ def decoded(
     `ranges` of the shard's rows: none is empty, they ascend and do not overlap. `footer_bytes`: the length of the
     shard's footer, where it is known.
 
-    Raises: StoreError, and what the file's check raises, as `file.read`; OSError, EOFError or pa.ArrowException where
-    bytes do not decode.
+    Raises: StoreError, and what the file's check raises, as `file.read`; RowGroupError where a row group does not
+    decode, OSError, EOFError or pa.ArrowException where the footer does not.
     """
     metadata, _ = read_footer(file, footer_bytes)
     chunks = _Chunks(file)
@@ -111,11 +121,23 @@ def _batches(
             chunks.stream(together[0].chunks)
         for group in together:
             row, stop = group.rows
-            for batch in parquet.iter_batches(group.batch_rows, row_groups=[group.number], columns=columns):
-                yield row, batch
-                row += batch.num_rows
-            if row != stop:
-                raise EOFError(f"row group {group.number} ends at row {row} of the file, and not at {stop}")
+            with _naming(group):
+                for batch in parquet.iter_batches(group.batch_rows, row_groups=[group.number], columns=columns):
+                    yield row, batch
+                    row += batch.num_rows
+                if row != stop:
+                    raise EOFError(f"row group {group.number} ends at row {row} of the file, and not at {stop}")
+
+
+@contextmanager
+def _naming(group: _RowGroup) -> Iterator[None]:
+    """Turn what a row group raises that does not decode into an error that names its rows."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except (OSError, EOFError, pa.ArrowException) as error:
+        raise RowGroupError(group.rows, str(error)) from error
 
 
 def _joined(row_groups: Iterator[_RowGroup]) -> Iterator[list[_RowGroup]]:

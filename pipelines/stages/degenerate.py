@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchloom.pipelines.metrics import DEGENERATE_KINDS
+from batchloom.pipelines.counts import DEGENERATE_KINDS
 from batchloom.pipelines.replicas.results import Flags
 from batchloom.pipelines.tasks.base import Ints, Task
 

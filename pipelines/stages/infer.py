@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from batchloom.models.errors import ModelError, RankLostError
 from batchloom.pipelines import cluster
+from batchloom.pipelines.counts import READY_AT
 from batchloom.pipelines.errors import JobError, PipelineError, RowError, failing_as
-from batchloom.pipelines.metrics import READY_AT
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas.placement import Placement
 from batchloom.pipelines.replicas.replica import Replica, start_replica

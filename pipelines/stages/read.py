@@ -1,159 +1,93 @@
-"""Read turns units into tables: one pass over a stretch of a shard, however many units it holds.
-
-It does not know what a task does with the rows. Bytes that arrived and do not decode, twice, become error rows: the
-file's footer has their number, so none is lost. A store's trouble is no damage: it is waited for, and then the units
-fail.
-"""
+"""Read turns stretches of units into Work with rows. A unit that cannot be read goes on as one that failed."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 
-from batchloom.models.patience import GaveUpError, Patience, Waiting
-from batchloom.pipelines.connection import Connection
-from batchloom.pipelines.errors import JobError, RowError, failing_as
-from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE
-from batchloom.pipelines.patient_file import PatientFile
+from batchloom.pipelines.errors import JobError
 from batchloom.pipelines.planning.shards import Shard
+from batchloom.pipelines.planning.source import Source
+from batchloom.pipelines.planning.spans import Span
 from batchloom.pipelines.planning.units import Unit
-from batchloom.pipelines.stages.decode import decoded
+from batchloom.pipelines.stages.reader import Reader
 from batchloom.pipelines.stages.work import Work
 
 STRETCH_ROWS = 1 << 17  # rows that one read task goes through at most, in whole row groups
 
 
-def stretches(shards: Sequence[Shard], pending: Sequence[Unit]) -> Iterator[list[Unit]]:
-    """Yield groups of pending units that one task reads together: neighbours that share a row group.
+@dataclass
+class Stretch:
+    """Units that one task reads, one after the other."""
 
-    Units of a sliced row group are read in one pass, so a row group is decoded once and not once for each slice.
+    sources: dict[str, Source] = field(default_factory=dict)
+    """Of their shards, by name."""
+    units: list[Unit] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        number = {name: index for index, name in enumerate(self.sources)}
+        units = [
+            [
+                unit.part,
+                unit.ranges,
+                [[number[span.shard], span.start, span.stop] for span in unit.spans],
+                unit.is_whole,
+            ]
+            for unit in self.units
+        ]
+        return json.dumps([[asdict(source) for source in self.sources.values()], units])
+
+    @staticmethod
+    def from_json(text: str) -> "Stretch":
+        described, units = json.loads(text)
+        sources = [Source(**values) for values in described]
+        return Stretch(
+            {source.name: source for source in sources},
+            [
+                Unit(
+                    part=part,
+                    ranges=tuple((start, stop) for start, stop in ranges),
+                    spans=tuple(Span(sources[i].name, sources[i].identity, start, stop) for i, start, stop in spans),
+                    is_whole=is_whole,
+                )
+                for part, ranges, spans, is_whole in units
+            ],
+        )
+
+
+def stretches(units: Iterable[Unit], shards: Mapping[str, Shard], least_units: int) -> Iterator[Stretch]:
+    """Yield units in groups of at least `least_units` that share no row group with each other.
+
+    Units of a sliced row group are read in one pass, so that it is decoded once and not once for each slice.
     """
-    by_shard: dict[str, list[Unit]] = {}
-    for unit in pending:
-        by_shard.setdefault(unit.shard, []).append(unit)
-    for shard in shards:
-        bounds = _row_group_starts(shard)
-        stretch: list[Unit] = []
-        for unit in by_shard.get(shard.name, []):
-            # A unit that starts inside a row group goes with the one before it: they share the row group.
-            if stretch and (unit.start in bounds or unit.start - stretch[0].start > STRETCH_ROWS):
-                yield stretch
-                stretch = []
-            stretch.append(unit)
-        if stretch:
+    stretch, num_rows = Stretch(), 0
+    for unit in units:
+        first = unit.spans[0]
+        is_full = len(stretch.units) >= least_units and shards[first.shard].is_boundary(first.start)
+        if stretch.units and (is_full or num_rows > max(STRETCH_ROWS, least_units)):
             yield stretch
-
-
-def _row_group_starts(shard: Shard) -> set[int]:
-    starts, position = set(), 0
-    for num_rows in shard.row_groups:
-        starts.add(position)
-        position += num_rows
-    return starts
+            stretch, num_rows = Stretch(), 0
+        stretch.units.append(unit)
+        stretch.sources |= {span.shard: shards[span.shard].source for span in unit.spans}
+        num_rows += unit.num_rows
+    if stretch.units:
+        yield stretch
 
 
 @dataclass(frozen=True)
 class Read:
-    """Callable that Ray maps over stretches: `{"units": json}` in, one Work batch per unit out."""
+    """Callable that Ray maps over stretches: one Work batch per unit out."""
 
-    schema: pa.Schema
-    """The columns to read, with the types shared by all shards."""
-    storage_options: Mapping[str, Any] = field(repr=False)
-    url: str
-    """Any input path: its scheme names the filesystem."""
-    patience: Patience = field(default_factory=Patience)
+    reader: Reader
+    """Of the columns that the task reads."""
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        units = [Unit(**unit) for unit in json.loads(batch["units"][0].as_py())]
-        num_done = 0
-        try:
-            with failing_as(f"Reading {units[0].path}"):
-                for unit, rows in self.tables(units):
-                    yield Work(unit=unit, rows=rows).to_batch()
-                    num_done += 1
-        except JobError as error:
-            for unit in units[num_done:]:
-                yield Work(unit=unit, failure=str(error)).to_batch()
-
-    def tables(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, pa.Table]]:
-        """Yield each unit with its rows and an `error` column; null columns and an error where the data are damaged.
-
-        Raises: JobError where the shard has changed since planning; StoreError where the store could not be read.
-        """
-        num_done = 0
-        doubted = -1  # the unit whose bytes did not decode
-        waiting = Waiting(self.patience)  # for memory
-        while num_done < len(units):
-            rest = units[num_done:]
-            try:
-                for unit, table in zip(rest, self._ranges(rest, is_fresh=doubted == num_done), strict=True):
-                    yield unit, table.append_column(ERROR_FIELD, pa.nulls(table.num_rows, ERROR_TYPE))
-                    num_done += 1
-                    waiting = Waiting(self.patience)
-            except MemoryError as error:
-                _wait_for_memory(waiting, rest[0].path, error)
-            except _DamageError as error:
-                if doubted == num_done:
-                    yield from ((unit, self._lost(unit, error)) for unit in rest)
-                    return
-                doubted = num_done
-
-    def _ranges(self, units: Sequence[Unit], is_fresh: bool) -> Iterator[pa.Table]:
-        """Yield each unit's rows. Raises: _DamageError where all bytes arrived and do not decode; as `tables`."""
-        connection = Connection(self.url, self.storage_options, self.patience, {"read"}, is_fresh)
-        with PatientFile(connection, units[0].path, units[0].check_unchanged) as file:
-            try:
-                for table in self._decoded(file, units):
-                    file.check()  # swapped while it was read
-                    yield table
-            except (OSError, EOFError, pa.ArrowException) as error:
-                if file.failure is not None:
-                    raise file.failure from error
-                if isinstance(error, MemoryError):
-                    raise
-                file.check()
-                raise _DamageError(str(error)) from error
-
-    def _decoded(self, file: PatientFile, units: Sequence[Unit]) -> Iterator[pa.Table]:
-        tables = decoded(file, self.schema.names, [(unit.start, unit.stop) for unit in units])
-        for unit, table in zip(units, tables, strict=True):
-            yield self._with_all_columns(table, unit)
-
-    def _with_all_columns(self, table: pa.Table, unit: Unit) -> pa.Table:
-        """Return the table in the schema that all shards share; a column that this shard lacks is null."""
-        nulls = pa.nulls(table.num_rows)
-        columns = [table[field.name] if field.name in table.column_names else nulls for field in self.schema]
-        return pa.table([_cast(*pair, unit) for pair in zip(columns, self.schema, strict=True)], self.schema)
-
-    def _lost(self, unit: Unit, error: Exception) -> pa.Table:
-        columns = {field.name: pa.nulls(unit.num_rows, field.type) for field in self.schema}
-        reason = RowError("read", "damaged_input", f"{unit.shard} rows {unit.start}-{unit.stop}: {error}")
-        return pa.table(columns, schema=self.schema).append_column(
-            ERROR_FIELD, pa.array([vars(reason)] * unit.num_rows, ERROR_TYPE)
-        )
-
-
-def _wait_for_memory(waiting: Waiting, path: str, error: MemoryError) -> None:
-    """Wait until others may have freed memory. Raises: JobError where that was in vain."""
-    try:
-        waiting.after(error)
-    except GaveUpError as gave_up:
-        raise JobError(f"Decoding {path} failed: {gave_up}. Free memory on the nodes, or use larger ones.") from error
-
-
-class _DamageError(Exception):
-    """All bytes arrived, from the file that was planned, and do not decode."""
-
-
-def _cast(column: pa.ChunkedArray, field: pa.Field, unit: Unit) -> pa.ChunkedArray:
-    """JobError where a value does not fit: that is no damage of the rows, and no reason to leave them unanswered."""
-    try:
-        return column.cast(field.type)
-    except pa.ArrowException as error:
-        raise JobError(
-            f"Column {field.name!r} of {unit.shard} holds {column.type}, and all shards together {field.type}, which "
-            f"has no room for one of its values ({error}). Give all shards one type, leave the column out of "
-            "input.keep_columns, or run the shard as a job of its own."
-        ) from error
+        stretch = Stretch.from_json(batch["stretch"][0].as_py())
+        read = self.reader.tables(stretch.sources, [unit.spans for unit in stretch.units])
+        for unit, rows in zip(stretch.units, read, strict=True):
+            if isinstance(rows, JobError):
+                yield Work(unit=unit, failure=str(rows)).to_batch()
+            else:
+                sources = {span.shard: stretch.sources[span.shard] for span in unit.spans}
+                yield Work(unit=unit, sources=sources if unit.is_whole else {}, rows=rows).to_batch()

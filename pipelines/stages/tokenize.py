@@ -16,7 +16,6 @@ from batchloom import models
 from batchloom.models.single_pass.buckets import best_batch_tokens, cut_into_buckets
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE, LEDGER_INPUT
-from batchloom.pipelines.stages.retry import Retry
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.tasks.base import Prepared, Task
 
@@ -35,30 +34,24 @@ def tokenizer_of(model: "models.PinnedModel") -> "models.Tokenizer":
 
 @dataclass(frozen=True)
 class Tokenize:
-    """Callable that Ray maps over units: rows in; rows without their text, and requests, out."""
+    """Callable that Ray maps over units: rows in; their ledger, and requests, out."""
 
     task: Task
     model: "models.PinnedModel"
-    keep_columns: Sequence[str]
     max_batch_tokens: int
     """Tokens of a bucket at most; see `bucket_tokens`."""
     compute_once: bool
     """Ask once for rows that say the same; each of them gets the answer."""
-    retry: Retry | None = None
-    """Where rows with errors are computed again: which."""
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         work = Work.from_batch(batch)
         prepared = work.attempt(
-            f"Tokenizing {work.unit.stem}", lambda read: self.prepare(self._narrowed(read), tokenizer_of(self.model))
+            f"Tokenizing {work.unit.stem}", lambda read: self.prepare(read, tokenizer_of(self.model))
         )
         return prepared.to_batch()
 
-    def _narrowed(self, work: Work) -> Work:
-        return work if self.retry is None else self.retry.narrow(work)
-
     def prepare(self, work: Work, tokenizer: "models.Tokenizer") -> Work:
-        """Replace the rows by their kept columns and the row ledger, and add the requests in the order of buckets."""
+        """Replace the rows by the row ledger, and add the requests in the order of buckets."""
         rows = work.rows
         columns, unreadable = [], dict[int, dict[str, str]]()
         for name in self.task.input_columns():
@@ -67,14 +60,14 @@ class Tokenize:
             unreadable |= dict.fromkeys(bad, _not_utf8(name))
         distinct, answer_of = _distinct(columns) if self.compute_once else (np.arange(rows.num_rows),) * 2
         prepared = self.task.prepare([column.take(pa.array(distinct)) for column in columns], tokenizer)
-        kept = rows.select(self.keep_columns).append_column(ANSWER_OF, pa.array(answer_of, pa.int32()))
+        ledger = {ANSWER_OF: pa.array(answer_of, pa.int32())}
         for name in LEDGER_INPUT:
-            kept = kept.append_column(name, pa.array(getattr(prepared, name)[answer_of], pa.int32()))
+            ledger[name] = pa.array(getattr(prepared, name)[answer_of], pa.int32())
         before = [error or unreadable.get(row) for row, error in enumerate(rows["error"].to_pylist())]
         errors = _first_error(before, answer_of.tolist(), prepared)
         return replace(
             work,
-            rows=kept.append_column(ERROR_FIELD, pa.array(errors, ERROR_TYPE)),
+            rows=pa.table(ledger).append_column(ERROR_FIELD, pa.array(errors, ERROR_TYPE)),
             notes=prepared.notes,
             requests=in_buckets(prepared.requests, self.max_batch_tokens),
         )

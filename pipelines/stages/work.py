@@ -7,17 +7,19 @@ cell nor try to unify the schemas of two units, so unlike shards and null column
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from batchloom.pipelines.errors import JobError, failing_as
+from batchloom.pipelines.planning.source import Source
+from batchloom.pipelines.planning.spans import Span
 from batchloom.pipelines.planning.units import Unit
 
-TABLES = ("rows", "notes", "requests", "results", "earlier")
+TABLES = ("rows", "notes", "requests", "results")
 
 Made = TypeVar("Made")
 
@@ -28,15 +30,15 @@ class Work:
 
     unit: Unit
     rows: pa.Table = field(default_factory=lambda: pa.table({}))
-    """One row per input row: the kept columns, then the row ledger. None where the unit failed."""
+    """One row per input row: the columns that the task reads, and from tokenization on the row ledger alone."""
     notes: pa.Table | None = None
     """What the task needs again to finish the rows."""
     requests: pa.Table | None = None
     """What the model is asked, in the order of buckets: REQUEST_SCHEMA of pipelines/tasks/base.py, `bucket` (int32)."""
     results: pa.Table | None = None
     """What the model answered; see pipelines/replicas/results.py RESULT_SCHEMA."""
-    earlier: pa.Table | None = None
-    """The unit's part as it is, where only some of its rows are computed again: pipelines/stages/retry.py."""
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    """Of the unit's shards, by name, where the unit is a whole part, which is written at once."""
     measures: dict[str, float] = field(default_factory=dict)
     """Figures of this run (seconds, padded tokens) that the driver sums up; they change no answer."""
     failure: str | None = None
@@ -66,7 +68,7 @@ class Work:
     def to_batch(self) -> pa.Table:
         """Return the one-row table that Ray carries."""
         columns: dict[str, pa.Array] = {
-            "unit": pa.array([self.unit.to_json()]),
+            "unit": pa.array([json.dumps([asdict(self.unit), list(map(asdict, self.sources.values()))])]),
             "measures": pa.array([json.dumps(self.measures)]),
             "failure": pa.array([self.failure], pa.string()),
         }
@@ -81,16 +83,23 @@ class Work:
         assert batch.num_rows == 1, f"a batch must hold one unit, not {batch.num_rows}"
         tables = {name: _from_bytes(batch[name][0].as_buffer()) for name in TABLES}
         assert tables["rows"] is not None
+        unit, sources = json.loads(batch["unit"][0].as_py())
         return Work(
-            unit=Unit.from_json(batch["unit"][0].as_py()),
+            unit=_unit(unit),
+            sources={values["name"]: Source(**values) for values in sources},
             measures=json.loads(batch["measures"][0].as_py()),
             rows=tables["rows"],
             notes=tables["notes"],
             requests=tables["requests"],
             results=tables["results"],
-            earlier=tables["earlier"],
             failure=batch["failure"][0].as_py(),
         )
+
+
+def _unit(values: dict[str, Any]) -> Unit:
+    spans = tuple(Span(**span) for span in values["spans"])
+    ranges = tuple((start, stop) for start, stop in values["ranges"])
+    return Unit(part=values["part"], ranges=ranges, spans=spans, is_whole=values["is_whole"])
 
 
 def _cell(content: pa.Buffer) -> pa.Array:

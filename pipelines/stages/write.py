@@ -1,64 +1,70 @@
-"""Write finishes a unit's columns and writes its part. A part that exists is the record that its unit is done.
+"""Write finishes a unit's columns and makes them safe: as its part, where the unit is one, else as a file of answers.
 
-A part's bytes depend on the unit, the fingerprint and the answers alone (no time, no host), so a repeated write
-replaces equal bytes with equal bytes.
+A unit whose part exists, or whose answers do, is done.
 """
 
-import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchloom.pipelines.counts import PartRecord, UnitRecord
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.fields import ERROR_TYPE, LEDGER_FIELDS, LEDGER_INPUT
-from batchloom.pipelines.ledger.parts import FOOTER_KEY, counts_of, to_parquet
-from batchloom.pipelines.metrics import UnitFailed, UnitRecord
-from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.ledger.answers import Saved
+from batchloom.pipelines.ledger.parts import counts_of
+from batchloom.pipelines.metrics import UnitFailed
+from batchloom.pipelines.planning.units import Part
+from batchloom.pipelines.records import from_json
 from batchloom.pipelines.replicas.results import not_finite
+from batchloom.pipelines.stages.assemble import Assemble
 from batchloom.pipelines.stages.degenerate import degenerate
-from batchloom.pipelines.stages.retry import merged
 from batchloom.pipelines.stages.tokenize import ANSWER_OF, tokenizer_of
 from batchloom.pipelines.stages.work import Work
-from batchloom.pipelines.storage import Store
 from batchloom.pipelines.tasks.base import Answered, Task
 
 if TYPE_CHECKING:
     from batchloom.models import PinnedModel, Tokenizer
 
+_KINDS: Mapping[str, Any] = {kind.__name__: kind for kind in (UnitRecord, PartRecord, UnitFailed)}
+
 
 @dataclass(frozen=True)
 class Write:
-    """Callable that Ray maps over answered units: writes the part, returns its record or the failure as JSON."""
+    """Callable that Ray maps over answered units: writes the answers, returns records or the failure as JSON."""
 
     task: Task
     model: "PinnedModel"
-    store: Store
-    fingerprint: str
-    version: str
+    assemble: Assemble
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         work = Work.from_batch(batch)
         unit = work.unit
-        made = work.attempt(
-            f"Writing {unit.part_name(self.fingerprint)} to {self.store.url}",
-            lambda answered: self.put(unit, *self._finish(answered, tokenizer_of(self.model))),
-        )
+        made = work.attempt(f"Writing the answers to {unit.stem} to {self.assemble.store.url}", self._write)
         if isinstance(made, Work):
-            return to_outcome(UnitFailed(unit.shard, unit.start, unit.stop, str(made.failure)), made.measures)
+            span = unit.spans[0]
+            return to_outcome(UnitFailed(span.shard, span.start, unit.spans[-1].stop, str(made.failure)), made.measures)
         return to_outcome(made, work.measures)
 
+    def _write(self, work: Work) -> "UnitRecord | PartRecord":
+        unit, assemble = work.unit, self.assemble
+        answers, degenerate = self._finish(work, tokenizer_of(self.model))
+        if unit.is_whole:
+            return assemble.put(Part(unit.spans), work.sources, answers, degenerate)
+        counts = {**counts_of(answers), "degenerate": dict(degenerate)}
+        Saved(unit.part, assemble.fingerprint, unit.ranges).write(assemble.store, answers, counts)
+        return UnitRecord(part=unit.part, ranges=unit.ranges, **counts)
+
     def finish(self, work: Work, tokenizer: "Tokenizer") -> pa.Table:
-        """Return the part's table: kept columns, the task's columns, the ledger."""
+        """Return the unit's answers: the task's columns, and the ledger."""
         return self._finish(work, tokenizer)[0]
 
     def _finish(self, work: Work, tokenizer: "Tokenizer") -> tuple[pa.Table, dict[str, int]]:
-        """Return the part's table, and how many of its answers are degenerate."""
+        """Return the unit's answers, and how many of them are degenerate."""
         results, rows = work.results, work.rows
         assert results is not None
         answer_of = rows[ANSWER_OF].combine_chunks()
@@ -80,14 +86,8 @@ class Write:
             _finish_reasons(good, num_answers).take(answer_of),
             _merged_errors(rows["error"], answer_of, failed),
         ]
-        kept = rows.drop_columns([ANSWER_OF, *LEDGER_INPUT, "error"])
-        fields = [*kept.schema, *self.task.output_fields(), *LEDGER_FIELDS]
-        part = pa.table([*kept.columns, *columns, *ledger], schema=pa.schema(fields))
-        counts = Counter(degenerate(good, answer_of, part, self.task)) if self.task.generation else Counter[str]()
-        if work.earlier is None:
-            return part, counts
-        counts.update(_degenerate_before(work.earlier))  # rows that are computed again were errors, and are not in it
-        return merged(work.earlier, part), counts
+        table = pa.table([*columns, *ledger], schema=pa.schema([*self.task.output_fields(), *LEDGER_FIELDS]))
+        return table, degenerate(good, answer_of, table, self.task) if self.task.generation else {}
 
     def _not_finite(self, answers: Sequence[pa.Array]) -> dict[int, dict[str, str]]:
         """Return the rows with a value that is NaN or infinite, and the error that each has in its place.
@@ -101,45 +101,17 @@ class Write:
             found |= dict.fromkeys(np.flatnonzero(not_finite(column)).tolist(), error)
         return found
 
-    def put(self, unit: Unit, part: pa.Table, degenerate: Mapping[str, int]) -> UnitRecord:
-        """Write the part with its account in the footer, and return the record."""
-        account = {
-            "shard": unit.shard,
-            "start": unit.start,
-            "stop": unit.stop,
-            **counts_of(part),
-            "degenerate": dict(degenerate),
-        }
-        footer = {"unit": unit.id, "fingerprint": self.fingerprint, "version": self.version, "account": account}
-        content = to_parquet(part, footer)
-        name = unit.part_name(self.fingerprint)
-        self.store.put(name, content)
-        return UnitRecord(
-            part=name,
-            bytes=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-            version=self.store.stat(name).version,
-            **account,
-        )
 
-
-def to_outcome(made: UnitRecord | UnitFailed, measures: dict[str, float]) -> pa.Table:
+def to_outcome(made: UnitRecord | PartRecord | UnitFailed, measures: Mapping[str, float]) -> pa.Table:
     """Return the one-row table that ends a unit's way through Ray."""
-    values = {"record" if isinstance(made, UnitRecord) else "failure": asdict(made), "measures": measures}
-    return pa.table({"outcome": [json.dumps(values)]})
+    return pa.table({"outcome": [json.dumps([type(made).__name__, asdict(made), measures])]})
 
 
-def from_outcome(outcome: str) -> tuple[UnitRecord | UnitFailed, dict[str, float]]:
+def from_outcome(outcome: str) -> tuple[UnitRecord | PartRecord | UnitFailed, dict[str, float]]:
     """Read a cell that `to_outcome` made: the unit's record or why it has none, and its measures."""
-    values = json.loads(outcome)
-    made = UnitRecord(**values["record"]) if "record" in values else UnitFailed(**values["failure"])
-    return made, values["measures"]
-
-
-def _degenerate_before(earlier: pa.Table) -> dict[str, int]:
-    """Return the counts in an old part's footer, which a version before them did not write."""
-    counts: dict[str, int] = json.loads(earlier.schema.metadata[FOOTER_KEY])["account"].get("degenerate", {})
-    return counts
+    kind, values, measures = json.loads(outcome)
+    made: UnitRecord | PartRecord | UnitFailed = from_json(_KINDS[kind], values)
+    return made, measures
 
 
 def _without(results: pa.Table, rows: Iterable[int]) -> pa.Table:

@@ -67,7 +67,7 @@ def job_file(tmp_path: Path, checkpoint: str, make_sentences) -> Path:
         "task": "summarization",
         "model": checkpoint,
         "input": {"paths": [str(tmp_path / "corpus")], "rows_per_unit": ROWS_PER_UNIT},
-        "output": {"path": str(tmp_path / "out")},
+        "output": {"path": str(tmp_path / "out"), "rows_per_part": ROWS_PER_UNIT},
         "generation": {"num_beams": 4, "max_length": 60, "min_length": 50},
         "engine": {"device": "cpu", "reserve_gpus": True, "tensor_parallel": 2, "replicas": {"min": 2, "max": 2}},
     }

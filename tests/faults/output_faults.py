@@ -1,13 +1,16 @@
 """Outputs that somebody else writes to: parts, manifest, markers, the disk itself."""
 
+import hashlib
 import json
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from batchloom.pipelines.ledger.register import Register
 from tests.faults.scene import Scene
 from tests.faults.table import When, Word, fault
 
@@ -113,22 +116,46 @@ def manifest_cut(scene: Scene) -> None:
 def manifest_mistyped(scene: Scene) -> None:
     manifest = scene.output / "_batchloom" / "manifest.json"
     values = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(values | {"parts": {"a": 1}, "totals": []}))
+    manifest.write_text(json.dumps(values | {"versions": [], "totals": []}))
 
 
-@fault("manifest that omits a part, which was deleted", When.FINISHED)
-def manifest_shortened(scene: Scene) -> None:
-    """Every number of it agrees: only the input tells."""
+@fault("records of parts removed or cut", When.FINISHED, When.UNFINISHED, verify=Word.AS_RUN)
+def records_harmed(scene: Scene) -> int:
+    """They save reading, and decide nothing; a finished output is not whole without them."""
+    records = [scene.output / "_batchloom" / "parts.pq", *(scene.output / "_batchloom").glob("records/*")]
+    for number, path in enumerate(records):
+        path.unlink() if number % 2 else path.write_bytes(path.read_bytes()[:-30])
+    return len(records)
+
+
+@fault("records that omit a part, which was deleted", When.FINISHED)
+def records_shortened(scene: Scene) -> None:
+    """Every number of them, and of the manifest, agrees: only the input tells."""
     (part,) = scene.some_parts(1)
     part.unlink()
-    manifest = scene.output / "_batchloom" / "manifest.json"
-    values = json.loads(manifest.read_text())
-    gone = next(record for record in values["parts"] if record["part"] == part.name)
-    values["parts"].remove(gone)
-    less = {**gone, "num_ok": gone["num_rows"] - gone["num_errors"], "num_units": 1, "num_bytes": gone["bytes"]}
-    for name, value in values["totals"].items():
-        values["totals"][name] = value - less.get(f"num_{name}", 0)
-    manifest.write_text(json.dumps(values))
+    folder = scene.output / "_batchloom"
+    left = Register.of(
+        record for record in Register.read((folder / "parts.pq").read_bytes()) if record.part != part.name
+    )
+    values = json.loads((folder / "manifest.json").read_text())
+    values["parts_sha256"] = hashlib.sha256(left.to_bytes()).hexdigest()
+    values["totals"] |= left.totals()
+    values["errors_by_kind"], values["degenerate"] = left.errors_by_kind(), left.degenerate()
+    (folder / "parts.pq").write_bytes(left.to_bytes())
+    (folder / "manifest.json").write_text(json.dumps(values))
+
+
+@fault("answers of unfinished parts deleted or cut", When.RUNNING)
+def answers_harmed(scene: Scene) -> int:
+    """Units' answers, before their part is made of them."""
+    folder = scene.output / "_batchloom" / "answers"
+    scene.wait_for(lambda: any(folder.glob("*/*.pq")), "answers")
+    num_harmed = 0
+    for path in folder.glob("*/*.pq"):
+        with suppress(FileNotFoundError):
+            path.unlink() if num_harmed % 2 else path.write_bytes(path.read_bytes()[:-30])
+            num_harmed += 1
+    return num_harmed
 
 
 @fault("_SUCCESS removed", When.FINISHED)

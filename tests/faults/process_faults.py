@@ -17,7 +17,7 @@ POISON = "☠"
 def _signal_driver(scene: Scene, which: signal.Signals, times: int = 3) -> int:
     """Signal the driver in mid-run and give the command again, `times` times."""
     for number in range(times):
-        scene.wait_for_parts(1 + number * scene.num_units // (times + 1))
+        scene.wait_for_parts(1 + number * scene.num_parts // (times + 1))
         assert scene.process is not None
         scene.process.send_signal(which)
         scene.ends.append(scene.wait(scene.process))

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.faults.oracle import Row, is_as_expected
-from tests.faults.scene import ROWS_PER_GROUP, Bucket, Scene
+from tests.faults.scene import ROWS_PER_GROUP, ROWS_PER_PART, Bucket, Scene
 from tests.faults.table import When
 
 GENERATION = {"num_beams": 1, "max_length": 40, "min_length": 30}
@@ -74,7 +74,7 @@ class Reference:
             **self.job,
             "model": places["model"],
             "input": {"paths": [places["corpus"]], "rows_per_unit": ROWS_PER_GROUP},
-            "output": {"path": places["out"]},
+            "output": {"path": places["out"], "rows_per_part": ROWS_PER_PART},
         }
         scene = Scene(self.folder, job, dict(self.answers), environment, bucket)
         if when in (When.BEFORE, When.RUNNING):

@@ -23,6 +23,7 @@ from tests.faults.proxy import Burst, FaultyProxy
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS_PER_GROUP = 6  # and per unit: many units of few rows
+ROWS_PER_PART = 12  # two units
 COMMAND_SECONDS = 240.0  # one command takes 5 to 30: more is a hang, which is a failure too
 HUNG = -1
 
@@ -121,8 +122,9 @@ class Scene:
         return self._opened[0]
 
     @property
-    def num_units(self) -> int:
-        return -(-len(self.expected) // ROWS_PER_GROUP)
+    def num_parts(self) -> int:
+        """Return how many there are at least."""
+        return -(-len(self.expected) // ROWS_PER_PART)
 
     def shards(self) -> list[Path]:
         return sorted(self.corpus.glob("*.parquet"))

@@ -105,8 +105,8 @@ def read(served: Served, shard: Shard, ranges: list[Range]) -> list[int]:
     """Return the ids of the rows, as one read task reads them."""
     connection = Connection("s3://wide/in", served.options, Patience(seconds=5), {"read"}, is_fresh=True)
     ids = []
-    with PatientFile(connection, shard.path) as file:
-        for table in decoded(file, WANTED, ranges, shard.footer_bytes):
+    with PatientFile(connection, shard.source.path) as file:
+        for table in decoded(file, WANTED, ranges, shard.source.footer_bytes):
             file.check()
             assert table["text"].null_count == 0
             ids += table["id"].to_pylist()
@@ -131,7 +131,7 @@ def test_only_the_wanted_column_chunks_are_fetched(
     served.counted()
     assert read(served, shard, ranges) == [row for start, stop in ranges for row in range(start, stop)]
     heads, (footer, *chunks) = split(served.counted())
-    assert footer.num_bytes == shard.footer_bytes
+    assert footer.num_bytes == shard.source.footer_bytes
     assert wanted <= sum(sent.num_bytes for sent in chunks) <= AT_MOST * wanted
     assert len(chunks) == num_requests
     assert len(heads) == 2  # who is it, and is it still the same

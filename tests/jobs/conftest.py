@@ -54,7 +54,7 @@ def write_job(folder: Path, checkpoint: str, **changes: Any) -> Path:
         "task": "summarization",
         "model": checkpoint,
         "input": {"paths": [str(folder / "corpus")], "keep_columns": ["id"], "rows_per_unit": 10},
-        "output": {"path": str(folder / "out")},
+        "output": {"path": str(folder / "out"), "rows_per_part": 10},
         "generation": {"num_beams": 1, "max_length": 8, "min_length": 2},
         "engine": {"device": "cpu"},
     }

@@ -3,10 +3,12 @@
 A job to run is there: 30 rows in 3 parts. `run` computes nothing here; where it would, it ends with JobError.
 """
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ import yaml
 
 from batchloom.jobs.exit_codes import ExitCode
 from batchloom.pipelines.errors import JobError
-from batchloom.pipelines.ledger.parts import FOOTER_KEY
+from batchloom.pipelines.ledger.register import Register
+from batchloom.pipelines.ledger.sealed import FOOTER_KEY
+from batchloom.pipelines.planning.spans import Span
 
 Damage = Callable[[Path], Any]
 DEEP = "[" * 100_000
@@ -112,16 +116,14 @@ def json_damages(name: str) -> Iterator[tuple[str, Damage]]:
 
 
 WRONG_VALUES: list[tuple[tuple[str | int, ...], Any]] = [
-    (("parts",), 5), (("parts",), []), (("parts",), [5]), (("parts", 0), {}), (("parts", 0, "part"), "../../x.parquet"),
-    (("parts", 0, "part"), "part-/../../../x-000000000000-00000000.parquet"), (("parts", 0, "num_rows"), "many"),
-    (("parts", 0, "num_rows"), 10**400), (("parts", 0, "num_rows"), -1), (("parts", 0, "errors_by_kind"), {"x": "y"}),
+    (("parts_sha256",), 5), (("parts_sha256",), "0" * 64), (("layout",), None), (("layout_of",), {}),
     (("totals",), {}), (("totals", "rows"), None), (("timing",), {}), (("timing", "wall_seconds"), float("nan")),
     (("timing", "wall_seconds"), float("inf")), (("timing", "wall_seconds"), 0), (("versions",), {"ray": 5}),
     (("errors_by_kind",), {"x": "y"}), (("job", "task"), 5), (("job", "model"), None), (("job", "input"), []),
     (("job", "input", "paths"), 5), (("job", "input", "paths"), []),
     (("job", "input", "paths"), ["zip://a.parquet::/no"]),
     (("job", "input", "paths"), ["nul\0"]), (("job", "input", "storage_options"), {"nope": 1}),
-    (("job", "input", "rows_per_unit"), 0), (("job", "output"), None),
+    (("job", "output"), None),
     (("job", "generation"), json.loads("[" * 40 + "]" * 40)),
 ]  # fmt: skip
 MANIFEST = dict(json_damages("manifest.json")) | {
@@ -129,6 +131,34 @@ MANIFEST = dict(json_damages("manifest.json")) | {
         folder / "_batchloom/manifest.json", *keys, value=value
     )
     for keys, value in WRONG_VALUES
+}
+
+
+def with_records(folder: Path, **changes: Any) -> None:
+    """Change the first record, and the manifest's hash with it."""
+    path = folder / "_batchloom" / "parts.pq"
+    first, *others = Register.read(path.read_bytes())
+    path.write_bytes(Register.of([replace(first, **changes), *others]).to_bytes())
+    with_values(
+        folder / "_batchloom/manifest.json", "parts_sha256", value=hashlib.sha256(path.read_bytes()).hexdigest()
+    )
+
+
+RECORDS: dict[str, Damage] = {
+    "parts.pq is missing": lambda folder: (folder / "_batchloom/parts.pq").unlink(),
+    "parts.pq is empty": lambda folder: (folder / "_batchloom/parts.pq").write_bytes(b""),
+    "parts.pq is cut": lambda folder: os.truncate(folder / "_batchloom/parts.pq", 500),
+    "parts.pq is flipped": lambda folder: flip(folder / "_batchloom/parts.pq", 0.5),
+    "parts.pq is a folder": lambda folder: become_folder(folder / "_batchloom/parts.pq"),
+    "parts.pq is a part": lambda folder: shutil.copy(part(folder), folder / "_batchloom/parts.pq"),
+    "parts.pq is other Parquet": lambda folder: pq.write_table(pa.table({"x": [1]}), folder / "_batchloom/parts.pq"),
+    "a record leads outside": lambda folder: with_records(folder, part="../../x.parquet"),
+    "a record leads far": lambda folder: with_records(folder, part="part-/../../../x-000000000000-00000000.parquet"),
+    "a record has too many rows": lambda folder: with_records(folder, num_rows=1 << 60),
+    "a record has fewer rows than none": lambda folder: with_records(folder, num_rows=-1),
+    "a record has no rows of any shard": lambda folder: with_records(folder, spans=()),
+    "a record has rows of another shard": lambda folder: with_records(folder, spans=(Span("x", "y", 0, 10),)),
+    "a record has rows that are not there": lambda folder: with_records(folder, spans=(Span("x", "y", 7, -1),)),
 }
 FOLDER: dict[str, Damage] = {
     "_SUCCESS only": lambda folder: [
@@ -150,7 +180,7 @@ FOLDER: dict[str, Damage] = {
     "a file": lambda folder: (shutil.rmtree(folder), folder.write_text("x")),
     "no folder": shutil.rmtree,
 }
-DAMAGES = PART | MANIFEST | dict(json_damages("job.json")) | FOLDER
+DAMAGES = PART | MANIFEST | RECORDS | dict(json_damages("job.json")) | FOLDER
 EXPLAINING = (
     "timing.wall_seconds is 0",
     "job.task",

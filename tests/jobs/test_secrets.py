@@ -65,10 +65,10 @@ def test_a_url_with_credentials_is_read_and_told_without_them(
     job = make_job(input={"paths": [url], "keep_columns": ["id"]})
     plan = pipelines.plan(load(str(job)))
     assert plan.num_rows == 40
-    assert {unit.shard for unit in plan.units} == {"a.parquet"}
+    assert {shard.name for shard in plan.shards} == {"a.parquet"}
     record = plan.job_record()
     assert record["job"]["input"]["paths"] == [f"http://***@127.0.0.1:{server.server_port}/a.parquet?sig=***"]
-    assert SECRET not in json.dumps([record, list(plan.parts)])
+    assert SECRET not in json.dumps([record, [part.name(plan.fingerprint) for part in plan.parts]])
 
     for is_broken in (False, True):
         server.is_broken = is_broken

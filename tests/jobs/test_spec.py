@@ -90,7 +90,7 @@ def test_a_default_is_promised_only_where_there_is_one(complaints: Any) -> None:
 
 def test_an_unknown_key_that_resembles_none_lists_what_there_is(complaints: Any) -> None:
     assert complaints(WHOLE | {"output": {"path": "out", "zzz": 1}}) == [
-        "line 8 output.zzz: unknown key. There are: path, mode, storage_options."
+        "line 8 output.zzz: unknown key. There are: path, mode, rows_per_part, storage_options."
     ]
 
 

@@ -14,7 +14,7 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray for all jobs of this folder: a start takes seconds, and a job takes a running one as it is."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 
@@ -23,8 +23,8 @@ def ray_cluster() -> Iterator[None]:
 def make_job(checkpoint: str, corpus: Path, tmp_path: Path) -> Callable[..., JobConfig]:
     def make(**changes: Any) -> JobConfig:
         values = {
-            "output": str(tmp_path / "out"), "mode": "resume", "rows_per_unit": 10, "replicas": 1,
-            "max_error_rate": 1.0, "max_degenerate_rate": 1.0,
+            "output": str(tmp_path / "out"), "mode": "resume", "rows_per_unit": 10, "rows_per_part": None,
+            "replicas": 1, "max_error_rate": 1.0, "max_degenerate_rate": 1.0,
             "generation": {"num_beams": 2, "max_length": 16, "min_length": 2}, "task_options": {}, "keep_columns": None,
             "paths": (str(corpus),), "text_column": "text",  "task": "summarization",
             "model": checkpoint,
@@ -41,7 +41,12 @@ def make_job(checkpoint: str, corpus: Path, tmp_path: Path) -> Callable[..., Job
                 rows_per_unit=values["rows_per_unit"],
                 storage_options=options,
             ),
-            output=OutputConfig(path=values["output"], mode=values["mode"], storage_options=options),
+            output=OutputConfig(
+                path=values["output"],
+                mode=values["mode"],
+                rows_per_part=values["rows_per_part"] or values["rows_per_unit"],  # a part a unit, unless asked
+                storage_options=options,
+            ),
             generation=values["generation"],
             task_options=values["task_options"],
             engine=EngineConfig(

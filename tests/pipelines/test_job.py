@@ -12,7 +12,7 @@ import pytest
 from batchloom import models, pipelines
 from batchloom.models.errors import ModelError
 from batchloom.pipelines.errors import ConfigError, ErrorLimitError, InputError, JobError, OutputError
-from batchloom.pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone, UnitFailed, Waiting
+from batchloom.pipelines.metrics import Finished, PartDone, Planned, ReplicasStarting, UnitDone, UnitFailed, Waiting
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -40,7 +40,7 @@ def test_every_row_comes_out_once_with_its_kept_columns(make_job, output_table) 
     assert manifest.timing["engine_prompt_tokens"] == manifest.totals["input_tokens"]
     assert manifest.timing["engine_padded_tokens"] >= manifest.timing["engine_prompt_tokens"]
     kinds = [type(event) for event in events if not isinstance(event, Waiting)]  # of a busy machine
-    assert kinds == [Planned, ReplicasStarting, *[UnitDone] * manifest.totals["units"], Finished]
+    assert kinds == [Planned, ReplicasStarting, *[UnitDone, PartDone] * manifest.totals["parts"], Finished]
     assert pipelines.verify(job.output.path).ok
 
 
@@ -363,7 +363,7 @@ def test_a_shard_that_cannot_be_read_fails_its_units_and_no_others(make_job, cor
     assert sorted(failed) == [("b.parquet", 0, 8), ("b.parquet", 8, 16), ("b.parquet", 16, 25)]
     output = Path(job.output.path)
     kept = parts(output)
-    assert len(kept) == len(pipelines.plan(job).units)  # b.parquet is not there, and all others are done
+    assert len(kept) == len(pipelines.plan(job).parts)  # b.parquet is not there, and all others are done
     assert not (output / "_SUCCESS").exists()
     assert not (output / "_batchloom" / "manifest.json").exists()
 
@@ -425,7 +425,7 @@ def test_what_is_deleted_in_mid_run_is_named_and_computed_by_the_same_command(ma
     done: list[str] = []
 
     def delete(event) -> None:
-        if isinstance(event, UnitDone):
+        if isinstance(event, PartDone):
             done.append(event.record.part)
             if len(done) == 3 and what == "a part":
                 os.remove(f"{job.output.path}/{done[0]}")

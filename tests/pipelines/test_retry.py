@@ -14,12 +14,9 @@ import pytest
 from batchloom import pipelines
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.errors import ERROR_KINDS, ConfigError, OutputError
-from batchloom.pipelines.ledger.parts import FOOTER_KEY, counts_of, read_part, to_parquet
+from batchloom.pipelines.ledger.parts import counts_of, read_part
+from batchloom.pipelines.ledger.sealed import FOOTER_KEY, sealed
 from batchloom.pipelines.metrics import Event, Planned, ReplicasStarting, Retrying, UnitDone
-from batchloom.pipelines.planning.units import Unit
-from batchloom.pipelines.stages.retry import LEFT, Retry, merged
-from batchloom.pipelines.stages.work import Work
-from batchloom.pipelines.storage import Store
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -35,15 +32,15 @@ def with_errors(part: Path, rows: Iterable[int], kind: str = "out_of_memory") ->
     values = table.to_pylist()
     for row in rows:
         if values[row]["num_output_tokens"] >= 15 or values[row]["finish_reason"] == "length":  # of max_length 16
-            footer["account"]["degenerate"]["truncated"] -= 1
+            footer["counts"]["degenerate"]["truncated"] -= 1
         values[row] |= {
             "summary_text": None, "num_input_tokens": 0, "num_output_tokens": 0, "finish_reason": None,
             "error": {"stage": "infer", "kind": kind, "message": "no room"},
         }  # fmt: skip
     failed = pa.Table.from_pylist(values, table.schema)
-    footer["account"] |= counts_of(failed)
+    footer["counts"] |= counts_of(failed)
     del footer["seal"]
-    part.write_bytes(to_parquet(failed, footer))
+    part.write_bytes(sealed(failed, footer))
 
 
 @pytest.fixture
@@ -159,47 +156,6 @@ def test_an_unfinished_output_is_finished_and_its_errors_retried(spoiled) -> Non
     assert pipelines.run(job, retry_errors=[]).totals["errors"] == 0
     assert parts(job) == whole
     assert pipelines.verify(job.output.path).ok
-
-
-def test_a_part_that_was_replaced_meanwhile_is_not_merged(tmp_path: Path) -> None:
-    unit = Unit("a.parquet", "/in/a.parquet", 0, 2, "f" * 24)
-    store = Store(str(tmp_path))
-    store.put(unit.part_name("0" * 64), b"other")
-    retry = Retry(frozenset(), {unit.part_name("0" * 64): "a hash"}, store, "0" * 64)
-    work = Work(unit=unit, rows=pa.table({"text": ["a", "b"], "error": pa.nulls(2)}))
-    failed = work.attempt("Tokenizing", retry.narrow)
-    assert "was replaced after the job began" in str(failed.failure)
-
-
-def test_rows_of_any_type_are_merged() -> None:
-    """Old rows come from Parquet, new ones from memory: types and dictionaries of the two may differ."""
-    error = pa.struct([("stage", pa.string()), ("kind", pa.string()), ("message", pa.string())])
-    schema = pa.schema(
-        [
-            pa.field("id", pa.int64(), nullable=False),
-            ("topic", pa.dictionary(pa.int32(), pa.string())),
-            ("vector", pa.list_(pa.float32(), 2)),
-            ("tags", pa.large_list(pa.large_string())),
-            ("error", error),
-        ]
-    )
-    old = pa.Table.from_pydict(
-        {
-            "id": [0, 1, 2], "topic": ["x", "y", "x"], "vector": [[0, 1], None, [4, 5]], "tags": [["a"], None, []],
-            "error": [None, LEFT | {"kind": "too_long"}, None],
-        }, schema,
-    )  # fmt: skip
-    sink = pa.BufferOutputStream()
-    pq.write_table(old, sink)
-    new = pa.Table.from_pydict(
-        {
-            "id": [7, 1, 7], "topic": [None, "z", None], "vector": [None, [2, 3], None], "tags": [None, ["b"], None],
-            "error": [LEFT, None, LEFT],
-        }, schema,
-    )  # fmt: skip
-    table = merged(pq.read_table(pa.BufferReader(sink.getvalue())), new)
-    assert table.schema == schema
-    assert table.to_pylist() == [old.to_pylist()[0], new.to_pylist()[1], old.to_pylist()[2]]
 
 
 def test_every_kind_of_error_is_known() -> None:

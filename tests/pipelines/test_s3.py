@@ -19,9 +19,8 @@ from batchloom.pipelines.errors import InputError, JobError
 from batchloom.pipelines.metrics import ReplicasStarting, UnitDone
 from batchloom.pipelines.patient_file import PatientFile
 from batchloom.pipelines.planning.shards import find_shards
-from batchloom.pipelines.planning.units import cut
-from batchloom.pipelines.stages.read import Read
 from batchloom.pipelines.storage import Store
+from tests.pipelines.reading import ShardReader, ranges_of
 
 REFUSALS = [
     ("403 Forbidden", "AccessDenied"),
@@ -206,10 +205,8 @@ def test_an_object_that_was_swapped_fails_its_units(s3) -> None:
     source = Store("s3://archive/swap", s3)
     source.put("a.parquet", shard())
     shards, schemas = find_shards(InputConfig(paths=("s3://archive/swap",), storage_options=s3))
-    read, units = (
-        Read(schemas[0].remove_metadata(), s3, "s3://archive/swap", Patience(seconds=5)),
-        list(cut(shards[0], 10)),
-    )
+    read = ShardReader(shards[0], schemas[0], s3, "s3://archive/swap", Patience(seconds=5))
+    units = ranges_of(shards[0], 10)
     source.put("a.parquet", shard(first=100))
     with pytest.raises(JobError, match=r"^a\.parquet has changed since the job was planned"):
         list(read.tables(units))
@@ -222,7 +219,7 @@ def test_an_object_that_is_swapped_while_it_is_read_fails_its_units(s3) -> None:
     source.put("a.parquet", shard())
     shards, _ = find_shards(InputConfig(paths=("s3://archive/swap",), storage_options=s3))
     connection = Connection("s3://archive/swap", s3, Patience(seconds=5), {"read"})
-    with PatientFile(connection, shards[0].path, next(cut(shards[0], 10)).check_unchanged) as file:
+    with PatientFile(connection, shards[0].source.path, shards[0].source.check_unchanged) as file:
         source.put("a.parquet", shard(first=100))
         with pytest.raises(JobError, match=r"^a\.parquet has changed since the job was planned"):
             file.read(100)

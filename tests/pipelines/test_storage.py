@@ -18,7 +18,7 @@ def test_what_is_put_is_read_and_listed(store: Store) -> None:
     assert store.names() == {}
     store.put("a.parquet", b"abc")
     store.put("_batchloom/job.json", b"{}")
-    store.remove_temporary()
+    store.discard_temporary()
     assert store.names() == {"a.parquet": 3, "_batchloom/job.json": 2}
     assert store.read("a.parquet") == b"abc"
 
@@ -57,7 +57,7 @@ def test_a_writer_survives_a_job_that_cleans_up_beside_it(tmp_path, monkeypatch)
 
     def after_cleaning_up(source: str, target: str) -> None:
         monkeypatch.setattr(os, "replace", replace)
-        store.remove_temporary()
+        store.discard_temporary()
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", after_cleaning_up)

@@ -1,6 +1,5 @@
 """A store's trouble is waited for and is no damage; a shard that has changed is told; nothing hangs for ever."""
 
-import json
 import os
 import pickle
 import time
@@ -18,12 +17,13 @@ from batchloom.models.patience import Patience
 from batchloom.models.trouble import Trouble
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import InputError, JobError, StoreError
-from batchloom.pipelines.planning.shards import Shard, find_shards
-from batchloom.pipelines.planning.units import cut
-from batchloom.pipelines.stages.read import Read
-from batchloom.pipelines.stages.work import Work
+from batchloom.pipelines.planning.shards import find_shards
+from batchloom.pipelines.planning.source import Source
+from batchloom.pipelines.planning.spans import Range
+from batchloom.pipelines.stages import reader
 from batchloom.pipelines.storage import Store
 from tests.pipelines.faulty import FaultyFileSystem, cut_short, garbled, hang
+from tests.pipelines.reading import ShardReader, ranges_of
 
 IN, OUT = "faulty://in", "faulty://out"
 SHORT = Patience(seconds=0.3, doubtful_seconds=0.1, timeout=0.5)
@@ -60,18 +60,18 @@ def put(content: bytes, name: str = "a.parquet") -> None:
     FaultyFileSystem().memory.pipe_file(f"/in/{name}", content)
 
 
-def planned(patience: Patience = SHORT) -> tuple[Read, list[Any]]:
+def planned(patience: Patience = SHORT) -> tuple[ShardReader, list[Range]]:
     """What reads the shard, and its four units of ten rows, the first two of one row group."""
     put(parquet())
     shards, schemas = find_shards(InputConfig(paths=(IN,)))
     FaultyFileSystem.num_calls.clear()
-    return Read(schemas[0].remove_metadata(), {}, IN, patience), list(cut(shards[0], 10))
+    return ShardReader(shards[0], schemas[0], {}, IN, patience), ranges_of(shards[0], 10)
 
 
-def rows(read: Read, units: list[Any]) -> list[int]:
+def rows(read: ShardReader, units: list[Range]) -> list[int]:
     got = []
     for unit, table in read.tables(units):
-        assert table["error"].null_count == unit.num_rows
+        assert table["error"].null_count == unit[1] - unit[0]
         got += table["n"].to_pylist()
     return got
 
@@ -101,15 +101,10 @@ def test_trouble_later_in_a_file_is_no_damage_and_each_attempt_has_a_fresh_files
 def test_trouble_without_end_fails_the_units_and_not_their_rows(store, error: Exception) -> None:
     read, units = planned()
     store.always["read"] = error
-    batch = pa.table({"units": [json.dumps([vars(unit) for unit in units])]})
-    works = [Work.from_batch(out) for out in read(batch)]
-    assert [work.unit for work in works] == units
-    assert all(work.rows.num_rows == 0 for work in works)
-    for work in works:
-        assert work.failure is not None
-        assert work.failure.startswith(f"Reading /in/a.parquet failed: {type(error).__name__}: ")
-        assert "(tried " in work.failure
-        assert "UDF" not in work.failure
+    with pytest.raises(JobError) as caught:
+        rows(read, units)
+    assert str(caught.value).startswith(f"Reading /in/a.parquet failed: {type(error).__name__}: ")
+    assert "(tried " in str(caught.value)
 
 
 def test_bytes_that_were_garbled_on_their_way_are_read_again(store) -> None:
@@ -125,8 +120,8 @@ def test_bytes_that_do_not_decode_twice_are_damage() -> None:
     content = bytearray(parquet())
     content[4:200] = garbled(bytes(content[4:200]))
     put(bytes(content))
-    shards, _ = find_shards(InputConfig(paths=(IN,)))
-    units = list(cut(shards[0], 20))
+    shards, schemas = find_shards(InputConfig(paths=(IN,)))
+    read, units = ShardReader(shards[0], schemas[0], {}, IN, SHORT), ranges_of(shards[0], 20)
     tables = [table for unit in units for _, table in read.tables([unit])]
     assert {error["kind"] for error in tables[0]["error"].to_pylist()} == {"damaged_input"}
     assert tables[1]["n"].to_pylist() == list(range(20, 40))
@@ -140,16 +135,16 @@ def test_a_read_that_brings_too_few_bytes_is_repeated(store) -> None:
 
 def test_memory_that_runs_out_while_rows_are_decoded_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     read, units = planned()
-    decoded, faults = Read._decoded, [pa.ArrowMemoryError("malloc"), MemoryError()]
+    decoded, faults = reader.decoded, [pa.ArrowMemoryError("malloc"), MemoryError()]
     at = 1  # the second unit of each attempt
 
-    def short_of_memory(self: Read, *args: Any) -> Iterator[pa.Table]:
-        for number, table in enumerate(decoded(self, *args)):
+    def short_of_memory(*args: Any) -> Iterator[pa.Table]:
+        for number, table in enumerate(decoded(*args)):
             if number == at and faults:
                 raise faults.pop()
             yield table
 
-    monkeypatch.setattr(Read, "_decoded", short_of_memory)
+    monkeypatch.setattr(reader, "decoded", short_of_memory)
     assert rows(read, units) == list(range(40))
     assert not faults
     faults += [MemoryError() for _ in range(10_000)]
@@ -218,7 +213,7 @@ def test_a_local_shard_that_has_changed_fails_its_units_and_one_touched_within_a
     path = tmp_path / "a.parquet"
     path.write_bytes(parquet())
     shards, schemas = find_shards(InputConfig(paths=(str(tmp_path),)))
-    read, units = Read(schemas[0].remove_metadata(), {}, str(tmp_path), SHORT), list(cut(shards[0], 10))
+    read, units = ShardReader(shards[0], schemas[0], {}, str(tmp_path), SHORT), ranges_of(shards[0], 10)
     assert rows(read, units) == list(range(40))
     tables = read.tables(units)
     next(tables)
@@ -237,12 +232,10 @@ def test_etags_with_and_without_quotes_and_sizes_that_a_listing_lacked_are_no_ch
     """Azure quotes etags in answers about one file, and not in listings."""
     info = {"size": 9, "etag": '"0x8D"', "last_modified": "today"}
     for size, version in ((9, "0x8D"), (9, '"0x8D"'), (9, "today"), (None, "0x8D"), (9, "")):
-        shard = Shard(path="p", name="a", size=size, version=version, row_groups=(5,))
-        next(cut(shard, 9)).check_unchanged(info)
+        Source("a", "p", size, version).check_unchanged(info)
     for size, version in ((8, "0x8D"), (9, "0x8E"), (8, "")):
-        shard = Shard(path="p", name="a", size=size, version=version, row_groups=(5,))
         with pytest.raises(JobError, match=r'has 9 bytes and is of version "0x8D" now'):
-            next(cut(shard, 9)).check_unchanged(info)
+            Source("a", "p", size, version).check_unchanged(info)
 
 
 # ------------------------------------------------------------------------------------------------------------ planning
@@ -379,4 +372,17 @@ def test_a_file_that_an_earlier_attempt_has_removed_is_removed(store) -> None:
 
     store.faults["remove"] = [removed_and_the_answer_lost]
     output.remove(["a"])
+    assert output.names() == {}
+
+
+def test_files_that_nobody_needs_stay_where_they_may_not_be_removed(store, caplog) -> None:
+    """Credentials that permit no removal are common; the job must end all the same."""
+    output = Store(OUT, patience=SHORT)
+    output.put("_batchloom/answers/a", b"x")
+    store.always["remove"] = PermissionError("Access Denied")
+    output.discard(["_batchloom/answers/a"])
+    assert "_batchloom/answers/a" in output.names()
+    assert "stay: Removing faulty://out/_batchloom/answers/a failed" in caplog.text
+    store.always.clear()
+    output.discard(["_batchloom/answers/a"], folders=["_batchloom/answers", "nothing"])
     assert output.names() == {}

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from batchloom.jobs.reports import view
 from batchloom.jobs.reports.report import Histogram, Report
-from batchloom.pipelines.ledger.parts import FOOTER_KEY
+from batchloom.pipelines.ledger.sealed import FOOTER_KEY
 
 Run = Callable[..., Any]
 KINDS = {"empty_text": 1, "null_text": 1, "too_long": 1}
@@ -28,7 +28,10 @@ def test_a_run_under_json_tells_every_event(finished: Any) -> None:
         "event": "planned", "num_shards": 1, "num_units": 3, "num_rows": 30, "num_units_done": 0, "num_rows_done": 0,
     }  # fmt: skip
     assert starting == {"event": "replicas_starting"}
-    assert {unit["event"] for unit in units} - {"waiting"} == {"unit_done"}  # a busy machine is slow to start
+    assert {unit["event"] for unit in units} - {"waiting"} == {
+        "unit_done",
+        "part_done",
+    }  # a busy machine is slow to start
     assert sum(unit["num_rows"] for unit in units if unit["event"] == "unit_done") == 30
     assert last["event"] == "finished"
     assert last["totals"]["errors"] == 3
@@ -119,7 +122,7 @@ def test_a_part_that_was_cut_short_is_not_counted(unfinished: Path) -> None:
 def test_status_of_an_unfinished_job_says_how_far_it_is(batchloom: Run, unfinished: Path) -> None:
     said = batchloom("status", unfinished)
     assert re.search(r"Rows +20 of 30 \(67%\)", said.out)
-    assert re.search(r"Units +2 of 3 \(67%\)", said.out)
+    assert re.search(r"Parts +2\n", said.out)
     assert "not finished" in said.out
     assert re.search(r"Last part +written .* ago", said.out)
 
@@ -259,7 +262,7 @@ def test_errors_are_retried_by_the_command_line(batchloom: Run, finished: Any, t
     assert "so far: 1 empty_text, 1 null_text, 1 too_long" in said.json[-1]["message"]
     said = batchloom(*retry, "--retry-errors", "--json")
     assert said.code == 0
-    assert said.json[1] == {"event": "retrying", "num_units": 3, "errors_by_kind": KINDS}
+    assert said.json[1] == {"event": "retrying", "num_parts": 3, "errors_by_kind": KINDS}
     assert said.json[-1]["errors_by_kind"] == KINDS
     assert batchloom("verify", tmp_path / "out").code == 0
 
@@ -275,6 +278,6 @@ def test_an_output_without_its_job_record_is_shown(batchloom: Run, unfinished: P
 
 def test_a_part_with_a_strange_footer_is_not_counted(unfinished: Path) -> None:
     first, second = sorted(unfinished.glob("*.parquet"))
-    for footer in ("{}", "[]", "{", '{"account": {}}'):
+    for footer in ("{}", "[]", "{", '{"counts": {}}'):
         pq.write_table(pq.read_table(first).replace_schema_metadata({b"batchloom": footer}), first)
         assert [record.part for record in view.look(str(unfinished)).records] == [second.name]

@@ -6,7 +6,8 @@ from rich.console import Console
 
 from batchloom.jobs.terminal.progress import Progress
 from batchloom.jobs.terminal.progress_line import PLAIN_SECONDS, LiveLine, PlainLines, figures
-from batchloom.pipelines.metrics import Event, Planned, ReplicasStarting, UnitDone, UnitRecord
+from batchloom.pipelines.counts import UnitRecord
+from batchloom.pipelines.metrics import Event, Planned, ReplicasStarting, UnitDone
 
 
 @dataclass
@@ -19,8 +20,8 @@ class Clock:
 
 def unit(num_rows: int = 100, **changes: Any) -> UnitDone:
     values: dict[str, Any] = {
-        "part": "p", "shard": "s", "start": 0, "stop": num_rows, "num_rows": num_rows, "num_errors": 0,
-        "num_input_tokens": 900, "num_output_tokens": 100, "num_truncated_tokens": 0, "bytes": 1, "sha256": "x",
+        "part": "p", "ranges": ((0, num_rows),), "num_rows": num_rows, "num_errors": 0,
+        "num_input_tokens": 900, "num_output_tokens": 100, "num_truncated_tokens": 0,
     }  # fmt: skip
     return UnitDone(UnitRecord(**values | changes))
 

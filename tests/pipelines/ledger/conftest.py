@@ -1,56 +1,70 @@
-"""Parts without a job: what Write puts for the units of one shard, with answers made up."""
+"""Parts without a job: what Assemble puts for the rows of one shard, with answers made up."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.fields import LEDGER_FIELDS
-from batchloom.pipelines.metrics import UnitRecord
 from batchloom.pipelines.planning.shards import Shard
-from batchloom.pipelines.planning.units import Unit, cut
-from batchloom.pipelines.stages.write import Write
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.planning.source import Source
+from batchloom.pipelines.planning.units import Part, Size, parts_of
+from batchloom.pipelines.stages.assemble import Assemble
+from batchloom.pipelines.stages.reader import Reader
+from batchloom.pipelines.storage import Store, version_of
 
 FINGERPRINT = "0123456789abcdef" * 4
+LAYOUT = "0123456789abcdef"
+ANSWERS = pa.schema([("answer", pa.string()), *LEDGER_FIELDS])
 
 
-def table_of(unit: Unit, errors: int = 0) -> pa.Table:
-    """The rows of a unit: ids that are rows of the shard; the first `errors` are error rows."""
-    ids = list(range(unit.start, unit.stop))
+def answers_of(rows: range, errors: int = 0) -> pa.Table:
+    """Answers to rows of the shard; the first `errors` are errors."""
     reason = {"stage": "prepare", "kind": "null_text", "message": "null"}
     columns: list[Any] = [
-        pa.array([1] * len(ids), pa.int32()),
-        pa.array([2] * len(ids), pa.int32()),
-        pa.array([0] * len(ids), pa.int32()),
-        pa.array(["eos"] * len(ids)),
-        pa.array([reason if row < errors else None for row in range(len(ids))], LEDGER_FIELDS[-1].type),
+        pa.array([f"answer {row}" for row in rows]),
+        pa.array([1] * len(rows), pa.int32()),
+        pa.array([2] * len(rows), pa.int32()),
+        pa.array([0] * len(rows), pa.int32()),
+        pa.array(["eos"] * len(rows)),
+        pa.array([reason if index < errors else None for index in range(len(rows))], LEDGER_FIELDS[-1].type),
     ]
-    schema = pa.schema([("id", pa.int64()), ("answer", pa.string()), *LEDGER_FIELDS])
-    return pa.table([pa.array(ids), pa.array([f"answer {i}" for i in ids]), *columns], schema=schema)
-
-
-@pytest.fixture(scope="session")
-def units() -> list[Unit]:
-    """Three units of ten rows."""
-    shard = Shard(path="/in/a.parquet", name="a.parquet", size=1000, version="1.5", row_groups=(10, 10, 10))
-    return list(cut(shard, 10))
+    return pa.table(columns, schema=ANSWERS)
 
 
 @pytest.fixture
-def put_part(tmp_path: Path) -> Callable[..., UnitRecord]:
-    """Write a unit's part to tmp_path / "out" and return its record."""
+def source(tmp_path: Path) -> Source:
+    """A shard of 30 rows, with a column `id`."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.parquet"
+    pq.write_table(pa.table({"id": range(30)}), path, row_group_size=10)
+    found = path.stat()
+    return Source("a.parquet", str(path), found.st_size, version_of({"mtime": found.st_mtime}))
 
-    def put(unit: Unit, errors: int = 0) -> UnitRecord:
-        write = Write(
-            task=None,  # type: ignore[arg-type]  # only finish() asks the task
-            model="",
-            store=Store(str(tmp_path / "out")),
-            fingerprint=FINGERPRINT,
-            version="0",
-        )
-        return write.put(unit, table_of(unit, errors), {})
+
+@pytest.fixture
+def planned(source: Source) -> list[Part]:
+    """Three parts of ten rows."""
+    return list(parts_of([Shard(source, (10, 10, 10), (80, 80, 80))], Size(10, 1000)))
+
+
+@pytest.fixture
+def assemble(tmp_path: Path) -> Assemble:
+    """Writes parts with the column `id` kept to tmp_path / "out"."""
+    reader = Reader(pa.schema([("id", pa.int64())]), {}, str(tmp_path / "in"))
+    return Assemble(Store(str(tmp_path / "out")), reader, ANSWERS, FINGERPRINT, LAYOUT, "0")
+
+
+@pytest.fixture
+def put_part(assemble: Assemble, source: Source) -> Callable[..., PartRecord]:
+    """Write a part and return its record."""
+
+    def put(part: Part, errors: int = 0) -> PartRecord:
+        (span,) = part.spans
+        return assemble.put(part, {source.name: source}, answers_of(range(span.start, span.stop), errors), {})
 
     return put

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,30 @@ import pytest
 
 from batchloom import pipelines
 from batchloom.pipelines.config import InputConfig, JobConfig, OutputConfig
+from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import OutputError
-from batchloom.pipelines.ledger.parts import FOOTER_KEY, to_parquet
+from batchloom.pipelines.ledger.register import Register
+from batchloom.pipelines.ledger.sealed import FOOTER_KEY, sealed
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @pytest.fixture(scope="module")
-def finished(checkpoint: str, make_corpus, tmp_path_factory) -> Path:
-    """A folder with corpus/ and the output of one job over it, out/."""
+def job(checkpoint: str, make_corpus, tmp_path_factory) -> JobConfig:
     folder = tmp_path_factory.mktemp("finished")
-    job = JobConfig(
+    return JobConfig(
         task="summarization",
         model=checkpoint,
         input=InputConfig(paths=(str(make_corpus(folder / "corpus")),), rows_per_unit=10),
-        output=OutputConfig(path=str(folder / "out")),
+        output=OutputConfig(path=str(folder / "out"), rows_per_part=20),
         generation={"num_beams": 1, "max_length": 8},
     )
+
+
+@pytest.fixture(scope="module")
+def finished(job: JobConfig) -> Path:
+    """A folder with corpus/ and the output of one job over it, out/."""
+    folder = Path(job.output.path).parent
     pipelines.run(job)
     assert pipelines.verify(job.output.path).ok
     return folder
@@ -41,6 +49,14 @@ def finished(checkpoint: str, make_corpus, tmp_path_factory) -> Path:
 def output(finished: Path, tmp_path: Path) -> Path:
     """A copy of the output, to be harmed."""
     return shutil.copytree(finished / "out", tmp_path / "out")
+
+
+@pytest.fixture
+def noted(output: Path, job: JobConfig) -> Path:
+    """A copy whose records have the times of the copies, so that its parts are believed."""
+    (output / "_batchloom" / "manifest.json").unlink()
+    pipelines.run(replace(job, output=replace(job.output, path=str(output))))
+    return output
 
 
 def only_problem(output: Path) -> str:
@@ -116,13 +132,47 @@ def edit_manifest(output: Path, change: Callable[[dict[str, Any]], object]) -> N
     manifest.write_text(json.dumps(values))
 
 
-def test_a_manifest_with_other_figures_than_its_parts_is_found(output: Path) -> None:
-    def add_tokens(values: dict[str, Any]) -> None:
-        values["parts"][0]["num_input_tokens"] += 5
-        values["totals"]["input_tokens"] += 5
+def edit_records(output: Path, change: Callable[[list[PartRecord]], list[PartRecord]]) -> None:
+    """Change the records, and the manifest's totals and hash with them."""
+    records = output / "_batchloom" / "parts.pq"
+    register = Register.of(change(list(Register.read(records.read_bytes()))))
+    records.write_bytes(register.to_bytes())
+    totals = register.totals()
+    edit_manifest(output, lambda values: values["totals"].update(totals))
+    edit_manifest(output, lambda values: values.update(parts_sha256=hashlib.sha256(records.read_bytes()).hexdigest()))
 
-    edit_manifest(output, add_tokens)
-    assert only_problem(output).endswith("its footer tells of other figures than the manifest")
+
+def test_records_with_other_figures_than_their_parts_are_found_by_reading_all(noted: Path) -> None:
+    """By names, sizes and versions alone they cannot be."""
+
+    def add_tokens(records: list[PartRecord]) -> list[PartRecord]:
+        first, *others = records
+        return [replace(first, num_input_tokens=first.num_input_tokens + 5), *others]
+
+    edit_records(noted, add_tokens)
+    assert pipelines.verify(str(noted)).ok
+    (problem,) = pipelines.verify(str(noted), deep=pipelines.deep_check).problems
+    assert problem.endswith("its footer tells of other figures than the manifest")
+
+
+def test_reading_all_finds_what_sizes_and_versions_do_not_tell(noted: Path) -> None:
+    part = sorted(noted.glob("*.parquet"))[1]
+    times = (part.stat().st_atime_ns, part.stat().st_mtime_ns)
+    content = bytearray(part.read_bytes())
+    content[len(content) // 3] ^= 1
+    part.write_bytes(content)
+    os.utime(part, ns=times)
+    assert pipelines.verify(str(noted)).ok
+    (problem,) = pipelines.verify(str(noted), deep=pipelines.deep_check).problems
+    assert problem == f"{part.name}: its bytes are not the ones that were written: its seal is broken"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1", b"[]"])
+def test_records_that_are_gone_or_damaged_are_named(output: Path, content: bytes | None) -> None:
+    records = output / "_batchloom" / "parts.pq"
+    records.unlink() if content is None else records.write_bytes(content)
+    with pytest.raises(OutputError, match=r"parts\.pq is not as batchloom wrote it"):
+        pipelines.verify(str(output))
 
 
 def test_error_kinds_are_recounted(output: Path) -> None:
@@ -138,18 +188,15 @@ def test_a_manifest_that_is_damaged_is_named(output: Path, content: bytes) -> No
 
 
 WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
-    "parts": lambda values: values.update(parts=7),
-    "parts[0]": lambda values: values["parts"].insert(0, None),
-    "parts[2].num_rows": lambda values: values["parts"][2].update(num_rows="10"),
-    "parts[0].shard": lambda values: values["parts"][0].pop("shard"),
     "totals.rows": lambda values: values["totals"].update(rows=None),
     "errors_by_kind": lambda values: values.update(errors_by_kind=[]),
     "fingerprint": lambda values: values.update(fingerprint=5),
+    "layout": lambda values: values.pop("layout"),
+    "parts_sha256": lambda values: values.update(parts_sha256=None),
     "timing.wall_seconds": lambda values: values["timing"].update(wall_seconds="long"),
     "job": lambda values: values.update(job=None),
     "job.input": lambda values: values["job"].pop("input"),
     "job.input: paths": lambda values: values["job"]["input"].update(paths=5),
-    "job.input: rows_per_unit": lambda values: values["job"]["input"].update(rows_per_unit="10"),
     "job.input: missing": lambda values: values["job"]["input"].update(missing="forget"),
 }
 
@@ -183,24 +230,30 @@ def test_a_part_that_is_copied_over_another_one_is_named(output: Path) -> None:
     assert second.name in only_problem(output)
 
 
-def test_a_part_that_the_manifest_names_twice_is_found(output: Path) -> None:
+def test_a_part_that_the_records_name_twice_is_found(output: Path) -> None:
     """The sums agreed, as did the names of parts and units, and one of the parts was no longer counted."""
 
-    def name_the_first_for_the_second(values: dict[str, Any]) -> None:
-        first, second, *others = values["parts"]
-        (output / second["part"]).unlink()
-        values["parts"] = [first, first, *others]
+    def name_the_first_for_the_second(records: list[PartRecord]) -> list[PartRecord]:
+        first, second, *others = records
+        (output / second.part).unlink()
+        return [first, first, *others]
 
-    edit_manifest(output, name_the_first_for_the_second)
+    edit_records(output, name_the_first_for_the_second)
     problems = pipelines.verify(str(output)).problems
     assert any(" 2 times" in problem for problem in problems)
     assert any("have no part" in problem for problem in problems)
 
 
-def test_a_record_under_another_units_name_is_found(output: Path) -> None:
-    edit_manifest(output, lambda values: values["parts"][0].update(start=1, stop=11))
-    problems = pipelines.verify(str(output)).problems
-    assert any("by its name rows 0 to" in problem for problem in problems)
+def test_a_record_with_the_rows_of_another_part_is_found(output: Path) -> None:
+    def shift(records: list[PartRecord]) -> list[PartRecord]:
+        first, *others = records
+        (span,) = first.spans
+        return [replace(first, spans=(replace(span, start=span.start + 1, stop=span.stop + 1),)), *others]
+
+    edit_records(output, shift)
+    problems = " ".join(pipelines.verify(str(output)).problems)
+    assert "rows 0 to 1 of a.parquet have no part" in problems
+    assert "holds rows of a.parquet that another part holds as well" in problems
 
 
 def test_a_fingerprint_that_is_not_of_its_components_is_found(output: Path) -> None:
@@ -209,20 +262,23 @@ def test_a_fingerprint_that_is_not_of_its_components_is_found(output: Path) -> N
 
 
 def test_figures_that_all_records_agree_on_are_held_against_the_rows(output: Path) -> None:
-    """A part with a wrong account, sealed and with a manifest that repeats it: its columns tell."""
+    """A part with a wrong account, sealed and with a record that repeats it: its columns tell."""
     part = sorted(output.glob("*.parquet"))[0]
     footer = json.loads(pq.read_metadata(part).metadata[FOOTER_KEY])
-    footer["account"]["num_input_tokens"] += 5
-    part.write_bytes(to_parquet(pq.read_table(part), footer))
+    footer["counts"]["num_input_tokens"] += 5
+    part.write_bytes(sealed(pq.read_table(part), footer))
+    content = part.read_bytes()
+    told = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
-    def repeat(values: dict[str, Any]) -> None:
-        (record,) = (record for record in values["parts"] if record["part"] == part.name)
-        content = part.read_bytes()
-        record.update(footer["account"], bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-        values["totals"]["input_tokens"] += 5
-        values["totals"]["bytes"] = sum(record["bytes"] for record in values["parts"])
+    def repeat(records: list[PartRecord]) -> list[PartRecord]:
+        return [
+            replace(record, **told, num_input_tokens=record.num_input_tokens + 5)
+            if record.part == part.name
+            else record
+            for record in records
+        ]
 
-    edit_manifest(output, repeat)
+    edit_records(output, repeat)
     assert "num_input_tokens is " in only_problem(output)
 
 
@@ -232,7 +288,7 @@ def test_answers_to_a_deleted_input_are_kept_and_told(output: Path, finished: Pa
     content, times = shard.read_bytes(), (shard.stat().st_atime_ns, shard.stat().st_mtime_ns)
     shard.unlink()
     try:
-        assert "are not there as they were" in " ".join(pipelines.verify(str(output)).problems)
+        assert "are not there any more" in " ".join(pipelines.verify(str(output)).problems)
         edit_manifest(output, lambda values: values["job"]["input"].update(missing="keep"))
         verification = pipelines.verify(str(output))
         assert verification.ok

@@ -8,6 +8,7 @@ from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError, InputError
 from batchloom.pipelines.planning.columns import choose_columns
 from batchloom.pipelines.planning.shards import Shard
+from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.tasks.base import ColumnKind
 
 TASK: Any = SimpleNamespace(
@@ -15,8 +16,12 @@ TASK: Any = SimpleNamespace(
 )
 
 
+def shard(name: str) -> Shard:
+    return Shard(Source(name, name, 1, ""), (1,), (1,))
+
+
 def choose(*schemas: dict[str, pa.DataType], keep: tuple[str, ...] | None = None) -> tuple[pa.Schema, tuple[str, ...]]:
-    shards = [Shard(path=f"{i}", name=f"{i}.parquet", size=1, version="", row_groups=(1,)) for i in range(len(schemas))]
+    shards = [shard(f"{i}.parquet") for i in range(len(schemas))]
     config = InputConfig(paths=("in",), keep_columns=keep)
     return choose_columns(config, TASK, shards, [pa.schema(list(schema.items())) for schema in schemas])
 
@@ -72,14 +77,12 @@ def test_a_kept_column_with_a_name_of_the_output_is_refused(name: str) -> None:
 
 def test_two_columns_of_one_name_are_refused_where_they_are_chosen() -> None:
     doubled = pa.schema([("text", pa.string()), ("id", pa.int64()), ("id", pa.string())])
-    shard = Shard(path="a", name="a.parquet", size=1, version="", row_groups=(1,))
     with pytest.raises(InputError, match=r"a\.parquet has several columns of the name 'id'"):
-        choose_columns(InputConfig(paths=("in",)), TASK, [shard], [doubled])
-    assert choose_columns(InputConfig(paths=("in",), keep_columns=()), TASK, [shard], [doubled])[1] == ()
+        choose_columns(InputConfig(paths=("in",)), TASK, [shard("a.parquet")], [doubled])
+    assert choose_columns(InputConfig(paths=("in",), keep_columns=()), TASK, [shard("a.parquet")], [doubled])[1] == ()
 
 
 def test_a_template_may_name_a_price() -> None:
     task: Any = SimpleNamespace(input_columns=lambda: {"price": ColumnKind.VALUE}, output_fields=list)
-    shard = Shard(path="a", name="a.parquet", size=1, version="", row_groups=(1,))
     price = pa.schema([("price", pa.decimal128(9, 2))])
-    assert choose_columns(InputConfig(paths=("in",)), task, [shard], [price])[0] == price
+    assert choose_columns(InputConfig(paths=("in",)), task, [shard("a.parquet")], [price])[0] == price

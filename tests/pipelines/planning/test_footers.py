@@ -39,7 +39,7 @@ def test_the_bytes_of_read_and_kept_columns_are_counted(tmp_path, kept, counted:
     assert list(shard.row_groups) == [10, 10, 5]
     assert list(shard.read_bytes) == bytes_of(["text"])
     assert list(shard.kept_bytes) == bytes_of(counted)
-    assert shard.footer_bytes == metadata.serialized_size + 8
+    assert shard.source.footer_bytes == metadata.serialized_size + 8
 
 
 @pytest.mark.parametrize("guess", [8, 100, 1 << 20])

@@ -16,6 +16,7 @@ from batchloom.pipelines.planning import input_files, kept_footers
 from batchloom.pipelines.planning.footers import Columns, Footers, compact
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.shards import Shard, find_shards, keep_footers
+from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.storage import Store
 
 COLUMNS = Columns(("text",), None)
@@ -170,14 +171,16 @@ def test_a_hundred_thousand_shards_of_thirty_row_groups_fit_in_some_hundred_mega
     before, _ = tracemalloc.get_traced_memory()
     made = [
         Shard(
-            path=f"bucket/a-folder-of-some-length/day=2024-01-01/part-{number:05d}-0123456789ab.parquet",
-            name=f"day=2024-01-01/part-{number:05d}-0123456789ab.parquet",
-            size=1_000_000 + number,
-            version=f'"{number:032d}"',
+            source=Source(
+                path=f"bucket/a-folder-of-some-length/day=2024-01-01/part-{number:05d}-0123456789ab.parquet",
+                name=f"day=2024-01-01/part-{number:05d}-0123456789ab.parquet",
+                size=1_000_000 + number,
+                version=f'"{number:032d}"',
+                footer_bytes=20_000 + number,
+            ),
             row_groups=compact([100_000] * 30),
             read_bytes=compact([10_000_000 + number] * 30),
             kept_bytes=compact([10_000_000 + number] * 30),
-            footer_bytes=20_000 + number,
         )
         for number in range(many)
     ]

@@ -11,6 +11,7 @@ from batchloom.models import EngineStats, GenerationParams, RequestOutput, Seque
 from batchloom.models.errors import RequestError
 from batchloom.models.generation.requests import NoAnswer
 from batchloom.models.single_pass.single_pass import SinglePassStats
+from batchloom.pipelines.planning.spans import Span
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas.copies import is_copy
 from batchloom.pipelines.replicas.engine import EngineReplica, row_seed
@@ -19,7 +20,7 @@ from batchloom.pipelines.replicas.single_pass import SinglePassReplica
 from batchloom.pipelines.stages.tokenize import in_buckets
 from batchloom.pipelines.tasks.base import request_table
 
-UNIT = Unit("shard", "shard", 10, 20, "unit")
+UNIT = Unit("part", ((0, 10),), (Span("shard", "v", 10, 20),), is_whole=True)
 
 
 class SmallDevice:
@@ -160,7 +161,9 @@ def test_a_request_without_room_beside_other_workers_is_computed_alone():
 
 
 def test_a_seed_belongs_to_the_row_and_its_piece_wherever_the_unit_begins():
-    assert row_seed(0, UNIT, 5, 1) == row_seed(0, Unit("shard", "shard", 15, 20, "other"), 0, 1)
+    assert row_seed(0, UNIT, 5, 1) == row_seed(
+        0, Unit("other", ((7, 12),), (Span("shard", "v", 15, 20),), is_whole=False), 0, 1
+    )
     assert len({row_seed(0, UNIT, 5), row_seed(0, UNIT, 6), row_seed(0, UNIT, 5, 1), row_seed(1, UNIT, 5)}) == 4
 
 

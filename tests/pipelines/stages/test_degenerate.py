@@ -5,9 +5,8 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
+from batchloom.pipelines.counts import Counts
 from batchloom.pipelines.fields import ERROR_TYPE
-from batchloom.pipelines.metrics import UnitRecord
-from batchloom.pipelines.metrics import degenerate as counts_of
 from batchloom.pipelines.replicas.results import result_table
 from batchloom.pipelines.stages.degenerate import degenerate, repeats
 
@@ -83,11 +82,7 @@ def test_a_part_without_answers_has_no_degenerate_ones():
     assert degenerate(RESULTS.slice(0, 0), pa.array([], pa.int32()), part_of([]), task_of()) == none
 
 
-def test_a_part_of_an_earlier_version_has_no_counts():
-    """Its footer's account lacks them; it is resumed, and counts for nothing."""
-    values = {"shard": "a", "start": 0, "stop": 1, "num_rows": 1, "num_errors": 0, "bytes": 1, "sha256": ""}
+def test_truncated_answers_do_not_count_for_the_limit():
     tokens = {"num_input_tokens": 1, "num_output_tokens": 1, "num_truncated_tokens": 0}
-    old = UnitRecord(part="a.parquet", **values, **tokens)
-    new = UnitRecord(part="b.parquet", **values, **tokens, degenerate={"empty": 1, "repeating": 2, "truncated": 4})
-    assert (old.num_degenerate, new.num_degenerate) == (0, 3)
-    assert counts_of([old, new]) == {"empty": 1, "repeating": 2, "truncated": 4}
+    counts = Counts(num_rows=1, num_errors=0, **tokens, degenerate={"empty": 1, "repeating": 2, "truncated": 4})
+    assert counts.num_degenerate == 3

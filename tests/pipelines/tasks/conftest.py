@@ -11,6 +11,7 @@ import pytest
 
 from batchloom import models
 from batchloom.pipelines.config import InputConfig
+from batchloom.pipelines.planning.spans import Span
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas.replica import start_replica
 from batchloom.pipelines.stages.infer import answer
@@ -167,18 +168,18 @@ def ask() -> Ask:
             )
         )
         rows = pa.table(columns)
-        unit = Unit("shard", "shard", 0, rows.num_rows, "unit")
+        unit = Unit("unit", ((0, rows.num_rows),), (Span("shard", "v", 0, rows.num_rows),), is_whole=False)
         errors = pa.nulls(rows.num_rows, pa.struct([(name, pa.string()) for name in ("stage", "kind", "message")]))
-        work = Work(unit, rows.append_column("error", errors))
+        work = Work(unit=unit, rows=rows.append_column("error", errors))
         tokenizer = models.load_tokenizer(model)
-        work = Tokenize(made, model, [], bucket_tokens(made, 4096, "cpu"), compute_once).prepare(work, tokenizer)
+        work = Tokenize(made, model, bucket_tokens(made, 4096, "cpu"), compute_once).prepare(work, tokenizer)
         work = Work.from_batch(work.to_batch())  # as Ray would carry it
         settings = {"dtype": "float32", "device": "cpu", "num_threads": 1, "max_batch_tokens": 4096, "seed": 0}
         replica = start_replica(task=made, model=model, **settings)
         assert work.requests is not None
         work = work.with_results(answer(replica, made, unit, work.requests, tokenizer), replica.measures())
         work = Work.from_batch(work.to_batch())
-        part = Write(made, model, None, "", "").finish(work, tokenizer)
+        part = Write(made, model, None).finish(work, tokenizer)
         assert part.num_rows == rows.num_rows
         part.validate(full=True)
         return part

@@ -1,0 +1,92 @@
+"""Answers of finished units whose part is not finished: small sealed files below `_batchloom/answers`.
+
+`PART-FINGERPRINT/START-STOP.pq` holds the task's columns and the ledger for rows `[START, STOP)` of the part: what
+a kill cannot take back. They go when their part is written.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from batchloom.pipelines.counts import Counts
+from batchloom.pipelines.ledger.sealed import Sealed, sealed
+from batchloom.pipelines.planning.spans import Range
+from batchloom.pipelines.planning.units import Part
+from batchloom.pipelines.records import from_json
+from batchloom.pipelines.storage import Store
+
+FOLDER = "_batchloom/answers"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A file with answers, by its name."""
+
+    part: str
+    """The part's id."""
+    fingerprint: str
+    ranges: tuple[Range, ...]
+    """Which rows of the part."""
+
+    @property
+    def name(self) -> str:
+        """Below the output folder. Of several ranges, as where rows with errors are computed again, a hash tells."""
+        start, stop = self.ranges[0][0], self.ranges[-1][1]
+        others = "" if len(self.ranges) == 1 else f"-{hashlib.sha256(repr(self.ranges).encode()).hexdigest()[:8]}"
+        return f"{FOLDER}/{self.part}-{self.fingerprint[:8]}/{start:09d}-{stop:09d}{others}.pq"
+
+    def write(self, store: Store, answers: pa.Table, counts: Mapping[str, Any]) -> None:
+        """Raises: StoreError."""
+        footer = {"part": self.part, "fingerprint": self.fingerprint, "ranges": self.ranges, "counts": dict(counts)}
+        store.put(self.name, sealed(answers, footer))
+
+    def read(self, store: Store) -> tuple[pa.Table, Counts]:
+        """Return the answers, one row for each row of the ranges, and what they add up to.
+
+        Raises: FileNotFoundError; ValueError where the file is not the one that was written; StoreError.
+        """
+        file = Sealed.of(store.read(self.name))
+        told = {name: file.footer.get(name) for name in ("part", "fingerprint", "ranges")}
+        mine = {"part": self.part, "fingerprint": self.fingerprint, "ranges": json.loads(json.dumps(self.ranges))}
+        if told != mine:
+            raise ValueError(f"it holds {told}, and by its name {mine}")
+        return file.table(), from_json(Counts, file.footer.get("counts"))
+
+
+def saved_for(part: Part, fingerprint: str, names: Iterable[str]) -> list[Saved]:
+    """Return the files, of one range each, that together hold as much of a part as can be, no row twice.
+
+    `names`: of files in the part's folder.
+    """
+    found: list[Saved] = []
+    stop = 0
+    for low, high in sorted(_ranges(names)):
+        if low >= stop and high <= part.num_rows:
+            found.append(Saved(part.id, fingerprint, ((low, high),)))
+            stop = high
+    return found
+
+
+def folder_of(part: Part, fingerprint: str) -> str:
+    return f"{part.id}-{fingerprint[:8]}"
+
+
+def by_folder(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of files with answers by the folder of their part."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        match name.removeprefix(f"{FOLDER}/").split("/"):
+            case [folder, file]:
+                found.setdefault(folder, []).append(file)
+    return found
+
+
+def _ranges(names: Iterable[str]) -> Sequence[Range]:
+    matches = (re.fullmatch(r"(\d{9,})-(\d{9,})\.pq", name) for name in names)
+    ranges = [(int(match[1]), int(match[2])) for match in matches if match]
+    return [(low, high) for low, high in ranges if low < high]

@@ -1,0 +1,74 @@
+"""The manifest closes a job: what was asked, what it gave, and which parts hold it. It reads and writes no store."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from batchloom.pipelines.ledger.register import Register
+from batchloom.pipelines.records import from_json
+
+REQUIRED = {"totals": Register.of([]).totals(), "timing": ("wall_seconds", "units_computed", "units_resumed")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The account of a finished job: every input row is in exactly one of its parts."""
+
+    batchloom: str
+    job: Mapping[str, Any]
+    """As resolved, without credentials."""
+    fingerprint: str
+    fingerprint_of: Mapping[str, Any]
+    """What the fingerprint is a hash of."""
+    layout: str
+    layout_of: Mapping[str, Any]
+    """What the layout is a hash of: columns that are kept, format, compression."""
+    versions: Mapping[str, str]
+    totals: Mapping[str, int]
+    errors_by_kind: Mapping[str, int]
+    degenerate: Mapping[str, int] = field(default_factory=dict)
+    """Answered rows by DEGENERATE_KINDS; empty for tasks that do not generate."""
+    timing: Mapping[str, float]
+    """Seconds and counts of the run that finished the job."""
+    parts_sha256: str
+    """Of the file with the records of the parts."""
+    parts: Register = field(repr=False)
+    """The record of each part, in the order of their rows. In a file of its own."""
+
+    def summary(self) -> dict[str, Any]:
+        """Return all but the parts, for JSON."""
+        return {name: getattr(self, name) for name in _SUMMARY}
+
+    @staticmethod
+    def of(summary: "Summary", parts: Register) -> "Manifest":
+        return Manifest(**vars(summary), parts=parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A manifest without its parts, as it is in JSON."""
+
+    batchloom: str
+    job: Mapping[str, Any]
+    fingerprint: str
+    fingerprint_of: Mapping[str, Any]
+    layout: str
+    layout_of: Mapping[str, Any]
+    versions: Mapping[str, str]
+    totals: Mapping[str, int]
+    errors_by_kind: Mapping[str, int]
+    degenerate: Mapping[str, int] = field(default_factory=dict)
+    timing: Mapping[str, float]
+    parts_sha256: str
+
+    @staticmethod
+    def read(values: Any) -> "Summary":
+        """Read what `Manifest.summary` made. Raises: ValueError where a value is missing or of another type."""
+        summary = from_json(Summary, values)
+        for name, needed in REQUIRED.items():
+            for missing in (one for one in needed if one not in getattr(summary, name)):
+                raise ValueError(f"{name}.{missing} is missing")
+        return summary
+
+
+_SUMMARY = [one.name for one in fields(Summary)]

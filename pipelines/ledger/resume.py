@@ -1,0 +1,125 @@
+"""Resume: what of a job is done already, and what is left of each part. It reads, and changes nothing."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from batchloom.pipelines.counts import PartRecord
+from batchloom.pipelines.errors import OutputError, failing_as
+from batchloom.pipelines.ledger import ledger, ownership
+from batchloom.pipelines.ledger.answers import Saved, folder_of, saved_for
+from batchloom.pipelines.ledger.register import Register
+from batchloom.pipelines.planning.job_plan import JobPlan
+from batchloom.pipelines.planning.spans import Coverage, Range, Span, outside
+from batchloom.pipelines.planning.units import Part, Unit, units_of
+from batchloom.pipelines.storage import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A part that is to be written."""
+
+    part: Part
+    missing: tuple[Range, ...]
+    """Its rows that have to be computed."""
+    saved: tuple[Saved, ...] = ()
+    """Files with answers to others."""
+    earlier: str | None = None
+    """The name of the part as it is, which has all others."""
+
+    def units(self, job: JobPlan) -> Iterator[Unit]:
+        return units_of(self.part, self.missing, job.shards_by_name, job.unit_size)
+
+
+@dataclass(frozen=True)
+class Done:
+    """The parts of a job that are there, and the rows that they hold."""
+
+    register: Register
+    coverage: Coverage = field(default_factory=Coverage)
+    answers: Mapping[str, Iterable[str]] = field(default_factory=dict)
+    """Files with answers of unfinished parts, by folder."""
+
+    @staticmethod
+    def find(job: JobPlan, found: ledger.Found) -> "Done":
+        """Look at the parts of an output that are this job's.
+
+        Raises: OutputError where they are answers to other inputs, hold rows twice, or cannot be read and their rows
+        are not known.
+        """
+        register, wrong = ledger.whole_parts(job.output, found, sorted(found.parts))
+        coverage = ownership.refuse_mixture(job, register)
+        done = Done(register, coverage, found.answers)
+        written_anew = {pending.part.name(job.fingerprint) for pending in done.pending(job)} if wrong else set()
+        for name, problem in wrong.items():
+            if name not in written_anew:
+                raise OutputError(
+                    f"{job.output.path(name)}: {problem}. Which rows it held is not known, or their input is gone. Put "
+                    "the part or the input back, or remove the part to go on without it."
+                )
+            log.warning("%s is computed again: %s", name, problem)
+        return done
+
+    def pending(self, job: JobPlan) -> Iterator[Pending]:
+        """Yield what is left of the plan, in the order of rows."""
+        for planned in job.parts:
+            spans = tuple(
+                Span(span.shard, span.identity, *rows) for span in planned.spans for rows in self.coverage.missing(span)
+            )
+            if spans:
+                part = planned if spans == planned.spans else Part(spans)
+                saved = saved_for(part, job.fingerprint, self.answers.get(folder_of(part, job.fingerprint), ()))
+                missing = outside(part.num_rows, [own for one in saved for own in one.ranges])
+                yield Pending(part, tuple(missing), tuple(saved))
+
+    def of_another_layout(self, job: JobPlan) -> list[PartRecord]:
+        """Return the parts whose columns are not those that the job writes."""
+        is_other = pc.not_equal(self.register.table["layout"], job.layout).to_pylist()
+        return [self.register[row] for row, other in enumerate(is_other) if other]
+
+
+def rewritten(job: JobPlan, record: PartRecord, missing: Iterable[Range] = ()) -> Pending:
+    """Return the part as one to be written again: with other columns, or with some rows computed anew.
+
+    Raises: OutputError where its input is gone.
+    """
+    gone = sorted({span.shard for span in record.spans} - set(job.shards_by_name))
+    if gone:
+        raise OutputError(
+            f"{record.part} has to be written again, as other columns are kept than before, and its input is gone "
+            f"({ledger.some(gone)}). Put it back, or set input.keep_columns as it was."
+        )
+    return Pending(Part(record.spans), tuple(missing), earlier=record.part)
+
+
+def rows_with_errors(store: Store, records: Iterable[PartRecord], kinds: frozenset[str]) -> list[tuple[Range, ...]]:
+    """Return, for each part, which of its rows have errors of these kinds. No kinds: of all. Raises: StoreError."""
+
+    def of(record: PartRecord) -> tuple[Range, ...]:
+        with failing_as(f"Reading the errors of {record.part}"), store.open(record.part) as file:
+            error = pq.ParquetFile(file).read(columns=["error"])["error"]
+        found = pc.struct_field(error, "kind").to_pylist()
+        rows = [row for row, kind in enumerate(found) if kind is not None and (not kinds or kind in kinds)]
+        return tuple(_ranges(rows))
+
+    with ThreadPoolExecutor(ledger.READ_THREADS) as pool:
+        return list(pool.map(of, records))
+
+
+def _ranges(rows: Iterable[int]) -> Iterator[Range]:
+    """Yield ascending rows as ranges."""
+    start = stop = -1
+    for row in rows:
+        if row != stop:
+            if stop > start:
+                yield start, stop
+            start = row
+        stop = row + 1
+    if stop > start:
+        yield start, stop

@@ -1,0 +1,57 @@
+"""A source is an input file as it was planned: where it is, and which version of it. It opens nothing."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from batchloom.pipelines.errors import JobError
+from batchloom.pipelines.storage import VERSION_KEYS
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input file."""
+
+    name: str
+    """The path below the input root, so that a moved dataset keeps its identities."""
+    path: str
+    """The path on its filesystem."""
+    size: int | None
+    """Bytes."""
+    version: str
+    """The etag or modification time, as the filesystem gives it."""
+    footer_bytes: int | None = None
+    """The length of the file's footer: who reads rows fetches it in one request. None where it is not known."""
+
+    @property
+    def identity(self) -> str:
+        """A hash of name, size and version. Answers to another identity are answers to other rows."""
+        return hashlib.sha256(json.dumps([self.name, self.size, self.version]).encode()).hexdigest()[:16]
+
+    def check_unchanged(self, info: Mapping[str, Any]) -> None:
+        """Compare a filesystem's info of the file with the planned one.
+
+        Raises: JobError where no way to write `info` gives the planned size and version.
+        """
+        versions = list(_written(info))
+        if self.size not in (info["size"], None) or self.version not in versions:
+            raise JobError(
+                f"{self.name} has changed since the job was planned: it has {info['size']} bytes and is of version "
+                f"{versions[0] or 'unknown'} now. Put it back and run the job again, or choose another output.path."
+            )
+
+
+def _written(info: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a listing may have given as the version of a file that has this info now, most exact first.
+
+    A question about one file may be answered with more than a listing, or in other words: Azure quotes etags in it.
+    """
+    for key in VERSION_KEYS:
+        if (value := info.get(key)) is not None:
+            yield from (str(value), str(value).strip('"'), f'"{value}"')
+            if isinstance(value, datetime):
+                yield str(value.timestamp())
+    yield ""

@@ -1,0 +1,48 @@
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchloom.pipelines.planning.spans import Coverage, Span, common, outside, within
+
+spans = st.builds(
+    lambda shard, start, length: Span(shard, "v", start, start + length),
+    st.sampled_from("ab"),
+    st.integers(0, 30),
+    st.integers(1, 10),
+)
+ranges = st.lists(st.booleans(), max_size=40).map(
+    lambda bits: [(i, i + 1) for i, bit in enumerate(bits) if bit]  # neighbours stay apart: both forms are ranges
+)
+
+
+def rows(found) -> set[int]:
+    return {row for start, stop in found for row in range(start, stop)}
+
+
+@settings(deadline=None)  # other processes decide the time
+@given(st.lists(spans, max_size=20), spans)
+def test_coverage_is_a_set_of_rows(added: list[Span], asked: Span) -> None:
+    coverage, covered = Coverage(), set()
+    for span in added:
+        own = {(span.shard, row) for row in range(span.start, span.stop)}
+        assert coverage.add(span) == (not own & covered)
+        if not own & covered:
+            covered |= own
+    missing = coverage.missing(asked)
+    assert rows(missing) == {row for row in range(asked.start, asked.stop) if (asked.shard, row) not in covered}
+    assert missing == sorted(missing)
+    assert coverage.num_rows("a") == len([row for shard, row in covered if shard == "a"])
+
+
+@settings(deadline=None)  # other processes decide the time
+@given(ranges, ranges)
+def test_what_is_common_and_what_is_outside(one, other) -> None:
+    assert rows(common(one, other)) == rows(one) & rows(other)
+    assert rows(outside(40, one)) == set(range(40)) - rows(one)
+
+
+@settings(deadline=None)  # other processes decide the time
+@given(st.lists(spans, min_size=1, max_size=4), ranges)
+def test_rows_within_spans(of: list[Span], chosen) -> None:
+    every = [(span.shard, row) for span in of for row in range(span.start, span.stop)]
+    got = [(span.shard, row) for span in within(of, chosen) for row in range(span.start, span.stop)]
+    assert got == [every[row] for row in sorted(rows(chosen)) if row < len(every)]
