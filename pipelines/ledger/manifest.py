@@ -11,8 +11,8 @@ REQUIRED = {"totals": Register.of([]).totals(), "timing": ("wall_seconds", "unit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """The account of a finished job: every input row is in exactly one of its parts."""
+class Summary:
+    """A manifest without its parts, as it is in JSON."""
 
     batchloom: str
     job: Mapping[str, Any]
@@ -32,34 +32,6 @@ class Manifest:
     """Seconds and counts of the run that finished the job."""
     parts_sha256: str
     """Of the file with the records of the parts."""
-    parts: Register = field(repr=False)
-    """The record of each part, in the order of their rows. In a file of its own."""
-
-    def summary(self) -> dict[str, Any]:
-        """Return all but the parts, for JSON."""
-        return {name: getattr(self, name) for name in _SUMMARY}
-
-    @staticmethod
-    def of(summary: "Summary", parts: Register) -> "Manifest":
-        return Manifest(**vars(summary), parts=parts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """A manifest without its parts, as it is in JSON."""
-
-    batchloom: str
-    job: Mapping[str, Any]
-    fingerprint: str
-    fingerprint_of: Mapping[str, Any]
-    layout: str
-    layout_of: Mapping[str, Any]
-    versions: Mapping[str, str]
-    totals: Mapping[str, int]
-    errors_by_kind: Mapping[str, int]
-    degenerate: Mapping[str, int] = field(default_factory=dict)
-    timing: Mapping[str, float]
-    parts_sha256: str
 
     @staticmethod
     def read(values: Any) -> "Summary":
@@ -71,4 +43,17 @@ class Summary:
         return summary
 
 
-_SUMMARY = [one.name for one in fields(Summary)]
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Summary):
+    """The account of a finished job: every input row is in exactly one of its parts."""
+
+    parts: Register = field(repr=False)
+    """The record of each part, in the order of their rows. In a file of its own."""
+
+    @staticmethod
+    def of(summary: Summary, parts: Register) -> "Manifest":
+        return Manifest(**vars(summary), parts=parts)
+
+    def summary(self) -> dict[str, Any]:
+        """Return all but the parts, for JSON."""
+        return {one.name: getattr(self, one.name) for one in fields(Summary)}

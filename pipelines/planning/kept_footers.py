@@ -5,7 +5,6 @@ where it is missing, damaged, or counts the bytes of other columns, the footers 
 """
 
 import base64
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -15,23 +14,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchloom.models.patience import Patience
 from batchloom.models.redaction import public_name, redacted
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import PipelineError, StoreError
+from batchloom.pipelines.ledger.sealed import Sealed, sealed
 from batchloom.pipelines.planning.footers import Columns, Footer, compact
 from batchloom.pipelines.planning.input_files import InputFile, find_files
-from batchloom.pipelines.records import parsed
 from batchloom.pipelines.storage import Store
 
 log = logging.getLogger(__name__)
 
 NAME = "_batchloom/footers.pq"
 FORMAT = 1  # another number is not read
-KEY = b"batchloom"
-NO_SEAL = "0" * 64
 NUMBERS = ("row_groups", "read_bytes", "kept_bytes")
 SCHEMA = pa.schema(
     [
@@ -116,7 +112,7 @@ def _arrays(column: pa.ChunkedArray) -> Iterator[Any]:
 
 
 def _to_parquet(kept: Sequence[tuple[InputFile, Footer]], columns: Columns | None) -> bytes:
-    """Return a Parquet file with the SHA-256 of the whole in its metadata, taken with zeros in that place."""
+    """Return the footers as a sealed file."""
     shared = {id(footer.schema): footer.schema for _, footer in kept}
     number_of = {schema: number for number, schema in enumerate(shared)}
     schemas = [base64.b64encode(schema.serialize().to_pybytes()).decode() for schema in shared.values()]
@@ -128,14 +124,8 @@ def _to_parquet(kept: Sequence[tuple[InputFile, Footer]], columns: Columns | Non
         "schema": [number_of[id(footer.schema)] for _, footer in kept],
         **{name: _lists([getattr(footer, name) for _, footer in kept]) for name in NUMBERS},
     }
-    said = {"format": FORMAT, "columns": columns and asdict(columns), "schemas": schemas, "seal": NO_SEAL}
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
-        writer.write_table(pa.table(columns_of, SCHEMA))
-        writer.add_key_value_metadata({KEY: json.dumps(said, sort_keys=True)})
-    content = sink.getvalue().to_pybytes()
-    before, _, after = content.rpartition(NO_SEAL.encode())
-    return before + hashlib.sha256(content).hexdigest().encode() + after
+    said = {"format": FORMAT, "columns": columns and asdict(columns), "schemas": schemas}
+    return sealed(pa.table(columns_of, SCHEMA), said)
 
 
 def _lists(arrays: Sequence[Sequence[int]]) -> pa.ListArray:
@@ -146,18 +136,11 @@ def _lists(arrays: Sequence[Sequence[int]]) -> pa.ListArray:
 
 def _from_parquet(content: bytes, columns: Columns | None) -> tuple[pa.Table, list[pa.Schema]]:
     """Return (rows as SCHEMA has them, schemas). Raises: ValueError where the file is not as it was written."""
-    try:
-        file = pq.ParquetFile(pa.BufferReader(content))
-        said = parsed((file.metadata.metadata or {}).get(KEY, b"null"))
-        if not isinstance(said, dict) or said.get("format") != FORMAT:
-            raise ValueError("it was written by another version")
-        before, seal, after = content.rpartition(str(said["seal"]).encode())
-        if hashlib.sha256(before + NO_SEAL.encode() + after).hexdigest().encode() != seal:
-            raise ValueError("its bytes are not the ones that were written")
-        if columns is not None and said["columns"] != json.loads(json.dumps(asdict(columns))):
-            log.info("Footers are read again: the job reads or keeps other columns than before.")
-            return SCHEMA.empty_table(), []
-        schemas = [pa.ipc.read_schema(pa.py_buffer(base64.b64decode(one))) for one in said["schemas"]]
-        return file.read().cast(SCHEMA), schemas
-    except (pa.ArrowException, OSError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError(f"it is damaged ({type(error).__name__}: {error})") from error
+    file = Sealed.of(content)
+    if file.footer.get("format") != FORMAT:
+        raise ValueError("it was written by another version")
+    if columns is not None and file.footer["columns"] != json.loads(json.dumps(asdict(columns))):
+        log.info("Footers are read again: the job reads or keeps other columns than before.")
+        return SCHEMA.empty_table(), []
+    schemas = [pa.ipc.read_schema(pa.py_buffer(base64.b64decode(one))) for one in file.footer["schemas"]]
+    return file.table().cast(SCHEMA), schemas
