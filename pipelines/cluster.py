@@ -187,8 +187,12 @@ def _kept_by_a_thread(start: Callable[[], None], over: threading.Event) -> None:
 
 @contextmanager
 def _callers_handler() -> Iterator[None]:
-    """Keep the caller's handler of SIGTERM, which Ray replaces, on the main thread, by one that exits with 15 or 1."""
-    if not callable(signal.getsignal(signal.SIGTERM)):
+    """Keep the caller's handler of SIGTERM on the main thread.
+
+    Ray's Python side replaces it by some that exit with 15 or 1, its C++ side by one that prints a stack and aborts.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if not callable(handler):
         yield
         return
     before = utils.set_sigterm_handler
@@ -197,6 +201,7 @@ def _callers_handler() -> Iterator[None]:
         yield
     finally:
         utils.set_sigterm_handler = before
+        signal.signal(signal.SIGTERM, handler)
 
 
 class _Closing:
