@@ -99,14 +99,14 @@ class Assemble:
             "degenerate": dict(degenerate),
         }
         content = writer.seal(footer_for(part.spans, account, self.fingerprint, self.layout, self.version))
-        self.store.put(name, content)
+        stored = self.store.put(name, content)
         return PartRecord(
             part=name,
             spans=part.spans,
             layout=self.layout,
             bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
-            version=self.store.stat(name).version,
+            version=stored.version,
             **account,
         )
 
