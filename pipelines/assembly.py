@@ -120,10 +120,10 @@ class Assembly:
                 self._ready.append(attempt.again())
                 return
             times = "once" if attempts == 1 else f"{attempts} times in a row"
-            last, *_ = [*str(reason).splitlines(), ""]  # Ray goes on with pages of advice
+            last = str(reason).partition("\n")[0].rstrip(" .")  # Ray goes on with pages of advice
             reason = JobError(
                 f"{part.name(self._fingerprint)} could not be assembled: the task was lost {times} "
-                f"(limits.max_unit_attempts). The last loss: {type(reason).__name__}: {last} Look for lost nodes and "
+                f"(limits.max_unit_attempts). The last loss: {type(reason).__name__}: {last}. Look for lost nodes and "
                 "for a lack of memory on them."
             )
         yield UnitFailed(part.spans[0].shard, part.spans[0].start, part.spans[-1].stop, str(reason))
