@@ -99,18 +99,25 @@ def batchloom(
     for number in range(options.rounds):  # the first one captures
         for row, (prompt, own) in enumerate(zip(prompts, params, strict=True)):
             engine.add(row, prompt, own)
-        steps, begin = [], time.perf_counter()
+        steps, starts, begin = [], [], time.perf_counter()
+        if options.profile and number == 1:
+            profile(engine, num_steps=1)
         while engine.num_unfinished:
             num_rows, num_bytes = step_bytes(engine)
             before, started = time.perf_counter(), engine.stats.num_prompt_tokens
             engine.step()
+            took = time.perf_counter() - before
             if started == engine.stats.num_prompt_tokens:
-                steps.append((num_rows, time.perf_counter() - before, num_bytes / speed))
+                steps.append((num_rows, took, num_bytes / speed))
+            else:
+                starts.append((engine.stats.num_prompt_tokens - started, took))
             if options.profile and number == 1 and len(steps) == 8:
-                profile(engine)
+                profile(engine, num_steps=5)
         seconds = time.perf_counter() - begin
         kinds = dict(engine._lanes.runners[0]._backend._graphs.num_steps)
         print(f"  batchloom, round {number}: {sum(lengths) / seconds:9.0f} tokens/s in {seconds:.2f} s; steps {kinds}")
+        num_started, took = sum(number for number, _ in starts), sum(seconds for _, seconds in starts)
+        print(f"  {len(starts)} steps that start prompts: {num_started} tokens in {took:.2f} s; {len(steps)} others")
     most = max(num_rows for num_rows, _, _ in steps)
     for name, part in (("most rows", [step for step in steps if step[0] == most]), ("all steps", steps)):
         times, floors = (statistics.median(step[place] for step in part) * 1e3 for place in (1, 2))
@@ -135,15 +142,15 @@ def step_bytes(engine: Engine) -> tuple[int, float]:
     return sum(history.num_rows for history in histories), num_weights + num_read * bytes_per_token(model)
 
 
-def profile(engine: Engine) -> None:
-    """Where five steps spend their time, by kernel."""
+def profile(engine: Engine, num_steps: int) -> None:
+    """Where the next steps spend their time, by kernel."""
     kinds = [torch.profiler.ProfilerActivity.CPU]
     kinds += [torch.profiler.ProfilerActivity.CUDA] if torch.cuda.is_available() else []
     with torch.profiler.profile(activities=kinds) as found:
-        for _ in range(5):
+        for _ in range(num_steps):
             engine.step()
     by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-    print(found.key_averages().table(sort_by=by, row_limit=25, max_name_column_width=60))
+    print(found.key_averages().table(sort_by=by, row_limit=16, max_name_column_width=60))
 
 
 def transformers_static(work: Workload, prompts: list[list[int]], lengths: list[int], device: torch.device) -> None:
@@ -164,9 +171,13 @@ def transformers_static(work: Workload, prompts: list[list[int]], lengths: list[
     generate_batch(model, work, [prompts[0]], 4, is_bloom)
     for size in STATIC_BATCHES:
         begin = time.perf_counter()
-        for first in range(0, len(order), size):
-            rows = order[first : first + size]
-            generate_batch(model, work, [prompts[row] for row in rows], max(lengths[row] for row in rows), is_bloom)
+        try:
+            for first in range(0, len(order), size):
+                rows = order[first : first + size]
+                generate_batch(model, work, [prompts[row] for row in rows], max(lengths[row] for row in rows), is_bloom)
+        except torch.OutOfMemoryError:
+            print(f"  transformers, batches of {size}: out of memory")
+            continue
         seconds = time.perf_counter() - begin
         print(f"  transformers, batches of {size}: {sum(lengths) / seconds:9.0f} tokens/s in {seconds:.2f} s")
 

@@ -1,10 +1,11 @@
 """Time what a driver does for a job of many units: plan it, find what is done, close it, verify it.
 
     python -m benchmarks.scale --units 1000 10000 100000 1000000
+    python -m benchmarks.scale --units 11000 --units-per-part 1         10,000 parts, when it is resumed
 
-Shards have 100 row groups of ten rows, a unit each; a part has 64 units. Parts are put with made-up answers, as
-computing a million units takes hours. All else is what `run` and `verify` do, on local files in the page cache. A step
-runs in a process of its own, whose peak memory is told.
+Shards have 100 row groups of ten rows, a unit each; a part has 64 units, unless told. Parts are put with made-up
+answers, as computing a million units takes hours. All else is what `run` and `verify` do, on local files in the page
+cache. A step runs in a process of its own, whose peak memory is told.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.storage import Store
 from batchloom.pipelines.stream import assembler
 
-ROWS, GROUPS, UNITS_PER_PART = 10, 100, 64
+ROWS, GROUPS = 10, 100
 LEFT = 1000  # units that are not done when the job is resumed
 TOPICS = Path(__file__).resolve().parents[1] / "examples/demo_models/docs-bart-mini-mnli"
 
@@ -73,12 +74,12 @@ def make_input(folder: Path, num_shards: int) -> None:
         os.link(folder / "0000000.parquet", folder / f"{number:07d}.parquet")
 
 
-def job_over(folder: Path) -> JobConfig:
+def job_over(folder: Path, units_per_part: int) -> JobConfig:
     return JobConfig(
         task="zero-shot-classification",
         model=str(TOPICS),
         input=InputConfig(paths=(str(folder / "in"),), rows_per_unit=ROWS),
-        output=OutputConfig(path=str(folder / "out"), rows_per_part=ROWS * UNITS_PER_PART),
+        output=OutputConfig(path=str(folder / "out"), rows_per_part=ROWS * units_per_part),
         task_options={"candidate_labels": ["one", "two"]},
     )
 
@@ -95,7 +96,7 @@ def put_parts(job: JobPlan, todo: Todo, account: Account, num_units: int) -> Non
                 nulls = [pa.nulls(rows, field.type) for field in empty.schema]
                 answers[rows] = pa.table(nulls, empty.schema)
             sources = {span.shard: job.shards_by_name[span.shard].source for span in pending.part.spans}
-            record = assemble.put(pending.part, sources, answers[rows], {})
+            record = assemble.put(pending.part, sources, [answers[rows]], {})
             account.wrote(record)
             records.add(record)
             num_units -= rows // ROWS
@@ -112,26 +113,27 @@ def look(job: JobPlan) -> tuple[Todo, Account]:
     return todo, todo.account(job, done, Retry.none())
 
 
-def measure(folder: Path, num_units: int, step: str) -> dict[str, float]:
+def measure(folder: Path, num_units: int, units_per_part: int, step: str) -> dict[str, float]:
     """One step in a process of its own, so that its peak of memory is its own."""
     told: dict[str, float] = {}
+    config = job_over(folder, units_per_part)
     count_reads()
     if step == "plan":
         make_input(folder / "in", num_units // GROUPS)
         with timed(told, "plan"):
-            job = pipelines.plan(job_over(folder))
+            job = pipelines.plan(config)
             assert job.num_units == num_units
         ledger.open_job(job.output, job.job_record(), overwritten=None)
         job.keep_footers()
     elif step == "plan again":
         with timed(told, "plan again"):
-            assert pipelines.plan(job_over(folder)).num_units == num_units
+            assert pipelines.plan(config).num_units == num_units
     elif step == "fill":
-        job = pipelines.plan(job_over(folder))
+        job = pipelines.plan(config)
         todo, account = look(job)
         put_parts(job, todo, account, num_units - LEFT)
     elif step == "resume":
-        job = pipelines.plan(job_over(folder))
+        job = pipelines.plan(config)
         with timed(told, "resume"):
             todo, account = look(job)
         told["units left"] = todo.num_units
@@ -155,18 +157,20 @@ def measure(folder: Path, num_units: int, step: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--units", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--units-per-part", type=int, default=64)
     parser.add_argument("--do", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.do:
-        print(json.dumps(measure(asked.folder, asked.units[0], asked.do)))
+        print(json.dumps(measure(asked.folder, asked.units[0], asked.units_per_part, asked.do)))
         return
     for num_units in asked.units:
         told: dict[str, float] = {}
         with tempfile.TemporaryDirectory() as folder:
             for step in ("plan", "plan again", "fill", "resume", "verify"):
                 command = [sys.executable, "-m", "benchmarks.scale", "--do", step, "--folder", folder]
-                done = subprocess.run([*command, "--units", str(num_units)], check=True, capture_output=True, text=True)
+                command += ["--units", str(num_units), "--units-per-part", str(asked.units_per_part)]
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
                 told |= json.loads(done.stdout.splitlines()[-1])
         print(f"{num_units} units: {json.dumps(told)}", flush=True)
 

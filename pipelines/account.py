@@ -78,6 +78,7 @@ class Account:
 
     def wrote(self, record: PartRecord) -> None:
         """Add a part."""
+        self.failures.done()
         self.held.append(record)
         if len(self.held) == HELD_RECORDS:
             self.written.append(Register.of(self.held))

@@ -1,13 +1,21 @@
-"""The assembly of parts as Ray tasks, beside the stream: as soon as all answers to a part are there, it is written."""
+"""The assembly of parts as Ray tasks, beside the stream: as soon as all answers to a part are there, it is written.
 
+A task that is lost, with its node or for a lack of memory, is tried again after a while, and in the end its part fails
+alone: limits.max_unit_attempts. Ray's own retries are off, as they never end where memory lacks.
+"""
+
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 
+from batchloom.models.errors import ModelError
+from batchloom.pipelines import cluster
 from batchloom.pipelines.counts import PartRecord, UnitRecord
-from batchloom.pipelines.errors import JobError
+from batchloom.pipelines.errors import JobError, PipelineError
 from batchloom.pipelines.ledger.answers import Saved
 from batchloom.pipelines.ledger.resume import Pending
 from batchloom.pipelines.metrics import UnitFailed
@@ -16,6 +24,27 @@ from batchloom.pipelines.stages.assemble import Assemble, Order
 
 MAX_TASKS = 16
 TASK_CPUS = 0.001  # it waits for stores most of the time, and must find room beside replicas
+TASK_BYTES = 5 << 26  # that a task takes beside its part, its process included (docs/log.md)
+BYTES_STEP = 1 << 27  # tasks that ask Ray for as much as each other share workers
+MAX_BYTES = MAX_TASKS * 3 * BYTES_STEP  # of all tasks: 16 of small parts, or 8 of 256 MiB; one may always run
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds from a loss to the next attempt, twice as many each time
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A part to assemble."""
+
+    pending: Pending
+    memory: int
+    """Bytes that it may take."""
+    num_lost: int = 0
+    """Attempts that were lost."""
+    due: float = 0.0
+    """When it may start, by time.monotonic."""
+
+    def again(self) -> "_Attempt":
+        wait = min(FIRST_WAIT * 2**self.num_lost, LONGEST_WAIT)
+        return replace(self, num_lost=self.num_lost + 1, due=time.monotonic() + wait)
 
 
 class Assembly:
@@ -23,18 +52,20 @@ class Assembly:
 
     def __init__(self, job: JobPlan, assemble: Assemble, pending: Iterable[Pending]) -> None:
         self._job, self._fingerprint = job, job.fingerprint
-        self._assemble = ray.put(assemble)
+        self._assemble = assemble
+        # A task that asks for more than any node has would wait for ever.
+        self._room = min((int(node.get("memory", 0)) for node in cluster.look().nodes), default=0)
         self._left: dict[str, int] = {}
         self._pending: dict[str, Pending] = {}
         self._saved: dict[str, list[Saved]] = {}
-        self._ready: deque[Pending] = deque()
-        self._running: dict[Any, Pending] = {}
+        self._ready: deque[_Attempt] = deque()
+        self._running: dict[Any, _Attempt] = {}
         for one in pending:
             if one.missing:
                 self._left[one.part.id] = sum(stop - start for start, stop in one.missing)
                 self._pending[one.part.id] = one
             else:
-                self._ready.append(one)
+                self._ready.append(self._attempt(one))
 
     @property
     def is_busy(self) -> bool:
@@ -47,33 +78,70 @@ class Assembly:
         saved.append(Saved(unit.part, self._fingerprint, unit.ranges))
         if not self._left[unit.part]:
             pending = self._pending.pop(unit.part)
-            self._ready.append(
-                Pending(pending.part, (), (*pending.saved, *self._saved.pop(unit.part)), pending.earlier)
-            )
+            everything = (*pending.saved, *self._saved.pop(unit.part))
+            self._ready.append(self._attempt(replace(pending, missing=(), saved=everything)))
 
     def finished(self, seconds: float) -> Iterator[PartRecord | UnitFailed]:
         """Start what can be started, and yield what is done within so many seconds."""
-        while self._ready and len(self._running) < MAX_TASKS:
-            pending = self._ready.popleft()
-            self._running[_assembled.remote(self._assemble, self._order(pending))] = pending
+        self._start()
         if not self._running:
+            if self._ready:  # what was lost waits
+                time.sleep(seconds)
             return
         done, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=seconds)
         for task in done:
-            pending = self._running.pop(task)
+            attempt = self._running.pop(task)
             try:
                 yield ray.get(task)
-            except (ray.exceptions.RayTaskError, ray.exceptions.WorkerCrashedError) as error:
-                cause = getattr(error, "cause", None)
-                spans = pending.part.spans
-                reason = str(cause) if isinstance(cause, JobError) else f"{pending.part.stem}: {error}"
-                yield UnitFailed(spans[0].shard, spans[0].start, spans[-1].stop, reason)
+            except ray.exceptions.RayError as error:
+                yield from self._failed(attempt, error)
+
+    def _start(self) -> None:
+        now, num_bytes = time.monotonic(), sum(attempt.memory for attempt in self._running.values())
+        for _ in range(len(self._ready)):
+            attempt = self._ready[0]
+            is_full = len(self._running) >= MAX_TASKS or num_bytes + attempt.memory > MAX_BYTES
+            if self._running and is_full:
+                return
+            self._ready.popleft()
+            if attempt.due > now:
+                self._ready.append(attempt)
+                continue
+            task = _assembled.options(memory=min(attempt.memory, self._room))
+            self._running[task.remote(self._assemble, self._order(attempt.pending))] = attempt
+            num_bytes += attempt.memory
+
+    def _failed(self, attempt: _Attempt, error: Exception) -> Iterator[UnitFailed]:
+        """Yield why the part failed, where it is not tried again."""
+        part, reason = attempt.pending.part, getattr(error, "cause", error)
+        if not isinstance(reason, PipelineError | ModelError):
+            attempts = self._job.config.limits.max_unit_attempts
+            if attempt.num_lost + 1 < attempts:
+                self._ready.append(attempt.again())
+                return
+            times = "once" if attempts == 1 else f"{attempts} times in a row"
+            last = str(reason).partition("\n")[0].rstrip(" .")  # Ray goes on with pages of advice
+            reason = JobError(
+                f"{part.name(self._fingerprint)} could not be assembled: the task was lost {times} "
+                f"(limits.max_unit_attempts). The last loss: {type(reason).__name__}: {last}. Look for lost nodes and "
+                "for a lack of memory on them."
+            )
+        yield UnitFailed(part.spans[0].shard, part.spans[0].start, part.spans[-1].stop, str(reason))
+
+    def _attempt(self, pending: Pending) -> _Attempt:
+        shards = self._job.shards_by_name
+        num_bytes = TASK_BYTES + sum(  # of the columns that are read as well: answers have about as many
+            num_bytes
+            for span in pending.part.spans
+            for _, num_bytes in shards[span.shard].pieces(span.start, span.stop, with_kept=True)
+        )
+        return _Attempt(pending, -(-num_bytes // BYTES_STEP) * BYTES_STEP)
 
     def _order(self, pending: Pending) -> Order:
         sources = {span.shard: self._job.shards_by_name[span.shard].source for span in pending.part.spans}
         return Order(pending.part, sources, pending.saved, pending.earlier)
 
 
-@ray.remote(num_cpus=TASK_CPUS)
+@ray.remote(num_cpus=TASK_CPUS, max_retries=0)
 def _assembled(assemble: Assemble, order: Order) -> PartRecord:
     return assemble(order)

@@ -99,7 +99,7 @@ class LimitsConfig:
     endlessly. 1.0 never stops the job. Truncated answers are counted in the manifest, and do not count here."""
     max_unit_attempts: int = 5
     """Replicas that may be lost one after the other while they compute a unit, before the unit fails. Deaths that
-    narrow down which of its rows ends the process are not counted."""
+    narrow down which of its rows ends the process are not counted. A part has as many attempts to be written."""
     quiet_seconds: float = 15.0
     """Seconds without a finished part after which progress says what is waited for. More where units take longer, and
     twice as many before the first."""

@@ -169,7 +169,7 @@ class Todo:
         return Todo(pending, len(units), sum(units))
 
     def account(self, job: JobPlan, done: Done, retry: Retry) -> Account:
-        replaced = [one.earlier for one in self.pending if one.earlier is not None]
+        replaced = [one.earlier.part for one in self.pending if one.earlier is not None]
         is_kept = pc.invert(pc.is_in(done.register.table["part"], pa.array(replaced, pa.string())))
         return Account(
             job,

@@ -96,15 +96,17 @@ class RowError:
 
 
 @contextmanager
-def failing_as(what: str) -> Iterator[None]:
+def failing_as(what: str, *passed: type[Exception]) -> Iterator[None]:
     """Turn unknown errors of the `with` block into a JobError that names the activity: Ray delivers only messages.
 
     Raises:
-        JobError: in place of anything but a PipelineError or ModelError.
+        JobError: in place of anything but a PipelineError, a ModelError, or one of `passed`.
     """
     try:
         yield
     except (PipelineError, ModelError):
+        raise
+    except passed:
         raise
     except Exception as error:
         raise JobError(f"{what} failed: {type(error).__name__}: {error}") from error

@@ -21,7 +21,7 @@ class Failures:
     """Since a unit was last done: (shard, reason). A shard that has changed is one cause, however many units it has."""
 
     def done(self) -> None:
-        """Called for every finished unit."""
+        """Called for every finished unit, and for every part."""
         self.causes_in_a_row.clear()
 
     def add(self, failure: UnitFailed) -> None:

@@ -19,7 +19,27 @@ from batchloom.pipelines.errors import PipelineError, StoreError
 Check = Callable[[Mapping[str, Any]], None]
 
 
-class PatientFile(io.RawIOBase):
+class Positioned(io.RawIOBase):
+    """A file that is read from a position on. Who derives from it has `size` and `read`."""
+
+    size: int
+    _position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        return self._position
+
+
+class PatientFile(Positioned):
     """One file of a store.
 
     `failure` tells a store's trouble from damage: where it is None, all bytes that were asked for have arrived.
@@ -34,31 +54,12 @@ class PatientFile(io.RawIOBase):
         self._connection, self._path = connection, path
         self._check: Check = check or (lambda _: None)
         self._handle: Any = None
-        self._position = 0
         self._is_checked = True
-        self._size = self._call(self._open)
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self._size
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        return self._position
+        self.size = self._call(self._open)
 
     def read(self, size: int | None = -1) -> bytes:
         """Return the next `size` bytes, fewer only at the end. Raises: StoreError, and what `check` raises."""
-        left = max(0, self._size - self._position)
+        left = max(0, self.size - self._position)
         wanted = left if size is None or size < 0 else min(size, left)
         self._is_checked = False
         try:

@@ -104,13 +104,8 @@ class Store:
     def stat(self, name: str) -> Stored:
         """Return a file's size and version. Raises: StoreError."""
 
-        def look(filesystem: Any) -> Stored:
-            filesystem.invalidate_cache()
-            info = filesystem.info(self.path(name))
-            return Stored(info["size"], version_of(info))
-
         # of a kind with writing: what may be written may be looked for
-        return self._connection.call(f"Looking for {self.url}/{name}", "write", look, 0)
+        return self._connection.call(f"Looking for {self.url}/{name}", "write", partial(self._look, name=name), 0)
 
     def open(self, name: str) -> PatientFile:
         """Return a file that is read bit by bit. Raises: StoreError, as its reads do."""
@@ -135,16 +130,18 @@ class Store:
             raise FileNotFoundError(self.path(name))
         return content
 
-    def put(self, name: str, content: bytes) -> None:
-        """Write a file atomically: a reader sees all of `content` or nothing, also if this process is killed.
+    def put(self, name: str, content: bytes) -> Stored:
+        """Write a file, look at it, and return what was seen. A reader sees all of `content` or nothing, also if this
+        process is killed.
 
         An object store's PUT (or finished multipart upload) is atomic. On a local disk the bytes are written under a
-        temporary name, synced and renamed. A PUT that was given up and arrives late puts the same bytes.
+        temporary name, synced and renamed. A PUT that was given up and arrives late puts the same bytes; one that was
+        acknowledged and not done is repeated.
 
         Raises: StoreError.
         """
 
-        def pipe(filesystem: Any) -> None:
+        def pipe(filesystem: Any) -> Stored:
             if isinstance(filesystem, LocalFileSystem):
                 try:
                     self._put_local(name, content)
@@ -152,9 +149,19 @@ class Store:
                     self._put_local(name, content)
             else:
                 filesystem.pipe_file(self.path(name), content)
+            stored = self._look(filesystem, name)
+            if stored.size != len(content):
+                raise ConnectionError(f"{stored.size} of {len(content)} bytes are there")
+            return stored
 
-        self._connection.call(f"Writing {self.url}/{name}", "write", pipe, len(content))
+        stored = self._connection.call(f"Writing {self.url}/{name}", "write", pipe, len(content))
         self._listed[name] = len(content)
+        return stored
+
+    def _look(self, filesystem: Any, name: str) -> Stored:
+        filesystem.invalidate_cache()
+        info = filesystem.info(self.path(name))
+        return Stored(info["size"], version_of(info))
 
     def _put_local(self, name: str, content: bytes) -> None:
         target, temporary = self.path(name), self.path(f"{TEMPORARY}/{uuid.uuid4().hex}")

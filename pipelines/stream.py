@@ -38,6 +38,7 @@ from batchloom.pipelines.stages.write import Write, from_outcome
 from batchloom.pipelines.storage import Store
 from batchloom.pipelines.watching.pace import Pace
 from batchloom.pipelines.watching.pump import Pump
+from batchloom.pipelines.watching.ray_servers import RayServers, loss_of
 from batchloom.pipelines.watching.roster import Roster
 from batchloom.pipelines.watching.watchdog import Watchdog
 
@@ -71,9 +72,17 @@ def stream(
         assembly = Assembly(job, assemble, pending)
         if num_units:
             yield from _computed(job, pending, num_units, assemble, assembly, on_event)
-        while assembly.is_busy:
-            for made in assembly.finished(TICK_SECONDS):
-                yield made, {}
+        yield from _assembled(assembly)
+
+
+def _assembled(assembly: Assembly) -> Iterator[Made]:
+    """Yield what becomes of the parts that are left when all units are computed. Raises: JobError where Ray is gone."""
+    servers = RayServers.of_this_driver()
+    while assembly.is_busy:
+        made: list[Made] = [(one, {}) for one in assembly.finished(TICK_SECONDS)]
+        yield from made
+        if not made and (loss := loss_of(servers.silences())) is not None:
+            raise JobError(f"{loss}\n{KEPT}")
 
 
 def _computed(

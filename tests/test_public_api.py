@@ -19,6 +19,7 @@ from batchloom.jobs.terminal.notebook import NotebookLine, is_notebook
 from batchloom.jobs.terminal.progress import Progress
 from batchloom.pipelines.counts import UnitRecord
 from batchloom.pipelines.errors import ConfigError, OutputError
+from batchloom.pipelines.ledger.resume import Pending
 from batchloom.pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,6 +67,28 @@ def test_a_job_runs_from_a_mapping_and_goes_on_from_a_file_and_a_config(
     assert batchloom.plan(config).num_rows == 75
     for output in (tmp_path / "out", str(file), config, job):
         assert batchloom.verify(output).ok
+
+
+def test_the_bytes_of_a_unit_in_a_job_file_decide_where_units_are_cut(job: dict[str, Any], tmp_path: Path) -> None:
+    """The option could have been ignored by `plan` without a test that fails."""
+    file = tmp_path / "job.yaml"
+    job["input"]["paths"], job["output"]["path"] = [str(tmp_path / "corpus")], str(tmp_path / "out")
+
+    def bytes_of_units() -> list[int]:
+        file.write_text(yaml.safe_dump(job))
+        plan = batchloom.plan(file)
+        units = [unit for part in plan.parts for unit in Pending(part, ((0, part.num_rows),)).units(plan)]
+        assert plan.num_units == len(units)
+        pieces = [
+            [plan.shards_by_name[span.shard].pieces(span.start, span.stop) for span in unit.spans] for unit in units
+        ]
+        return [sum(num_bytes for piece in unit for _, num_bytes in piece) for unit in pieces]
+
+    (whole,) = bytes_of_units()
+    job["input"]["max_unit_bytes"] = whole // 4
+    cut = bytes_of_units()
+    assert len(cut) >= 4
+    assert max(cut) <= whole // 4
 
 
 def _events(config: batchloom.JobConfig) -> list[Any]:

@@ -14,6 +14,8 @@ from batchloom.models.layers.linear import frozen
 from batchloom.models.ranks.division import rank_slice
 from batchloom.models.ranks.group import TensorParallel, TensorSlice
 
+ALIGNMENT = 8  # columns: with another number a GPU's fast kernels cannot be used
+
 
 class VocabularyEmbedding(nn.Module):
     """Map token ids to vectors, multiplied by `scale`: [N] -> [N, D]."""
@@ -62,11 +64,12 @@ class VocabularyHead(nn.Module):
         """Return the logits. `bias_1V`: of the whole vocabulary; fused into the product, as a pass of its own would
         take as long as a top-k."""
         own_bias_V = None if bias_1V is None else bias_1V[0, self.own]
-        num_missing = self.rows - (self.own.stop - self.own.start)
-        if own_bias_V is not None and num_missing:
-            own_bias_V = F.pad(own_bias_V, (0, num_missing))
-        logits_NV = product(hidden_ND, self.weight if self._laid_out is None else self._laid_out, own_bias_V)
-        logits_NV[:, self.rows - num_missing :] = -torch.inf
+        weight_VD = self.weight if self._laid_out is None else self._laid_out
+        num_own = self.own.stop - self.own.start
+        if own_bias_V is not None and len(weight_VD) > num_own:
+            own_bias_V = F.pad(own_bias_V, (0, len(weight_VD) - num_own))
+        logits_NV = product(hidden_ND, weight_VD, own_bias_V)[:, : self.rows]
+        logits_NV[:, num_own:] = -torch.inf
         return logits_NV
 
     def whole(self, logits_NV: Tensor) -> Tensor:
@@ -76,7 +79,15 @@ class VocabularyHead(nn.Module):
     def lay_out(self) -> None:
         """Make a copy in the processor's layout, once the weights are read; the embedding uses the plain weight."""
         self._laid_out = lay_out(self.weight)
+        if self.weight.device.type == "cuda" and self.group.size == 1:  # ranks gather logits, which must be contiguous
+            self._laid_out = aligned(self.weight)
 
     def slices(self) -> dict[str, TensorSlice]:
         """Return this rank's slice of the checkpoint's tensor, by parameter."""
         return {"weight": TensorSlice((self.vocab_size, self.weight.shape[1]), self.own)}
+
+
+def aligned(weight_VD: Tensor) -> Tensor | None:
+    """Return the weight with rows of zeros up to a multiple of ALIGNMENT, or None where it has one."""
+    num_missing = -len(weight_VD) % ALIGNMENT
+    return F.pad(weight_VD, (0, 0, 0, num_missing)) if num_missing else None

@@ -18,7 +18,7 @@ from batchloom.pipelines.ledger.sealed import Sealed, sealed
 from batchloom.pipelines.planning.spans import Range
 from batchloom.pipelines.planning.units import Part
 from batchloom.pipelines.records import from_json
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.storage import Store, Stored
 
 FOLDER = "_batchloom/answers"
 
@@ -45,7 +45,11 @@ class Saved:
         footer = {"part": self.part, "fingerprint": self.fingerprint, "ranges": self.ranges, "counts": dict(counts)}
         store.put(self.name, sealed(answers, footer))
 
-    def read(self, store: Store) -> tuple[pa.Table, Counts]:
+    @property
+    def num_rows(self) -> int:
+        return sum(stop - start for start, stop in self.ranges)
+
+    def read(self, store: Store, schema: pa.Schema) -> tuple[pa.Table, Counts]:
         """Return the answers, one row for each row of the ranges, and what they add up to.
 
         Raises: FileNotFoundError; ValueError where the file is not the one that was written; StoreError.
@@ -55,7 +59,16 @@ class Saved:
         mine = {"part": self.part, "fingerprint": self.fingerprint, "ranges": json.loads(json.dumps(self.ranges))}
         if told != mine:
             raise ValueError(f"it holds {told}, and by its name {mine}")
-        return file.table(), from_json(Counts, file.footer.get("counts"))
+        if file.metadata.num_rows != self.num_rows:
+            raise ValueError(f"it holds {file.metadata.num_rows} answers to {self.num_rows} rows")
+        return file.table().cast(schema), from_json(Counts, file.footer.get("counts"))
+
+    def empty(self, store: Store) -> None:
+        """Make a damaged file one that holds nothing. Who may write may do so, and removal may not be permitted.
+
+        Raises: StoreError.
+        """
+        store.put(self.name, b"")
 
 
 def saved_for(part: Part, fingerprint: str, names: Iterable[str]) -> list[Saved]:
@@ -76,12 +89,12 @@ def folder_of(part: Part, fingerprint: str) -> str:
     return f"{part.id}-{fingerprint[:8]}"
 
 
-def by_folder(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the names of files with answers by the folder of their part."""
+def by_folder(files: Mapping[str, Stored]) -> dict[str, list[str]]:
+    """Return the names of files with answers by the folder of their part. Those that were emptied have none."""
     found: dict[str, list[str]] = {}
-    for name in names:
-        match name.removeprefix(f"{FOLDER}/").split("/"):
-            case [folder, file]:
+    for name, stored in files.items():
+        match name.split("/"):
+            case [*above, folder, file] if "/".join(above) == FOLDER and stored.size:
                 found.setdefault(folder, []).append(file)
     return found
 

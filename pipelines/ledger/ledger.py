@@ -79,7 +79,7 @@ def look(store: Store) -> Found:
         others=tuple(name for name in shown if not name.endswith(".parquet")),
         job=_read_job(store) if JOB in files else None,
         is_closed=MANIFEST in files and SUCCESS in files,
-        answers=answers.by_folder(name for name in files if name.startswith(f"{answers.FOLDER}/")),
+        answers=answers.by_folder(files),
         records=tuple(name for name in sorted(files) if name == PARTS or name.startswith(f"{RECORDS}/")),
     )
 

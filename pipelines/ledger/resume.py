@@ -30,8 +30,8 @@ class Pending:
     """Its rows that have to be computed."""
     saved: tuple[Saved, ...] = ()
     """Files with answers to others."""
-    earlier: str | None = None
-    """The name of the part as it is, which has all others."""
+    earlier: PartRecord | None = None
+    """The part as it is, which has all others."""
 
     def units(self, job: JobPlan) -> Iterator[Unit]:
         return units_of(self.part, self.missing, job.shards_by_name, job.unit_size)
@@ -95,7 +95,7 @@ def rewritten(job: JobPlan, record: PartRecord, missing: Iterable[Range] = ()) -
             f"{record.part} has to be written again, as other columns are kept than before, and its input is gone "
             f"({ledger.some(gone)}). Put it back, or set input.keep_columns as it was."
         )
-    return Pending(Part(record.spans), tuple(missing), earlier=record.part)
+    return Pending(Part(record.spans), tuple(missing), earlier=record)
 
 
 def rows_with_errors(store: Store, records: Iterable[PartRecord], kinds: frozenset[str]) -> list[tuple[Range, ...]]:

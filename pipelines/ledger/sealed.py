@@ -4,8 +4,9 @@ So one pass over the bytes tells that they are the ones that were written, foote
 """
 
 import hashlib
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ class SealedWriter:
     """Writes a sealed file, a table after the other."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        self._sink = pa.BufferOutputStream()
+        self._sink = io.BytesIO()
         self._writer = pq.ParquetWriter(self._sink, schema, compression=COMPRESSION, write_page_checksum=True)
 
     def write(self, table: pa.Table) -> None:
@@ -34,10 +35,11 @@ class SealedWriter:
         """Write the footer with `footer` in its metadata, and return the file."""
         self._writer.add_key_value_metadata({FOOTER_KEY: json.dumps({**footer, "seal": NO_SEAL}, sort_keys=True)})
         self._writer.close()
-        content = self._sink.getvalue()
-        digest = hashlib.sha256(content).hexdigest().encode()
-        place = bytes(content).rfind(NO_SEAL.encode())
-        return b"".join([content[:place], digest, content[place + len(digest) :]])
+        with self._sink.getbuffer() as content:  # in place: a part may have hundreds of megabytes
+            footer_bytes = int.from_bytes(content[-8:-4], "little")
+            place = len(content) - 8 - footer_bytes + bytes(content[-8 - footer_bytes :]).rfind(NO_SEAL.encode())
+            content[place : place + len(NO_SEAL)] = hashlib.sha256(content).hexdigest().encode()
+        return self._sink.getvalue()
 
 
 def sealed(table: pa.Table, footer: Mapping[str, Any]) -> bytes:
@@ -74,8 +76,9 @@ class Sealed:
             raise ValueError("its bytes are not the ones that were written: its seal is broken")
         return Sealed(content, metadata, footer, digest.hexdigest())
 
-    def table(self) -> pa.Table:
-        return pq.read_table(pa.BufferReader(self.content))
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return its rows, in these columns or in all."""
+        return pq.read_table(pa.BufferReader(self.content), columns=None if columns is None else [*columns])
 
 
 def footer_of(metadata: pq.FileMetaData) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 Kept columns so never travel through tokenization and replicas, and where another choice of them is wanted, parts are
 assembled anew from the answers that they hold. A part's bytes depend on its rows, the fingerprint, the layout and the
 answers alone (no time, no host), so a repeated write replaces equal bytes with equal bytes.
+
+Memory holds the file as it grows, a row group of it, and the answers and columns of a few rows. So whoever assembles
+may be killed at any point, and is tried again.
 """
 
 import hashlib
@@ -15,20 +18,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchloom.pipelines.counts import Counts, PartRecord
+from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import JobError, failing_as
 from batchloom.pipelines.fields import ERROR_FIELD
 from batchloom.pipelines.ledger.answers import Saved
 from batchloom.pipelines.ledger.parts import TOKEN_COUNTS, counts_of, footer_for, read_part
 from batchloom.pipelines.ledger.sealed import Sealed, SealedWriter
 from batchloom.pipelines.planning.source import Source
-from batchloom.pipelines.planning.spans import outside, within
+from batchloom.pipelines.planning.spans import Range, outside, within
 from batchloom.pipelines.planning.units import Part
 from batchloom.pipelines.stages.reader import Reader
 from batchloom.pipelines.storage import Store
 
 ROWS_AT_ONCE = 1024  # that are read
-GROUP_ROWS, GROUP_BYTES = 1 << 14, 1 << 26  # of a row group of a part: written when it has as many of either
+GROUP_ROWS, GROUP_BYTES = 1 << 14, 1 << 25  # of a row group of a part: written when it has as many of either
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ class Order:
     """Of its shards, by name."""
     saved: Sequence[Saved]
     """Files with answers. They are removed when the part is written."""
-    earlier: str | None = None
-    """The name of the part as it is, which gives all other rows."""
+    earlier: PartRecord | None = None
+    """The part as it is, which gives all other rows."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +64,25 @@ class Assemble:
     def __call__(self, order: Order) -> PartRecord:
         """Assemble a part from files, and remove those that nobody needs any more.
 
-        Raises: JobError where answers are missing, the input has changed, or a store was in trouble for too long.
+        Raises: JobError where answers are missing, the input has changed, or a store was in trouble for too long;
+            MemoryError.
         """
-        name = order.part.name(self.fingerprint)
-        with failing_as(f"Assembling {name}"):
+        degenerate: Counter[str] = Counter()
+        with failing_as(f"Assembling {order.part.name(self.fingerprint)}", MemoryError):
             try:
-                answers, degenerate = self._gathered(order)
+                record = self.put(order.part, order.sources, self._gathered(order, degenerate), degenerate)
             except FileNotFoundError as error:
-                return self._written_by_another(name, error)
-            record = self.put(order.part, order.sources, answers, degenerate)
+                return self._written_by_another(order, error)
             self.store.discard([saved.name for saved in order.saved])
             return record
 
     def put(
-        self, part: Part, sources: Mapping[str, Source], answers: pa.Table, degenerate: Mapping[str, int]
+        self, part: Part, sources: Mapping[str, Source], answers: Iterable[pa.Table], degenerate: Mapping[str, int]
     ) -> PartRecord:
-        """Write a part with these answers, one for each of its rows, and return its record. Raises: as `__call__`."""
+        """Write a part with these answers, one for each of its rows and in their order, and return its record.
+
+        `degenerate`: how many of them are; it is looked at when all have been taken. Raises: as `__call__`.
+        """
         name = part.name(self.fingerprint)
         writer = SealedWriter(self._schema)
         counts: Counter[str] = Counter()
@@ -86,81 +92,124 @@ class Assemble:
             kinds.update(counted.pop("errors_by_kind"))
             counts.update(counted)
             writer.write(table)
+            del table  # before the next is made
         account: dict[str, Any] = {
             **counts,
             "errors_by_kind": dict(sorted(kinds.items())),
             "degenerate": dict(degenerate),
         }
         content = writer.seal(footer_for(part.spans, account, self.fingerprint, self.layout, self.version))
-        self.store.put(name, content)
+        stored = self.store.put(name, content)
         return PartRecord(
             part=name,
             spans=part.spans,
             layout=self.layout,
             bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
-            version=self.store.stat(name).version,
+            version=stored.version,
             **account,
         )
 
-    def _rows(self, part: Part, sources: Mapping[str, Source], answers: pa.Table) -> Iterator[pa.Table]:
+    def _rows(self, part: Part, sources: Mapping[str, Source], answers: Iterable[pa.Table]) -> Iterator[pa.Table]:
         """Yield the part's rows, some at a time. A row whose kept columns are damaged is an error row."""
         starts = range(0, part.num_rows, ROWS_AT_ONCE)
-        ranges = [(start, min(start + ROWS_AT_ONCE, part.num_rows)) for start in starts]
-        groups = [tuple(within(part.spans, [own])) for own in ranges]
-        for (start, stop), kept in zip(ranges, self.reader.tables(sources, groups), strict=True):
+        groups = [tuple(within(part.spans, [(start, start + ROWS_AT_ONCE)])) for start in starts]
+        for kept, own in zip(self.reader.tables(sources, groups), _at_once(answers), strict=True):
             if isinstance(kept, JobError):
                 raise kept
-            own = _with_errors(answers.slice(start, stop - start), kept["error"])
+            own = _with_errors(own, kept["error"])
             yield pa.table([*kept.drop_columns(["error"]).columns, *own.columns], self._schema)
 
     @property
     def _schema(self) -> pa.Schema:
         return pa.schema([*self.reader.schema, *self.answers])
 
-    def _gathered(self, order: Order) -> tuple[pa.Table, dict[str, int]]:
-        """Return the answers in the order of rows, and how many are degenerate. Raises: FileNotFoundError; JobError."""
-        tables, rows, degenerate = [self.answers.empty_table()], [], Counter[str]()
-        for saved in order.saved:
-            table, counts = self._read(saved)
-            tables.append(table.cast(self.answers))
-            rows += [np.arange(*own) for own in saved.ranges]
-            degenerate.update(counts.degenerate)
+    def _gathered(self, order: Order, degenerate: Counter[str]) -> Iterator[pa.Table]:
+        """Yield the answers in the order of rows, and count those that are degenerate.
+
+        Raises: FileNotFoundError; JobError where some are missing or damaged.
+        """
+        places = _places(order)
+        starts, stops = [start for (start, _), *_ in places], [stop for (_, stop), *_ in places]
+        if [*starts, order.part.num_rows] != [0, *stops]:
+            num_rows = sum(stops) - sum(starts)
+            raise JobError(f"{num_rows} answers are there for its {order.part.num_rows} rows")
+        held: dict[Saved | None, pa.Table] = {}
         if order.earlier is not None:
-            content = self.store.read(order.earlier)
-            try:
-                degenerate.update(read_part(order.earlier, content).record.degenerate)
-            except ValueError as error:
-                raise JobError(f"{order.earlier}: {error}. The same command computes it again.") from error
-            there = Sealed.of(content).table().select(self.answers.names)
-            kept = outside(order.part.num_rows, [own for saved in order.saved for own in saved.ranges])
-            tables += [there.slice(start, stop - start).cast(self.answers) for start, stop in kept]
-            rows += [np.arange(*own) for own in kept]
-        answers, place = pa.concat_tables(tables), np.concatenate([np.arange(0), *rows])
-        if not np.array_equal(np.sort(place), np.arange(order.part.num_rows)):
-            raise JobError(f"{len(place)} answers are there for its {order.part.num_rows} rows")
-        if (place[1:] < place[:-1]).any():
-            answers = answers.take(pa.array(np.argsort(place)))
-        return answers, dict(degenerate)
+            held[None] = self._read_part(order.earlier)
+            degenerate.update(order.earlier.degenerate)
+        for (start, stop), saved, first in places:
+            if saved is not None and saved not in held:
+                held[saved] = self._read(saved, degenerate)
+            yield held[saved].slice(first, stop - start)
+            if saved is not None and stop == saved.ranges[-1][1]:
+                del held[saved]
 
-    def _read(self, saved: Saved) -> tuple[pa.Table, Counts]:
+    def _read(self, saved: Saved, degenerate: Counter[str]) -> pa.Table:
         try:
-            return saved.read(self.store)
+            answers, counts = saved.read(self.store, self.answers)
         except ValueError as error:
-            self.store.remove([saved.name])
-            raise JobError(f"{saved.name}: {error}. It was removed, and the same command computes it again.") from error
+            saved.empty(self.store)
+            raise JobError(
+                f"{saved.name}: {error}. It counts no more, and the same command computes it again."
+            ) from error
+        degenerate.update(counts.degenerate)
+        return answers
 
-    def _written_by_another(self, name: str, missing: FileNotFoundError) -> PartRecord:
-        """Return the record of a part that another run of the job has assembled of the same answers."""
+    def _read_part(self, record: PartRecord) -> pa.Table:
+        """Return the answers in a part."""
+        content = self.store.read(record.part)
+        try:
+            read_part(record.part, content)
+            return Sealed.of(content).table(self.answers.names).cast(self.answers)
+        except ValueError as error:
+            raise JobError(f"{record.part}: {error}. The same command computes it again.") from error
+
+    def _written_by_another(self, order: Order, missing: FileNotFoundError) -> PartRecord:
+        """Return the record of a part that an attempt before, or another run of the job, has assembled of the same
+        answers."""
+        name = order.part.name(self.fingerprint)
+        gone = JobError(f"{missing} is gone, and with it answers. The same command computes them again.")
         try:
             record = read_part(name, self.store.read(name)).record
         except (FileNotFoundError, ValueError):
-            raise JobError(
-                f"{missing} is gone, and with it answers. The same command computes them again."
-            ) from missing
+            raise gone from missing
+        if order.earlier is not None and record.sha256 == order.earlier.sha256:
+            raise gone from missing
         if record.layout != self.layout:
             raise JobError(f"{missing} is gone, and {name} is of another layout: another job writes here.") from missing
         return replace(record, version=self.store.stat(name).version)
+
+
+def _places(order: Order) -> list[tuple[Range, Saved | None, int]]:
+    """Return where the answers to each range of rows are, in their order: the file, or None for the part as it is,
+    and the row of it where they begin."""
+    places: list[tuple[Range, Saved | None, int]] = []
+    for saved in order.saved:
+        first = 0
+        for start, stop in saved.ranges:
+            places.append(((start, stop), saved, first))
+            first += stop - start
+    if order.earlier is not None:
+        others = outside(order.part.num_rows, [own for own, *_ in places])
+        places += [((start, stop), None, start) for start, stop in others]
+    return sorted(places, key=lambda place: place[0])
+
+
+def _at_once(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the rows of tables, ROWS_AT_ONCE at a time."""
+    held: list[pa.Table] = []
+    num_rows = 0
+    for table in tables:
+        held.append(table)
+        num_rows += len(table)
+        while num_rows >= ROWS_AT_ONCE:
+            joined = pa.concat_tables(held)
+            yield joined.slice(0, ROWS_AT_ONCE)
+            held = [joined.slice(ROWS_AT_ONCE)]
+            num_rows -= ROWS_AT_ONCE
+    if num_rows:
+        yield pa.concat_tables(held)
 
 
 def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

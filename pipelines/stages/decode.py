@@ -9,8 +9,6 @@ with neither the row groups nor the ranges.
         [-----] ....... [----------------] ....... [-------]     3 requests: text 0 and id 1 are neighbours
 """
 
-import io
-import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ from itertools import pairwise
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchloom.pipelines.patient_file import PatientFile
+from batchloom.pipelines.patient_file import PatientFile, Positioned
 from batchloom.pipelines.planning.footers import leaves_of, read_footer
 
 Range = tuple[int, int]  # [start, stop) of rows or of bytes
@@ -190,12 +188,11 @@ def _cut(batches: Iterator[tuple[int, pa.RecordBatch]], ranges: Sequence[Range])
         yield pa.Table.from_batches([batch.slice(max(start - row, 0), stop - max(start, row)) for row, batch in held])
 
 
-class _Chunks(io.RawIOBase):
+class _Chunks(Positioned):
     """The file as pyarrow sees it. What it reads lies in ranges that were named before, of which pieces are held."""
 
     def __init__(self, file: PatientFile) -> None:
-        self._file = file
-        self._position = 0
+        self._file, self.size = file, file.size
         self._ranges: Sequence[Range] = ()
         self._pieces: list[tuple[int, memoryview]] = []  # of each range: (first byte, content)
         self._piece_bytes = 0
@@ -210,21 +207,8 @@ class _Chunks(io.RawIOBase):
         self._forget(ranges)
         self._piece_bytes = max(SMALLEST_PIECE, min(PIECE_BYTES, FETCHED_BYTES // max(len(ranges), 1)))
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._file.size}[whence]
-        return self._position
-
     def read(self, size: int = -1) -> memoryview:  # bytes would be a copy
-        left = self._file.size - self._position
+        left = self.size - self._position
         start, stop = self._position, self._position + (left if size < 0 else min(size, left))
         self._position = stop
         number = bisect_right(self._ranges, start, key=lambda one: one[0]) - 1

@@ -54,7 +54,7 @@ class Write:
         unit, assemble = work.unit, self.assemble
         answers, degenerate = self._finish(work, tokenizer_of(self.model))
         if unit.is_whole:
-            return assemble.put(Part(unit.spans), work.sources, answers, degenerate)
+            return assemble.put(Part(unit.spans), work.sources, [answers], degenerate)
         counts = {**counts_of(answers), "degenerate": dict(degenerate)}
         Saved(unit.part, assemble.fingerprint, unit.ranges).write(assemble.store, answers, counts)
         return UnitRecord(part=unit.part, ranges=unit.ranges, **counts)

@@ -52,6 +52,12 @@ class Silence:
         return f"{self.server.name} does not answer for {self.seconds:.0f} s"
 
 
+def loss_of(silences: Sequence[Silence]) -> str | None:
+    """Return why a job cannot go on, where Ray is gone."""
+    lost = next((silence for silence in silences if silence.is_loss), None)
+    return None if lost is None else f"{lost}: it was killed or cannot be reached."
+
+
 @dataclass
 class RayServers:
     """Call `silences` every few seconds."""

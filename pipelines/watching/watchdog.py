@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from batchloom.pipelines.config import LimitsConfig
 from batchloom.pipelines.metrics import ReplicaEnded, ReplicaSight, Waiting
 from batchloom.pipelines.replicas.placement import Node, Placement, one_of
-from batchloom.pipelines.watching.ray_servers import RayServers, Silence
+from batchloom.pipelines.watching.ray_servers import RayServers, Silence, loss_of
 from batchloom.pipelines.watching.room_wait import RoomWait
 from batchloom.pipelines.watching.roster import REPORT_SECONDS, Process, Roster, Sight, started_at
 
@@ -72,8 +72,7 @@ class Watchdog:
     def loss(self) -> str | None:
         """Return why the job cannot go on, where Ray is gone."""
         with self._changing:
-            lost = next((silence for silence in self._silences if silence.is_loss), None)
-        return None if lost is None else f"{lost}: it was killed or cannot be reached."
+            return loss_of(self._silences)
 
     def begins_to_wait(self) -> bool:
         """Return whether no node holds a replica, the first time that this is asked since."""

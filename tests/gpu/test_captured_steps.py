@@ -10,6 +10,7 @@ from batchloom.models.generation import runner
 from batchloom.models.generation.memory.cpu.backend import PooledBackend
 from batchloom.models.generation.memory.gpu.backend import PagedBackend
 from batchloom.models.generation.memory.gpu.blocks import BlockStore
+from batchloom.models.generation.memory.gpu.fused import FusedReader
 from batchloom.models.generation.memory.gpu.graphs import Graphs
 from benchmarks.random_model import random_model
 
@@ -33,6 +34,7 @@ def test_captured_steps_say_what_plain_attention_says(monkeypatch, name, params)
     model = random_model(name, torch.device("cuda", 0), torch.float32, deviation=0.4)
     engine = Engine(model, max_slots=20)
     assert isinstance(engine._lanes.runners[0]._backend, PagedBackend)
+    assert engine._lanes.runners[0]._backend._reader is FusedReader
     found = said(engine, params)
     assert engine._lanes.runners[0]._backend._graphs._captures, "capturing failed"
     assert engine._lanes.runners[0]._backend._graphs.num_steps["replayed"] > 0

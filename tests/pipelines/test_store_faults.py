@@ -352,6 +352,16 @@ def test_a_write_that_hangs_is_abandoned_and_repeated(store) -> None:
     assert output.read("a") == b"first"
 
 
+def test_a_write_that_was_acknowledged_and_not_done_is_repeated(store, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = store.pipe_file
+    attempts = [lambda *_: None, lambda self, path, value: whole(self, path, value[:2]), whole]
+    monkeypatch.setattr(store, "pipe_file", lambda *arguments: attempts.pop(0)(*arguments))
+    output = Store(OUT, patience=Patience(seconds=30))
+    assert output.put("a", b"first").size == 5
+    assert output.read("a") == b"first"
+    assert not attempts
+
+
 def test_a_file_that_is_not_listed_is_missing_at_once_and_one_that_is_listed_is_waited_for(store) -> None:
     output = an_output()
     begun = time.monotonic()

@@ -65,6 +65,6 @@ def put_part(assemble: Assemble, source: Source) -> Callable[..., PartRecord]:
 
     def put(part: Part, errors: int = 0) -> PartRecord:
         (span,) = part.spans
-        return assemble.put(part, {source.name: source}, answers_of(range(span.start, span.stop), errors), {})
+        return assemble.put(part, {source.name: source}, [answers_of(range(span.start, span.stop), errors)], {})
 
     return put

@@ -11,15 +11,10 @@ import torch
 from torch import Tensor
 
 from batchloom.models.footprint import BLOCK_PADDING
-from batchloom.models.generation.memory.gpu.attention import (
-    BlockAttention,
-    BlockReader,
-    BlockReads,
-    BlockWrites,
-    enter,
-)
+from batchloom.models.generation.memory.gpu.attention import BlockAttention, BlockReads, BlockWrites, enter
 from batchloom.models.generation.memory.gpu.blocks import BLOCK_SIZE, PADDING_BLOCK, BlockStore
 from batchloom.models.generation.memory.gpu.graphs import Graphs, StaticInputs
+from batchloom.models.generation.memory.gpu.readers import reader_on
 from batchloom.models.generation.memory.gpu.shapes import StepShape
 from batchloom.models.generation.memory.gpu.tables import (
     BlockTable,
@@ -49,6 +44,7 @@ class PagedBackend:
             for _ in range(2 if model.is_encoder_decoder else 1)
         ]
         self._versions: list[int] = []
+        self._reader = reader_on(model.device)
         self._graphs = Graphs(model.device, model.group.size)
         # The last step's prompts and their table; they seldom change from one step to the next.
         self._last_prompts: tuple[list[PromptBlocks], BlockTable] | None = None
@@ -101,7 +97,7 @@ class PagedBackend:
         writes, reads = _writes_and_reads(inputs)
         enter(self._generated_store, writes, position_N)
         readers = [
-            BlockReader(store, own, position_N, model.alibi_slopes)
+            self._reader(store, own, position_N, model.alibi_slopes)
             for store, own in zip(self._stores, reads, strict=True)
         ]
         context = BlockAttention(self._generated_store, writes, readers)

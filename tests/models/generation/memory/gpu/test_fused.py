@@ -1,0 +1,105 @@
+"""The fused kernel gives what plain attention over blocks gives; where no GPU is, Triton's interpreter runs it."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not made for this platform")
+
+from batchloom.models.generation.memory.gpu import fused, readers
+from batchloom.models.generation.memory.gpu.attention import BlockReader, BlockReads
+from batchloom.models.generation.memory.gpu.blocks import BLOCK_SIZE, BlockStore
+from batchloom.models.generation.memory.gpu.fused import FusedReader
+from batchloom.models.generation.memory.gpu.tables import PromptBlocks, concatenated, prompt_table, read_arrays
+
+LENGTHS = (1, 70, 32, 33)
+
+
+def filled(num_heads, head_dim, dtype, width=3):
+    """A store with prompts of LENGTHS for `width` rows each, of which each row descends from entries of its own."""
+    generator = torch.Generator().manual_seed(1)
+    store = BlockStore(2, num_heads, head_dim, torch.empty(0, dtype=dtype))
+    store.allow_readers(width)
+    prompts = []
+    for length in LENGTHS:
+        store.reserve(num := -(-length // BLOCK_SIZE))
+        prompts.append(PromptBlocks(store.take(num), length))
+    for layer in store.layers:
+        layer.copy_(torch.randn(layer.shape, generator=generator))
+    store.descent_BRS.copy_(torch.rand(store.descent_BRS.shape, generator=generator) < 0.7)
+    store.descent_BRS[:, :, 0] = True
+    for prompt in prompts:
+        positions = np.arange(len(prompt.blocks) * BLOCK_SIZE, dtype=np.float32).reshape(-1, BLOCK_SIZE)
+        store.position_BS[torch.from_numpy(prompt.blocks)] = torch.from_numpy(positions)
+    rows = [prompt for prompt in prompts for _ in range(width)]
+    num_rows = len(rows) + 2  # padding rows, which read nothing
+    arrays = read_arrays([concatenated([prompt_table(rows)])], num_rows, store.end, 4, store.num_readers)
+    position_N = torch.tensor([prompt.num_tokens + 5 for prompt in rows] + [0, 0])
+    q_NHK = torch.randn((num_rows, num_heads, head_dim), generator=generator).to(dtype)
+    return store, BlockReads(*map(torch.from_numpy, arrays)), position_N, q_NHK, len(rows)
+
+
+# bfloat16: the plain way rounds scores and weights to 8 bits, the kernel only its result
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize(("num_heads", "head_dim"), [(2, 64), (3, 12), (1, 128)])
+@pytest.mark.parametrize("has_alibi", [False, True])
+@pytest.mark.parametrize("many", [1, 1 << 30], ids=["many rows", "few rows"])
+def test_the_kernel_gives_what_plain_attention_gives(
+    monkeypatch, num_heads, head_dim, has_alibi, dtype, tolerance, many
+):
+    monkeypatch.setattr(fused, "MANY", many)
+    store, reads, position_N, q_NHK, num_real = filled(num_heads, head_dim, dtype)
+    slopes = 2.0 ** -torch.arange(1, num_heads + 1) if has_alibi else None
+    for layer in range(2):
+        found = FusedReader(store, reads, position_N, slopes).attend(layer, q_NHK)
+        expected = BlockReader(store, reads, position_N, slopes).attend(layer, q_NHK)
+        assert found.dtype == dtype
+        assert torch.isfinite(found).all(), "a row that sees nothing must stay finite"
+        torch.testing.assert_close(found[:num_real], expected[:num_real], atol=tolerance, rtol=tolerance)
+
+
+def test_what_a_row_does_not_see_may_be_anything():
+    """A neighbour's entries may be NaN, and an unwritten entry is whatever its block held before."""
+    store, reads, position_N, q_NHK, num_real = filled(2, 16, torch.float32)
+    expected = FusedReader(store, reads, position_N, None).attend(0, q_NHK)
+    is_written_BS = (
+        torch.arange(BLOCK_SIZE)
+        < torch.nn.functional.pad(reads.count_B, (0, store.capacity - len(reads.count_B)))[:, None]
+    )
+    is_seen_BS = is_written_BS & store.descent_BRS.any(1)
+    assert not is_seen_BS.all()
+    for layer in store.layers:
+        layer.masked_fill_(~is_seen_BS[None, :, None, :, None], torch.nan)
+    found = FusedReader(store, reads, position_N, None).attend(0, q_NHK)
+    assert torch.equal(found[:num_real], expected[:num_real])
+
+
+def test_nan_that_a_row_sees_is_in_its_result_and_in_no_other():
+    store, reads, position_N, q_NHK, _ = filled(2, 16, torch.float32)
+    store.layers[0][0, int(reads.table_NM[3, 0]), 1, 0] = torch.nan  # a key of the second prompt's first token
+    found = FusedReader(store, reads, position_N, None).attend(0, q_NHK)
+    is_nan_NH = found.isnan().any(2)
+    assert is_nan_NH[3:6, 1].all()
+    assert is_nan_NH.sum() == 3
+
+
+def test_where_triton_does_not_work_plain_attention_runs_and_the_log_says_why(monkeypatch, caplog):
+    def fail(_):
+        raise RuntimeError("Failed to find C compiler.\nmore")
+
+    monkeypatch.setattr(fused, "try_out", fail)
+    assert readers.reader_on(SimpleNamespace(type="cuda")) is BlockReader
+    assert "Triton does not work here (RuntimeError: Failed to find C compiler.)" in caplog.text
+    monkeypatch.setitem(sys.modules, "batchloom.models.generation.memory.gpu.fused", None)
+    assert readers.reader_on(SimpleNamespace(type="cuda")) is BlockReader
+    assert readers.reader_on(torch.device("cpu")) is BlockReader
+
+
+def test_the_kernel_is_tried_out(monkeypatch):
+    waits = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+    fused.try_out(torch.device("cpu"))  # the interpreter runs on CPUs
+    assert waits == [torch.device("cpu")]
