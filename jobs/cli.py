@@ -3,7 +3,7 @@
 import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,13 +79,15 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # LANG=C has no é
     sys.excepthook = _tell_unexpected
-    with signals.handled() as handler:
-        try:
+    handler = signals.Handler()
+    signals.install(handler)
+    try:
+        with handler.ending():
             app()
-        except SystemExit:
-            if handler.code is not None:  # also where a signal came before the command began
-                raise SystemExit(handler.code) from None
-            raise
+    except signals.Stop as stop:  # also where it came before the command began
+        signals.end_process(stop.code)
+    finally:
+        handler.is_over = True
 
 
 class BareRetry(TyperCommand):
@@ -185,7 +187,7 @@ def submit(
         output.result({"event": "submitted", "job": submission.id, "address": address})
         output.say(f"Submitted {submission.id}")
         if wait:
-            with _still_running(submission.id, address, output):
+            with _still_running(submission.id, address):
                 code = submission.follow(output.relay)
             output.result({"event": "ended", "job": submission.id, "exit_code": int(code), "meaning": code.meaning})
             output.say(f"{submission.id} ended with exit code {int(code)}: {code.meaning}")
@@ -208,7 +210,8 @@ def verify(
 
         path, options, job = _address(folder)
         check = pipelines.deep_check if deep else None
-        found = pipelines.verify(path, options, job.input if job else None, check)
+        with output.relaying():
+            found = pipelines.verify(path, options, job.input if job else None, check)
         output.result({"ok": found.ok, **asdict(found)})
         output.verified(found)
         raise typer.Exit(ExitCode.OK if found.ok else ExitCode.FAILED)
@@ -285,20 +288,22 @@ def _command(as_json: bool) -> Iterator["Output"]:
     except OSError as error:  # of a disk or a network, where no caller had more to say
         output.error(JobError(f"{type(error).__name__}: {error}"), ExitCode.FAILED)
         raise typer.Exit(ExitCode.FAILED) from None
-    except KeyboardInterrupt as stop:
-        code = stop.code if isinstance(stop, signals.Stop) else ExitCode.INTERRUPTED
-        output.note(f"\nStopped: {code.meaning}.")
-        raise typer.Exit(code) from None
+    except KeyboardInterrupt as error:
+        stop = error if isinstance(error, signals.Stop) else signals.Stop(ExitCode.INTERRUPTED)
+        with suppress(OSError):  # the terminal may be closed
+            output.note(f"\n{stop}")
+        raise typer.Exit(stop.code) from None
 
 
 @contextmanager
-def _still_running(job: str, address: str, output: "Output") -> Iterator[None]:
+def _still_running(job: str, address: str) -> Iterator[None]:
     """Make an interrupt end the watching of a submitted job, and not the job."""
     try:
-        yield
+        with signals.handled():
+            yield
     except signals.Stop as stop:
-        output.note(f"\n{job} goes on. To stop it: ray job stop {job} --address {address}")
-        raise typer.Exit(stop.code) from None
+        words = f"{job} goes on. To stop it: ray job stop {job} --address {address}"
+        raise signals.Stop(stop.code, words) from None
 
 
 def _exit_code(error: PipelineError | ModelError) -> ExitCode:

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 import yaml
-from ray._private import auto_init_hook, ray_constants, services, state, worker
+from ray._private import auto_init_hook, ray_constants, services, state, utils, worker
 from ray.data import DataContext
 
 from batchloom.pipelines.errors import ConfigError
@@ -151,7 +151,7 @@ def _initialized() -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        _shut_down()
         over.set()
 
 
@@ -187,19 +187,46 @@ def _kept_by_a_thread(start: Callable[[], None], over: threading.Event) -> None:
 
 @contextmanager
 def _callers_handler() -> Iterator[None]:
-    """Keep the caller's handler of SIGTERM, which Ray replaces, on the main thread, by one that exits with code 15."""
+    """Keep the caller's handler of SIGTERM on the main thread.
+
+    Ray's Python side replaces it by some that exit with 15 or 1, its C++ side by one that prints a stack and aborts.
+    """
     handler = signal.getsignal(signal.SIGTERM)
     if not callable(handler):
         yield
         return
+    before = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _: None
     try:
         yield
-    except SystemExit as ended:
-        if ended.code == signal.SIGTERM:
-            handler(signal.SIGTERM, None)
-        raise
     finally:
+        utils.set_sigterm_handler = before
         signal.signal(signal.SIGTERM, handler)
+
+
+class _Closing:
+    """Ray's core worker, which has no methods any more as soon as it is shut down.
+
+    A thread of Ray Data's may end just then and drop its references to objects, and a core worker that is called
+    meanwhile ends the process, with exit code 1. A method that is missing, Ray ignores there.
+    """
+
+    def __init__(self, core_worker: Any) -> None:
+        self._core_worker = core_worker
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core_worker, name)
+
+    def shutdown_driver(self) -> None:
+        core_worker, self._core_worker = self._core_worker, None
+        core_worker.shutdown_driver()
+
+
+def _shut_down() -> None:
+    ours = worker.global_worker
+    if ours.connected:
+        ours.core_worker = _Closing(ours.core_worker)  # type: ignore[attr-defined]
+    ray.shutdown()
 
 
 @contextmanager

@@ -104,14 +104,20 @@ class Output:
         finally:
             logging.getLogger("batchloom").removeHandler(handler)
 
+    @contextmanager
+    def relaying(self) -> Iterator[Console]:
+        """Print what native code writes to stderr meanwhile, without what Ray only informs of. Yield the console."""
+        with caught(lambda line: console.print(redacted(line), soft_wrap=True)) as stderr:
+            console = VisibleConsole(file=stderr)
+            yield console
+
     # ---------------------------------------------------------------------------------------------- a job's progress
 
     @contextmanager
     def watching(self) -> Iterator[Callable[[Event], None]]:
         """Yield a watcher for `pipelines.run` that shows progress. Meanwhile stdout, where Ray prints, is stderr."""
         progress = self._progress
-        with caught(lambda line: console.print(redacted(line), soft_wrap=True)) as stderr, redirect_stdout(sys.stderr):
-            console = VisibleConsole(file=stderr)
+        with self.relaying() as console, redirect_stdout(sys.stderr):
             if self.as_json:
                 yield lambda event: self.result(event_values(event))
             elif console.is_terminal:

@@ -1,10 +1,13 @@
 """A signal ends a command with its message and its code, whatever the command does."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -15,13 +18,25 @@ from batchloom import pipelines
 from batchloom.jobs import signals
 from batchloom.jobs.exit_codes import ExitCode
 from batchloom.jobs.submit import Submission
+from batchloom.pipelines.errors import JobError
+from batchloom.pipelines.ledger.ledger import MANIFEST
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, ExitCode.TERMINATED), (signal.SIGINT, ExitCode.INTERRUPTED)]
-)
+@pytest.fixture(autouse=True)
+def _no_nohup() -> Iterator[None]:
+    """The tests themselves may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def interrupted() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(("number", "code"), signals.EXIT_CODES.items())
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_a_signal_while_planning_ends_the_command_in_words(
     batchloom, make_job, monkeypatch, number: signal.Signals, code: ExitCode, command: str
@@ -32,6 +47,102 @@ def test_a_signal_while_planning_ends_the_command_in_words(
     said = batchloom(command, make_job())
     assert (said.code, said.err.strip()) == (code, f"Stopped: {code.meaning}.")
     assert signal.getsignal(number) is before
+
+
+def turned_into_another_error() -> None:
+    try:
+        interrupted()
+    except BaseException as error:
+        raise JobError("The raylet is gone.") from error
+
+
+def turned_into_ctrl_c() -> None:
+    """As Ray's Cython code does."""
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except BaseException:
+        raise KeyboardInterrupt from None
+
+
+def taken_for_an_exit() -> None:
+    try:
+        interrupted()
+    except BaseException:
+        sys.exit(1)
+
+
+def forgotten() -> None:
+    with suppress(BaseException):
+        interrupted()
+
+
+def ignored_by_python() -> None:
+    """Python ignores exceptions in finalizers."""
+
+    class Finalized:
+        def __del__(self) -> None:
+            interrupted()
+
+    Finalized()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        time.sleep(0.01)
+    pytest.fail("the job went on")
+
+
+@pytest.mark.parametrize(
+    ("fate", "code"),
+    [
+        (turned_into_another_error, ExitCode.INTERRUPTED),
+        (turned_into_ctrl_c, ExitCode.TERMINATED),
+        (taken_for_an_exit, ExitCode.INTERRUPTED),
+        (forgotten, ExitCode.INTERRUPTED),
+        (ignored_by_python, ExitCode.INTERRUPTED),
+    ],
+)
+def test_a_signal_ends_the_command_whatever_becomes_of_its_exception(
+    batchloom, make_job, monkeypatch, fate: Callable[[], None], code: ExitCode
+) -> None:
+    monkeypatch.setattr(pipelines, "run", lambda *_: fate())
+    said = batchloom("run", make_job())
+    assert (said.code, said.err.strip()) == (code, f"Stopped: {code.meaning}.")
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_signal_while_the_manifest_is_written_leaves_it_whole_or_absent(
+    batchloom, finished, tmp_path: Path, monkeypatch, is_written: bool
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(finished.output, output)
+    (output / "_SUCCESS").unlink()
+    (output / MANIFEST).unlink()
+    replace = os.replace
+
+    def replace_and_interrupt(source: str, target: str) -> None:
+        if is_written:
+            replace(source, target)
+        if target.endswith(MANIFEST):
+            interrupted()
+        if not is_written:
+            replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", replace_and_interrupt)
+        said = batchloom("run", finished.job, "--output", output)
+    assert said.code == ExitCode.INTERRUPTED
+    assert (output / MANIFEST).exists() is is_written
+    assert batchloom("run", finished.job, "--output", output).code == ExitCode.OK
+    assert batchloom("verify", output).code == ExitCode.OK
+
+
+def test_a_signal_while_a_submitted_job_is_watched_says_that_it_goes_on(batchloom, make_job, monkeypatch) -> None:
+    submission = MagicMock(id="raysubmit_1")
+    submission.follow.side_effect = lambda _: turned_into_another_error()
+    monkeypatch.setattr(Submission, "start", lambda *_: submission)
+    said = batchloom("submit", make_job(), "--address", "http://head:8265")
+    assert said.code == ExitCode.INTERRUPTED
+    assert said.err.endswith("\nraysubmit_1 goes on. To stop it: ray job stop raysubmit_1 --address http://head:8265\n")
+    assert "Stopped" not in said.err
 
 
 def test_a_second_signal_ends_the_process_whatever_the_first_one_started(monkeypatch) -> None:

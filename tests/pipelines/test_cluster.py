@@ -91,6 +91,37 @@ def test_two_jobs_of_one_process_share_a_ray_that_other_machines_cannot_reach(
     assert set(listening) <= LOOPBACK
 
 
+DROPPED_WHILE_IT_CLOSES = """
+import threading, time
+import ray
+from batchloom.pipelines import cluster
+
+def drop():
+    closing.wait()
+    while not closed.is_set():
+        references.pop()
+        time.sleep(0.0005)
+
+closing, closed = threading.Event(), threading.Event()
+thread = threading.Thread(target=drop)
+with cluster.connected():
+    one = ray.put(1).binary()
+    references = [ray.ObjectRef(one) for _ in range(40_000)]
+    thread.start()
+    closing.set()
+closed.set()
+thread.join()
+print(ray.is_initialized(), bool(references))
+"""
+
+
+def test_a_thread_that_drops_references_while_ray_is_shut_down_does_not_end_the_process() -> None:
+    """Threads of Ray Data's do that after a signal: the process had exit code 1, without a word."""
+    command = [sys.executable, "-c", DROPPED_WHILE_IT_CLOSES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "False True\n"), done.stderr
+
+
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "nonsense")
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # by the tests before
