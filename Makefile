@@ -14,11 +14,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py --rows $(N)
 
-# Tests of models take one core each; those of jobs start clusters, which take the whole machine.
-MODELS := tests/models tests/parity
+# These start clusters and kill them, or watch the clock: they have the machine for themselves. The others take a core each.
+ALONE := tests/cluster tests/examples tests/faults tests/jobs/test_signals.py tests/jobs/test_startup.py \
+	$(wildcard tests/pipelines/test_*.py) tests/resume tests/test_public_api.py
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(MODELS)
-	$(BIN)/python -m pytest $(MODELS:%=--ignore=%)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15 $(ALONE:%=--ignore=%)
+	$(BIN)/python -m pytest --durations 30 $(ALONE)
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

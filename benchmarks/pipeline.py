@@ -2,6 +2,7 @@
 
     python -m benchmarks.pipeline                          20,000 short rows, a model of one layer
     python -m benchmarks.pipeline --case demo              1,200 docstrings, the demo's summarizer
+    python -m benchmarks.pipeline --systems job engine --rows-per-unit 20        what 1,000 units cost
 
 Three ways to the same summaries, each in a process of its own, in turns:
 
@@ -27,6 +28,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from batchloom.pipelines.config import InputConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SUMMARIZER = ROOT / "examples/demo_models/docs-bart-mini"
@@ -86,14 +89,14 @@ CASES = {"short": (make_short, 20_000), "demo": (make_demo, 1_200)}
 # ------------------------------------------------------------------------------------------------- the three systems
 
 
-def job(folder: Path, _: int) -> dict[str, float]:
+def job(folder: Path, rows_per_unit: int) -> dict[str, float]:
     import batchloom
 
     manifest = batchloom.run(
         {
             "task": "summarization",
             "model": str(folder / "model"),
-            "input": {"paths": [str(folder / "in")], "keep_columns": ["id"]},
+            "input": {"paths": [str(folder / "in")], "keep_columns": ["id"], "rows_per_unit": rows_per_unit},
             "output": {"path": str(folder / "out")},
             "engine": {"dtype": "float32", "compute_once": False},
             "task_options": {"long_documents": "truncate"},
@@ -106,6 +109,7 @@ def job(folder: Path, _: int) -> dict[str, float]:
         "tokens": manifest.totals["output_tokens"],
         "work": timing["wall_seconds"] - timing["startup_seconds"],
         "busy": timing["engine_busy_seconds"],
+        "units": timing["units_computed"],
     }
 
 
@@ -172,19 +176,21 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, default="short")
     parser.add_argument("--rows", type=int)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows-per-unit", type=int, default=InputConfig.rows_per_unit)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--do", help=argparse.SUPPRESS)
-    parser.add_argument("--batch-size", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--size", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.do:
-        print(json.dumps(globals()[asked.do](asked.folder, asked.batch_size)))
+        print(json.dumps(globals()[asked.do](asked.folder, asked.size)))
         return
     make, num_rows = CASES[asked.case]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(folder, asked.rows or num_rows)
-        ways = [(system, size) for system in asked.systems for size in (PLAIN_BATCHES if system == "plain" else (0,))]
+        sizes = {"job": (asked.rows_per_unit,), "engine": (0,), "plain": PLAIN_BATCHES}
+        ways = [(system, size) for system in asked.systems for size in sizes[system]]
         took: dict[tuple[str, int], list[dict[str, float]]] = {way: [] for way in ways}
         for number in range(asked.rounds):
             for way in ways:
@@ -194,15 +200,13 @@ def main() -> None:
     compare(took)
 
 
-def timed(folder: Path, system: str, batch_size: int) -> dict[str, float]:
+def timed(folder: Path, system: str, size: int) -> dict[str, float]:
     """Run one system in a process of its own, from its start to its end."""
     shutil.rmtree(folder / "out", ignore_errors=True)
-    shutil.rmtree(folder / f"plain-{batch_size}", ignore_errors=True)
+    shutil.rmtree(folder / f"plain-{size}", ignore_errors=True)
     command = [sys.executable, "-m", "benchmarks.pipeline", "--do", system, "--folder", str(folder)]
     begin = time.perf_counter()
-    done = subprocess.run(
-        [*command, "--batch-size", str(batch_size)], check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    done = subprocess.run([*command, "--size", str(size)], check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     seconds = time.perf_counter() - begin
     told: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return {"start to end": seconds, **told}
@@ -213,11 +217,15 @@ def compare(took: dict[tuple[str, int], list[dict[str, float]]]) -> None:
     median = {
         way: {key: statistics.median(told[key] for told in rounds) for key in rounds[0]} for way, rounds in took.items()
     }
-    ours, alone = median.get(("job", 0)), median.get(("engine", 0))
+    ours = next((told for way, told in median.items() if way[0] == "job"), None)
+    alone = median.get(("engine", 0))
     rivals = [told["start to end"] for way, told in median.items() if way[0] == "plain"]
     if ours and alone:
         print(f"job's work over the engine alone: {ours['work'] / alone['work']:.2f}")
-        print(f"  of it the engine was busy: {ours['busy'] / alone['work']:.2f}")
+        more = ours["work"] - alone["work"]
+        print(
+            f"  more of it: {more:.1f} s, {more / ours['units'] * 1e3:.0f} ms a unit; engine busy {ours['busy']:.1f} s"
+        )
     if ours and rivals:
         print(f"plain Ray Data over the job, start to end: {min(rivals) / ours['start to end']:.2f}")
 
