@@ -28,6 +28,7 @@ TASK_BYTES = 5 << 26  # that a task takes beside its part, its process included 
 BYTES_STEP = 1 << 27  # tasks that ask Ray for as much as each other share workers
 MAX_BYTES = MAX_TASKS * 3 * BYTES_STEP  # of all tasks: 16 of small parts, or 8 of 256 MiB; one may always run
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds from a loss to the next attempt, twice as many each time
+LONGEST_TASK = 900.0  # seconds, unless limits.stall_minutes is set: then a task is taken for lost
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class _Attempt:
     """Attempts that were lost."""
     due: float = 0.0
     """When it may start, by time.monotonic."""
+    started: float = 0.0
 
     def again(self) -> "_Attempt":
         wait = min(FIRST_WAIT * 2**self.num_lost, LONGEST_WAIT)
@@ -55,6 +57,8 @@ class Assembly:
         self._assemble = assemble
         # A task that asks for more than any node has would wait for ever.
         self._room = min((int(node.get("memory", 0)) for node in cluster.look().nodes), default=0)
+        minutes = job.config.limits.stall_minutes
+        self._patience = LONGEST_TASK if minutes is None else 60 * minutes
         self._left: dict[str, int] = {}
         self._pending: dict[str, Pending] = {}
         self._saved: dict[str, list[Saved]] = {}
@@ -70,6 +74,11 @@ class Assembly:
     @property
     def is_busy(self) -> bool:
         return bool(self._ready or self._running)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the parts that are assembled now."""
+        return tuple(attempt.pending.part.name(self._fingerprint) for attempt in self._running.values())
 
     def answered(self, unit: UnitRecord) -> None:
         """Take note of a unit whose answers are saved."""
@@ -95,6 +104,11 @@ class Assembly:
                 yield ray.get(task)
             except ray.exceptions.RayError as error:
                 yield from self._failed(attempt, error)
+        now = time.monotonic()
+        for task in [task for task, attempt in self._running.items() if now - attempt.started > self._patience]:
+            ray.cancel(task, force=True)  # a process that is stopped does not hear it: it would write the same part
+            overdue = TimeoutError(f"it had not ended after {self._patience:.0f} s")
+            yield from self._failed(self._running.pop(task), overdue)
 
     def _start(self) -> None:
         now, num_bytes = time.monotonic(), sum(attempt.memory for attempt in self._running.values())
@@ -108,7 +122,7 @@ class Assembly:
                 self._ready.append(attempt)
                 continue
             task = _assembled.options(memory=min(attempt.memory, self._room))
-            self._running[task.remote(self._assemble, self._order(attempt.pending))] = attempt
+            self._running[task.remote(self._assemble, self._order(attempt.pending))] = replace(attempt, started=now)
             num_bytes += attempt.memory
 
     def _failed(self, attempt: _Attempt, error: Exception) -> Iterator[UnitFailed]:
@@ -123,8 +137,8 @@ class Assembly:
             last = str(reason).partition("\n")[0].rstrip(" .")  # Ray goes on with pages of advice
             reason = JobError(
                 f"{part.name(self._fingerprint)} could not be assembled: the task was lost {times} "
-                f"(limits.max_unit_attempts). The last loss: {type(reason).__name__}: {last}. Look for lost nodes and "
-                "for a lack of memory on them."
+                f"(limits.max_unit_attempts). The last loss: {type(reason).__name__}: {last}. Look for lost nodes, "
+                "for a lack of memory on them, and for processes that are stopped."
             )
         yield UnitFailed(part.spans[0].shard, part.spans[0].start, part.spans[-1].stop, str(reason))
 

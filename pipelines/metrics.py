@@ -83,6 +83,8 @@ class Waiting:
     """What the cluster lacks, in words."""
     seconds_left: float | None = None
     """Until the job fails (engine.replicas.wait_minutes), where no node can hold a replica. None where one can."""
+    assembling: tuple[str, ...] = ()
+    """Parts that are assembled, where nothing is left to compute."""
 
 
 @dataclass(frozen=True)

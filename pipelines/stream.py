@@ -25,7 +25,7 @@ from batchloom.pipelines.errors import JobError, PipelineError
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import ledger
 from batchloom.pipelines.ledger.resume import Pending
-from batchloom.pipelines.metrics import Event, UnitFailed
+from batchloom.pipelines.metrics import Event, UnitFailed, Waiting
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.replicas import probe, spanning
 from batchloom.pipelines.replicas.placement import STAGE_CPUS, Placement, place
@@ -72,15 +72,22 @@ def stream(
         assembly = Assembly(job, assemble, pending)
         if num_units:
             yield from _computed(job, pending, num_units, assemble, assembly, on_event)
-        yield from _assembled(assembly)
+        yield from _assembled(assembly, Pace(job.config.limits.quiet_seconds), on_event)
 
 
-def _assembled(assembly: Assembly) -> Iterator[Made]:
-    """Yield what becomes of the parts that are left when all units are computed. Raises: JobError where Ray is gone."""
+def _assembled(assembly: Assembly, pace: Pace, on_event: Callable[[Event], None]) -> Iterator[Made]:
+    """Yield what becomes of the parts that are left when all units are computed, and report silences.
+
+    Raises: JobError where Ray is gone.
+    """
     servers = RayServers.of_this_driver()
     while assembly.is_busy:
         made: list[Made] = [(one, {}) for one in assembly.finished(TICK_SECONDS)]
         yield from made
+        if made:
+            pace.finished()
+        elif pace.is_due():
+            on_event(Waiting(pace.quiet_seconds, (), 0, (), assembling=assembly.parts))
         if not made and (loss := loss_of(servers.silences())) is not None:
             raise JobError(f"{loss}\n{KEPT}")
 

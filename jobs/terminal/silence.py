@@ -5,16 +5,19 @@ from collections.abc import Sequence
 from batchloom.jobs.reports import wording
 from batchloom.pipelines.metrics import ReplicaEnded, ReplicaSight, Waiting
 
-MAX_NAMED = 3  # replicas, and units of one
+MAX_NAMED = 3  # replicas, units of one, parts
 
 
 def waiting(event: Waiting) -> str:
     """Format a silence: since when, what each replica does, how many there are, and what the cluster lacks."""
     if event.seconds_left is not None:
         return _waiting_for_a_node(event, event.seconds_left)
+    quiet = f"No part was finished for {wording.duration(event.seconds)}."
+    if event.assembling:
+        return f"{quiet} All rows are computed; parts are assembled: {_named(event.assembling)}."
     alive = [replica for replica in event.replicas if replica.is_alive]
     missing = event.num_replicas - len(alive)
-    words = [f"No part was finished for {wording.duration(event.seconds)}."]
+    words = [quiet]
     busy = [replica for replica in event.replicas if replica.units or not replica.is_ready]
     words += [f"{_replica(replica)}." for replica in busy[:MAX_NAMED]]
     if len(busy) > MAX_NAMED:

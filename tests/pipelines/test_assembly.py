@@ -14,7 +14,7 @@ from ray import exceptions
 
 from batchloom import pipelines
 from batchloom.pipelines import assembly, stream
-from batchloom.pipelines.assembly import BYTES_STEP, MAX_BYTES, MAX_TASKS, TASK_BYTES, Assembly
+from batchloom.pipelines.assembly import BYTES_STEP, LONGEST_TASK, MAX_BYTES, MAX_TASKS, TASK_BYTES, Assembly
 from batchloom.pipelines.config import JobConfig, LimitsConfig
 from batchloom.pipelines.errors import JobError
 from batchloom.pipelines.ledger.resume import Pending
@@ -25,6 +25,7 @@ from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.units import Part, Size, parts_of
 from batchloom.pipelines.replicas.placement import Cluster
 from batchloom.pipelines.stages.assemble import Assemble, Order
+from batchloom.pipelines.watching.pace import Pace
 from batchloom.pipelines.watching.ray_servers import RayServers, Server
 
 FINGERPRINT = "0123456789abcdef" * 4
@@ -51,6 +52,9 @@ class Tasks:
     memory: list[int] = field(default_factory=list)
     at_once: list[int] = field(default_factory=list)
     num_sleeps: int = 0
+    num_stuck: int = 0
+    """Tasks, the first ones that start, that never end."""
+    cancelled: list[str] = field(default_factory=list)
 
     def options(self, memory: int) -> "Tasks":
         self.memory.append(memory)
@@ -58,12 +62,19 @@ class Tasks:
 
     def remote(self, _: Assemble, order: Order) -> str:
         self.started.append((self.now, order.part.id))
-        return order.part.id
+        self.num_stuck -= 1
+        return f"stuck {self.num_stuck} {order.part.id}" if self.num_stuck >= 0 else order.part.id
 
     def wait(self, tasks: list[str], num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
         assert (num_returns, timeout) == (len(tasks), 1.0)
         self.at_once.append(len(tasks))
-        return tasks, []
+        stuck = [task for task in tasks if task.startswith("stuck ")]
+        self.now += timeout if stuck == tasks else 0.0
+        return [task for task in tasks if task not in stuck], stuck
+
+    def cancel(self, task: str, force: bool) -> None:
+        assert force
+        self.cancelled.append(task)
 
     def get(self, task: str) -> str:
         if (error := self.fate(task)) is not None:
@@ -82,16 +93,19 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> Tasks:
     monkeypatch.setattr(assembly, "_assembled", tasks)
     monkeypatch.setattr(assembly.ray, "wait", tasks.wait)
     monkeypatch.setattr(assembly.ray, "get", tasks.get)
+    monkeypatch.setattr(assembly.ray, "cancel", tasks.cancel)
     monkeypatch.setattr(assembly, "time", SimpleNamespace(monotonic=lambda: tasks.now, sleep=tasks.sleep))
     monkeypatch.setattr(assembly.cluster, "look", lambda: Cluster([{"memory": NODE_BYTES}, {"memory": 1 << 50}]))
     return tasks
 
 
-def assembly_of(num_parts: int, part_bytes: int = 1, attempts: int = 5) -> tuple[Assembly, list[Part]]:
+def assembly_of(
+    num_parts: int, part_bytes: int = 1, attempts: int = 5, stall_minutes: float | None = None
+) -> tuple[Assembly, list[Part]]:
     """The assembly of parts of ten rows, all of whose answers are there."""
     shard = Shard(Source("a.parquet", "/in/a.parquet", 1, "v"), (10,) * num_parts, (), (part_bytes,) * num_parts)
     parts = list(parts_of([shard], Size(10, 1 << 60)))
-    limits = SimpleNamespace(limits=LimitsConfig(max_unit_attempts=attempts))
+    limits = SimpleNamespace(limits=LimitsConfig(max_unit_attempts=attempts, stall_minutes=stall_minutes))
     job: Any = SimpleNamespace(fingerprint=FINGERPRINT, shards_by_name={"a.parquet": shard}, config=limits)
     return Assembly(job, SimpleNamespace(), [Pending(part, ()) for part in parts]), parts  # type: ignore[arg-type]
 
@@ -156,6 +170,29 @@ def test_as_many_tasks_run_at_once_as_have_room(tasks: Tasks) -> None:
     all_of(assembly_of(2, part_bytes=1 << 40)[0])
     assert tasks.at_once == [1, 1]
     assert tasks.memory == [NODE_BYTES, NODE_BYTES]  # of the smallest node: Ray would wait for a larger one for ever
+
+
+def test_a_task_that_does_not_end_is_told_of_and_taken_for_lost(tasks: Tasks, monkeypatch) -> None:
+    """Its process may be stopped: nobody else would ever say so."""
+    there = RayServers([], lambda _: True, lambda: tasks.now)
+    monkeypatch.setattr(stream.RayServers, "of_this_driver", lambda: there)
+    one, parts = assembly_of(2)
+    tasks.num_stuck = 1
+    told: list[Any] = []
+    made = list(stream._assembled(one, Pace(15.0, lambda: tasks.now), told.append))
+    assert sorted(record for record, _ in made) == sorted(part.id for part in parts)
+    assert tasks.cancelled == [f"stuck 0 {parts[0].id}"]
+    assert LONGEST_TASK < tasks.now < LONGEST_TASK + 10
+    assert [event.assembling for event in told] == [(parts[0].name(FINGERPRINT),)] * len(told)
+    assert 15 <= told[0].seconds < 20
+
+
+def test_a_task_that_never_ends_fails_its_part(tasks: Tasks) -> None:
+    one, _ = assembly_of(1, attempts=2, stall_minutes=1)
+    tasks.num_stuck = 10
+    (failure,) = all_of(one)
+    assert "lost 2 times in a row" in failure.reason
+    assert "TimeoutError: it had not ended after 60 s. Look for" in failure.reason
 
 
 @pytest.fixture
@@ -223,4 +260,4 @@ def test_a_ray_that_is_gone_ends_the_job_while_parts_are_assembled(tasks: Tasks,
     with pytest.raises(
         JobError, match=r"Ray's raylet does not answer for 3 s: it was killed or cannot be reached\.\nFin"
     ):
-        list(stream._assembled(one))
+        list(stream._assembled(one, Pace(15.0, lambda: tasks.now), lambda _: None))

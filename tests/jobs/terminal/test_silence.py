@@ -64,6 +64,13 @@ def test_what_the_cluster_lacks_is_said_and_many_replicas_are_counted() -> None:
     )
 
 
+def test_parts_that_are_assembled_are_named() -> None:
+    event = Waiting(40.0, (), 0, (), assembling=("part-a", "part-b", "part-c", "part-d"))
+    assert waiting(event) == (
+        "No part was finished for 40 s. All rows are computed; parts are assembled: part-a, part-b, part-c and 1 more."
+    )
+
+
 def test_a_wait_for_a_node_says_what_for_and_for_how_long() -> None:
     lack = "a replica needs 1 GPU, the cluster has 0 GPUs, room for 0 of 1"
     assert waiting(Waiting(0.0, (), 1, (lack,), seconds_left=1800.0)) == (
