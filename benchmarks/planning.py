@@ -28,7 +28,7 @@ from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.planning.footers import Columns
 from batchloom.pipelines.planning.kept_footers import NAME, KeptFooters
 from batchloom.pipelines.planning.shards import find_shards, keep_footers
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.storage import Store
 
 COLUMNS = Columns(("text",), None)
 NUM_GROUPS, GROUP_ROWS = 30, 10

@@ -24,15 +24,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchloom import pipelines
-from batchloom.pipelines.account import Account
 from batchloom.pipelines.config import InputConfig, JobConfig, OutputConfig
-from batchloom.pipelines.driver import Retry, Todo
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.ledger.resume import Done
 from batchloom.pipelines.planning.job_plan import JobPlan
-from batchloom.pipelines.storage import Store
-from batchloom.pipelines.stream import assembler
+from batchloom.pipelines.running.account import Account
+from batchloom.pipelines.running.driver import Retry, Todo
+from batchloom.pipelines.running.stream import assembler
+from batchloom.pipelines.stores.storage import Store
 
 ROWS, GROUPS = 10, 100
 LEFT = 1000  # units that are not done when the job is resumed

@@ -17,12 +17,12 @@ from batchloom.jobs.terminal.notebook import NotebookLine, is_notebook
 from batchloom.jobs.terminal.output import Output
 from batchloom.jobs.terminal.progress import Progress
 from batchloom.pipelines.config import JobConfig as ResolvedJob
-from batchloom.pipelines.driver import ignore
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.verification import Verification
 from batchloom.pipelines.metrics import Event
 from batchloom.pipelines.planning.job_plan import JobPlan
+from batchloom.pipelines.running.driver import ignore
 
 Watcher = Callable[[Event], None]
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from batchloom.jobs import spec
 from batchloom.jobs.exit_codes import ExitCode
-from batchloom.pipelines import storage
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.errors import ConfigError, JobError
+from batchloom.pipelines.stores import storage
 
 ENTRY_POINT = "python -m batchloom run job.yaml"
 STATUS_SECONDS = 0.5  # between two polls of a job whose log has ended

@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batchloom.pipelines.config import JobConfig
-    from batchloom.pipelines.deep import deep_check
-    from batchloom.pipelines.driver import run
     from batchloom.pipelines.ledger.verification import Verification, verify
     from batchloom.pipelines.planning.job_plan import JobPlan, plan
+    from batchloom.pipelines.running.deep import deep_check
+    from batchloom.pipelines.running.driver import run
 
 # No module may be named like a public function: importing it would replace the function in this namespace.
 _HOME = {
     "JobConfig": "batchloom.pipelines.config",
     "JobPlan": "batchloom.pipelines.planning.job_plan",
     "Verification": "batchloom.pipelines.ledger.verification",
-    "deep_check": "batchloom.pipelines.deep",
+    "deep_check": "batchloom.pipelines.running.deep",
     "plan": "batchloom.pipelines.planning.job_plan",
-    "run": "batchloom.pipelines.driver",
+    "run": "batchloom.pipelines.running.driver",
     "verify": "batchloom.pipelines.ledger.verification",
 }
 

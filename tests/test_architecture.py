@@ -99,10 +99,10 @@ def test_heavy_modules_are_imported_by_the_rooms_that_own_them_alone(package: st
     owners = {
         "models": set(),
         "pipelines": {
-            "pipelines/assembly.py",
+            "pipelines/running/assembly.py",
             "pipelines/cluster.py",
-            "pipelines/deep.py",
-            "pipelines/stream.py",
+            "pipelines/running/deep.py",
+            "pipelines/running/stream.py",
             "pipelines/replicas/spanning.py",
             "pipelines/watching/ray_servers.py",
             "pipelines/watching/roster.py",

@@ -17,7 +17,7 @@ from batchloom.pipelines.ledger import ledger
 from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.parts import read_footer
 from batchloom.pipelines.ledger.register import Register
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.storage import Store
 
 log = logging.getLogger(__name__)
 

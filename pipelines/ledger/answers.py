@@ -18,7 +18,7 @@ from batchloom.pipelines.ledger.sealed import Sealed, sealed
 from batchloom.pipelines.planning.spans import Range
 from batchloom.pipelines.planning.units import Part
 from batchloom.pipelines.records import from_json
-from batchloom.pipelines.storage import Store, Stored
+from batchloom.pipelines.stores.storage import Store, Stored
 
 FOLDER = "_batchloom/answers"
 

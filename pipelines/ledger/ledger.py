@@ -26,7 +26,7 @@ from batchloom.pipelines.ledger.parts import Footer, read_part
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.records import from_json, parsed
 from batchloom.pipelines.replicas.probe import Answers
-from batchloom.pipelines.storage import Store, Stored
+from batchloom.pipelines.stores.storage import Store, Stored
 
 log = logging.getLogger(__name__)
 

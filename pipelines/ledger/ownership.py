@@ -18,7 +18,7 @@ from batchloom.pipelines.ledger.sealed import FOOTER_KEY
 from batchloom.pipelines.planning.fingerprint import differences
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.planning.spans import Coverage
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.storage import Store
 
 ENDING = len("-00000000.parquet")  # of the end of a part's name that all parts of a job share
 

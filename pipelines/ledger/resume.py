@@ -16,7 +16,7 @@ from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.planning.spans import Coverage, Range, Span, outside
 from batchloom.pipelines.planning.units import Part, Unit, units_of
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.storage import Store
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.shards import Shard, find_shards
 from batchloom.pipelines.planning.spans import Coverage, Span
 from batchloom.pipelines.records import from_json
-from batchloom.pipelines.storage import Store, absolute
+from batchloom.pipelines.stores.storage import Store, absolute
 
 Check = Callable[[Store, str, Sequence[PartRecord]], list[str]]
 """Reads parts whole, with the fingerprint that they should have, and returns what is wrong with them."""

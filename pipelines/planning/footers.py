@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from batchloom.models.patience import Patience
 from batchloom.models.trouble import Trouble
 from batchloom.pipelines.config import InputConfig
-from batchloom.pipelines.connection import Connection
 from batchloom.pipelines.errors import StoreError
-from batchloom.pipelines.patient_file import PatientFile
+from batchloom.pipelines.stores.connection import Connection
+from batchloom.pipelines.stores.patient_file import PatientFile
 
 MAGIC = b"PAR1"
 TAIL = 8  # bytes: the length of the metadata, and the magic

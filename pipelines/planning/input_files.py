@@ -8,10 +8,10 @@ from typing import Any
 from batchloom.models.patience import Patience
 from batchloom.models.trouble import Trouble
 from batchloom.pipelines.config import InputConfig
-from batchloom.pipelines.connection import Connection, open_filesystem
 from batchloom.pipelines.errors import InputError, NoInputError, StoreError
-from batchloom.pipelines.listing import Listing, find, glob, glob_folder, is_glob
-from batchloom.pipelines.storage import version_of
+from batchloom.pipelines.stores.connection import Connection, open_filesystem
+from batchloom.pipelines.stores.listing import Listing, find, glob, glob_folder, is_glob
+from batchloom.pipelines.stores.storage import version_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,17 +19,17 @@ from batchloom.models.errors import ModelError
 from batchloom.models.patience import Patience
 from batchloom.models.redaction import redacted_values, shareable
 from batchloom.pipelines.config import EngineConfig, JobConfig
-from batchloom.pipelines.connection import Connection, open_filesystem
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.ledger.sealed import COMPRESSION
-from batchloom.pipelines.listing import is_glob
 from batchloom.pipelines.planning.columns import choose_columns
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
 from batchloom.pipelines.planning.footers import Columns
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.shards import Shard, find_shards, keep_footers
 from batchloom.pipelines.planning.units import Part, Size, num_units, parts_of
-from batchloom.pipelines.storage import Store, absolute
+from batchloom.pipelines.stores.connection import Connection, open_filesystem
+from batchloom.pipelines.stores.listing import is_glob
+from batchloom.pipelines.stores.storage import Store, absolute
 from batchloom.pipelines.tasks import Task, TaskSpec, create_task
 from batchloom.pipelines.tasks.generating import cut_by_positions
 

@@ -22,7 +22,7 @@ from batchloom.pipelines.errors import PipelineError, StoreError
 from batchloom.pipelines.ledger.sealed import Sealed, sealed
 from batchloom.pipelines.planning.footers import Columns, Footer, compact
 from batchloom.pipelines.planning.input_files import InputFile, find_files
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.storage import Store
 
 log = logging.getLogger(__name__)
 

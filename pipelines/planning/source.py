@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from batchloom.pipelines.errors import JobError
-from batchloom.pipelines.storage import VERSION_KEYS
+from batchloom.pipelines.stores.storage import VERSION_KEYS
 
 
 @dataclass(frozen=True, slots=True)

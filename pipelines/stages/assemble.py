@@ -28,7 +28,7 @@ from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.spans import Range, outside, within
 from batchloom.pipelines.planning.units import Part
 from batchloom.pipelines.stages.reader import Reader
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.storage import Store
 
 ROWS_AT_ONCE = 1024  # that are read
 GROUP_ROWS, GROUP_BYTES = 1 << 14, 1 << 25  # of a row group of a part: written when it has as many of either

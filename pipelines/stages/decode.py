@@ -18,8 +18,8 @@ from itertools import pairwise
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchloom.pipelines.patient_file import PatientFile, Positioned
 from batchloom.pipelines.planning.footers import leaves_of, read_footer
+from batchloom.pipelines.stores.patient_file import PatientFile, Positioned
 
 Range = tuple[int, int]  # [start, stop) of rows or of bytes
 

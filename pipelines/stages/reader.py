@@ -13,13 +13,13 @@ from typing import Any
 import pyarrow as pa
 
 from batchloom.models.patience import GaveUpError, Patience, Waiting
-from batchloom.pipelines.connection import Connection
 from batchloom.pipelines.errors import JobError, RowError, failing_as
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE
-from batchloom.pipelines.patient_file import PatientFile
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.spans import Span, common
 from batchloom.pipelines.stages.decode import RowGroupError, decoded
+from batchloom.pipelines.stores.connection import Connection
+from batchloom.pipelines.stores.patient_file import PatientFile
 
 
 @dataclass(frozen=True)

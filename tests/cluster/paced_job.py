@@ -17,9 +17,9 @@ import ray
 
 from batchloom.jobs import spec
 from batchloom.jobs.terminal.output import event_values
-from batchloom.pipelines import driver
 from batchloom.pipelines.errors import PipelineError
 from batchloom.pipelines.metrics import Event
+from batchloom.pipelines.running import driver
 
 BATCH_SECONDS = 8.0  # so many that reading keeps up with four replicas on a busy machine, or the pool would not grow
 

@@ -15,13 +15,13 @@ import pytest
 
 from batchloom.models.patience import Patience
 from batchloom.pipelines.config import InputConfig
-from batchloom.pipelines.connection import Connection
-from batchloom.pipelines.patient_file import PatientFile
 from batchloom.pipelines.planning.footers import Columns, leaves_of
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.shards import Shard, find_shards, keep_footers
 from batchloom.pipelines.stages.decode import Range, decoded
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.connection import Connection
+from batchloom.pipelines.stores.patient_file import PatientFile
+from batchloom.pipelines.stores.storage import Store
 from tests.faults import swift_servers
 from tests.faults.conftest import SWIFT
 from tests.faults.proxy import FaultyProxy, Sent

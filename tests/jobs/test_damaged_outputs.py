@@ -201,7 +201,7 @@ def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise JobError("here Ray would start")
 
-    monkeypatch.setattr("batchloom.pipelines.stream.stream", refuse)
+    monkeypatch.setattr("batchloom.pipelines.running.stream.stream", refuse)
 
 
 @pytest.mark.usefixtures("nothing_is_computed")

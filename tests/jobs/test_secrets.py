@@ -14,7 +14,7 @@ from batchloom import pipelines
 from batchloom.jobs.spec import load
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.ledger.verification import _input_of
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.storage import Store
 
 SECRET = "s3cr3t-W0RD"
 

@@ -6,7 +6,7 @@ from batchloom.models.errors import CheckpointError
 from batchloom.models.redaction import public_name, redacted, redacted_values, shareable
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import InputError, RowError
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.storage import Store
 
 SECRET = "s3cr3t-W0RD"
 

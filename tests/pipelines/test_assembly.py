@@ -13,8 +13,6 @@ import pytest
 from ray import exceptions
 
 from batchloom import pipelines
-from batchloom.pipelines import assembly, stream
-from batchloom.pipelines.assembly import BYTES_STEP, LONGEST_TASK, MAX_BYTES, MAX_TASKS, TASK_BYTES, Assembly
 from batchloom.pipelines.config import JobConfig, LimitsConfig
 from batchloom.pipelines.errors import JobError
 from batchloom.pipelines.ledger.resume import Pending
@@ -24,6 +22,8 @@ from batchloom.pipelines.planning.shards import Shard
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.units import Part, Size, parts_of
 from batchloom.pipelines.replicas.placement import Cluster
+from batchloom.pipelines.running import assembly, stream
+from batchloom.pipelines.running.assembly import BYTES_STEP, LONGEST_TASK, MAX_BYTES, MAX_TASKS, TASK_BYTES, Assembly
 from batchloom.pipelines.stages.assemble import Assemble, Order
 from batchloom.pipelines.watching.pace import Pace
 from batchloom.pipelines.watching.ray_servers import RayServers, Server

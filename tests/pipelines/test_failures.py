@@ -3,8 +3,8 @@
 import pytest
 
 from batchloom.pipelines.errors import JobError
-from batchloom.pipelines.failures import MAX_CAUSES_IN_A_ROW, SHOWN_GROUPS, Failures
 from batchloom.pipelines.metrics import UnitFailed
+from batchloom.pipelines.running.failures import MAX_CAUSES_IN_A_ROW, SHOWN_GROUPS, Failures
 
 
 def failure(shard: str = "a.parquet", start: int = 0, reason: str = "the store is gone") -> UnitFailed:

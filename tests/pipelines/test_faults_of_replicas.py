@@ -16,10 +16,10 @@ import pytest
 from ray._private import state
 
 from batchloom import pipelines
-from batchloom.pipelines import driver
 from batchloom.pipelines.config import LimitsConfig
 from batchloom.pipelines.errors import JobError
 from batchloom.pipelines.metrics import Event, ReplicaEnded, ReplicasStarting, UnitDone, Waiting
+from batchloom.pipelines.running import driver
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

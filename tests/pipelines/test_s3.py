@@ -14,12 +14,12 @@ import pytest
 from batchloom import pipelines
 from batchloom.models.patience import Patience
 from batchloom.pipelines.config import InputConfig
-from batchloom.pipelines.connection import Connection
 from batchloom.pipelines.errors import InputError, JobError
 from batchloom.pipelines.metrics import ReplicasStarting, UnitDone
-from batchloom.pipelines.patient_file import PatientFile
 from batchloom.pipelines.planning.shards import find_shards
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.connection import Connection
+from batchloom.pipelines.stores.patient_file import PatientFile
+from batchloom.pipelines.stores.storage import Store
 from tests.pipelines.reading import ShardReader, ranges_of
 
 REFUSALS = [

@@ -4,9 +4,9 @@ import pickle
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from batchloom.pipelines.connection import open_filesystem
 from batchloom.pipelines.errors import ConfigError, StoreError
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.connection import open_filesystem
+from batchloom.pipelines.stores.storage import Store
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -21,7 +21,7 @@ from batchloom.pipelines.planning.shards import find_shards
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.spans import Range
 from batchloom.pipelines.stages import reader
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.storage import Store
 from tests.pipelines.faulty import FaultyFileSystem, cut_short, garbled, hang
 from tests.pipelines.reading import ShardReader, ranges_of
 

@@ -15,7 +15,7 @@ from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.units import Part, Size, parts_of
 from batchloom.pipelines.stages.assemble import Assemble
 from batchloom.pipelines.stages.reader import Reader
-from batchloom.pipelines.storage import Store, version_of
+from batchloom.pipelines.stores.storage import Store, version_of
 
 FINGERPRINT = "0123456789abcdef" * 4
 LAYOUT = "0123456789abcdef"

@@ -13,7 +13,7 @@ from batchloom.pipelines.ledger.answers import Saved, folder_of, saved_for
 from batchloom.pipelines.planning.spans import Range
 from batchloom.pipelines.planning.units import Part
 from batchloom.pipelines.stages.assemble import Assemble, Order
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.storage import Store
 from tests.pipelines.faulty import FaultyFileSystem
 from tests.pipelines.ledger.conftest import ANSWERS, FINGERPRINT, answers_of
 

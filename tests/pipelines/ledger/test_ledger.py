@@ -12,7 +12,7 @@ from batchloom.pipelines.errors import JobError
 from batchloom.pipelines.ledger import ledger
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.planning.units import Part
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.storage import Store
 
 
 @pytest.fixture

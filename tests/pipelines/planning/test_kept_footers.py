@@ -17,7 +17,7 @@ from batchloom.pipelines.planning.footers import Columns, Footers, compact
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.shards import Shard, find_shards, keep_footers
 from batchloom.pipelines.planning.source import Source
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.storage import Store
 
 COLUMNS = Columns(("text",), None)
 

@@ -18,7 +18,6 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from batchloom.models.errors import ModelError
 from batchloom.pipelines import cluster
-from batchloom.pipelines.assembly import Assembly
 from batchloom.pipelines.config import EngineConfig
 from batchloom.pipelines.counts import Counts, PartRecord, UnitRecord
 from batchloom.pipelines.errors import JobError, PipelineError
@@ -29,13 +28,14 @@ from batchloom.pipelines.metrics import Event, UnitFailed, Waiting
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.replicas import probe, spanning
 from batchloom.pipelines.replicas.placement import STAGE_CPUS, Placement, place
+from batchloom.pipelines.running.assembly import Assembly
 from batchloom.pipelines.stages.assemble import Assemble
 from batchloom.pipelines.stages.infer import Infer
 from batchloom.pipelines.stages.read import Read, stretches
 from batchloom.pipelines.stages.reader import Reader
 from batchloom.pipelines.stages.tokenize import Tokenize, bucket_tokens
 from batchloom.pipelines.stages.write import Write, from_outcome
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.storage import Store
 from batchloom.pipelines.watching.pace import Pace
 from batchloom.pipelines.watching.pump import Pump
 from batchloom.pipelines.watching.ray_servers import RayServers, loss_of

@@ -12,10 +12,10 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from batchloom.models.patience import Patience
-from batchloom.pipelines.connection import Connection
 from batchloom.pipelines.errors import StoreError
-from batchloom.pipelines.listing import Listing, find
-from batchloom.pipelines.patient_file import PatientFile
+from batchloom.pipelines.stores.connection import Connection
+from batchloom.pipelines.stores.listing import Listing, find
+from batchloom.pipelines.stores.patient_file import PatientFile
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import ray
 from batchloom.pipelines import cluster
 from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.ledger.verification import read_in_threads
-from batchloom.pipelines.storage import Store
+from batchloom.pipelines.stores.storage import Store
 
 PARTS_PER_TASK = 64
 

@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchloom.pipelines.account import Account
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.counts import PartRecord, UnitRecord, added
 from batchloom.pipelines.errors import ERROR_KINDS, ConfigError, JobError, OutputError
@@ -19,6 +18,7 @@ from batchloom.pipelines.ledger.resume import Done, Pending, rewritten, rows_wit
 from batchloom.pipelines.metrics import Event, Finished, PartDone, ReplicasStarting, Retrying, UnitDone, UnitFailed
 from batchloom.pipelines.planning.job_plan import JobPlan, plan
 from batchloom.pipelines.planning.spans import Range
+from batchloom.pipelines.running.account import Account
 
 
 def ignore(event: Event) -> None:
@@ -211,7 +211,7 @@ def _stream(
 ) -> Iterator[tuple[UnitRecord | PartRecord | UnitFailed, Mapping[str, float]]]:
     """Yield records and measures as answers and parts are written. Where nothing is left, Ray is not started."""
     if todo.pending:
-        from batchloom.pipelines.stream import stream
+        from batchloom.pipelines.running.stream import stream
 
         if todo.num_units:
             on_event(ReplicasStarting())

@@ -13,8 +13,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from batchloom.models.trouble import Trouble
-from batchloom.pipelines.connection import Connection
 from batchloom.pipelines.errors import PipelineError, StoreError
+from batchloom.pipelines.stores.connection import Connection
 
 Check = Callable[[Mapping[str, Any]], None]
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from batchloom.pipelines.counts import DEGENERATE_KINDS, READY_AT, Counts, PartRecord
 from batchloom.pipelines.errors import ErrorLimitError
-from batchloom.pipelines.failures import Failures
 from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.metrics import Planned
 from batchloom.pipelines.planning.job_plan import JobPlan
+from batchloom.pipelines.running.failures import Failures
 
 HELD_RECORDS = 4096  # as Python objects; the others are in Arrow tables
 REPORTED_VERSIONS = ("batchloom", "ray", "torch", "pyarrow", "tokenizers")

@@ -1,0 +1,1 @@
+"""A running job: the driver, the stream of units through Ray, the assembly of parts, and the account of both."""
