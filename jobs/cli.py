@@ -1,5 +1,6 @@
 """The `batchloom` command: parse the command line and call what does the work. It prints through Output only."""
 
+import atexit
 import io
 import sys
 from collections.abc import Iterator
@@ -74,7 +75,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command line. Raises: SystemExit with one of ExitCode."""
+    """Run the command line, and end the process with one of ExitCode."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # LANG=C has no é
@@ -86,6 +87,10 @@ def main() -> None:
             app()
     except signals.Stop as stop:  # also where it came before the command began
         signals.end_process(stop.code)
+    except SystemExit as done:
+        handler.is_over = True
+        atexit._run_exitfuncs()
+        signals.end_process(done.code if isinstance(done.code, int) else int(done.code is not None))
     finally:
         handler.is_over = True
 
@@ -350,10 +355,12 @@ def _load(job: str | None, sets: list[str] | None, flags: dict[str, object]) -> 
 
 def _address(folder: str) -> "tuple[str, dict[str, object], JobConfig | None]":
     """Return an output folder, its filesystem's options, and the job where a job file is given, which names both."""
+    from batchloom.pipelines.stores.storage import absolute
+
     if not folder.endswith((".yaml", ".yml")):
-        return folder, {}, None
+        return absolute(folder), {}, None
     job = _load(folder, None, {})
-    return job.output.path, dict(job.output.storage_options), job
+    return absolute(job.output.path), dict(job.output.storage_options), job
 
 
 def _look(folder: str) -> "View":

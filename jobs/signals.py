@@ -109,8 +109,12 @@ def handled() -> Iterator[None]:
             signal.signal(number, previous)
 
 
-def end_process(code: ExitCode) -> None:
-    """End the process at once: the interpreter's own end waits for threads, and can have another exit code."""
+def end_process(code: int) -> None:
+    """End the process at once: the interpreter's own end waits for threads, and can have another exit code.
+
+    Seen: threads of libraries that were still there ended it with SIGABRT ("terminate called without an active
+    exception").
+    """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # a terminal that is closed
             stream.flush()

@@ -42,7 +42,9 @@ class Status:
             "output": self.view.store.url,
             "num_parts_done": len(self.view.records),
             "num_rows": self.num_rows,
-            "num_rows_done": self.view.totals["rows"],
+            "num_rows_done": self.view.totals["rows"] + self.view.num_rows_answered,
+            "num_rows_in_parts": self.view.totals["rows"],
+            "parts_missing_or_changed": self.view.spoilt,
             "num_errors": self.view.totals["errors"],
             "errors_by_kind": dict(self.view.errors_by_kind),
             "seconds_since_part": self.seconds_since_part,
@@ -52,12 +54,24 @@ class Status:
         totals = self.view.totals
         return {
             "Job": f"{self.view.job['task']}, {self.view.job['model']}",
-            "State": "finished" if self.is_finished else "not finished; the same command goes on with it",
-            "Rows": _of(totals["rows"], self.num_rows),
+            "State": self._state(),
+            "Rows": _of(totals["rows"] + self.view.num_rows_answered, self.num_rows) + self._in_no_part(),
             "Parts": f"{len(self.view.records):,}",
             "Errors": wording.kinds(self.view.errors_by_kind) or "none",
             **self._last_part(),
         }
+
+    def _state(self) -> str:
+        spoilt, num_configurations = self.view.spoilt, self.view.num_configurations
+        state = "finished" if self.is_finished else "not finished"
+        if num_configurations > 1:
+            return f"{state}; {num_configurations} configurations have written here: remove the parts of all but one"
+        if spoilt:
+            return f"{state}; {len(spoilt):,} of {len(self.view.records):,} parts are missing or have changed since"
+        return state if self.is_finished else f"{state}; the same command goes on with it"
+
+    def _in_no_part(self) -> str:
+        return f", {self.view.num_rows_answered:,} of them not yet in a part" if self.view.num_rows_answered else ""
 
     def _last_part(self) -> dict[str, str]:
         if self.seconds_since_part is None:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,15 +13,17 @@ import pyarrow.parquet as pq
 from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import ConfigError, OutputError
 from batchloom.pipelines.fields import LEDGER_FIELDS
-from batchloom.pipelines.ledger import ledger
+from batchloom.pipelines.ledger import answers, ledger
 from batchloom.pipelines.ledger.manifest import Manifest
+from batchloom.pipelines.ledger.ownership import ENDING
 from batchloom.pipelines.ledger.parts import read_footer
 from batchloom.pipelines.ledger.register import Register
-from batchloom.pipelines.stores.storage import Store
+from batchloom.pipelines.stores.storage import Store, Stored
 
 log = logging.getLogger(__name__)
 
 READ_THREADS = 16
+PART_ENDING = len("0123456789ab-01234567.parquet")  # of a part's name: its id and its job's
 NOT_UTF8 = "(bytes that are no UTF-8)"
 
 Row = dict[str, Any]
@@ -37,8 +39,10 @@ class View:
     """The job as resolved when it was started, from the manifest or `_batchloom/job.json`."""
     manifest: Manifest | None
     records: Register
-    there: Collection[str]
+    there: Mapping[str, Stored]
     """The files that are there: others, which a manifest may name, are not opened."""
+    num_rows_answered: int = 0
+    """Whose answers are saved, and not yet in a part."""
 
     @property
     def totals(self) -> Mapping[str, int]:
@@ -47,6 +51,20 @@ class View:
     @property
     def errors_by_kind(self) -> Mapping[str, int]:
         return self.records.errors_by_kind()
+
+    @property
+    def spoilt(self) -> list[str]:
+        """Parts that are missing, or have another size than they were written with."""
+        return [
+            record.part
+            for record in self.records
+            if record.part not in self.there or self.there[record.part].size != record.bytes
+        ]
+
+    @property
+    def num_configurations(self) -> int:
+        """Whose parts are here: more than one where two jobs have written."""
+        return len({record.part[-ENDING:] for record in self.records})
 
     def sample(self, num_rows: int) -> list[Row]:
         """Return at most `num_rows` rows, from parts spread evenly over the output."""
@@ -84,7 +102,14 @@ def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
     records = Register.joined([known, Register.of(read)]).sorted()
     if found.job is None and not records:
         raise OutputError(f"{output} holds no batchloom output. Check the path; a job creates it with its first step.")
-    return View(store, _told(found.job.job if found.job else {}), None, records, found.parts)
+    told = _told(found.job.job if found.job else {})
+    return View(store, told, None, records, found.parts, _num_rows_answered(found))
+
+
+def _num_rows_answered(found: ledger.Found) -> int:
+    """Return the rows in files of answers whose part is not written."""
+    written = {name[-PART_ENDING:].removesuffix(".parquet") for name in found.parts}
+    return sum(answers.num_rows_in(names) for folder, names in found.answers.items() if folder not in written)
 
 
 def _told(job: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ a kill cannot take back. They go when their part is written.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,13 +76,8 @@ def saved_for(part: Part, fingerprint: str, names: Iterable[str]) -> list[Saved]
 
     `names`: of files in the part's folder.
     """
-    found: list[Saved] = []
-    stop = 0
-    for low, high in sorted(_ranges(names)):
-        if low >= stop and high <= part.num_rows:
-            found.append(Saved(part.id, fingerprint, ((low, high),)))
-            stop = high
-    return found
+    fitting = (own for own in _ranges(names) if own[1] <= part.num_rows)
+    return [Saved(part.id, fingerprint, (own,)) for own in _disjoint(fitting)]
 
 
 def folder_of(part: Part, fingerprint: str) -> str:
@@ -97,6 +92,20 @@ def by_folder(files: Mapping[str, Stored]) -> dict[str, list[str]]:
             case [*above, folder, file] if "/".join(above) == FOLDER and stored.size:
                 found.setdefault(folder, []).append(file)
     return found
+
+
+def num_rows_in(names: Iterable[str]) -> int:
+    """Return how many rows the files of a part's folder answer; those of scattered rows are not counted."""
+    return sum(high - low for low, high in _disjoint(_ranges(names)))
+
+
+def _disjoint(ranges: Iterable[Range]) -> Iterator[Range]:
+    """Yield ranges in order, without those that overlap one before."""
+    stop = 0
+    for low, high in sorted(ranges):
+        if low >= stop:
+            yield low, high
+            stop = high
 
 
 def _ranges(names: Iterable[str]) -> Sequence[Range]:

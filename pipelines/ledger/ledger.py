@@ -239,7 +239,12 @@ def read_manifest(store: Store) -> Manifest | None:
         if hashlib.sha256(content).hexdigest() != summary.parts_sha256:
             raise ValueError("it is not the one that the manifest names")
         return Manifest.of(summary, Register.read(content))
-    except (ValueError, FileNotFoundError) as error:
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"{store.path(name)} is missing. Remove {store.path(MANIFEST)} and run the job again: what is done stays, "
+            "and both are written anew from the parts."
+        ) from error
+    except ValueError as error:
         raise OutputError(
             f"{store.path(name)} is not as batchloom wrote it: {error}. Remove it and run the job again: what is "
             "done stays, and it is written anew from the parts."

@@ -140,21 +140,28 @@ class Assemble:
             degenerate.update(order.earlier.degenerate)
         for (start, stop), saved, first in places:
             if saved is not None and saved not in held:
-                held[saved] = self._read(saved, degenerate)
+                try:
+                    held[saved], counts = saved.read(self.store, self.answers)
+                except ValueError as error:
+                    raise self._damaged(order, saved, error) from error
+                degenerate.update(counts.degenerate)
             yield held[saved].slice(first, stop - start)
             if saved is not None and stop == saved.ranges[-1][1]:
                 del held[saved]
 
-    def _read(self, saved: Saved, degenerate: Counter[str]) -> pa.Table:
-        try:
-            answers, counts = saved.read(self.store, self.answers)
-        except ValueError as error:
-            saved.empty(self.store)
-            raise JobError(
-                f"{saved.name}: {error}. It counts no more, and the same command computes it again."
-            ) from error
-        degenerate.update(counts.degenerate)
-        return answers
+    def _damaged(self, order: Order, found: Saved, error: ValueError) -> JobError:
+        """Empty all files of answers to the part that are damaged, as this one, and return what to say of them."""
+        damaged = []
+        for saved in order.saved:
+            try:
+                saved.read(self.store, self.answers)
+            except ValueError:
+                saved.empty(self.store)
+                damaged.append(saved)
+        others = f", and {len(damaged) - 1} more of its files" if len(damaged) > 1 else ""
+        return JobError(
+            f"{found.name} is damaged ({error}){others}. They count no more, and the same command computes them again."
+        )
 
     def _read_part(self, record: PartRecord) -> pa.Table:
         """Return the answers in a part."""

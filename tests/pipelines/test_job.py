@@ -301,6 +301,21 @@ def test_an_output_inside_the_input_is_refused(make_job, corpus) -> None:
 
 @pytest.mark.parametrize(
     ("paths", "output"),
+    [("in", "link/out"), ("link", "in/out"), ("link", "other/out"), ("link/*.parquet", "in")],
+)
+def test_an_output_inside_the_input_is_refused_through_whatever_links(
+    make_job, make_corpus, tmp_path, paths, output
+) -> None:
+    """The first run ended with 0, the second one had each row twice."""
+    make_corpus(tmp_path / "in")
+    for link in ("link", "other"):
+        (tmp_path / link).symlink_to(tmp_path / "in")
+    with pytest.raises(ConfigError, match="lie in each other"):
+        pipelines.plan(make_job(paths=(str(tmp_path / paths),), output=str(tmp_path / output)))
+
+
+@pytest.mark.parametrize(
+    ("paths", "output"),
     [("in[1]", "in[1]/out"), ("**/*.parquet", "out"), ("*/*.parquet", "out"), ("*.parquet", "out.parquet")],
 )
 def test_an_output_that_the_next_run_would_read_is_refused(make_job, make_corpus, tmp_path, paths, output) -> None:

@@ -127,6 +127,47 @@ def test_status_of_an_unfinished_job_says_how_far_it_is(batchloom: Run, unfinish
     assert re.search(r"Last part +written .* ago", said.out)
 
 
+def test_status_counts_answers_whose_part_is_not_written(batchloom: Run, unfinished: Path) -> None:
+    """They are done: the next run computes nothing of them. Leftovers of parts that are there count once."""
+    part = next(unfinished.glob("*.parquet"))
+    answered = unfinished / "_batchloom/answers" / f"0123456789ab-{part.name[-16:-8]}"
+    left_over = answered.with_name(part.name[-29:].removesuffix(".parquet"))
+    for folder in (answered, left_over):
+        folder.mkdir(parents=True)
+        for name in ("000000000-000000003.pq", "000000002-000000004.pq", "000000004-000000006.pq"):
+            (folder / name).write_bytes(b"x")
+    (said,) = batchloom("status", unfinished, "--json").json
+    assert (said["num_rows_done"], said["num_rows_in_parts"]) == (25, 20)
+    assert re.search(r"Rows +25 of 30 \(83%\), 5 of them not yet in a part", batchloom("status", unfinished).out)
+
+
+def test_status_of_an_output_that_was_spoilt_says_so(batchloom: Run, finished: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(finished.output, folder)
+    parts = sorted(folder.glob("*.parquet"))
+    parts[0].unlink()
+    parts[1].write_bytes(b"")
+    assert "State      finished; 2 of 3 parts are missing or have changed since" in batchloom("status", folder).out
+    (said,) = batchloom("status", folder, "--json").json
+    assert said["parts_missing_or_changed"] == [part.name for part in parts[:2]]
+
+
+def test_status_of_an_output_of_two_jobs_says_so(batchloom: Run, unfinished: Path) -> None:
+    part = next(unfinished.glob("*.parquet"))
+    table, footer = pq.read_table(part), json.loads(pq.read_metadata(part).metadata[FOOTER_KEY])
+    other = unfinished / f"{part.name[: -len('01234567.parquet')]}ffffffff.parquet"
+    metadata = {FOOTER_KEY.decode(): json.dumps({**footer, "fingerprint": "f" * 64})}
+    pq.write_table(table.replace_schema_metadata(metadata), other)
+    said = batchloom("status", unfinished)
+    assert "not finished; 2 configurations have written here: remove the parts of all but one" in said.out
+
+
+def test_a_path_is_found_as_it_was_written(batchloom: Run, finished: Any) -> None:
+    odd = Path(finished.output) / "nowhere" / ".."
+    for command in ("verify", "status", "show", "report"):
+        assert batchloom(command, odd).code == 0
+
+
 def test_status_does_without_an_input_that_is_gone(batchloom: Run, unfinished: Path) -> None:
     record = unfinished / "_batchloom" / "job.json"
     record.write_text(record.read_text().replace("/corpus", "/gone"))

@@ -43,7 +43,7 @@ def test_damaged_answers_that_may_not_be_removed_block_nothing(permanent, planne
     content = bytearray(store.read(saved[0].name))
     content[100] ^= 1
     store.put(saved[0].name, bytes(content))
-    with pytest.raises(JobError, match=r"seal is broken\. It counts no more, and the same command computes it again"):
+    with pytest.raises(JobError, match=r"seal is broken\)\. They count no more, and the same command"):
         permanent(Order(part, {source.name: source}, saved))
 
     def there() -> list[Saved]:
@@ -55,6 +55,19 @@ def test_damaged_answers_that_may_not_be_removed_block_nothing(permanent, planne
     record = permanent(Order(part, {source.name: source}, there()))
     assert record.num_rows == 10
     assert ledger.whole_parts(store, ledger.look(store), [record.part])[1] == {}
+
+
+def test_all_damaged_answers_of_a_part_are_found_at_once(permanent, planned, source) -> None:
+    """Each took a command of its own that failed."""
+    store, part = permanent.store, planned[0]
+    saved = [save(store, part, (own,)) for own in ((0, 2), (2, 4), (4, 10))]
+    for one in saved[1:]:
+        content = bytearray(store.read(one.name))
+        content[100] ^= 1
+        store.put(one.name, bytes(content))
+    with pytest.raises(JobError, match=r"000000002-000000004\.pq is damaged .* and 1 more of its files\. They count"):
+        permanent(Order(part, {source.name: source}, saved))
+    assert saved_for(part, FINGERPRINT, ledger.look(store).answers[folder_of(part, FINGERPRINT)]) == saved[:1]
 
 
 @pytest.mark.parametrize(("harm", "message"), [("another schema", "names"), ("too few", "holds 9 answers to 10 rows")])
