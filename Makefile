@@ -14,8 +14,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py --rows $(N)
 
-# These start clusters and kill them, or watch the clock: they have the machine for themselves. The others take a core each.
+# These start clusters and kill them, or watch the clock: they have the machine for themselves (test_visible.py: what it
+# prints cannot be sent between processes). The others take a core each.
 ALONE := tests/cluster tests/examples tests/faults tests/jobs/test_signals.py tests/jobs/test_startup.py \
+	tests/jobs/terminal/test_visible.py \
 	$(wildcard tests/pipelines/test_*.py) tests/resume tests/test_public_api.py
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15 $(ALONE:%=--ignore=%)
