@@ -23,7 +23,6 @@ from batchloom.pipelines.stores.storage import Store, Stored
 log = logging.getLogger(__name__)
 
 READ_THREADS = 16
-PART_ENDING = len("0123456789ab-01234567.parquet")  # of a part's name: its id and its job's
 NOT_UTF8 = "(bytes that are no UTF-8)"
 
 Row = dict[str, Any]
@@ -108,7 +107,7 @@ def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
 
 def _num_rows_answered(found: ledger.Found) -> int:
     """Return the rows in files of answers whose part is not written."""
-    written = {name[-PART_ENDING:].removesuffix(".parquet") for name in found.parts}
+    written = {answers.folder_of_name(name) for name in found.parts}
     return sum(answers.num_rows_in(names) for folder, names in found.answers.items() if folder not in written)
 
 

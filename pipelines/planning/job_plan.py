@@ -1,21 +1,15 @@
 """A job's plan: shards, units, columns, fingerprint. Planning starts nothing and imports neither ray nor torch."""
 
 import math
-import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.metadata import version
-from itertools import takewhile
-from pathlib import PurePosixPath
 from textwrap import indent
 from typing import Any
 
 import pyarrow as pa
-from fsspec.implementations.local import LocalFileSystem
-from fsspec.utils import glob_translate
 
 from batchloom import models
 from batchloom.models.errors import ModelError
@@ -24,14 +18,13 @@ from batchloom.models.redaction import redacted_values, shareable
 from batchloom.pipelines.config import EngineConfig, JobConfig
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.ledger.sealed import COMPRESSION
+from batchloom.pipelines.planning.apart import check_apart
 from batchloom.pipelines.planning.columns import choose_columns
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
 from batchloom.pipelines.planning.footers import Columns
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.shards import Shard, find_shards, keep_footers
 from batchloom.pipelines.planning.units import Part, Size, num_units, parts_of
-from batchloom.pipelines.stores.connection import Connection, open_filesystem
-from batchloom.pipelines.stores.listing import is_glob
 from batchloom.pipelines.stores.storage import Store, absolute
 from batchloom.pipelines.tasks import Task, TaskSpec, create_task
 from batchloom.pipelines.tasks.generating import cut_by_positions
@@ -177,7 +170,7 @@ def plan(config: JobConfig) -> JobPlan:
         patience = Patience(config.limits.storage_patience)
         footers = KeptFooters(Store(config.output.path, config.output.storage_options, patience), columns)
         shards, schemas = find_shards(config.input, patience, columns, footers)
-        _check_apart(config, shards)
+        check_apart(config, shards)
     _raise_all(problems)
     models.check_ranks(checkpoint.config, config.engine.tensor_parallel)
     schema, keep_columns = choose_columns(config.input, task, shards, schemas)
@@ -308,51 +301,3 @@ def _gpu_problems(engine: EngineConfig) -> list[str]:
     if not 0 <= (minutes := engine.replicas.wait_minutes) < math.inf:
         problems.append(f"engine.replicas.wait_minutes: is {minutes}, must be 0 or more.")
     return problems
-
-
-def _real(filesystem: Any, path: str) -> PurePosixPath:
-    """Return a path without symbolic links, where the filesystem has them."""
-    return PurePosixPath(os.path.realpath(path) if isinstance(filesystem, LocalFileSystem) else path)
-
-
-def _is_below(path: str, folders: Iterable[str]) -> bool:
-    return any(path.startswith(folder) for folder in folders)
-
-
-def _finds_parts(name: str, output: str, is_pattern: bool) -> bool:
-    """Return whether an input path, or a pattern, finds parts in an output folder."""
-    if not is_pattern:
-        return output.startswith(name.rstrip("/") + "/")
-    part = PurePosixPath(output, "part.parquet")
-    found = [one for one in (part, *part.parents) if re.fullmatch(glob_translate(name), str(one))]
-    return any(one.suffix == ".parquet" for one in found)  # the part, or a folder, read whole
-
-
-def _exists(path: str, filesystem: Any) -> bool:
-    return bool(filesystem.exists(path))
-
-
-def _check_apart(config: JobConfig, shards: Sequence[Shard]) -> None:
-    """Raise ConfigError where the next run of the job would find its own parts as input, through whatever links."""
-    filesystem, path = open_filesystem(config.output.path, config.output.storage_options)
-    outputs = {f"{path.rstrip('/')}/", f"{_real(filesystem, path)}/"}
-    sources = [shard.source.path for shard in shards]
-    folders = {folder: f"{_real(filesystem, folder)}/" for folder in {path.rpartition("/")[0] for path in sources}}
-    below = [path for path in sources if _is_below(path, outputs)]
-    below += [path for path in sources if _is_below(folders[path.rpartition("/")[0]], outputs)]
-    for pattern in config.input.paths:
-        source = Connection(pattern, config.input.storage_options, Patience(config.limits.storage_patience))
-        path = source.path
-        is_pattern = is_glob(path) and not source.call(f"Looking for {pattern}", "look", partial(_exists, path))
-        names = {path, str(_real(source.filesystem, path))}
-        if is_pattern:
-            whole = PurePosixPath(path)
-            fixed = PurePosixPath(*takewhile(lambda part: not is_glob(part), whole.parts))
-            names = {path, str(_real(source.filesystem, str(fixed)) / whole.relative_to(fixed))}
-        if any(_finds_parts(name, output, is_pattern) for name in names for output in outputs):
-            below.append(path)
-    if below:
-        raise ConfigError(
-            f"output.path: {config.output.path} and the input ({below[0]}) lie in each other, so "
-            "parts would be read as input. Choose an output folder beside the input."
-        )

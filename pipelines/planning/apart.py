@@ -1,0 +1,67 @@
+"""Whether an output and its input lie in each other, by their paths and through links."""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import takewhile
+from pathlib import PurePosixPath
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
+
+from batchloom.models.patience import Patience
+from batchloom.pipelines.config import JobConfig
+from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.planning.shards import Shard
+from batchloom.pipelines.stores.connection import Connection, open_filesystem
+from batchloom.pipelines.stores.listing import is_glob
+
+
+def check_apart(config: JobConfig, shards: Sequence[Shard]) -> None:
+    """Raise ConfigError where the next run of the job would find its own parts as input, through whatever links."""
+    filesystem, path = open_filesystem(config.output.path, config.output.storage_options)
+    outputs = {f"{path.rstrip('/')}/", f"{_real(filesystem, path)}/"}
+    sources = [shard.source.path for shard in shards]
+    folders = {folder: f"{_real(filesystem, folder)}/" for folder in {path.rpartition("/")[0] for path in sources}}
+    below = [path for path in sources if _is_below(path, outputs)]
+    below += [path for path in sources if _is_below(folders[path.rpartition("/")[0]], outputs)]
+    for pattern in config.input.paths:
+        source = Connection(pattern, config.input.storage_options, Patience(config.limits.storage_patience))
+        path = source.path
+        is_pattern = is_glob(path) and not source.call(f"Looking for {pattern}", "look", partial(_exists, path))
+        names = {path, str(_real(source.filesystem, path))}
+        if is_pattern:
+            whole = PurePosixPath(path)
+            fixed = PurePosixPath(*takewhile(lambda part: not is_glob(part), whole.parts))
+            names = {path, str(_real(source.filesystem, str(fixed)) / whole.relative_to(fixed))}
+        if any(_finds_parts(name, output, is_pattern) for name in names for output in outputs):
+            below.append(path)
+    if below:
+        raise ConfigError(
+            f"output.path: {config.output.path} and the input ({below[0]}) lie in each other, so "
+            "parts would be read as input. Choose an output folder beside the input."
+        )
+
+
+def _real(filesystem: Any, path: str) -> PurePosixPath:
+    """Return a path without symbolic links, where the filesystem has them."""
+    return PurePosixPath(os.path.realpath(path) if isinstance(filesystem, LocalFileSystem) else path)
+
+
+def _is_below(path: str, folders: Iterable[str]) -> bool:
+    return any(path.startswith(folder) for folder in folders)
+
+
+def _finds_parts(name: str, output: str, is_pattern: bool) -> bool:
+    """Return whether an input path, or a pattern, finds parts in an output folder."""
+    if not is_pattern:
+        return output.startswith(name.rstrip("/") + "/")
+    part = PurePosixPath(output, "part.parquet")
+    found = [one for one in (part, *part.parents) if re.fullmatch(glob_translate(name), str(one))]
+    return any(one.suffix == ".parquet" for one in found)  # the part, or a folder, read whole
+
+
+def _exists(path: str, filesystem: Any) -> bool:
+    return bool(filesystem.exists(path))
