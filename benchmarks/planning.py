@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from batchloom.models.patience import Patience
 from batchloom.pipelines.config import InputConfig
-from batchloom.pipelines.planning.footers import Columns
+from batchloom.pipelines.formats.base import Columns
 from batchloom.pipelines.planning.kept_footers import NAME, KeptFooters
 from batchloom.pipelines.planning.shards import find_shards, keep_footers
 from batchloom.pipelines.stores.storage import Store

@@ -6,12 +6,30 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
+class CsvConfig:
+    """How files of delimited values are written."""
+
+    header: bool = True
+    """Whether the first record of each file has the names of its columns; false: they are called f0, f1, ..."""
+    delimiter: str | None = None
+    """One character. None: a comma in csv, a tab in tsv."""
+    quote: str | None = '"'
+    """One character around fields that hold delimiters or ends of lines; doubled, it is meant. None: there is none."""
+    escape: str | None = None
+    """One character that takes the meaning of the one behind it. None: there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class InputConfig:
     """The input: which rows are read, and which of their columns."""
 
     paths: tuple[str, ...]
     """Files, folders or globs of one store: local paths or fsspec URLs. Links to files are followed, to folders only
     where they are named here."""
+    format: Literal["parquet", "jsonl", "csv", "tsv", "text", "documents"] | None = None
+    """What the files are: text has a row for each line, documents for each file. None: by their endings."""
+    csv: CsvConfig = field(default_factory=CsvConfig)
+    """How files of csv and tsv are written."""
     text_column: str = "text"
     """The column that a task reads: strings, for conversations also lists of strings."""
     question_column: str = "question"

@@ -16,7 +16,7 @@ def parsed(content: bytes | str) -> Any:
     """Return the values in a JSON text. Raises: ValueError where it is none, or nested too deep for what we write."""
     try:
         values = json.loads(content)
-        too_deep = _is_deeper(values, MAX_DEPTH)
+        too_deep = is_deeper(values, MAX_DEPTH)
     except RecursionError:
         too_deep = True
     if too_deep:
@@ -74,9 +74,9 @@ def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
     }
 
 
-def _is_deeper(values: Any, depth: int) -> bool:
+def is_deeper(values: Any, depth: int) -> bool:
     inner = values.values() if isinstance(values, dict) else values if isinstance(values, list) else ()
-    return any(depth == 0 or _is_deeper(one, depth - 1) for one in inner)
+    return any(depth == 0 or is_deeper(one, depth - 1) for one in inner)
 
 
 def _below(path: str, name: str) -> str:

@@ -7,6 +7,7 @@ import pyarrow as pa
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError, InputError
 from batchloom.pipelines.fields import LEDGER_FIELDS
+from batchloom.pipelines.formats.records import merged
 from batchloom.pipelines.planning.shards import Shard
 from batchloom.pipelines.tasks.base import ColumnKind, Task
 
@@ -27,6 +28,8 @@ def choose_columns(
     chosen = list(dict.fromkeys([*task.input_columns(), *kept]))
     _check_once(chosen, shards, plain)
     fields = [_shared_field(name, shards, plain) for name in chosen]
+    if shards[0].format.values_are_texts:
+        fields = [pa.field(one.name, pa.string()) if one.name in task.input_columns() else one for one in fields]
     for name, kind in task.input_columns().items():
         _check_in_every_shard(name, shards, plain)
         _check_kind(next(field for field in fields if field.name == name), kind)
@@ -84,6 +87,9 @@ def _shared_field(name: str, shards: Sequence[Shard], schemas: Sequence[pa.Schem
     for shard, schema in zip(shards, schemas, strict=True):
         if name in schema.names:
             own = pa.schema([schema.field(name)])
+            if not shard.format.has_own_types:
+                shared = pa.schema([merged(shared.field(name), own.field(0))]) if shared.names else own
+                continue
             try:
                 shared = pa.unify_schemas([shared, own], promote_options="permissive")
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -96,7 +102,8 @@ def _shared_field(name: str, shards: Sequence[Shard], schemas: Sequence[pa.Schem
 
 
 def _check_in_every_shard(name: str, shards: Sequence[Shard], schemas: Sequence[pa.Schema]) -> None:
-    without = [shard.name for shard, schema in zip(shards, schemas, strict=True) if name not in schema.names]
+    pairs = [(shard, schema) for shard, schema in zip(shards, schemas, strict=True) if shard.num_rows]
+    without = [shard.name for shard, schema in pairs if name not in schema.names]
     if without:
         raise InputError(
             f"Column {name!r} is missing in {len(without)} of {len(shards)} shards ({', '.join(without[:3])}"

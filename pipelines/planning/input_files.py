@@ -1,17 +1,29 @@
-"""Find the files of an input by listing its stores. It opens none of them."""
+"""Find the files of an input by listing its stores, and tell by their names what they are. It opens none of them."""
 
 import posixpath
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from batchloom.models.patience import Patience
 from batchloom.models.trouble import Trouble
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import InputError, NoInputError, StoreError
+from batchloom.pipelines.formats.parquet import Parquet
+from batchloom.pipelines.formats.table import DOUBTFUL, FORMAT_OF, FORMATS, ending_of, format_of
 from batchloom.pipelines.stores.connection import Connection, open_filesystem
 from batchloom.pipelines.stores.listing import Listing, find, glob, glob_folder, is_glob
 from batchloom.pipelines.stores.storage import version_of
+
+
+class Found(Enum):
+    """How a file came to be listed."""
+
+    NAMED = "by its own name"
+    MATCHED = "by a pattern"
+    INSIDE = "in a folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,37 +38,86 @@ class InputFile:
     """Bytes; None from filesystems that do not list it."""
     version: str
     """The etag or modification time, as the filesystem gives it; empty where it gives none."""
+    found: Found = Found.NAMED
 
 
-def find_files(config: InputConfig, patience: Patience) -> list[InputFile]:
-    """Return the files that the paths of an input match, in a fixed order, each once.
+@dataclass(frozen=True)
+class InputFiles:
+    """The files of an input."""
 
-    Raises: InputError where paths match nothing or cannot be listed, or lie in several stores; StoreError where the
-    store had trouble for longer than `patience` allows.
+    format: str
+    """Of all of them: a name in FORMATS."""
+    files: Sequence[InputFile]
+    """In a fixed order, each once."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """How many files of folders and patterns are no data of this format, by their endings."""
+
+
+def find_files(config: InputConfig, patience: Patience) -> InputFiles:
+    """Return the files that the paths of an input match.
+
+    Raises: InputError where paths match nothing or cannot be listed, lie in several stores, or hold several formats;
+    StoreError where the store had trouble for longer than `patience` allows.
     """
     _refuse_several_filesystems(config)
-    files = list(_find_files(config, patience))
+    listed = {pattern: _listed(config, pattern, patience) for pattern in config.paths}
     filesystem, _ = open_filesystem(config.paths[0], config.storage_options)
     filesystem.invalidate_cache()  # it remembers what it listed: 2 kB a file
-    return files
+    every = list({file.path: file for files in listed.values() for file in files}.values())
+    chosen = config.format or _only_format(every)
+    own = {ending_of(file.path) for file in every} & set(FORMATS[chosen].endings)
+    own = own - set(DOUBTFUL) or own
+    files = [file for file in every if _is_data(file, own)]
+    taken = {file.path for file in files}
+    _refuse_unmatched({pattern: [file.path for file in files] for pattern, files in listed.items()}, taken)
+    return InputFiles(chosen, files, Counter(ending_of(file.path) for file in every if file.path not in taken))
 
 
-def _find_files(config: InputConfig, patience: Patience) -> Iterator[InputFile]:
-    seen: set[str] = set()
-    unmatched: list[str] = []
-    for pattern in config.paths:
-        folder, files = _matching(config, pattern, patience)
-        if not files:
-            unmatched.append(pattern)
-        for file in sorted(files):
-            if file not in seen:
-                seen.add(file)
-                yield InputFile(file, folder, files[file]["size"], version_of(files[file]))
-    if unmatched:
-        raise NoInputError(
-            "\n".join(f"Input path {pattern!r} matches no file." for pattern in unmatched)
-            + " Check the spelling and the pattern; a folder is searched for files that end in .parquet."
+def _only_format(files: Sequence[InputFile]) -> str:
+    """Return the format of the files whose names tell one; Parquet where none does. Raises: InputError for several."""
+    counts = Counter(ending for file in files if (ending := ending_of(file.path)) in FORMAT_OF)
+    certain = {ending: count for ending, count in counts.items() if ending not in DOUBTFUL} or counts
+    formats = {FORMAT_OF[ending] for ending in certain}
+    if len(formats) > 1:
+        raise InputError(
+            f"The input holds files of several formats ({_counted(certain)}), and a job reads one. "
+            f"Set input.format to one of {', '.join(sorted(formats))} to read those files alone, or narrow input.paths."
         )
+    return next(iter(formats), Parquet.name)
+
+
+def _is_data(file: InputFile, own: Collection[str]) -> bool:
+    """Return whether a file is read. `own`: endings of the job's format that some files have."""
+    if file.found is Found.NAMED or (ending := ending_of(file.path)) in own:
+        return True
+    return file.found is Found.MATCHED and not own and ending not in FORMAT_OF
+
+
+def _refuse_unmatched(found: Mapping[str, Sequence[str]], taken: Collection[str]) -> None:
+    """`found`: the files that are below each path."""
+    lines = []
+    for pattern, paths in found.items():
+        if not any(path in taken for path in paths):
+            others = Counter(map(ending_of, paths))
+            there = f" There is: {_counted(others)}." if others else ""
+            lines.append(f"Input path {pattern!r} matches no file.{there}")
+    if lines:
+        raise NoInputError(
+            "\n".join(lines) + " Check the spelling and the pattern; a folder is searched for files that end in "
+            f"{', '.join(FORMAT_OF)}, or as those of input.format do. Others are named one by one, or by a glob."
+        )
+
+
+def words_for_skipped(skipped: Mapping[str, int]) -> str:
+    """Return a sentence on the files that are not read; empty where there are none."""
+    if not skipped:
+        return ""
+    files, names = ("1 file", "its name") if sum(skipped.values()) == 1 else (f"{sum(skipped.values())} files", "names")
+    return f"{files} of the input skipped, by {names}: {_counted(skipped)}."
+
+
+def _counted(endings: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in sorted(endings.items()))
 
 
 def _refuse_several_filesystems(config: InputConfig) -> None:
@@ -70,42 +131,40 @@ def _refuse_several_filesystems(config: InputConfig) -> None:
             )
 
 
-def _matching(config: InputConfig, pattern: str, patience: Patience) -> tuple[str, Listing]:
-    """Return (folder that the pattern starts from, infos of the matching files by path)."""
+def _listed(config: InputConfig, pattern: str, patience: Patience) -> list[InputFile]:
+    """Return the files that a path of the input names, in a fixed order."""
     connection = Connection(pattern, config.storage_options, patience)
     try:
         doing = f"Listing input path {pattern!r}"
-        return connection.call(doing, "list", lambda filesystem: _found(filesystem, connection.path.rstrip("/")))
+        folder, found, how = connection.call(doing, "list", lambda one: _found(one, connection.path.rstrip("/")))
     except StoreError as error:
         if error.trouble is Trouble.PASSING:
             raise
         raise InputError(str(error)) from error
+    return [InputFile(path, folder, found[path]["size"], version_of(found[path]), how) for path in sorted(found)]
 
 
-def _found(filesystem: Any, path: str) -> tuple[str, Listing]:
+def _found(filesystem: Any, path: str) -> tuple[str, Listing, Found]:
+    """Return (folder that the path starts from, infos of the files by path, how they are found)."""
     filesystem.invalidate_cache()
     try:
         if is_glob(path) and not filesystem.exists(path):  # a folder may be called "2024[1]"
-            folder = glob_folder(path)
-            found = _followed(filesystem, glob(filesystem, path))
-            folders = [p for p, info in found.items() if info["type"] == "directory" and p.endswith(".parquet")]
-            for dataset in folders:  # Spark writes folders that end in .parquet
-                found |= _below(filesystem, dataset)
+            folder, how = glob_folder(path), Found.MATCHED
+            found = _followed(filesystem, _visible(glob(filesystem, path), folder, path))
+            for dataset in [p for p, info in found.items() if info["type"] == "directory" and format_of(p)]:
+                found |= _below(filesystem, dataset)  # Spark writes folders that end in .parquet
         elif filesystem.isdir(path) or (info := filesystem.info(path))["type"] == "directory":
-            folder, found = path, _below(filesystem, path)
+            folder, how, found = path, Found.INSIDE, _below(filesystem, path)
         else:
-            folder, found = posixpath.dirname(path), {path: info}
+            folder, how, found = posixpath.dirname(path), Found.NAMED, {path: info}
     except FileNotFoundError:
-        return "", {}
-    return folder, {p: info for p, info in found.items() if info["type"] == "file"}
+        return "", {}, Found.NAMED
+    return folder, {p: info for p, info in found.items() if info["type"] == "file"}, how
 
 
 def _below(filesystem: Any, folder: str) -> Listing:
-    """Return the Parquet files of a folder, recursively, without hidden ones."""
-    found = find(filesystem, folder)
-    return _followed(
-        filesystem, {p: i for p, i in found.items() if p.endswith(".parquet") and not _is_hidden(p, folder)}
-    )
+    """Return the files of a folder, recursively, without hidden ones."""
+    return _followed(filesystem, _visible(find(filesystem, folder), folder))
 
 
 def _followed(filesystem: Any, found: Listing) -> Listing:
@@ -121,5 +180,12 @@ def _followed(filesystem: Any, found: Listing) -> Listing:
     return {path: behind(path) if info["type"] == "other" else info for path, info in found.items()}
 
 
-def _is_hidden(path: str, root: str) -> bool:
-    return any(part.startswith(("_", ".")) for part in path.removeprefix(root).split("/"))
+def _visible(found: Listing, root: str, pattern: str = "") -> Listing:
+    """Return what is not hidden below `root`: names that begin with a dot or an underscore are no data, unless the
+    pattern spells them out, or they are those of Hive's partitions."""
+    spelt = pattern.split("/")
+
+    def is_hidden(name: str) -> bool:
+        return name.startswith((".", "_")) and not (name.startswith("_") and "=" in name) and name not in spelt
+
+    return {path: info for path, info in found.items() if not any(map(is_hidden, path.removeprefix(root).split("/")))}

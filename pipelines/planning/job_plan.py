@@ -17,11 +17,12 @@ from batchloom.models.patience import Patience
 from batchloom.models.redaction import redacted_values, shareable
 from batchloom.pipelines.config import EngineConfig, JobConfig
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.formats.base import Columns, Format
+from batchloom.pipelines.formats.parquet import Parquet
 from batchloom.pipelines.ledger.sealed import COMPRESSION
 from batchloom.pipelines.planning.apart import check_apart
 from batchloom.pipelines.planning.columns import choose_columns
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
-from batchloom.pipelines.planning.footers import Columns
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.shards import Shard, find_shards, keep_footers
 from batchloom.pipelines.planning.units import Part, Size, num_units, parts_of
@@ -51,6 +52,11 @@ class JobPlan:
     """Of each shard."""
     footers: KeptFooters | None = field(default=None, repr=False)
     """Those that are kept in the output folder."""
+
+    @property
+    def format(self) -> Format:
+        """Of all shards."""
+        return self.shards[0].format
 
     @cached_property
     def fingerprint(self) -> str:
@@ -174,6 +180,7 @@ def plan(config: JobConfig) -> JobPlan:
     _raise_all(problems)
     models.check_ranks(checkpoint.config, config.engine.tensor_parallel)
     schema, keep_columns = choose_columns(config.input, task, shards, schemas)
+    read_as = {} if isinstance(shards[0].format, Parquet) else shards[0].format.settings()
     return JobPlan(
         config=config,
         checkpoint=checkpoint,
@@ -196,7 +203,7 @@ def plan(config: JobConfig) -> JobPlan:
                     # Without a limit on positions, this budget decides which requests are too long.
                     "max_batch_tokens": config.engine.max_batch_tokens if checkpoint.max_positions is None else None,
                 },
-                "input": {"columns": list(task.input_columns())},
+                "input": {"columns": list(task.input_columns()), **read_as},
                 "seed": config.seed,
                 "config": asdict(checkpoint.config),
             }
@@ -274,6 +281,9 @@ def _check_numbers(config: JobConfig) -> None:
             f"engine.replicas: max is {config.engine.replicas.max}, less than min, {config.engine.replicas.min}."
         )
     problems += _gpu_problems(config.engine)
+    for name in ("delimiter", "quote", "escape"):
+        if len((text := getattr(config.input.csv, name) or " ").encode()) != 1 or text in "\r\n":
+            problems.append(f"input.csv.{name}: is {text!r}, must be one ASCII character, or null.")
     for name in ("max_error_rate", "max_degenerate_rate"):
         if not 0 <= (rate := getattr(config.limits, name)) <= 1:
             problems.append(f"limits.{name}: is {rate}, must be between 0 and 1.")

@@ -7,7 +7,7 @@ where it is missing, damaged, or counts the bytes of other columns, the footers 
 import base64
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
@@ -19,16 +19,16 @@ from batchloom.models.patience import Patience
 from batchloom.models.redaction import public_name, redacted
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import PipelineError, StoreError
+from batchloom.pipelines.formats.base import Columns, Footer, compact
 from batchloom.pipelines.ledger.sealed import Sealed, sealed
-from batchloom.pipelines.planning.footers import Columns, Footer, compact
 from batchloom.pipelines.planning.input_files import InputFile, find_files
 from batchloom.pipelines.stores.storage import Store
 
 log = logging.getLogger(__name__)
 
 NAME = "_batchloom/footers.pq"
-FORMAT = 1  # another number is not read
-NUMBERS = ("row_groups", "read_bytes", "kept_bytes")
+FORMAT = 2  # another number is not read
+NUMBERS = ("row_groups", "read_bytes", "kept_bytes", "offsets")
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),
@@ -49,9 +49,12 @@ class KeptFooters:
         self._store, self._columns = store, columns
         self._is_complete = False
 
-    def take(self, files: Sequence[InputFile]) -> list[Footer | None]:
-        """Return the footer of each file that is listed as it was when its footer was read, None for the others."""
-        table, schemas = self._read()
+    def take(self, files: Sequence[InputFile], settings: Mapping[str, Any]) -> list[Footer | None]:
+        """Return the footer of each file that is listed as it was when its footer was read, None for the others.
+
+        `settings` of the format: with others, files have other rows.
+        """
+        table, schemas = self._read(settings)
         number_of = {path: row for row, path in enumerate(table["path"].to_pylist())}
         sizes, versions = table["size"].to_pylist(), table["version"].to_pylist()
         found = [number_of.get(_public_path(file.path)) for file in files]
@@ -63,26 +66,32 @@ class KeptFooters:
         footers = _footers(table, schemas)
         return [None if row is None else footers[row] for row in rows]
 
-    def keep(self, config: InputConfig, patience: Patience, footers: Sequence[tuple[InputFile, Footer]]) -> None:
+    def keep(
+        self,
+        config: InputConfig,
+        patience: Patience,
+        settings: Mapping[str, Any],
+        footers: Sequence[tuple[InputFile, Footer]],
+    ) -> None:
         """Write the footers of the input's files. It is listed once more: what changed since, or cannot be told to be
         unchanged, is not kept. Footers that cannot be written are only named in the log.
         """
         if self._is_complete:
             return
         try:
-            now = {(file.path, file.size, file.version) for file in find_files(config, patience)}
+            now = {(file.path, file.size, file.version) for file in find_files(config, patience).files}
             same = [
                 (file, footer)
                 for file, footer in footers
                 if file.version and _public_path(file.path) and (file.path, file.size, file.version) in now
             ]
-            self._store.put(NAME, _to_parquet(same, self._columns))
+            self._store.put(NAME, _to_parquet(same, self._columns, settings))
         except PipelineError as error:
             log.warning("The footers of the input are not kept, and the next plan reads them again: %s", error)
 
-    def _read(self) -> tuple[pa.Table, list[pa.Schema]]:
+    def _read(self, settings: Mapping[str, Any]) -> tuple[pa.Table, list[pa.Schema]]:
         try:
-            return _from_parquet(self._store.read(NAME), self._columns)
+            return _from_parquet(self._store.read(NAME), self._columns, settings)
         except FileNotFoundError:
             pass
         except (StoreError, ValueError) as error:
@@ -100,8 +109,8 @@ def _footers(table: pa.Table, schemas: Sequence[pa.Schema]) -> list[Footer]:
     numbers = zip(*(_arrays(table[name]) for name in NUMBERS), strict=True)
     ends = zip(table["footer_bytes"].to_pylist(), table["schema"].to_pylist(), strict=True)
     return [
-        Footer(row_groups, read_bytes, kept_bytes, num_bytes, schemas[schema])
-        for (row_groups, read_bytes, kept_bytes), (num_bytes, schema) in zip(numbers, ends, strict=True)
+        Footer(row_groups, read_bytes, kept_bytes, num_bytes, schemas[schema], offsets or ())
+        for (row_groups, read_bytes, kept_bytes, offsets), (num_bytes, schema) in zip(numbers, ends, strict=True)
     ]
 
 
@@ -111,7 +120,9 @@ def _arrays(column: pa.ChunkedArray) -> Iterator[Any]:
         yield from (compact(values[start:stop].tolist()) for start, stop in pairwise(offsets))
 
 
-def _to_parquet(kept: Sequence[tuple[InputFile, Footer]], columns: Columns | None) -> bytes:
+def _to_parquet(
+    kept: Sequence[tuple[InputFile, Footer]], columns: Columns | None, settings: Mapping[str, Any]
+) -> bytes:
     """Return the footers as a sealed file."""
     shared = {id(footer.schema): footer.schema for _, footer in kept}
     number_of = {schema: number for number, schema in enumerate(shared)}
@@ -124,7 +135,7 @@ def _to_parquet(kept: Sequence[tuple[InputFile, Footer]], columns: Columns | Non
         "schema": [number_of[id(footer.schema)] for _, footer in kept],
         **{name: _lists([getattr(footer, name) for _, footer in kept]) for name in NUMBERS},
     }
-    said = {"format": FORMAT, "columns": columns and asdict(columns), "schemas": schemas}
+    said = {"format": FORMAT, "settings": settings, "columns": columns and asdict(columns), "schemas": schemas}
     return sealed(pa.table(columns_of, SCHEMA), said)
 
 
@@ -134,11 +145,16 @@ def _lists(arrays: Sequence[Sequence[int]]) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values))
 
 
-def _from_parquet(content: bytes, columns: Columns | None) -> tuple[pa.Table, list[pa.Schema]]:
+def _from_parquet(
+    content: bytes, columns: Columns | None, settings: Mapping[str, Any]
+) -> tuple[pa.Table, list[pa.Schema]]:
     """Return (rows as SCHEMA has them, schemas). Raises: ValueError where the file is not as it was written."""
     file = Sealed.of(content)
     if file.footer.get("format") != FORMAT:
         raise ValueError("it was written by another version")
+    if file.footer["settings"] != json.loads(json.dumps(settings)):
+        log.info("Footers are read again: the files are read by another format.")
+        return SCHEMA.empty_table(), []
     if columns is not None and file.footer["columns"] != json.loads(json.dumps(asdict(columns))):
         log.info("Footers are read again: the job reads or keeps other columns than before.")
         return SCHEMA.empty_table(), []

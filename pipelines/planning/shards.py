@@ -1,10 +1,11 @@
-"""Find the shards of an input. It reads Parquet footers and never a row."""
+"""Find the shards of an input. It reads footers of Parquet files, and goes once through files without one."""
 
+import logging
 import posixpath
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 
@@ -15,10 +16,17 @@ from batchloom.models.redaction import public_name
 from batchloom.models.trouble import Trouble
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import InputError, StoreError
-from batchloom.pipelines.planning.footers import Columns, Footer, Footers, compact
-from batchloom.pipelines.planning.input_files import InputFile, find_files
+from batchloom.pipelines.formats.base import Columns, Footer, Format, compact
+from batchloom.pipelines.formats.contents import compression_of
+from batchloom.pipelines.formats.parquet import Parquet
+from batchloom.pipelines.formats.table import format_named
+from batchloom.pipelines.planning.footers import Footers
+from batchloom.pipelines.planning.input_files import InputFile, find_files, words_for_skipped
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.source import Source
+from batchloom.pipelines.planning.spans import Range, Span
+
+log = logging.getLogger(__name__)
 
 FOOTER_THREADS = 32  # a footer is a small request, bound by latency and not by bandwidth
 
@@ -34,6 +42,9 @@ class Shard:
     """Of each row group, the bytes of the columns that the task reads, before compression; empty where nobody asked."""
     kept_bytes: Sequence[int] = ()
     """The same of the columns that are copied to the output."""
+    offsets: Sequence[int] = ()
+    """Footer.offsets of its file."""
+    format: Format = Parquet()  # noqa: RUF009
 
     @property
     def name(self) -> str:
@@ -60,14 +71,34 @@ class Shard:
                 yield rows, num_bytes * rows // self.row_groups[index]
             index += 1
 
+    def source_of(self, start: int, stop: int) -> Source:
+        """Return the source, with what is needed to read the rows `[start, stop)`."""
+        if not self.offsets:
+            return self.source
+        first = max(0, bisect_right(self._starts, start) - 1)
+        last = bisect_left(self._starts, stop, lo=first)
+        places = zip(self._starts[first : last + 1], self.offsets[first : last + 1], strict=True)
+        return replace(self.source, places=tuple(places))
+
     def is_boundary(self, row: int) -> bool:
-        """Return whether a row group starts there."""
+        """Return whether reading can start there: a row group does, and nothing before it has to be decompressed."""
+        if row and self.offsets and compression_of(self.source.path):
+            return False
         return self._starts[bisect_right(self._starts, row) - 1] == row
 
     @cached_property
     def _starts(self) -> Sequence[int]:
         """The row at which each row group starts, and the number of rows."""
         return compact([0, *accumulate(self.row_groups)])
+
+
+def sources_of(spans: Iterable[Span], shards: Mapping[str, Shard]) -> dict[str, Source]:
+    """Return the sources of spans by name, each with what is needed to read these rows."""
+    ranges = dict[str, Range]()
+    for span in spans:
+        start, stop = ranges.get(span.shard, (span.start, span.stop))
+        ranges[span.shard] = min(start, span.start), max(stop, span.stop)
+    return {name: shards[name].source_of(*rows) for name, rows in ranges.items()}
 
 
 def find_shards(
@@ -81,20 +112,33 @@ def find_shards(
     `columns` whose bytes are counted; `kept`: footers that an earlier plan has read.
 
     Raises:
-        InputError: paths match nothing or cannot be listed, lie in several stores, or, naming up to 20, files are not
-            readable as Parquet.
+        InputError: paths match nothing or cannot be listed, lie in several stores or hold several formats, or, naming
+            up to 20, files are not readable as what they are.
         StoreError: the store had trouble for longer than `patience` allows.
     """
     patience = patience or Patience()
-    files = find_files(config, patience)
-    footers = _footers(config, patience, files, columns, kept)
+    found = find_files(config, patience)
+    if words := words_for_skipped(found.skipped):
+        log.warning("%s", words)
+    files, format = found.files, format_named(found.format, config.csv)
+    footers = _footers(config, patience, format, files, columns, kept)
     root = _common_folder({file.folder for file in files})
+    names = {id(footer.schema): tuple(footer.schema.names) for footer in footers if format.values_are_texts}
     shards = [
         Shard(
-            source=Source(_name(file.path, root), file.path, file.size, file.version, footer.num_bytes),
+            source=Source(
+                name=_name(file.path, root),
+                path=file.path,
+                size=file.size,
+                version=file.version,
+                footer_bytes=footer.num_bytes or None,
+                columns=names.get(id(footer.schema), ()),
+            ),
             row_groups=footer.row_groups,
             read_bytes=footer.read_bytes,
             kept_bytes=footer.kept_bytes,
+            offsets=footer.offsets,
+            format=format,
         )
         for file, footer in zip(files, footers, strict=True)
     ]
@@ -109,14 +153,17 @@ def keep_footers(
     schemas: Sequence[pa.Schema],
 ) -> None:
     """Write what `find_shards` has found to the folder of the kept footers, so that the next plan need not read it."""
+
+    def footer(shard: Shard, schema: pa.Schema) -> Footer:
+        num_bytes = shard.source.footer_bytes or 0
+        return Footer(shard.row_groups, shard.read_bytes, shard.kept_bytes, num_bytes, schema, shard.offsets)
+
     kept.keep(
         config,
         patience,
+        shards[0].format.settings(),
         [
-            (
-                InputFile(path=source.path, folder="", size=source.size, version=source.version),
-                Footer(shard.row_groups, shard.read_bytes, shard.kept_bytes, source.footer_bytes or 0, schema),
-            )
+            (InputFile(path=source.path, folder="", size=source.size, version=source.version), footer(shard, schema))
             for source, shard, schema in zip((shard.source for shard in shards), shards, schemas, strict=True)
         ],
     )
@@ -125,19 +172,22 @@ def keep_footers(
 def _footers(
     config: InputConfig,
     patience: Patience,
+    format: Format,
     files: Sequence[InputFile],
     columns: Columns | None,
     kept: KeptFooters | None,
 ) -> list[Footer]:
     """Return each file's footer: the kept one, or that of the file. Raises: as `find_shards`."""
-    found: list[Footer | Exception | None] = [None] * len(files) if kept is None else [*kept.take(files)]
+    found: list[Footer | Exception | None] = (
+        [None] * len(files) if kept is None else [*kept.take(files, format.settings())]
+    )
     missing = [index for index, footer in enumerate(found) if footer is None]
-    reader = Footers(config, patience, columns)
+    reader = Footers(config, patience, format, columns)
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         read = pool.map(lambda index: reader.read(files[index].path, files[index].size), missing)
         for index, footer in zip(missing, read, strict=True):
             found[index] = footer
-    _refuse_unreadable([file.path for file in files], found)
+    _refuse_unreadable(format, [file.path for file in files], found)
     return [footer for footer in found if isinstance(footer, Footer)]
 
 
@@ -151,7 +201,7 @@ def _common_folder(folders: set[str]) -> str:
     return posixpath.commonpath(sorted(folders)) if folders else ""
 
 
-def _refuse_unreadable(paths: Sequence[str], footers: Sequence[object]) -> None:
+def _refuse_unreadable(format: Format, paths: Sequence[str], footers: Sequence[object]) -> None:
     """Raises: StoreError where a store had trouble with a footer, else InputError where a file is damaged."""
     failed = [(path, error) for path, error in zip(paths, footers, strict=True) if isinstance(error, Exception)]
     if not failed:
@@ -162,7 +212,7 @@ def _refuse_unreadable(paths: Sequence[str], footers: Sequence[object]) -> None:
         raise StoreError(f"{troubled[0]}{more}", troubled[0].trouble)
     lines = [f"  {path}: {type(error).__name__}: {error}" for path, error in failed[:20]]
     raise InputError(
-        f"{len(failed)} of {len(paths)} input files cannot be read as Parquet:\n"
+        f"{len(failed)} of {len(paths)} input files cannot be read as {format.title}:\n"
         + "\n".join(lines)
-        + "\nRepair or remove them, or narrow input.paths."
+        + "\nRepair or remove them, narrow input.paths, or set input.format where they are of another format."
     )

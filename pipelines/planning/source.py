@@ -25,6 +25,16 @@ class Source:
     """The etag or modification time, as the filesystem gives it."""
     footer_bytes: int | None = None
     """The length of the file's footer: who reads rows fetches it in one request. None where it is not known."""
+    places: tuple[tuple[int, int], ...] = ()
+    """Of a file of records: the row and the byte at which each row group begins that is wanted, and the last ends."""
+    columns: tuple[str, ...] = ()
+    """Of a file whose records have no names: those of its columns, in their order."""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Source":
+        """Read what `dataclasses.asdict` and JSON made of one."""
+        places = tuple((row, byte) for row, byte in values["places"])
+        return cls(**{**values, "places": places, "columns": tuple(values["columns"])})
 
     @property
     def identity(self) -> str:

@@ -20,6 +20,7 @@ from batchloom.pipelines.ledger.answers import Saved
 from batchloom.pipelines.ledger.resume import Pending
 from batchloom.pipelines.metrics import UnitFailed
 from batchloom.pipelines.planning.job_plan import JobPlan
+from batchloom.pipelines.planning.shards import sources_of
 from batchloom.pipelines.stages.assemble import Assemble, Order
 
 MAX_TASKS = 16
@@ -152,7 +153,7 @@ class Assembly:
         return _Attempt(pending, -(-num_bytes // BYTES_STEP) * BYTES_STEP)
 
     def _order(self, pending: Pending) -> Order:
-        sources = {span.shard: self._job.shards_by_name[span.shard].source for span in pending.part.spans}
+        sources = sources_of(pending.part.spans, self._job.shards_by_name)
         return Order(pending.part, sources, pending.saved, pending.earlier)
 
 

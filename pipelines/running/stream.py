@@ -172,7 +172,8 @@ def assembler(job: JobPlan) -> Assemble:
 def _reader(job: JobPlan, columns: Iterable[str]) -> Reader:
     """Return what reads these columns of the input."""
     schema = pa.schema([job.schema.field(name) for name in columns])
-    return Reader(schema, dict(job.config.input.storage_options), job.config.input.paths[0], job.patience)
+    config = job.config.input
+    return Reader(schema, dict(config.storage_options), config.paths[0], job.patience, job.format)
 
 
 def _probe_answers(job: JobPlan) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 import pyarrow as pa
 
 from batchloom.pipelines.errors import JobError
-from batchloom.pipelines.planning.shards import Shard
+from batchloom.pipelines.planning.shards import Shard, sources_of
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.spans import Span
 from batchloom.pipelines.planning.units import Unit
@@ -41,7 +41,7 @@ class Stretch:
     @staticmethod
     def from_json(text: str) -> "Stretch":
         described, units = json.loads(text)
-        sources = [Source(**values) for values in described]
+        sources = [Source.from_json(values) for values in described]
         return Stretch(
             {source.name: source for source in sources},
             [
@@ -61,18 +61,21 @@ def stretches(units: Iterable[Unit], shards: Mapping[str, Shard], least_units: i
 
     Units of a sliced row group are read in one pass, so that it is decoded once and not once for each slice.
     """
-    stretch, num_rows = Stretch(), 0
+    gathered, num_rows = list[Unit](), 0
     for unit in units:
         first = unit.spans[0]
-        is_full = len(stretch.units) >= least_units and shards[first.shard].is_boundary(first.start)
-        if stretch.units and (is_full or num_rows > max(STRETCH_ROWS, least_units)):
-            yield stretch
-            stretch, num_rows = Stretch(), 0
-        stretch.units.append(unit)
-        stretch.sources |= {span.shard: shards[span.shard].source for span in unit.spans}
+        is_full = len(gathered) >= least_units and shards[first.shard].is_boundary(first.start)
+        if gathered and (is_full or num_rows > max(STRETCH_ROWS, least_units)):
+            yield _stretch(gathered, shards)
+            gathered, num_rows = [], 0
+        gathered.append(unit)
         num_rows += unit.num_rows
-    if stretch.units:
-        yield stretch
+    if gathered:
+        yield _stretch(gathered, shards)
+
+
+def _stretch(units: list[Unit], shards: Mapping[str, Shard]) -> Stretch:
+    return Stretch(sources_of((span for unit in units for span in unit.spans), shards), units)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A reader turns spans of rows into tables: one pass over each shard, however many spans of it are wanted.
 
 It does not know what a task does with the rows. Bytes that arrived and do not decode, twice, become error rows: the
-file's footer has their number, so none is lost. A store's trouble is no damage: it is waited for, and then it is an
+plan has their number, so none is lost. A store's trouble is no damage: it is waited for, and then it is an
 error in place of the rows.
 """
 
@@ -15,9 +15,10 @@ import pyarrow as pa
 from batchloom.models.patience import GaveUpError, Patience, Waiting
 from batchloom.pipelines.errors import JobError, RowError, failing_as
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE
+from batchloom.pipelines.formats.base import Format, RowGroupError
+from batchloom.pipelines.formats.parquet import Parquet
 from batchloom.pipelines.planning.source import Source
-from batchloom.pipelines.planning.spans import Span, common
-from batchloom.pipelines.stages.decode import RowGroupError, decoded
+from batchloom.pipelines.planning.spans import Range, Span, common, outside
 from batchloom.pipelines.stores.connection import Connection
 from batchloom.pipelines.stores.patient_file import PatientFile
 
@@ -32,6 +33,8 @@ class Reader:
     url: str
     """Any input path: its scheme names the filesystem."""
     patience: Patience = field(default_factory=Patience)
+    format: Format = Parquet()  # noqa: RUF009
+    """Of all shards."""
 
     def tables(self, sources: Mapping[str, Source], groups: Sequence[Sequence[Span]]) -> Iterator[pa.Table | JobError]:
         """Yield the rows of each group of spans, and an `error` column; or why they cannot be had.
@@ -82,15 +85,15 @@ class Reader:
                     doubted = num_done
 
     def _without_damage(self, source: Source, span: Span, damage: "_DamageError") -> pa.Table:
-        """Return the rows of a span of which a row group is damaged: null and with an error where it is."""
-        inside = common([(span.start, span.stop)], [damage.rows]) if damage.rows else [(span.start, span.stop)]
-        ((start, stop),) = inside
-        pieces = [
-            Span(span.shard, span.identity, *rows) for rows in ((span.start, start), (start, stop), (stop, span.stop))
-        ]
-        if pieces[1] == span:
-            return self._lost(span, damage)
-        return pa.concat_tables(self._of_shard(source, [piece for piece in pieces if piece.num_rows]))
+        """Return the rows of a span of which some are damaged: null and with an error where they are."""
+        own = [(span.start, span.stop)]
+        lost = common(own, list(damage.rows)) if damage.rows else own
+        left = common(own, outside(span.stop, lost))
+        pieces = {rows: Span(span.shard, span.identity, *rows) for rows in sorted([*lost, *left])}
+        whole = self._of_shard(source, [pieces[rows] for rows in left])
+        return pa.concat_tables(
+            [self._lost(piece, damage) if rows in lost else next(whole) for rows, piece in pieces.items()]
+        )
 
     def _ranges(self, source: Source, spans: Sequence[Span], is_fresh: bool) -> Iterator[pa.Table]:
         """Yield each span's rows. Raises: _DamageError where all bytes arrived and do not decode; as `_of_shard`."""
@@ -98,7 +101,7 @@ class Reader:
         with PatientFile(connection, source.path, source.check_unchanged) as file:
             try:
                 ranges = [(span.start, span.stop) for span in spans]
-                tables = decoded(file, self.schema.names, ranges, source.footer_bytes)
+                tables = self.format.read(file, source, self.schema, ranges)
                 for span, table in zip(spans, tables, strict=True):
                     whole = self._with_all_columns(table, span)
                     file.check()  # swapped while it was read
@@ -117,9 +120,11 @@ class Reader:
         columns = [table[field.name] if field.name in table.column_names else nulls for field in self.schema]
         return pa.table([_cast(*pair, span) for pair in zip(columns, self.schema, strict=True)], self.schema)
 
-    def _lost(self, span: Span, error: Exception) -> pa.Table:
+    def _lost(self, span: Span, damage: "_DamageError") -> pa.Table:
         columns = {field.name: pa.nulls(span.num_rows, field.type) for field in self.schema}
-        reason = RowError("read", "damaged_input", f"{span.shard} rows {span.start}-{span.stop}: {error}")
+        own = (words for (start, stop), words in damage.rows.items() if start <= span.start < stop)
+        words = next(own, str(damage))
+        reason = RowError("read", "damaged_input", f"{span.shard} rows {span.start}-{span.stop}: {words}")
         return pa.table(columns, schema=self.schema).append_column(
             ERROR_FIELD, pa.array([vars(reason)] * span.num_rows, ERROR_TYPE)
         )
@@ -142,8 +147,8 @@ class _DamageError(Exception):
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
-        self.rows = error.rows if isinstance(error, RowGroupError) else None
-        """Of the row group that is damaged, where that is known."""
+        self.rows: Mapping[Range, str] = error.rows if isinstance(error, RowGroupError) else {}
+        """That are damaged, and how, where that is known."""
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field, span: Span) -> pa.ChunkedArray:

@@ -86,7 +86,7 @@ class Work:
         unit, sources = json.loads(batch["unit"][0].as_py())
         return Work(
             unit=_unit(unit),
-            sources={values["name"]: Source(**values) for values in sources},
+            sources={values["name"]: Source.from_json(values) for values in sources},
             measures=json.loads(batch["measures"][0].as_py()),
             rows=tables["rows"],
             notes=tables["notes"],

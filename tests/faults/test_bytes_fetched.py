@@ -15,10 +15,12 @@ import pytest
 
 from batchloom.models.patience import Patience
 from batchloom.pipelines.config import InputConfig
-from batchloom.pipelines.planning.footers import Columns, leaves_of
+from batchloom.pipelines.formats.base import Columns
+from batchloom.pipelines.formats.decode import decoded
+from batchloom.pipelines.formats.footer import leaves_of
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.shards import Shard, find_shards, keep_footers
-from batchloom.pipelines.stages.decode import Range, decoded
+from batchloom.pipelines.planning.spans import Range
 from batchloom.pipelines.stores.connection import Connection
 from batchloom.pipelines.stores.patient_file import PatientFile
 from batchloom.pipelines.stores.storage import Store

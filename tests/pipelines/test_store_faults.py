@@ -17,10 +17,10 @@ from batchloom.models.patience import Patience
 from batchloom.models.trouble import Trouble
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import InputError, JobError, StoreError
+from batchloom.pipelines.formats import parquet as reading
 from batchloom.pipelines.planning.shards import find_shards
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.spans import Range
-from batchloom.pipelines.stages import reader
 from batchloom.pipelines.stores.storage import Store
 from tests.pipelines.faulty import FaultyFileSystem, cut_short, garbled, hang
 from tests.pipelines.reading import ShardReader, ranges_of
@@ -135,7 +135,7 @@ def test_a_read_that_brings_too_few_bytes_is_repeated(store) -> None:
 
 def test_memory_that_runs_out_while_rows_are_decoded_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     read, units = planned()
-    decoded, faults = reader.decoded, [pa.ArrowMemoryError("malloc"), MemoryError()]
+    decoded, faults = reading.decoded, [pa.ArrowMemoryError("malloc"), MemoryError()]
     at = 1  # the second unit of each attempt
 
     def short_of_memory(*args: Any) -> Iterator[pa.Table]:
@@ -144,7 +144,7 @@ def test_memory_that_runs_out_while_rows_are_decoded_is_waited_for(monkeypatch: 
                 raise faults.pop()
             yield table
 
-    monkeypatch.setattr(reader, "decoded", short_of_memory)
+    monkeypatch.setattr(reading, "decoded", short_of_memory)
     assert rows(read, units) == list(range(40))
     assert not faults
     faults += [MemoryError() for _ in range(10_000)]

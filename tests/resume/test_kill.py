@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from batchloom import pipelines
+from tests.forms import write
 from tests.processes import with_setting
 
 NUM_ROWS, ROWS_PER_UNIT = 240, 10
@@ -25,13 +26,19 @@ RAYS_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 @pytest.fixture
-def job_file(tmp_path: Path, checkpoint: str, make_sentences) -> Path:
+def form() -> str:
+    """Of the input's files."""
+    return ".parquet"
+
+
+@pytest.fixture
+def job_file(tmp_path: Path, checkpoint: str, make_sentences, form: str) -> Path:
     folder = tmp_path / "corpus"
     folder.mkdir()
     for shard in range(3):
         first = shard * NUM_ROWS // 3
         table = pa.table({"id": range(first, first + NUM_ROWS // 3), "text": make_sentences(NUM_ROWS // 3, seed=shard)})
-        pq.write_table(table, folder / f"{shard}.parquet", row_group_size=40)
+        write(table, folder, str(shard), form)
     job = {
         "task": "summarization",
         "model": checkpoint,
@@ -79,6 +86,12 @@ def wait_until_quiet(output: Path) -> dict[str, bytes]:
     return now
 
 
+SLOW_FORMS = [
+    pytest.param(form, marks=pytest.mark.slow) for form in (".jsonl", ".jsonl.gz", ".csv", ".tsv.zst", ".txt")
+]
+
+
+@pytest.mark.parametrize("form", [".parquet", *SLOW_FORMS])
 def test_a_job_killed_three_times_ends_like_one_that_was_not(job_file: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     process = start(job_file, whole)

@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchloom.pipelines.config import InputConfig
+from batchloom.pipelines.formats.base import Columns, compact
 from batchloom.pipelines.planning import footers
-from batchloom.pipelines.planning.footers import Columns, compact
 from batchloom.pipelines.planning.shards import find_shards
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from batchloom.models.patience import Patience
 from batchloom.pipelines.config import InputConfig
+from batchloom.pipelines.formats.base import Columns, compact
 from batchloom.pipelines.planning import input_files, kept_footers
-from batchloom.pipelines.planning.footers import Columns, Footers, compact
+from batchloom.pipelines.planning.footers import Footers
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.shards import Shard, find_shards, keep_footers
 from batchloom.pipelines.planning.source import Source

@@ -51,7 +51,7 @@ def sources_of(shards):
 @pytest.mark.parametrize("pending", ["all", "every third"])
 @pytest.mark.parametrize("least_units", [1, 5])
 def test_each_unit_gets_its_own_rows_in_one_pass(tmp_path, monkeypatch, rows_per_unit, pending, least_units) -> None:
-    monkeypatch.setattr("batchloom.pipelines.stages.decode.BATCH_ROWS", 11)  # batches that end inside units
+    monkeypatch.setattr("batchloom.pipelines.formats.decode.BATCH_ROWS", 11)  # batches that end inside units
     shards, schema = corpus(tmp_path)
     units = units_in(shards, rows_per_unit)[:: 1 if pending == "all" else 3]
     read = Read(Reader(schema, {}, str(tmp_path)))

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchloom.pipelines.planning.footers import leaves_of
-from batchloom.pipelines.stages import decode
-from batchloom.pipelines.stages.decode import Range, decoded
+from batchloom.pipelines.formats import decode
+from batchloom.pipelines.formats.decode import decoded
+from batchloom.pipelines.formats.footer import leaves_of
+from batchloom.pipelines.planning.spans import Range
 
 COLUMNS = ("n", "names", "text", "words")
 

@@ -1,4 +1,4 @@
-"""Decode turns ranges of a shard's rows into tables. It fetches the column chunks that hold them, and nothing else.
+"""Decode turns ranges of a Parquet file's rows into tables. It fetches the column chunks that hold them.
 
 Row groups that are small together are fetched at once, in as few requests as possible: chunks that are neighbours, or
 nearly so, are one request. The chunks of a large row group are streamed, a piece of each at a time. So memory grows
@@ -18,10 +18,10 @@ from itertools import pairwise
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchloom.pipelines.planning.footers import leaves_of, read_footer
-from batchloom.pipelines.stores.patient_file import PatientFile, Positioned
-
-Range = tuple[int, int]  # [start, stop) of rows or of bytes
+from batchloom.pipelines.formats.base import RowGroupError, cut, overlaps
+from batchloom.pipelines.formats.footer import leaves_of, read_footer
+from batchloom.pipelines.planning.spans import Range
+from batchloom.pipelines.stores.patient_file import Positioned
 
 FETCHED_BYTES = 32 << 20  # of row groups that are fetched at once
 PIECE_BYTES = 8 << 20  # of a column chunk that is streamed; together they have FETCHED_BYTES at most
@@ -53,17 +53,8 @@ class _RowGroup:
         return min(max(BATCH_BYTES // max(row_bytes, 1), 1), BATCH_ROWS)
 
 
-class RowGroupError(EOFError):
-    """A row group does not decode."""
-
-    def __init__(self, rows: Range, message: str) -> None:
-        super().__init__(message)
-        self.rows = rows
-        """Of the shard."""
-
-
 def decoded(
-    file: PatientFile, columns: Sequence[str], ranges: Sequence[Range], footer_bytes: int | None = None
+    file: Positioned, columns: Sequence[str], ranges: Sequence[Range], footer_bytes: int | None = None
 ) -> Iterator[pa.Table]:
     """Yield the rows of each range, in those of the columns that the shard has.
 
@@ -80,17 +71,16 @@ def decoded(
     )
     present = [name for name in columns if name in parquet.schema_arrow.names]
     row_groups = _wanted(metadata, leaves_of(metadata, present), ranges)
-    yield from _cut(_batches(parquet, chunks, present, row_groups), ranges)
+    yield from cut(_batches(parquet, chunks, present, row_groups), ranges)
 
 
 def _wanted(metadata: pq.FileMetaData, leaves: Sequence[int], ranges: Sequence[Range]) -> Iterator[_RowGroup]:
     """Yield the row groups that hold rows of the ranges."""
-    starts, first = [start for start, _ in ranges], 0
+    first = 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         stop = first + group.num_rows
-        num_before = bisect_right(starts, stop - 1)  # ranges that start before the row group ends
-        if group.num_rows and num_before and ranges[num_before - 1][1] > first:
+        if overlaps(ranges, first, stop):
             chunks = [group.column(leaf) for leaf in leaves]
             yield _RowGroup(
                 number=number,
@@ -135,7 +125,7 @@ def _naming(group: _RowGroup) -> Iterator[None]:
     except MemoryError:
         raise
     except (OSError, EOFError, pa.ArrowException) as error:
-        raise RowGroupError(group.rows, str(error)) from error
+        raise RowGroupError({group.rows: str(error)}) from error
 
 
 def _joined(row_groups: Iterator[_RowGroup]) -> Iterator[list[_RowGroup]]:
@@ -172,26 +162,10 @@ def _coalesced(ranges: Sequence[Range]) -> list[Range]:
     return joined
 
 
-def _cut(batches: Iterator[tuple[int, pa.RecordBatch]], ranges: Sequence[Range]) -> Iterator[pa.Table]:
-    """Yield the rows of each range, and hold no batch longer than a range needs it."""
-    held: list[tuple[int, pa.RecordBatch]] = []
-    end = 0  # of the rows that came
-    for start, stop in ranges:
-        held = [(row, batch) for row, batch in held if row + batch.num_rows > start]
-        while end < stop:
-            row, batch = next(batches, (0, None))
-            if batch is None:
-                raise EOFError(f"it ends at row {end}")
-            end = row + batch.num_rows
-            if end > start:
-                held.append((row, batch))
-        yield pa.Table.from_batches([batch.slice(max(start - row, 0), stop - max(start, row)) for row, batch in held])
-
-
 class _Chunks(Positioned):
     """The file as pyarrow sees it. What it reads lies in ranges that were named before, of which pieces are held."""
 
-    def __init__(self, file: PatientFile) -> None:
+    def __init__(self, file: Positioned) -> None:
         self._file, self.size = file, file.size
         self._ranges: Sequence[Range] = ()
         self._pieces: list[tuple[int, memoryview]] = []  # of each range: (first byte, content)

@@ -1,0 +1,64 @@
+"""A job over files of other forms than Parquet: the same answers, each row once, whatever interrupts it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchloom import pipelines
+from batchloom.pipelines.config import JobConfig
+from batchloom.pipelines.metrics import Event, PartDone
+from batchloom.pipelines.planning.footers import Footers
+from tests.forms import write
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def interrupt(event: Event) -> None:
+    if isinstance(event, PartDone):
+        raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory) -> dict[str, pa.Table]:
+    return {}
+
+
+@pytest.mark.parametrize("form", [".parquet", ".jsonl", ".jsonl.gz", ".csv", ".txt.zst"])
+def test_a_job_interrupted_three_times_answers_each_row_of_any_form_once(
+    make_job: Callable[..., JobConfig], tmp_path, make_sentences, expected, monkeypatch, form
+) -> None:
+    monkeypatch.setattr("batchloom.pipelines.formats.scan.ROW_GROUP_BYTES", 1500)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, first, num_rows in (("a", 0, 40), ("b", 40, 9)):
+        write(
+            pa.table({"id": range(first, first + num_rows), "text": make_sentences(num_rows, seed=first)}),
+            folder,
+            name,
+            form,
+        )
+    (folder / "README.md").touch()
+    job = make_job(paths=(str(folder),), rows_per_unit=8)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            pipelines.run(job, interrupt)
+    monkeypatch.setattr(Footers, "read", lambda *_: pytest.fail("the input was gone through before"))
+    pipelines.run(job)
+    verification = pipelines.verify(job.output.path)
+    assert verification.ok, verification.problems
+    assert verification.num_input_rows == verification.num_rows == 49
+    monkeypatch.undo()
+    again = replace(job, output=replace(job.output, path=str(tmp_path / "again")))
+    pipelines.run(again)
+    assert content(again) == content(job)
+    rows = pq.read_table(job.output.path)
+    answers = rows.sort_by("id")["summary_text"] if "id" in rows.column_names else rows["summary_text"]
+    assert sorted(answers.to_pylist()) == expected.setdefault("answers", sorted(answers.to_pylist()))
+
+
+def content(job: JobConfig) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(job.output.path).glob("*.parquet")}
