@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,12 +67,23 @@ def decoded(
     """
     metadata, _ = read_footer(file, footer_bytes)
     chunks = _Chunks(file)
-    parquet = pq.ParquetFile(
-        chunks, metadata=metadata, buffer_size=SMALLEST_PIECE, pre_buffer=False, page_checksum_verification=True
-    )
-    present = [name for name in columns if name in parquet.schema_arrow.names]
+    parquet = opened(chunks, metadata)
+    paths = [f"{metadata.schema.column(leaf).path}." for leaf in range(metadata.num_columns)]
+    present = [name for name in columns if any(path.startswith(f"{name}.") for path in paths)]
     row_groups = _wanted(metadata, leaves_of(metadata, present), ranges)
     yield from cut(_batches(parquet, chunks, present, row_groups), ranges)
+
+
+def opened(file: Any, metadata: pq.FileMetaData) -> pq.ParquetFile:
+    """Return a file whose footer is known. Times of INT96, as Spark writes them, may lie after the year 2262."""
+    return pq.ParquetFile(
+        file,
+        metadata=metadata,
+        buffer_size=SMALLEST_PIECE,
+        pre_buffer=False,
+        page_checksum_verification=True,
+        coerce_int96_timestamp_unit="us",
+    )
 
 
 def _wanted(metadata: pq.FileMetaData, leaves: Sequence[int], ranges: Sequence[Range]) -> Iterator[_RowGroup]:

@@ -8,7 +8,10 @@ from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError, InputError
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.formats.records import merged
+from batchloom.pipelines.planning.given import SOURCE, SOURCE_TYPE, with_partitions
+from batchloom.pipelines.planning.nested import marked, with_paths
 from batchloom.pipelines.planning.shards import Shard
+from batchloom.pipelines.planning.texts import is_bytes, is_chat
 from batchloom.pipelines.tasks.base import ColumnKind, Task
 
 
@@ -21,8 +24,13 @@ def choose_columns(
     Raises: InputError where a column is missing, ambiguous or of an unusable type; ConfigError where a kept column has
     the name of an output column.
     """
-    plain = [_plain(schema) for schema in schemas]
+    files = [with_partitions(_plain(schema), shard.name) for shard, schema in zip(shards, schemas, strict=True)]
+    wanted = [*task.input_columns(), *(config.keep_columns or ())]
+    plain = [with_paths(schema, wanted) for schema in files]
     names = list(dict.fromkeys(name for schema in plain for name in schema.names))
+    if SOURCE in wanted and SOURCE not in names:
+        files, plain = ([schema.append(pa.field(SOURCE, SOURCE_TYPE)) for schema in some] for some in (files, plain))
+        names.append(SOURCE)
     _check_present(config, task, names)
     kept = _kept(config, task, names)
     chosen = list(dict.fromkeys([*task.input_columns(), *kept]))
@@ -33,17 +41,22 @@ def choose_columns(
     for name, kind in task.input_columns().items():
         _check_in_every_shard(name, shards, plain)
         _check_kind(next(field for field in fields if field.name == name), kind)
-    return pa.schema(fields), kept
+    return marked(pa.schema(fields), files), kept
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
     """Return the schema without properties of the encoding only: dictionaries, views, metadata."""
-    fields = []
-    for field in schema:
-        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        kind = pa.string() if pa.types.is_string_view(kind) else kind
-        fields.append(pa.field(field.name, kind))
-    return pa.schema(fields)
+    return pa.schema([(field.name, _plain_type(field.type)) for field in schema])
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain_type(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain_type(field.type)) for field in kind])
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
 def _check_present(config: InputConfig, task: Task, names: Sequence[str]) -> None:
@@ -120,20 +133,18 @@ def _check_kind(field: pa.Field, kind: ColumnKind) -> None:
 
 
 def _holds(found: pa.DataType, kind: ColumnKind) -> bool:
-    if pa.types.is_dictionary(found):
-        found = found.value_type
     if pa.types.is_null(found):
         return True
     if kind is ColumnKind.TEXTS:
         return _is_list(found) and _holds(found.value_type, ColumnKind.TEXT)
     if kind is ColumnKind.TEXT_OR_TEXTS and _is_list(found):
-        return _holds(found.value_type, ColumnKind.TEXT)
-    is_text = pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)
+        return _holds(found.value_type, ColumnKind.TEXT) or is_chat(found)
+    is_text = any(is_kind(found) for is_kind in (pa.types.is_string, pa.types.is_large_string, is_bytes))
     return is_text or (kind is ColumnKind.VALUE and (pa.types.is_primitive(found) or pa.types.is_decimal(found)))
 
 
 def _is_list(found: pa.DataType) -> bool:
-    return pa.types.is_list(found) or pa.types.is_large_list(found)
+    return pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)
 
 
 def _quoted(names: Iterable[str]) -> str:

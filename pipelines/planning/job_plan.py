@@ -1,6 +1,8 @@
 """A job's plan: shards, units, columns, fingerprint. Planning starts nothing and imports neither ray nor torch."""
 
 import math
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -32,6 +34,7 @@ from batchloom.pipelines.tasks.generating import cut_by_positions
 
 # Rows of a part at most, where output.rows_per_part says nothing: minutes of a GPU's work, megabytes of answers.
 GENERATED_ROWS, CLASSIFIED_ROWS = 1 << 14, 1 << 17
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PART_BYTES = 1 << 28  # of the input's rows, not compressed: what is kept of them is in the part as well
 
 
@@ -257,6 +260,8 @@ def _check_named(config: JobConfig) -> None:
         problems.append("output.path: is empty; name a folder.")
     if not config.model:
         problems.append("model: is empty; name a folder, a URL or hf://org/name.")
+    if HUB_NAME.fullmatch(config.model) and not os.path.exists(config.model):
+        problems.append(f"model: there is no folder {config.model} here. Did you mean hf://{config.model}?")
     named = {"model": [config.model], "input.paths": config.input.paths, "output.path": [config.output.path]}
     problems += [f"{key}: holds a NUL byte." for key, paths in named.items() if any("\0" in path for path in paths)]
     if problems:

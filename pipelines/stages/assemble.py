@@ -122,7 +122,7 @@ class Assemble:
 
     @property
     def _schema(self) -> pa.Schema:
-        return pa.schema([*self.reader.schema, *self.answers])
+        return pa.schema([*(field.remove_metadata() for field in self.reader.schema), *self.answers])
 
     def _gathered(self, order: Order, degenerate: Counter[str]) -> Iterator[pa.Table]:
         """Yield the answers in the order of rows, and count those that are degenerate.

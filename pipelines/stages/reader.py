@@ -6,7 +6,7 @@ error in place of the rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -17,6 +17,8 @@ from batchloom.pipelines.errors import JobError, RowError, failing_as
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE
 from batchloom.pipelines.formats.base import Format, RowGroupError
 from batchloom.pipelines.formats.parquet import Parquet
+from batchloom.pipelines.planning.given import with_given, without_given
+from batchloom.pipelines.planning.nested import column_at, outermost
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.spans import Range, Span, common, outside
 from batchloom.pipelines.stores.connection import Connection
@@ -42,9 +44,6 @@ class Reader:
         Where the data are damaged, columns are null and the rows have an error. A JobError says that the shard has
         changed since planning, or that the store could not be read.
         """
-        if not self.schema.names:
-            yield from (_no_columns(sum(span.num_rows for span in group)) for group in groups)
-            return
         tables = self._spans(sources, [span for group in groups for span in group])
         for group in groups:
             read = [next(tables) for _ in group]
@@ -57,8 +56,10 @@ class Reader:
             num_done = 0
             try:
                 with failing_as(f"Reading {sources[shard].path}"):
-                    for table in self._of_shard(sources[shard], run):
-                        yield table
+                    own = replace(self, schema=without_given(self.schema, shard))
+                    read = own._of_shard(sources[shard], run) if own.schema.names else map(_no_columns, run)
+                    for span, table in zip(run, read, strict=True):
+                        yield with_given(table, span, self.schema)
                         num_done += 1
             except JobError as error:
                 yield from (error for _ in run[num_done:])
@@ -101,7 +102,7 @@ class Reader:
         with PatientFile(connection, source.path, source.check_unchanged) as file:
             try:
                 ranges = [(span.start, span.stop) for span in spans]
-                tables = self.format.read(file, source, self.schema, ranges)
+                tables = self.format.read(file, source, outermost(self.schema), ranges)
                 for span, table in zip(spans, tables, strict=True):
                     whole = self._with_all_columns(table, span)
                     file.check()  # swapped while it was read
@@ -116,9 +117,12 @@ class Reader:
 
     def _with_all_columns(self, table: pa.Table, span: Span) -> pa.Table:
         """Return the table in the schema that all shards share; a column that this shard lacks is null."""
-        nulls = pa.nulls(table.num_rows)
-        columns = [table[field.name] if field.name in table.column_names else nulls for field in self.schema]
-        return pa.table([_cast(*pair, span) for pair in zip(columns, self.schema, strict=True)], self.schema)
+        columns = [column_at(table, field) for field in self.schema]
+        nulls = pa.chunked_array([pa.nulls(table.num_rows)])
+        pairs = zip(columns, self.schema, strict=True)
+        return pa.table(
+            [_cast(nulls if column is None else column, field, span) for column, field in pairs], self.schema
+        )
 
     def _lost(self, span: Span, damage: "_DamageError") -> pa.Table:
         columns = {field.name: pa.nulls(span.num_rows, field.type) for field in self.schema}
@@ -130,8 +134,8 @@ class Reader:
         )
 
 
-def _no_columns(num_rows: int) -> pa.Table:
-    return pa.table([pa.nulls(num_rows, ERROR_TYPE)], pa.schema([ERROR_FIELD]))
+def _no_columns(span: Span) -> pa.Table:
+    return pa.table([pa.nulls(span.num_rows, ERROR_TYPE)], pa.schema([ERROR_FIELD]))
 
 
 def _wait_for_memory(waiting: Waiting, path: str, error: MemoryError) -> None:

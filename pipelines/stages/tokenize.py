@@ -16,6 +16,7 @@ from batchloom import models
 from batchloom.models.single_pass.buckets import best_batch_tokens, cut_into_buckets
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE, LEDGER_INPUT
+from batchloom.pipelines.planning.texts import as_text
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.tasks.base import Prepared, Task
 
@@ -87,12 +88,6 @@ def in_buckets(requests: pa.Table, max_batch_tokens: int) -> pa.Table:
 def bucket_tokens(task: Task, max_batch_tokens: int, device: str) -> int:
     """Return the tokens of a bucket: all that the job allows for an engine, for single passes what suits the device."""
     return max_batch_tokens if task.generation else min(max_batch_tokens, best_batch_tokens(device))
-
-
-def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the column as plain strings, or lists of them, whatever type the file stores."""
-    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-    return column.cast(pa.list_(pa.string()) if is_list else pa.string())
 
 
 def _readable(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:

@@ -89,6 +89,9 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             or an archive that the URL names cannot be read.
     """
     try:
+        if "://" not in url:  # a local name may hold "::", which chains URLs
+            filesystem = fsspec.filesystem("file", **options)
+            return filesystem, filesystem._strip_protocol(url)
         filesystem, path = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError, TypeError, OSError, BadZipFile) as error:  # zip:// opens its archive here
         raise ConfigError(

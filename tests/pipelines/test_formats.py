@@ -23,7 +23,8 @@ def interrupt(event: Event) -> None:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory) -> dict[str, pa.Table]:
+def expected() -> dict[str, list[str]]:
+    """The answers to the first form that is tried."""
     return {}
 
 

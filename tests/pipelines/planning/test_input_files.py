@@ -79,3 +79,12 @@ def test_what_is_skipped_is_said(tmp_path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         find_shards(InputConfig(paths=(str(tmp_path),)))
     assert "3 files of the input skipped, by names: 1 without an ending, 2 .md." in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name", ["a::b.parquet", "a?b.parquet", "a b.parquet", "[1].parquet", "a#b%20.parquet", "日本.parquet"]
+)
+def test_a_file_of_any_name_is_found_once_by_its_folder_and_by_its_name(tmp_path, stem) -> None:
+    name = f"{stem}.parquet"
+    touch(tmp_path, name)
+    assert found(tmp_path)[1] == [name] == found(tmp_path, name)[1]

@@ -37,6 +37,13 @@ def test_num_beams_without_end_is_refused_with_what_they_would_take(make_job) ->
     assert pipelines.plan(make_job(generation={"num_beams": 1024, "max_length": 20})).generation["num_beams"] == 1024
 
 
+def test_a_hub_name_without_its_scheme_gets_a_hint(make_job) -> None:
+    with pytest.raises(
+        ConfigError, match=r"no folder facebook/bart-large-cnn here\. Did you mean hf://facebook/bart-larg"
+    ):
+        pipelines.plan(make_job(model="facebook/bart-large-cnn"))
+
+
 @pytest.mark.parametrize("asked", [{"max_length": 1000}, {"max_new_tokens": 999}])
 def test_more_tokens_than_the_decoder_has_positions_are_planned_and_said(make_job, asked) -> None:
     plan = pipelines.plan(make_job(generation=asked))

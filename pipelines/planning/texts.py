@@ -1,0 +1,29 @@
+"""Which columns are texts, and as which texts a task gets them. It knows no task."""
+
+import pyarrow as pa
+
+CONTENT = "content"  # of a turn in a chat: {"role": "user", "content": "Hello"}
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Return whether values are bytes that may be UTF-8: Impala and Hive write texts without saying that they are."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def is_chat(kind: pa.DataType) -> bool:
+    """Return whether values are lists of turns, each with a role and a content."""
+    if not pa.types.is_list(kind) or not pa.types.is_struct(kind.value_type):
+        return False
+    place = kind.value_type.get_field_index(CONTENT)
+    return place >= 0 and bool(pa.types.is_string(kind.value_type.field(place).type))
+
+
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the column as plain texts, or lists of them, whatever type the file stores. They may not be UTF-8."""
+    kind = column.type
+    if is_chat(kind):
+        turns = [row and [turn and turn[CONTENT] for turn in row] for row in column.to_pylist()]
+        return pa.chunked_array([pa.array(turns, pa.list_(pa.string()))])
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    is_unchecked = is_bytes(kind.value_type if is_list else kind)
+    return column.cast(pa.list_(pa.string()) if is_list else pa.string(), safe=not is_unchecked)
