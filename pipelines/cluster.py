@@ -24,8 +24,8 @@ LOOPBACK = "127.0.0.1"
 LAUNCHERS_FILE = "~/ray_bootstrap_config.yaml"
 HEAD = "node:__internal_head__"  # a resource of the head alone
 SETTINGS_OF_A_LOCAL_RAY = {
-    # by itself Ray ends workers above the number of CPUs, where actors count, after a second without work; each unit that
-    # took longer to compute found no reader, and its successor paid a start of Python, a second of a core
+    # by itself Ray ends workers above the number of CPUs, where actors count, after a second without work; units that
+    # took longer to compute found no reader, and each paid a start of Python, a second of a core
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
 }
 DATA_SETTINGS = {
