@@ -187,20 +187,27 @@ class RecordLog:
 def check_parts(store: Store, register: Register) -> Found:
     """Return what the folder holds at the end of a job, after a check that every part is there as its record says.
 
-    One listing tells; a part is read only where its size or version is not the record's, as after a second driver of
-    the same job has replaced equal bytes by equal bytes. Raises: JobError, naming parts, where some are not there.
+    Raises: JobError, naming parts, where some are not there.
     """
     found = look(store)
+    if lost := lost_parts(store, register, found):
+        raise JobError(
+            f"Output {store.url} lost {len(lost)} of {len(register)} parts while the job ran: they were removed or "
+            f"replaced ({some(lost)}). The output is not closed; the same command computes them again."
+        )
+    return found
+
+
+def lost_parts(store: Store, register: Register, found: Found) -> list[str]:
+    """Return the names of the parts that are not there as their records say.
+
+    A part is read only where its size or version is not the record's, as after a second driver of the same job has
+    replaced equal bytes by equal bytes.
+    """
     odd = list(changed(register, found))
     with ThreadPoolExecutor(READ_THREADS) as pool:
         are_there = list(pool.map(lambda record: record.part in found.parts and _is_equal(store, record), odd))
-    lost = [record.part for record, is_there in zip(odd, are_there, strict=True) if not is_there]
-    if lost:
-        raise JobError(
-            f"Output {store.url} lost {len(lost)} of {len(register)} parts while the job ran: they were removed or "
-            f"replaced ({some(sorted(lost))}). The output is not closed; the same command computes them again."
-        )
-    return found
+    return sorted(record.part for record, is_there in zip(odd, are_there, strict=True) if not is_there)
 
 
 def changed(register: Register, found: Found) -> Iterator[PartRecord]:
