@@ -73,7 +73,7 @@ class Found:
 def look(store: Store) -> Found:
     """List an output folder."""
     files = store.listing()
-    shown = [name for name in files if not name.startswith(("_", "."))]
+    shown = [name for name in files if not _is_free(name)]
     return Found(
         parts={name: files[name] for name in shown if name.endswith(".parquet")},
         others=tuple(name for name in shown if not name.endswith(".parquet")),
@@ -82,6 +82,13 @@ def look(store: Store) -> Found:
         answers=answers.by_folder(files),
         records=tuple(name for name in sorted(files) if name == PARTS or name.startswith(f"{RECORDS}/")),
     )
+
+
+def _is_free(name: str) -> bool:
+    """Whether a file of this name is nobody's concern: readers of the folder skip it, all of them. Some take every
+    `*.parquet`, whatever it begins with."""
+    is_parquet = name.endswith(".parquet") and "/" not in name
+    return name.startswith(("_", ".")) and not is_parquet
 
 
 def open_job(store: Store, job: Mapping[str, Any], overwritten: Found | None) -> None:

@@ -71,8 +71,8 @@ def _refuse_strangers(store: Store, names: Sequence[str]) -> None:
 def _stranger_message(store: Store, names: Sequence[str]) -> str:
     return (
         f"Output {store.url} holds files that no batchloom job wrote ({some(names)}). Readers of the folder would take "
-        "them for answers or fail at them, and output.mode: overwrite does not remove them either. Move them away, or "
-        "begin their names with an underscore, which readers skip."
+        "them for answers or fail at them, and output.mode: overwrite does not remove them either. Move them away; "
+        "what begins with an underscore and does not end in .parquet may stay."
     )
 
 

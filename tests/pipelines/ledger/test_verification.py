@@ -117,7 +117,7 @@ def test_a_folder_that_is_no_output_is_named(tmp_path: Path) -> None:
         pipelines.verify(str(tmp_path / "nothing"))
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "sub/x.parquet"])
+@pytest.mark.parametrize("name", ["notes.txt", "sub/x.parquet", "_x.parquet", ".h.parquet"])
 def test_a_file_that_is_no_part_is_named(output: Path, name: str) -> None:
     """A reader of the whole folder would stumble over it."""
     (output / name).parent.mkdir(exist_ok=True)
