@@ -119,7 +119,8 @@ def engine(folder: Path, _: int) -> dict[str, float]:
     model, tokenizer = load_model(str(folder / "model")), load_tokenizer(str(folder / "model"))
     texts = pq.read_table(folder / "in")["text"].to_pylist()
     positions = model.config.max_positions
-    prompts = [[*ids[: positions - 1], ids[-1]] for ids in tokenizer.encode_batch(texts)]
+    every = tokenizer.encode_batch(texts)
+    prompts = [ids if len(ids) <= positions else [*ids[: positions - 1], ids[-1]] for ids in every]
     params = GenerationParams()  # the checkpoint's own
     begin = time.perf_counter()
     answers = Engine(model).generate(prompts, params)

@@ -23,6 +23,11 @@ from batchloom.pipelines.replicas.placement import Cluster, Node, NodeKind
 LOOPBACK = "127.0.0.1"
 LAUNCHERS_FILE = "~/ray_bootstrap_config.yaml"
 HEAD = "node:__internal_head__"  # a resource of the head alone
+SETTINGS_OF_A_LOCAL_RAY = {
+    # by itself Ray ends workers above the number of CPUs, where actors count, after a second without work; units that
+    # took longer to compute found no reader, and each paid a start of Python, a second of a core
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+}
 DATA_SETTINGS = {
     "target_max_block_size": 1,  # a block for every unit, so that the next stage gets it at once
     "raise_original_map_exception": True,
@@ -161,6 +166,8 @@ def _start() -> None:
     if services.canonicalize_bootstrap_address(None) is not None:  # type: ignore[arg-type]
         ray.init(**options)
     else:
+        for name, value in SETTINGS_OF_A_LOCAL_RAY.items():
+            os.environ.setdefault(name, value)
         with _loopback_only():
             ray.init(address="local", _node_ip_address=LOOPBACK, **options)
 

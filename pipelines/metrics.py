@@ -1,7 +1,7 @@
 """The events of a job, which a caller can watch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from batchloom.pipelines.counts import PartRecord, UnitRecord
 from batchloom.pipelines.ledger.manifest import Manifest
@@ -16,6 +16,8 @@ class Planned:
     num_rows: int
     num_units_done: int
     num_rows_done: int
+    num_parts: int = 0
+    """That this run writes."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Retrying:
     """Parts that hold them."""
     errors_by_kind: Mapping[str, int]
     """Those rows, by the errors that they have now."""
+    other_errors: Mapping[str, int] = field(default_factory=dict)
+    """Rows with errors that are kept."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,27 @@ class UnitFailed:
 
 
 @dataclass(frozen=True)
+class PartFailed(UnitFailed):
+    """A part could not be assembled, although the answers to all of its units are there: they stay. Rows of its first
+    shard name it."""
+
+
+@dataclass(frozen=True)
 class Finished:
     """The manifest is written."""
 
     manifest: Manifest
 
 
-Event = Planned | Retrying | ReplicasStarting | UnitDone | PartDone | UnitFailed | Waiting | ReplicaEnded | Finished
+Event = (
+    Planned
+    | Retrying
+    | ReplicasStarting
+    | UnitDone
+    | PartDone
+    | UnitFailed
+    | PartFailed
+    | Waiting
+    | ReplicaEnded
+    | Finished
+)

@@ -14,7 +14,7 @@ from batchloom.jobs.terminal.progress import Progress
 from batchloom.jobs.terminal.progress_line import figures, planned
 from batchloom.jobs.terminal.silence import replica_ended, waiting
 from batchloom.models.redaction import redacted
-from batchloom.pipelines.metrics import Event, Finished, Planned, ReplicaEnded, UnitDone, Waiting
+from batchloom.pipelines.metrics import Event, Finished, PartDone, Planned, ReplicaEnded, UnitDone, Waiting
 
 UPDATE_SECONDS = 0.25  # between two updates: small units would otherwise send the browser hundreds a second
 
@@ -42,7 +42,7 @@ class NotebookLine:
         match event:
             case Planned():
                 text = planned(event)
-            case UnitDone() | Finished():
+            case UnitDone() | PartDone() | Finished():
                 text = "  ".join(figures(self._progress))
             case Waiting():
                 text = waiting(event)
@@ -50,12 +50,13 @@ class NotebookLine:
                 text = replica_ended(event)
             case _:
                 text = self._progress.stage
-        if not isinstance(event, UnitDone) or self._clock() - self._shown_at >= UPDATE_SECONDS:
+        if not isinstance(event, UnitDone | PartDone) or self._clock() - self._shown_at >= UPDATE_SECONDS:
             self._shown_at = self._clock()
             self._handle.update(self._bundle(text), raw=True)
 
     def _bundle(self, text: str) -> dict[str, str]:
         """Return the line as a mimebundle, in HTML and in plain text."""
         progress, text = self._progress, redacted(text)
-        bar = f'<progress max="{max(1, progress.num_rows)}" value="{progress.num_rows_done}"></progress>'
+        done, total = progress.done_of
+        bar = f'<progress max="{max(1, total)}" value="{done}"></progress>'
         return {"text/plain": text, "text/html": f"{bar} {escape(text)}"}

@@ -32,6 +32,7 @@ from batchloom.pipelines.metrics import (
     Event,
     Finished,
     PartDone,
+    PartFailed,
     Planned,
     ReplicaEnded,
     ReplicasStarting,
@@ -130,7 +131,9 @@ class Output:
         """Print how a job ended; `path` is the output as the user wrote it."""
         found = self._progress.num_units_found
         if found == self._progress.num_units:
-            figures = {"Units": f"all {found:,} were done already; nothing was computed"}
+            anew = self._progress.num_parts_done
+            written = f"; {wording.plural(anew, 'part')} {'was' if anew == 1 else 'were'} written anew" if anew else ""
+            figures = {"Units": f"all {found:,} were done already; nothing was computed{written}"}
         else:
             figures = Figures.of(manifest).words()
         self.pairs({"Result": wording.outcome(manifest.totals, manifest.errors_by_kind), **figures, "Output": path})
@@ -192,6 +195,8 @@ def event_values(event: Event) -> dict[str, Any]:
             return {"event": "waiting", **asdict(event)}
         case ReplicaEnded():
             return {"event": "replica_ended", **asdict(event)}
+        case PartFailed():
+            return {"event": "part_failed", **asdict(event)}
         case UnitFailed():
             return {"event": "unit_failed", **asdict(event)}
         case Finished(manifest):

@@ -4,7 +4,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from batchloom.pipelines.metrics import Event, Finished, Planned, ReplicasStarting, UnitDone, UnitFailed
+from batchloom.jobs.reports.wording import plural
+from batchloom.pipelines.metrics import (
+    Event,
+    Finished,
+    PartDone,
+    PartFailed,
+    Planned,
+    ReplicasStarting,
+    UnitDone,
+    UnitFailed,
+)
 
 WINDOW = 64  # finished units that rates are averaged over: enough to be steady, few enough to follow a change
 
@@ -20,9 +30,11 @@ class Progress:
         self._window: deque[tuple[float, int, int]] = deque(maxlen=WINDOW)  # (when, rows so far, tokens so far)
         self.stage = "Looking at the model and the shards"
         self.is_running = False
-        """True from this run's first finished unit to the end of the job: figures are more useful than the stage."""
+        """True from what this run finished first to the end of the job: figures are more useful than the stage."""
         self.num_units = self.num_units_done = self.num_units_found = self.num_units_failed = 0
         self.num_rows = self.num_rows_done = 0
+        self.num_parts = self.num_parts_done = self.num_parts_failed = 0
+        """Of those that this run writes."""
         self.num_tokens = self.num_errors = 0
         """Of the units of this run."""
 
@@ -32,7 +44,8 @@ class Progress:
                 self.num_units = event.num_units
                 self.num_units_done = self.num_units_found = event.num_units_done
                 self.num_rows, self.num_rows_done = event.num_rows, event.num_rows_done
-                self.stage = "Opening the output"
+                self.num_parts = event.num_parts
+                self.stage = "Opening the output" if self.computes else f"Writing {plural(self.num_parts, 'part')} anew"
             case ReplicasStarting():
                 self.stage = "Starting Ray and loading the model"
             case UnitDone(record):
@@ -42,11 +55,28 @@ class Progress:
                 self.num_tokens += record.num_input_tokens + record.num_output_tokens
                 self.num_errors += record.num_errors
                 self._window.append((self._clock(), self.num_rows_done, self.num_tokens))
+            case PartDone():
+                self.is_running = self.is_running or not self.computes
+                self.num_parts_done += 1
+            case PartFailed():
+                self.num_parts_failed += 1
             case UnitFailed():
                 self.num_units_failed += 1
             case Finished():
                 self.is_running = False
                 self.stage = "Closing the job"
+
+    @property
+    def computes(self) -> bool:
+        """Whether this run has units to compute. Else it only writes parts, of answers that are there."""
+        return self.num_units_found < self.num_units or not self.num_parts
+
+    @property
+    def done_of(self) -> tuple[int, int]:
+        """(rows that are done, all rows); parts, where nothing is computed."""
+        if self.computes:
+            return self.num_rows_done, self.num_rows
+        return self.num_parts_done, self.num_parts
 
     @property
     def seconds(self) -> float:

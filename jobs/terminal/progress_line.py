@@ -12,7 +12,16 @@ from rich.text import Text
 from batchloom.jobs.reports import wording
 from batchloom.jobs.terminal.progress import Progress
 from batchloom.jobs.terminal.silence import replica_ended, waiting
-from batchloom.pipelines.metrics import Event, Planned, ReplicaEnded, ReplicasStarting, Retrying, UnitDone, Waiting
+from batchloom.pipelines.metrics import (
+    Event,
+    PartDone,
+    Planned,
+    ReplicaEnded,
+    ReplicasStarting,
+    Retrying,
+    UnitDone,
+    Waiting,
+)
 
 PLAIN_SECONDS = 10.0  # between two plain lines, so that the log of a long job stays readable
 MIN_BAR, MAX_BAR = 8, 36
@@ -35,10 +44,9 @@ class LiveLine:
             return
         text = _fitting(figures(progress), width - MIN_BAR - GAP)
         bar_width = min(MAX_BAR, width - len(text) - GAP)
+        done, total = progress.done_of
         line = Table.grid(padding=(0, GAP, 0, 0))
-        line.add_row(
-            ProgressBar(progress.num_rows, progress.num_rows_done, width=max(bar_width, 1)), Text(text, no_wrap=True)
-        )
+        line.add_row(ProgressBar(total, done, width=max(bar_width, 1)), Text(text, no_wrap=True))
         yield line
 
 
@@ -65,16 +73,21 @@ class PlainLines:
             case ReplicaEnded():
                 self._tell(replica_ended(event))
             case UnitDone():
-                is_last = self._progress.num_units_done == self._progress.num_units
-                if is_last or self._clock() - self._told_at >= PLAIN_SECONDS:
-                    self._told_at = self._clock()
-                    self._tell("  ".join(figures(self._progress)))
+                self._tell_figures(is_last=self._progress.num_units_done == self._progress.num_units)
+            case PartDone() if not self._progress.computes:
+                self._tell_figures(is_last=self._progress.num_parts_done == self._progress.num_parts)
+
+    def _tell_figures(self, is_last: bool) -> None:
+        if is_last or self._clock() - self._told_at >= PLAIN_SECONDS:
+            self._told_at = self._clock()
+            self._tell("  ".join(figures(self._progress)))
 
 
 def retrying(event: Retrying) -> str:
     """Return the line that says which rows with errors are computed again."""
     if not event.errors_by_kind:
-        return "No row has an error to retry"
+        others = f" of these kinds, but {wording.kinds(event.other_errors)}" if event.other_errors else " to retry"
+        return f"No row has an error{others}"
     rows = wording.plural(sum(event.errors_by_kind.values()), "row")
     return f"{rows} with errors are computed again ({wording.kinds(event.errors_by_kind)})"
 
@@ -82,11 +95,16 @@ def retrying(event: Retrying) -> str:
 def figures(progress: Progress) -> list[str]:
     """Return the figures, most important first: where a terminal is narrow, the last ones are dropped."""
     rows, tokens, left = progress.rows_per_second, progress.tokens_per_second, progress.seconds_left
+    parts_failed = f"{wording.plural(progress.num_parts_failed, 'part')} failed" if progress.num_parts_failed else ""
+    if not progress.computes:
+        told = [f"{progress.num_parts_done:,}/{progress.num_parts:,} parts written anew", parts_failed]
+        return [figure for figure in told if figure]
     told = [
         f"{progress.num_rows_done:,}/{progress.num_rows:,} rows",
         f"{wording.duration(left)} left" if left else "",
         wording.plural(progress.num_errors, "error") if progress.num_errors else "",
         f"{wording.plural(progress.num_units_failed, 'unit')} failed" if progress.num_units_failed else "",
+        parts_failed,
         f"{wording.rate(rows)} rows/s" if rows else "",
         f"{wording.rate(tokens)} tokens/s" if tokens else "",
         f"{progress.num_units_done:,}/{progress.num_units:,} units",

@@ -156,9 +156,9 @@ class BloomForSequenceClassification(SequenceClasses, BloomWithHead):
         """Return logits [B, L] of packed sequences; the last layer computes one position of each."""
         ends = self._lengths_without_padding(input_ids_N, lengths)
         if ends != lengths:
-            input_ids_N = input_ids_N[lengths_to(lengths, ends).to(input_ids_N.device)]
+            input_ids_N = input_ids_N[lengths_to(lengths, ends, input_ids_N.device)]
         context = PackedAttention(ends, causal=True, alibi_slopes=self.alibi_slopes)
-        hidden_BD = self.decode_last(input_ids_N, positions_of(ends).to(input_ids_N.device), context)
+        hidden_BD = self.decode_last(input_ids_N, positions_of(ends, input_ids_N.device), context)
         logits_BL: Tensor = self.score(hidden_BD)
         return logits_BL
 

@@ -27,7 +27,7 @@ class DecoderOnlyModel(LoadedModel):
     def packed_hidden(self, input_ids_N: Tensor, lengths: list[int]) -> Tensor:
         """Return hidden states [N, D] of packed sequences, in one forward without a KV cache."""
         context = PackedAttention(lengths, causal=True, alibi_slopes=self.alibi_slopes)
-        return self.decode(input_ids_N, positions_of(lengths).to(input_ids_N.device), context)
+        return self.decode(input_ids_N, positions_of(lengths, input_ids_N.device), context)
 
     def hidden_states(
         self, input_ids: Tensor, attention_mask: Tensor | None, decoder_input_ids: Tensor | None = None

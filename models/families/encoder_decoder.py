@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from batchloom.models.errors import RequestError
@@ -16,6 +15,7 @@ from batchloom.models.layers.attention import AttentionContext, EncoderMemory, P
 from batchloom.models.layers.packing import Packing, packing_of
 from batchloom.models.layers.positions import positions_of
 from batchloom.models.ranks.group import TensorParallel
+from batchloom.models.transfers import to_device
 
 
 class EncoderDecoderModel(LoadedModel):
@@ -94,7 +94,7 @@ class EncoderDecoderModel(LoadedModel):
         if decoder_ids_N is None or decoder_lengths is None:
             decoder_ids_N, decoder_lengths = self.shifted_input(input_ids_N, lengths), lengths
         context = PackedAttention(decoder_lengths, causal=True, cross=self.memory(input_ids_N, lengths))
-        return self.decode(decoder_ids_N, positions_of(decoder_lengths).to(input_ids_N.device), context)
+        return self.decode(decoder_ids_N, positions_of(decoder_lengths, input_ids_N.device), context)
 
     def memory(self, input_ids_N: Tensor, lengths: list[int]) -> EncoderMemory:
         """Return what the decoder needs of packed source sequences."""
@@ -102,7 +102,7 @@ class EncoderDecoderModel(LoadedModel):
 
     def packed_encoded(self, input_ids_N: Tensor, lengths: list[int]) -> Tensor:
         """Return the encoder's hidden states [N, D] of packed sequences."""
-        positions_N = positions_of(lengths).to(input_ids_N.device)
+        positions_N = positions_of(lengths, input_ids_N.device)
         return self.encode(input_ids_N, positions_N, PackedAttention(lengths, causal=False))
 
     def shifted_input(self, input_ids_N: Tensor, lengths: list[int]) -> Tensor:
@@ -119,11 +119,11 @@ class EncoderDecoderModel(LoadedModel):
 
         Raises RequestError where config.json names no such token.
         """
-        lengths_B = torch.tensor(lengths)
-        firsts_B = (lengths_B.cumsum(0) - lengths_B).to(ids_N.device)
+        lengths_B = to_device(lengths, ids_N.device)
+        firsts_B = lengths_B.cumsum(0) - lengths_B
         shifted_N = ids_N.roll(1)
         if family_of(self.config).decoder_start is DecoderStart.LAST_TOKEN:
-            shifted_N[firsts_B] = ids_N[firsts_B + lengths_B.to(ids_N.device) - 1]
+            shifted_N[firsts_B] = ids_N[firsts_B + lengths_B - 1]
             return shifted_N
         if self.config.decoder_start_token_id is None:
             raise RequestError(

@@ -62,9 +62,9 @@ class SequenceClassification(SequenceClasses, ModelWithHead):
         decoder_lengths = [end + 1 for end in ends]
         decoder_ids_N = self.shifted_input(input_ids_N, lengths)
         if decoder_lengths != lengths:
-            decoder_ids_N = decoder_ids_N[lengths_to(lengths, decoder_lengths).to(decoder_ids_N.device)]
+            decoder_ids_N = decoder_ids_N[lengths_to(lengths, decoder_lengths, decoder_ids_N.device)]
         context = PackedAttention(decoder_lengths, causal=True, cross=memory)
-        positions_N = positions_of(decoder_lengths).to(input_ids_N.device)
+        positions_N = positions_of(decoder_lengths, input_ids_N.device)
         logits_BL: Tensor = self.classification_head(self.decode_last(decoder_ids_N, positions_N, context))
         return logits_BL
 

@@ -8,7 +8,7 @@ one token each (decode), and what is done leaves and makes room. A GPU has one l
     lanes.py          runners side by side              params.py         options of a request,
     runner.py         prefill, then decode steps        option_values.py  their values, and transformers'
     shared_runner.py  the same on several ranks         absent_options.py options that we do not have
-    transfers.py      between host and device           enlarging.py      tensors that grow
+                                                        enlarging.py      tensors that grow
 
     search/    how the next token is chosen             memory/    the KV cache and attention over it
       cohort.py       requests searched together          backend.py        what differs between devices

@@ -10,6 +10,7 @@ Legend of tensor names, everywhere in models:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -17,16 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from batchloom.models.layers.grouped_attention import GroupedAttention
+from batchloom.models.layers.kernel_attention import KernelAttention
 from batchloom.models.layers.layout import computes_in
 from batchloom.models.layers.positions import positions_of
 from batchloom.models.layers.product_attention import ProductAttention
+from batchloom.models.transfers import to_device
 
 # ALiBi is computed by extra columns of q and k. Eight, because kernels need head widths that are multiples of eight.
 ALIBI_COLUMNS = 8
 # The value of q's extra columns: a power of two, so exact, and large, so that float16 holds k's to position 50,000.
 ALIBI_QUERY = 8.0
 
-Plan = GroupedAttention | ProductAttention
+Plan = GroupedAttention | ProductAttention | KernelAttention
 
 
 class AttentionContext(Protocol):
@@ -77,22 +80,23 @@ class PackedAttention:
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:  # noqa: ARG002
         if self.alibi_slopes is not None:
             return self._attend_with_alibi(q_NHK, k_NHK, v_NHK)
-        plan = self.plan(q_NHK.device, q_NHK.dtype)
+        plan = self.plan(q_NHK.device, q_NHK.dtype, q_NHK.shape[-1])
         return plan(q_NHK, k_NHK, v_NHK, scale=q_NHK.shape[-1] ** -0.5)
 
     def cross_attend(self, layer: int, q_NHK: Tensor) -> Tensor:
         assert self.cross is not None, "this context was made without an encoder"
         if self._cross_plan is None:
-            kind = _kind_of_plan(q_NHK.device, q_NHK.dtype)
+            kind = _kind_of_plan(q_NHK.device, q_NHK.dtype, q_NHK.shape[-1])
             self._cross_plan = kind(self.query_lengths, self.cross.lengths, False)
         k_SHK, v_SHK = self.cross.keys_values[layer]
         return self._cross_plan(q_NHK, k_SHK, v_SHK, scale=q_NHK.shape[-1] ** -0.5)
 
-    def plan(self, device: torch.device, dtype: torch.dtype) -> Plan:
-        """Return how self-attention is computed for tensors of a device and dtype; made once."""
+    def plan(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> Plan:
+        """Return how self-attention is computed for tensors of a device, dtype and head width; made once."""
         if self._self_plan is None:
-            # With ALiBi not by products: slope * position outgrows what bfloat16 tells of a row's largest.
-            kind = _kind_of_plan(device, dtype) if self.alibi_slopes is None else GroupedAttention
+            kind = _kind_of_plan(device, dtype, head_dim)
+            if self.alibi_slopes is not None and kind is ProductAttention:
+                kind = GroupedAttention  # slope * position outgrows what bfloat16 tells of a row's largest
             self._self_plan = kind(self.query_lengths, self.lengths, self.causal)
         return self._self_plan
 
@@ -103,7 +107,7 @@ class PackedAttention:
 
     def last_tokens(self, device: torch.device) -> Tensor:
         """Return the index of each sequence's last token among the packed tokens: [B]."""
-        return (torch.tensor(self.lengths).cumsum(0) - 1).to(device)
+        return to_device([end - 1 for end in accumulate(self.lengths)], device)
 
     def last(self) -> "PackedAttention":
         """Return a context whose only queries are the sequences' last tokens: q is [B, H, K], keys are all tokens'."""
@@ -124,7 +128,7 @@ class PackedAttention:
         asking_NHA = q_NHK.new_zeros(*q_NHK.shape[:2], ALIBI_COLUMNS)
         asking_NHA[..., :3] = ALIBI_QUERY
         wide_v_NHK = F.pad(v_NHK, (0, ALIBI_COLUMNS))  # the fast kernels want one width for all three
-        attended_NHK = self.plan(q_NHK.device, q_NHK.dtype)(
+        attended_NHK = self.plan(q_NHK.device, q_NHK.dtype, head_dim + ALIBI_COLUMNS)(
             torch.cat((q_NHK, asking_NHA), dim=-1),
             torch.cat((k_NHK, self._alibi_columns), dim=-1),
             wide_v_NHK,
@@ -134,7 +138,7 @@ class PackedAttention:
 
     def _make_alibi_columns(self, k_NHK: Tensor, scale: float) -> Tensor:
         assert self.alibi_slopes is not None
-        positions_N = positions_of(self.lengths).to(k_NHK.device, torch.float32)
+        positions_N = positions_of(self.lengths, k_NHK.device).float()
         rest_NH = positions_N[:, None] * self.alibi_slopes.to(k_NHK.device) / (scale * ALIBI_QUERY)
         columns_NHA = k_NHK.new_zeros(*k_NHK.shape[:2], ALIBI_COLUMNS)
         for column in range(3):
@@ -143,7 +147,9 @@ class PackedAttention:
         return columns_NHA
 
 
-def _kind_of_plan(device: torch.device, dtype: torch.dtype) -> type[Plan]:
-    """Return which attention is fastest for tensors of a device and dtype."""
+def _kind_of_plan(device: torch.device, dtype: torch.dtype, head_dim: int) -> type[Plan]:
+    """Return which attention is fastest for tensors of a device, dtype and head width."""
+    if KernelAttention.is_for(device, dtype, head_dim):
+        return KernelAttention
     by_products = device.type == "cpu" and dtype == torch.bfloat16 and computes_in(dtype)
     return ProductAttention if by_products else GroupedAttention

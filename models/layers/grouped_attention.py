@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from batchloom.models.transfers import queued
+
 # Of a group's positions one in 36 may be padding: 1.028 padded over real tokens at most, whatever the lengths. Wider
 # groups are fewer calls; an eighth of each row gave 1.12 to 1.31 on short texts (benchmarks/padding.py).
 PADDING_SHARE = 36
@@ -96,7 +98,7 @@ class GroupedAttention:
             return None
         if i not in self._masks:
             mask_GS = torch.arange(group.num_keys) < torch.tensor(group.key_lengths)[:, None]
-            self._masks[i] = mask_GS[:, None, None, :].to(device)
+            self._masks[i] = queued(mask_GS[:, None, None, :], device)
         return self._masks[i]
 
 
@@ -119,7 +121,7 @@ class _PadIndex:
     def _to(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._indexes is None:
             pad_P, unpad_N = self._make()
-            self._indexes = (pad_P.to(device), unpad_N.to(device))
+            self._indexes = (queued(pad_P, device), queued(unpad_N, device))
         return self._indexes
 
     def _make(self) -> tuple[Tensor, Tensor]:

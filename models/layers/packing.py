@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from batchloom.models.errors import RequestError
+from batchloom.models.transfers import queued
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,11 @@ class Packing:
         return x_BT
 
 
-def lengths_to(lengths: Sequence[int], shorter: Sequence[int]) -> Tensor:
+def lengths_to(lengths: Sequence[int], shorter: Sequence[int], device: torch.device) -> Tensor:
     """Return the indices of the packed tokens that stay when sequences are cut: lengths 3, 2 to 2, 1 -> [0, 1, 3]."""
     starts = accumulate(lengths, initial=0)
-    return torch.cat([torch.arange(start, start + kept) for start, kept in zip(starts, shorter, strict=False)])
+    ranges = [torch.arange(start, start + kept) for start, kept in zip(starts, shorter, strict=False)]
+    return queued(torch.cat(ranges), device)
 
 
 def packing_of(input_ids_BT: Tensor, attention_mask_BT: Tensor | None) -> Packing:

@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from batchloom.models.layers.linear import frozen
+from batchloom.models.transfers import to_device
+
+CPU = torch.device("cpu")
 
 
 class LearnedPositions(nn.Module):
@@ -25,11 +28,12 @@ class LearnedPositions(nn.Module):
         return F.embedding(positions_N + self.offset if self.offset else positions_N, self.weight)
 
 
-def positions_of(lengths: Sequence[int]) -> Tensor:
+def positions_of(lengths: Sequence[int], device: torch.device = CPU) -> Tensor:
     """Return positions that count from 0 in each sequence: lengths 2, 3 -> [0, 1, 0, 1, 2]."""
-    lengths_B = torch.tensor(lengths)
-    starts_B = lengths_B.cumsum(0) - lengths_B
-    return torch.arange(int(lengths_B.sum())) - starts_B.repeat_interleave(lengths_B)
+    lengths_B = to_device(lengths, device)
+    num_tokens = sum(lengths)
+    starts_N = (lengths_B.cumsum(0) - lengths_B).repeat_interleave(lengths_B, output_size=num_tokens)
+    return torch.arange(num_tokens, device=device) - starts_N
 
 
 def alibi_slopes(num_heads: int) -> Tensor:

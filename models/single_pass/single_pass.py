@@ -5,9 +5,11 @@ multiplied, and neighbours in it have nearly equal lengths, so that attention pa
 batches of its own. A batch that runs out of memory is halved and tried again, and the budget with it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from queue import SimpleQueue
 from threading import Lock
 from typing import Concatenate, Literal, ParamSpec, TypeVar, cast
 
@@ -30,6 +32,7 @@ from batchloom.models.single_pass.heads import (
     TokenPredictor,
     Translator,
 )
+from batchloom.models.transfers import to_device
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
@@ -38,6 +41,7 @@ Sequences = Sequence[Sequence[int]]
 
 # Positions whose logits over the vocabulary are made at a time: [1024, 50265] in float32 is 206 MB.
 HEAD_POSITIONS = 1024
+DEVICE_WORKERS = 2
 
 
 @dataclass(frozen=True)
@@ -93,16 +97,19 @@ def on_all_ranks(method: Callable[Concatenate["SinglePass", Sequences, Arguments
 def num_workers_of(model: LoadedModel) -> int:
     """Return how many batches of a model are computed side by side.
 
-    A CPU's core computes batches of its own; several ranks would mix up their collectives.
+    A CPU's core computes batches of its own. On a GPU one is prepared while another is computed. Several ranks would
+    mix up their collectives.
     """
-    return torch.get_num_threads() if model.device.type == "cpu" and model.group.size == 1 else 1
+    if model.group.size > 1:
+        return 1
+    return torch.get_num_threads() if model.device.type == "cpu" else DEVICE_WORKERS
 
 
 class SinglePass:
     """One model's forwards over many token lists. Results come in the order of the input, on the CPU, in float32.
 
     `max_batch_tokens`: tokens of a batch; by default what is fastest on the model's device. `num_workers`: batches
-    computed at a time by a call; by default one a core on a CPU, else one. Callers on several threads pass 1.
+    computed at a time by a call; by default one a core on a CPU, two on a GPU. Callers on several threads pass 1.
     """
 
     def __init__(self, model: LoadedModel, max_batch_tokens: int | None = None, num_workers: int | None = None) -> None:
@@ -117,6 +124,7 @@ class SinglePass:
             num_workers=num_workers or num_workers_of(model),
             num_threads=torch.get_num_threads(),
         )
+        self._streams = _Streams(model.device, num_workers_of(model))
 
     @property
     def max_batch_tokens(self) -> int:
@@ -238,7 +246,7 @@ class SinglePass:
         def compute(ids_N: Tensor, lengths: list[int], asked: list[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
             starts = _starts(lengths)
             rows = [start + position for start, wanted in zip(starts, asked, strict=True) for position in wanted]
-            hidden_MD = model.packed_hidden(ids_N, lengths)[torch.tensor(rows, device=ids_N.device)]
+            hidden_MD = model.packed_hidden(ids_N, lengths)[to_device(rows, ids_N.device)]
             found = [
                 self._likeliest(model.local_logits(part_MD), top_k) for part_MD in hidden_MD.split(self._num_positions)
             ]
@@ -251,7 +259,7 @@ class SinglePass:
     def _score_targets(self, ids_N: Tensor, lengths: list[int], targets: list[Sequence[int]]) -> list[TokenScores]:
         translator = cast(Translator, self.model)
         target_lengths = [len(target) for target in targets]
-        wanted_M = torch.tensor([token for target in targets for token in target], device=ids_N.device)
+        wanted_M = to_device([token for target in targets for token in target], ids_N.device)
         shifted_M = translator.shifted(wanted_M, target_lengths)
         hidden_MD = translator.packed_hidden(ids_N, lengths, shifted_M, target_lengths)
         return [TokenScores(part) for part in self._log_probs(hidden_MD, wanted_M).split(target_lengths)]
@@ -305,10 +313,11 @@ class SinglePass:
 
         @torch.inference_mode()
         def answer(rows: list[int]) -> list[Result]:
-            ids_N = torch.tensor([token for row in rows for token in sequences[row]], device=self.model.device)
             extra = () if partners is None else ([partners[row] for row in rows],)
             batch_lengths = [lengths[row] for row in rows]
-            results = compute(ids_N, batch_lengths, *extra)
+            with self._streams.one():
+                ids_N = to_device([token for row in rows for token in sequences[row]], self.model.device)
+                results = compute(ids_N, batch_lengths, *extra)
             num_positions = self._attention(batch_lengths).num_positions
             with self._counting:
                 self.stats = self.stats.plus(len(ids_N), num_positions)
@@ -319,7 +328,32 @@ class SinglePass:
     def _attention(self, lengths: list[int]) -> Plan:
         """Return how the model's self-attention goes over its input: the encoder's, where there is one."""
         context = PackedAttention(lengths, not self.model.is_encoder_decoder, self.model.alibi_slopes)
-        return context.plan(self.model.device, self.model.dtype)
+        return context.plan(self.model.device, self.model.dtype, self.model.head_dim)
+
+
+class _Streams:
+    """A GPU's streams: a batch on its own waits for nothing of another's."""
+
+    def __init__(self, device: torch.device, num_streams: int) -> None:
+        self._free: SimpleQueue[torch.cuda.Stream] = SimpleQueue()
+        self._is_needed = device.type == "cuda"
+        if self._is_needed:
+            torch.cuda.synchronize(device)  # the weights are there
+            for _ in range(num_streams):
+                self._free.put(torch.cuda.Stream(device))
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Let this thread use a stream that no other uses; it waits for one."""
+        if not self._is_needed:
+            yield
+            return
+        stream = self._free.get()
+        try:
+            with torch.cuda.stream(stream):
+                yield
+        finally:
+            self._free.put(stream)
 
 
 def _starts(lengths: Sequence[int]) -> list[int]:
@@ -334,15 +368,15 @@ def _starts(lengths: Sequence[int]) -> list[int]:
 def _first_tokens(ids_N: Tensor, lengths: Sequence[int]) -> Tensor:
     """Return true at each sequence's first token: bool [N]."""
     marks_N = torch.zeros_like(ids_N, dtype=torch.bool)
-    marks_N[torch.tensor(_starts(lengths), device=ids_N.device)] = True
+    marks_N[to_device(_starts(lengths), ids_N.device)] = True
     return marks_N
 
 
 def _pool(hidden_ND: Tensor, lengths: list[int], pooling: Pooling) -> Tensor:
     if pooling == "mean":
         return torch.stack([part.mean(0) for part in hidden_ND.split(lengths)])
-    starts = torch.tensor(_starts(lengths), device=hidden_ND.device)
-    ends = starts + torch.tensor(lengths, device=hidden_ND.device) - 1
+    starts = to_device(_starts(lengths), hidden_ND.device)
+    ends = starts + to_device(lengths, hidden_ND.device) - 1
     return hidden_ND[starts if pooling == "cls" else ends]
 
 

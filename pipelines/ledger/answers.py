@@ -52,8 +52,15 @@ class Saved:
     def read(self, store: Store, schema: pa.Schema) -> tuple[pa.Table, Counts]:
         """Return the answers, one row for each row of the ranges, and what they add up to.
 
-        Raises: FileNotFoundError; ValueError where the file is not the one that was written; StoreError.
+        Raises: FileNotFoundError; ValueError where the file is not the one that was written, at a second look as well;
+            StoreError.
         """
+        try:
+            return self._read(store, schema)
+        except ValueError:
+            return self._read(store, schema)
+
+    def _read(self, store: Store, schema: pa.Schema) -> tuple[pa.Table, Counts]:
         file = Sealed.of(store.read(self.name))
         told = {name: file.footer.get(name) for name in ("part", "fingerprint", "ranges")}
         mine = {"part": self.part, "fingerprint": self.fingerprint, "ranges": json.loads(json.dumps(self.ranges))}
@@ -62,6 +69,16 @@ class Saved:
         if file.metadata.num_rows != self.num_rows:
             raise ValueError(f"it holds {file.metadata.num_rows} answers to {self.num_rows} rows")
         return file.table().cast(schema), from_json(Counts, file.footer.get("counts"))
+
+    def is_damaged(self, store: Store, schema: pa.Schema) -> bool:
+        """Whether the file is there and not the one that was written. Raises: StoreError."""
+        try:
+            self.read(store, schema)
+        except FileNotFoundError:
+            return False
+        except ValueError:
+            return True
+        return False
 
     def empty(self, store: Store) -> None:
         """Make a damaged file one that holds nothing. Who may write may do so, and removal may not be permitted.

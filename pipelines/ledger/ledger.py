@@ -73,7 +73,7 @@ class Found:
 def look(store: Store) -> Found:
     """List an output folder."""
     files = store.listing()
-    shown = [name for name in files if not name.startswith(("_", "."))]
+    shown = [name for name in files if not _is_free(name)]
     return Found(
         parts={name: files[name] for name in shown if name.endswith(".parquet")},
         others=tuple(name for name in shown if not name.endswith(".parquet")),
@@ -82,6 +82,13 @@ def look(store: Store) -> Found:
         answers=answers.by_folder(files),
         records=tuple(name for name in sorted(files) if name == PARTS or name.startswith(f"{RECORDS}/")),
     )
+
+
+def _is_free(name: str) -> bool:
+    """Whether a file of this name is nobody's concern: readers of the folder skip it, all of them. Some take every
+    `*.parquet`, whatever it begins with."""
+    is_parquet = name.endswith(".parquet") and "/" not in name
+    return name.startswith(("_", ".")) and not is_parquet
 
 
 def open_job(store: Store, job: Mapping[str, Any], overwritten: Found | None) -> None:
@@ -187,20 +194,27 @@ class RecordLog:
 def check_parts(store: Store, register: Register) -> Found:
     """Return what the folder holds at the end of a job, after a check that every part is there as its record says.
 
-    One listing tells; a part is read only where its size or version is not the record's, as after a second driver of
-    the same job has replaced equal bytes by equal bytes. Raises: JobError, naming parts, where some are not there.
+    Raises: JobError, naming parts, where some are not there.
     """
     found = look(store)
+    if lost := lost_parts(store, register, found):
+        raise JobError(
+            f"Output {store.url} lost {len(lost)} of {len(register)} parts while the job ran: they were removed or "
+            f"replaced ({some(lost)}). The output is not closed; the same command computes them again."
+        )
+    return found
+
+
+def lost_parts(store: Store, register: Register, found: Found) -> list[str]:
+    """Return the names of the parts that are not there as their records say.
+
+    A part is read only where its size or version is not the record's, as after a second driver of the same job has
+    replaced equal bytes by equal bytes.
+    """
     odd = list(changed(register, found))
     with ThreadPoolExecutor(READ_THREADS) as pool:
         are_there = list(pool.map(lambda record: record.part in found.parts and _is_equal(store, record), odd))
-    lost = [record.part for record, is_there in zip(odd, are_there, strict=True) if not is_there]
-    if lost:
-        raise JobError(
-            f"Output {store.url} lost {len(lost)} of {len(register)} parts while the job ran: they were removed or "
-            f"replaced ({some(sorted(lost))}). The output is not closed; the same command computes them again."
-        )
-    return found
+    return sorted(record.part for record, is_there in zip(odd, are_there, strict=True) if not is_there)
 
 
 def changed(register: Register, found: Found) -> Iterator[PartRecord]:

@@ -4,7 +4,7 @@ A part says by its name and its footer whose it is. Files of anybody else block 
 verify names them: readers open the folder as it stands, and would fail at them or take their rows for answers.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -71,8 +71,8 @@ def _refuse_strangers(store: Store, names: Sequence[str]) -> None:
 def _stranger_message(store: Store, names: Sequence[str]) -> str:
     return (
         f"Output {store.url} holds files that no batchloom job wrote ({some(names)}). Readers of the folder would take "
-        "them for answers or fail at them, and output.mode: overwrite does not remove them either. Move them away, or "
-        "begin their names with an underscore, which readers skip."
+        "them for answers or fail at them, and output.mode: overwrite does not remove them either. Move them away; "
+        "what begins with an underscore and does not end in .parquet may stay."
     )
 
 
@@ -98,22 +98,22 @@ def refuse_mixture(job: JobPlan, register: Register) -> Coverage:
     Raises: OutputError where answers would be mixed that belong to inputs that are gone or have changed, or where two
     parts hold the same rows.
     """
-    changed, gone, twice = set[str](), set[str](), set[str]()
+    changed, gone, twice = dict[str, str](), dict[str, str](), set[str]()  # of parts, the first shard
     coverage = Coverage()
     for name, spans in zip(register.table["part"].to_pylist(), register.spans(), strict=True):
         for span in spans:
             shard = job.shards_by_name.get(span.shard)
             if shard is None:
-                gone.add(name)
+                gone.setdefault(name, span.shard)
             elif shard.source.identity != span.identity:
-                changed.add(name)
+                changed.setdefault(name, span.shard)
             elif not coverage.add(span):
                 twice.add(name)
     if changed:
-        raise OutputError(_no_mixture(job, sorted(changed), "Put the inputs back"))
+        raise OutputError(_no_mixture(job, changed, "have changed", "Put the inputs back"))
     if gone and job.config.input.missing == "error":
         remedy = "Put the inputs back, set input.missing: keep to keep the answers of inputs that were deleted"
-        raise OutputError(_no_mixture(job, sorted(gone), remedy))
+        raise OutputError(_no_mixture(job, gone, "are gone", remedy))
     if twice:
         raise OutputError(
             f"Output {job.output.url} holds rows twice: {len(twice)} parts ({some(sorted(twice))}) have rows that "
@@ -123,10 +123,11 @@ def refuse_mixture(job: JobPlan, register: Register) -> Coverage:
     return coverage
 
 
-def _no_mixture(job: JobPlan, names: Sequence[str], remedy: str) -> str:
+def _no_mixture(job: JobPlan, shard_of: Mapping[str, str], what: str, remedy: str) -> str:
+    """`shard_of`: an input that is gone or has changed, of each part that holds rows of one."""
     return (
-        f"Output {job.output.url} holds {len(names)} parts of inputs that are gone or have changed since "
-        f"({some(names)}). Resuming would mix old answers with new ones. "
+        f"Output {job.output.url} holds answers to inputs that {what} since: {some(sorted(set(shard_of.values())))} "
+        f"({len(shard_of)} parts). Resuming would mix old answers with new ones. "
         f"{remedy}, choose another output.path, or set output.mode: overwrite."
     )
 

@@ -31,6 +31,7 @@ class Account:
     """The parts that are there and stay as they are."""
     num_units_pending: int
     num_rows_pending: int
+    num_parts_pending: int
     errors: Counter[str]
     """Rows with errors so far, by kind, without those that are to be computed again."""
     degenerate: Counter[str]
@@ -62,6 +63,7 @@ class Account:
             num_rows=self.num_rows,
             num_units_done=self.num_units - self.num_units_pending,
             num_rows_done=self.num_rows - self.num_rows_pending,
+            num_parts=self.num_parts_pending,
         )
 
     def computed(self, counts: Counts, measures: Mapping[str, float]) -> None:

@@ -18,7 +18,7 @@ from batchloom.pipelines.counts import PartRecord, UnitRecord
 from batchloom.pipelines.errors import JobError, PipelineError
 from batchloom.pipelines.ledger.answers import Saved
 from batchloom.pipelines.ledger.resume import Pending
-from batchloom.pipelines.metrics import UnitFailed
+from batchloom.pipelines.metrics import PartFailed
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.planning.shards import sources_of
 from batchloom.pipelines.stages.assemble import Assemble, Order
@@ -91,7 +91,7 @@ class Assembly:
             everything = (*pending.saved, *self._saved.pop(unit.part))
             self._ready.append(self._attempt(replace(pending, missing=(), saved=everything)))
 
-    def finished(self, seconds: float) -> Iterator[PartRecord | UnitFailed]:
+    def finished(self, seconds: float) -> Iterator[PartRecord | PartFailed]:
         """Start what can be started, and yield what is done within so many seconds."""
         self._start()
         if not self._running:
@@ -126,7 +126,7 @@ class Assembly:
             self._running[task.remote(self._assemble, self._order(attempt.pending))] = replace(attempt, started=now)
             num_bytes += attempt.memory
 
-    def _failed(self, attempt: _Attempt, error: Exception) -> Iterator[UnitFailed]:
+    def _failed(self, attempt: _Attempt, error: Exception) -> Iterator[PartFailed]:
         """Yield why the part failed, where it is not tried again."""
         part, reason = attempt.pending.part, getattr(error, "cause", error)
         if not isinstance(reason, PipelineError | ModelError):
@@ -141,7 +141,7 @@ class Assembly:
                 f"(limits.max_unit_attempts). The last loss: {type(reason).__name__}: {last}. Look for lost nodes, "
                 "for a lack of memory on them, and for processes that are stopped."
             )
-        yield UnitFailed(part.spans[0].shard, part.spans[0].start, part.spans[-1].stop, str(reason))
+        yield PartFailed(part.spans[0].shard, part.spans[0].start, part.spans[-1].stop, str(reason))
 
     def _attempt(self, pending: Pending) -> _Attempt:
         shards = self._job.shards_by_name

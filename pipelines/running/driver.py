@@ -50,7 +50,7 @@ def run(
     account = todo.account(job, done, retry)
     on_event(account.planned())
     if retry_errors is not None:
-        on_event(Retrying(len(retry.missing), dict(retry.errors)))
+        on_event(Retrying(len(retry.missing), dict(retry.errors), dict(account.errors)))
     account.check_limit()
     manifest = None if is_overwriting or todo.pending else _closed_manifest(account, found)
     if manifest is None:
@@ -59,7 +59,8 @@ def run(
         with ledger.RecordLog(store) as records:
             for made, measures in _stream(job, todo, on_event):
                 _account_for(made, measures, account, records, on_event)
-            account.failures.check()
+            if account.failures.failed:
+                account.failures.check(ledger.lost_parts(store, account.parts(), ledger.look(store)))
         manifest = account.manifest()
         _check_rows(manifest, account)
         found = ledger.check_parts(store, manifest.parts)
@@ -176,6 +177,7 @@ class Todo:
             done.register.chosen(is_kept.to_pylist()),
             num_units_pending=self.num_units,
             num_rows_pending=self.num_rows,
+            num_parts_pending=len(self.pending),
             errors=Counter(done.register.errors_by_kind()) - Counter(retry.errors),
             degenerate=Counter(done.register.degenerate()),
         )

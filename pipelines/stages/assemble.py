@@ -151,14 +151,10 @@ class Assemble:
 
     def _damaged(self, order: Order, found: Saved, error: ValueError) -> JobError:
         """Empty all files of answers to the part that are damaged, as this one, and return what to say of them."""
-        damaged = []
-        for saved in order.saved:
-            try:
-                saved.read(self.store, self.answers)
-            except ValueError:
-                saved.empty(self.store)
-                damaged.append(saved)
-        others = f", and {len(damaged) - 1} more of its files" if len(damaged) > 1 else ""
+        others_found = [one for one in order.saved if one != found and one.is_damaged(self.store, self.answers)]
+        for saved in (found, *others_found):
+            saved.empty(self.store)
+        others = f", and {len(others_found)} more of its files" if others_found else ""
         return JobError(
             f"{found.name} is damaged ({error}){others}. They count no more, and the same command computes them again."
         )

@@ -80,7 +80,10 @@ class Store:
         return {name: stored.size for name, stored in self.listing().items()}
 
     def listing(self) -> dict[str, Stored]:
-        """Return every file below the folder by its name relative to the folder. Raises: StoreError."""
+        """Return every file below the folder by its name relative to the folder. Raises: StoreError.
+
+        Empty objects whose key ends in a slash are no files: consoles of object stores and Hadoop mark folders by them.
+        """
 
         def below(filesystem: Any) -> Listing:
             filesystem.invalidate_cache()
@@ -96,7 +99,10 @@ class Store:
         listed = {
             path.removeprefix(prefix): Stored(info["size"], version_of(info))
             for path, info in found.items()
-            if path.startswith(prefix) and info["type"] == "file" and info["size"] is not None
+            if path.startswith(prefix)
+            and info["type"] == "file"
+            and info["size"] is not None
+            and (info["size"] or not path.endswith("/"))
         }
         self.__dict__["_listed"] = {name: stored.size for name, stored in listed.items()}
         return listed

@@ -132,8 +132,13 @@ class Roster:
     # --------------------------------------------------------------------------------------- called by the watchdog
 
     def look(self, seconds: float) -> list[Sight]:
-        """Return what is known of all replicas. Raises: ray's GetTimeoutError."""
-        sights: list[Sight] = ray.get(self._actor.look.remote(), timeout=seconds)
+        """Return what is known of all replicas. Raises: TimeoutError."""
+        try:
+            sights: list[Sight] = ray.get(self._actor.look.remote(), timeout=seconds)
+        except ray.exceptions.GetTimeoutError:
+            raise TimeoutError(
+                f"nothing was heard of them for {seconds:.0f} s, as where a machine is overloaded"
+            ) from None
         return sights
 
     def blameless(self, replica: str) -> None:

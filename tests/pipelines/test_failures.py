@@ -3,7 +3,7 @@
 import pytest
 
 from batchloom.pipelines.errors import JobError
-from batchloom.pipelines.metrics import UnitFailed
+from batchloom.pipelines.metrics import PartFailed, UnitFailed
 from batchloom.pipelines.running.failures import MAX_CAUSES_IN_A_ROW, SHOWN_GROUPS, Failures
 
 
@@ -55,3 +55,22 @@ def test_many_units_of_one_cause_are_no_reason_to_stop() -> None:
         failures.add(failure(start=start))
     with pytest.raises(JobError, match=f"{10 * MAX_CAUSES_IN_A_ROW} units failed. All others are done"):
         failures.check()
+
+
+def test_parts_that_could_not_be_assembled_are_counted_as_parts() -> None:
+    failures = Failures()
+    for failed in (failure(), failure(start=10), PartFailed("a.parquet", 0, 40, "the task was lost")):
+        failures.add(failed)
+    with pytest.raises(
+        JobError, match=r"2 units and 1 part failed(.|\n)*  1 part of a\.parquet \(rows 0-40\): the task"
+    ):
+        failures.check()
+
+
+def test_parts_that_are_gone_are_not_called_done() -> None:
+    failures = Failures()
+    failures.add(failure())
+    with pytest.raises(
+        JobError, match=r"1 unit failed\. And 2 finished parts were removed .* \(x\.parquet, y\.parquet\)\."
+    ):
+        failures.check(["x.parquet", "y.parquet"])

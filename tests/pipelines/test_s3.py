@@ -99,6 +99,20 @@ def weather(server: tuple[dict[str, Any], Weather]) -> Iterator[Weather]:
     server[1].clear()
 
 
+def test_marks_of_folders_are_no_files(s3) -> None:
+    """A console's "create folder" puts an empty object whose key ends in a slash; the output was refused for it."""
+    import s3fs
+
+    filesystem = s3fs.S3FileSystem(**s3)
+    for key in ("archive/marked/", "archive/marked/sub/"):
+        filesystem.call_s3("put_object", Bucket="archive", Key=key.removeprefix("archive/"), Body=b"")
+    store = Store("s3://archive/marked", s3)
+    assert store.listing() == {}
+    store.put("sub/part.parquet", b"x")
+    store.put("sub/empty", b"")
+    assert sorted(store.listing()) == ["sub/empty", "sub/part.parquet"]
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_job_reads_from_s3_and_writes_to_s3(make_job, make_sentences, s3) -> None:
     source = Store("s3://archive/2024", s3)

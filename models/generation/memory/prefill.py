@@ -17,6 +17,7 @@ from batchloom.models.generation.requests import Request
 from batchloom.models.layers.attention import PackedAttention
 from batchloom.models.layers.positions import positions_of
 from batchloom.models.layers.product_attention import ProductAttention
+from batchloom.models.transfers import to_device
 
 # Longer prompts go through fused attention: the scores of one prompt are held at once, 32 MB at 1024 tokens and 16
 # heads.
@@ -51,7 +52,7 @@ def _encode(model: GenerativeEncoderDecoder, requests: Sequence[Request]) -> Pre
     prompts = [request.prompt_ids for request in requests]
     lengths = [len(prompt) for prompt in prompts]
     context = _EncoderProducts(lengths) if _prefers_products(model) else PackedAttention(lengths, causal=False)
-    encoded_ND = model.encode(_packed(prompts, model.device), positions_of(lengths).to(model.device), context)
+    encoded_ND = model.encode(_packed(prompts, model.device), positions_of(lengths, model.device), context)
     batch = PromptBatch(requests, lengths, model.cross_keys_values(encoded_ND))
     return Prefilled([batch], context.num_padded_tokens)
 
@@ -92,7 +93,7 @@ def _keys_values(
     else:
         like = torch.empty(0, dtype=model.dtype, device=model.device)
         context = _ProductPrefill(lengths, like, model.alibi_slopes, None if prefix is None else prefix.memory)
-    position_N = positions_of(lengths).to(model.device) + start
+    position_N = positions_of(lengths, model.device) + start
     model.decode(_packed(tails, model.device), position_N, context)
     return context.keys_values, context.num_padded_tokens
 
@@ -125,7 +126,7 @@ def _prefers_products(model: Model) -> bool:
 
 
 def _packed(prompts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    return torch.tensor([token for prompt in prompts for token in prompt], dtype=torch.long, device=device)
+    return to_device([token for prompt in prompts for token in prompt], device)
 
 
 class _EncoderProducts:

@@ -19,7 +19,7 @@ from batchloom.models.generation.search.cohort import Cohort, Done, Step, StopTe
 from batchloom.models.generation.search.randomness import gumbels, sample_key
 from batchloom.models.generation.search.vocabulary import Vocabulary
 from batchloom.models.generation.search.warpers import warp
-from batchloom.models.generation.transfers import fetch, to_device, true_indexes
+from batchloom.models.transfers import fetch, to_device, true_indexes
 
 # Above the tokens of any vocabulary: a continuation's number is its beam times this, plus its token.
 BEAM_STRIDE = 1 << 32

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from batchloom.models.generation.enlarging import enlarged
-from batchloom.models.generation.transfers import to_device
+from batchloom.models.transfers import to_device
 
 # transformers' stand-in for minus infinity. Sums with it decide what the search does when no good candidate is left.
 WORST = -1.0e9

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from batchloom.models.generation.enlarging import enlarged
 from batchloom.models.generation.requests import Request
-from batchloom.models.generation.transfers import fetch, to_device
+from batchloom.models.transfers import fetch, to_device
 
 
 class History:

@@ -12,7 +12,7 @@ from torch import Tensor
 from batchloom.models.generation.params import GenerationParams, as_ids
 from batchloom.models.generation.search.history import History
 from batchloom.models.generation.search.vocabulary import Vocabulary
-from batchloom.models.generation.transfers import to_device
+from batchloom.models.transfers import to_device
 
 # A processor gets this rank's logits [R, V], the history, and the log-normalizer [R], which is subtracted where the
 # processor acts on log-probabilities (None: it acts on logits).

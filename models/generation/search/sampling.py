@@ -12,7 +12,7 @@ from batchloom.models.generation.search.cohort import Cohort, Done, Step, StopTe
 from batchloom.models.generation.search.randomness import sample_key
 from batchloom.models.generation.search.vocabulary import Vocabulary
 from batchloom.models.generation.search.warpers import warp
-from batchloom.models.generation.transfers import to_device, true_indexes
+from batchloom.models.transfers import to_device, true_indexes
 
 
 class SamplingCohort(Cohort):

@@ -6,8 +6,8 @@ from rich.console import Console
 
 from batchloom.jobs.terminal.progress import Progress
 from batchloom.jobs.terminal.progress_line import PLAIN_SECONDS, LiveLine, PlainLines, figures
-from batchloom.pipelines.counts import UnitRecord
-from batchloom.pipelines.metrics import Event, Planned, ReplicasStarting, UnitDone
+from batchloom.pipelines.counts import PartRecord, UnitRecord
+from batchloom.pipelines.metrics import Event, PartDone, PartFailed, Planned, ReplicasStarting, Retrying, UnitDone
 
 
 @dataclass
@@ -103,3 +103,34 @@ def test_plain_lines_are_few_and_the_last_one_comes(clock: Clock) -> None:
     assert told[0] == "1,000 rows of 2 shards in 10 units; 200 rows in 2 units are done already"
     assert told[1] == "Starting Ray and loading the model"
     assert [line.split()[0] for line in told[2:]] == ["300/1,000", "700/1,000", "1,000/1,000"]
+
+
+def test_parts_are_counted_where_nothing_is_computed(clock: Clock) -> None:
+    """Other kept columns were written for 25 s without a word."""
+    told: list[str] = []
+    progress = Progress(clock)
+    watch = PlainLines(progress, told.append, clock)
+    watch(Planned(num_shards=2, num_units=10, num_rows=1000, num_units_done=10, num_rows_done=1000, num_parts=5))
+    assert progress.stage == "Writing 5 parts anew"
+    counts = {
+        "num_rows": 200,
+        "num_errors": 0,
+        "num_input_tokens": 1,
+        "num_output_tokens": 1,
+        "num_truncated_tokens": 0,
+    }
+    part = PartDone(PartRecord(part="p", spans=(), layout="l", bytes=1, sha256="", **counts))
+    for event in (part, part, part, PartFailed("a", 0, 1, "full"), part):
+        clock.now += PLAIN_SECONDS / 2
+        watch(event)
+    assert told[1:] == ["1/5 parts written anew", "3/5 parts written anew", "4/5 parts written anew  1 part failed"]
+    assert progress.done_of == (4, 5)
+    assert progress.num_units_failed == 0
+
+
+def test_errors_of_kinds_that_nobody_asked_for_are_named(progress: Progress) -> None:
+    told: list[str] = []
+    watch = PlainLines(progress, told.append)
+    watch(Retrying(0, {}, {"damaged_input": 24}))
+    watch(Retrying(0, {}))
+    assert told == ["No row has an error of these kinds, but 24 damaged_input", "No row has an error to retry"]

@@ -107,7 +107,7 @@ def test_alibi_slopes_equal_the_references(num_heads):
 
 def test_positions_begin_anew_in_each_sequence():
     assert positions_of([2, 1, 3]).tolist() == [0, 1, 0, 0, 1, 2]
-    assert lengths_to([3, 2], [2, 1]).tolist() == [0, 1, 3]
+    assert lengths_to([3, 2], [2, 1], torch.device("cpu")).tolist() == [0, 1, 3]
 
 
 def test_unpacking_undoes_packing_and_leaves_zeros():

@@ -70,6 +70,22 @@ def test_all_damaged_answers_of_a_part_are_found_at_once(permanent, planned, sou
     assert saved_for(part, FINGERPRINT, ledger.look(store).answers[folder_of(part, FINGERPRINT)]) == saved[:1]
 
 
+def test_answers_that_are_whole_at_a_second_look_are_taken(permanent, planned, source, monkeypatch) -> None:
+    """And those that are gone when others are looked at are not damaged."""
+    store, part = permanent.store, planned[0]
+    saved = [save(store, part, (own,)) for own in ((0, 2), (2, 10))]
+    read, looks = Store.read, []
+
+    def once_damaged(self: Store, name: str) -> bytes:
+        looks.append(name)
+        return b"PAR1" if looks == [saved[0].name] else read(self, name)
+
+    monkeypatch.setattr(Store, "read", once_damaged)
+    assert permanent(Order(part, {source.name: source}, saved)).num_rows == 10
+    assert looks.count(saved[0].name) == 2
+    assert not saved[0].is_damaged(store, ANSWERS), "it is gone"
+
+
 @pytest.mark.parametrize(("harm", "message"), [("another schema", "names"), ("too few", "holds 9 answers to 10 rows")])
 def test_answers_that_do_not_fit_are_damaged(assemble, planned, harm: str, message: str) -> None:
     saved, counts = Saved(planned[0].id, FINGERPRINT, ((0, 10),)), {"num_rows": 10}

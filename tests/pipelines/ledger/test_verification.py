@@ -117,7 +117,7 @@ def test_a_folder_that_is_no_output_is_named(tmp_path: Path) -> None:
         pipelines.verify(str(tmp_path / "nothing"))
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "sub/x.parquet"])
+@pytest.mark.parametrize("name", ["notes.txt", "sub/x.parquet", "_x.parquet", ".h.parquet"])
 def test_a_file_that_is_no_part_is_named(output: Path, name: str) -> None:
     """A reader of the whole folder would stumble over it."""
     (output / name).parent.mkdir(exist_ok=True)
@@ -216,6 +216,12 @@ def test_a_job_record_that_is_damaged_or_gone_decides_nothing(output: Path) -> N
     assert pipelines.verify(str(output)).ok
     record.unlink()
     assert pipelines.verify(str(output)).ok
+
+
+def test_an_output_without_its_marker_is_not_closed(output: Path) -> None:
+    """status called it unfinished, and verify had nothing to say."""
+    (output / "_SUCCESS").unlink()
+    assert only_problem(output) == "_SUCCESS is missing: the same command writes it again"
 
 
 def test_a_part_that_is_a_folder_is_named(output: Path) -> None:

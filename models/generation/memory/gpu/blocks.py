@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from batchloom.models.generation.enlarging import enlarged
-from batchloom.models.generation.transfers import Numbers, upload
+from batchloom.models.transfers import Numbers, upload
 
 BLOCK_SIZE = (
     32  # tokens: half a block a sequence is read unused, and each block costs a partial result of two keys' size

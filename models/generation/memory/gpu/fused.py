@@ -4,6 +4,9 @@ It reads what `BlockReader` reads and is tested against it. Each key and value i
 it; rows that share a prompt run side by side, so all but the first find it in the GPU's cache.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -35,29 +38,30 @@ class FusedReader(BlockReader):
         result_NHK = torch.empty_like(q_NHK)
         has_alibi = self._alibi_slopes is not None
         blocks_at_once, num_warps = self._settings(q_NHK)
-        attend_kernel[(num_rows, num_heads)](
-            q_NHK,
-            keys,
-            values,
-            result_NHK,
-            reads.table_NM,
-            reads.place_NM,
-            reads.count_B,
-            store.descent_BRS,
-            store.position_BS,
-            self._position_N,
-            self._alibi_slopes if has_alibi else q_NHK,
-            head_dim**-0.5,
-            NUM_COLUMNS=reads.table_NM.shape[1],
-            NUM_READERS=store.num_readers,
-            BLOCK_SIZE=BLOCK_SIZE,
-            NULL_BLOCK=NULL_BLOCK,
-            HEAD_DIM=head_dim,
-            PADDED_DIM=triton.next_power_of_2(head_dim),
-            AT_ONCE=blocks_at_once,
-            HAS_ALIBI=has_alibi,
-            num_warps=num_warps,
-        )
+        with _launching_on(q_NHK.device):
+            attend_kernel[(num_rows, num_heads)](
+                q_NHK,
+                keys,
+                values,
+                result_NHK,
+                reads.table_NM,
+                reads.place_NM,
+                reads.count_B,
+                store.descent_BRS,
+                store.position_BS,
+                self._position_N,
+                self._alibi_slopes if has_alibi else q_NHK,
+                head_dim**-0.5,
+                NUM_COLUMNS=reads.table_NM.shape[1],
+                NUM_READERS=store.num_readers,
+                BLOCK_SIZE=BLOCK_SIZE,
+                NULL_BLOCK=NULL_BLOCK,
+                HEAD_DIM=head_dim,
+                PADDED_DIM=triton.next_power_of_2(head_dim),
+                AT_ONCE=blocks_at_once,
+                HAS_ALIBI=has_alibi,
+                num_warps=num_warps,
+            )
         return result_NHK
 
     def _settings(self, q_NHK: Tensor) -> tuple[int, int]:
@@ -67,6 +71,11 @@ class FusedReader(BlockReader):
         num_bytes, num_warps = (BYTES_OF_MANY, WARPS_OF_MANY) if is_many else (BYTES_OF_FEW, WARPS_OF_FEW)
         block_bytes = BLOCK_SIZE * triton.next_power_of_2(head_dim) * q_NHK.element_size()
         return max(1, num_bytes // block_bytes), num_warps
+
+
+def _launching_on(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, whichever one its arguments lie on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def try_out(device: torch.device) -> None:

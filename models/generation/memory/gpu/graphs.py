@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from batchloom.models.generation.memory.gpu.shapes import StepShape
-from batchloom.models.generation.transfers import Numbers, upload
+from batchloom.models.transfers import Numbers, upload
 
 logger = logging.getLogger(__name__)
 

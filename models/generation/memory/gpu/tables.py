@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from batchloom.models.generation.memory.gpu.blocks import BLOCK_SIZE
-from batchloom.models.generation.transfers import Numbers
+from batchloom.models.transfers import Numbers
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from batchloom.models.generation.memory.gpu.blocks import BLOCK_SIZE, BlockStore
 from batchloom.models.generation.memory.gpu.tables import BlockTable
-from batchloom.models.generation.transfers import Numbers
+from batchloom.models.transfers import Numbers
 
 
 class BlockUnits:

@@ -17,12 +17,12 @@ Numbers = NDArray[np.int64]
 
 def to_device(values: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.long) -> Tensor:
     """Convert a (nested) list to a tensor on the device, without a synchronization."""
-    return _upload(torch.tensor(values, dtype=dtype), device)
+    return queued(torch.tensor(values, dtype=dtype), device)
 
 
 def upload(arrays: Sequence[Numbers], device: torch.device) -> list[Tensor]:
     """Copy integer arrays to the device in one transfer, without a synchronization; shapes are kept."""
-    flat = _upload(torch.from_numpy(np.concatenate([array.ravel() for array in arrays])), device)
+    flat = queued(torch.from_numpy(np.concatenate([array.ravel() for array in arrays])), device)
     tensors = flat.split([array.size for array in arrays])
     return [tensor.view(array.shape) for tensor, array in zip(tensors, arrays, strict=True)]
 
@@ -45,6 +45,7 @@ def true_indexes(is_true_N: Tensor) -> list[int]:
     return [index for index, is_true in enumerate(is_true_N.tolist()) if is_true]
 
 
-def _upload(tensor: Tensor, device: torch.device) -> Tensor:
+def queued(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor's copy on a device, which may still be on its way: what the device does next comes after it."""
     # A copy from pageable memory would synchronize; from pinned memory it is queued.
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
