@@ -44,6 +44,10 @@ Input = Annotated[list[str] | None, typer.Option("--input", metavar="PATH", help
 Target = Annotated[str | None, typer.Option("--output", metavar="PATH", help="The output folder.")]
 TextColumn = Annotated[str | None, typer.Option("--text-column", metavar="COLUMN", help="The column to read.")]
 KeepColumns = Annotated[str | None, typer.Option("--keep-columns", metavar="A,B,...", help="The columns to copy.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(metavar="ROWS", min=1, help="Try the job on so many rows, with an output beside its own."),
+]
 RetryErrors = Annotated[
     str | None,
     typer.Option("--retry-errors", metavar="[=KIND,...]", help="Compute rows with errors again: all, or these kinds."),
@@ -121,11 +125,12 @@ def run(
     output_path: Target = None,
     text_column: TextColumn = None,
     keep_columns: KeepColumns = None,
+    limit: Limit = None,
     retry_errors: RetryErrors = None,
     as_json: Json = False,
 ) -> None:
     """Run a job to its end; the same command resumes it after a stop."""
-    flags = _flags(task, model, inputs, output_path, text_column, keep_columns)
+    flags = _flags(task, model, inputs, output_path, text_column, keep_columns, limit)
     with _command(as_json) as output:
         from batchloom import pipelines
 
@@ -145,6 +150,7 @@ def plan(
     output_path: Target = None,
     text_column: TextColumn = None,
     keep_columns: KeepColumns = None,
+    limit: Limit = None,
     as_json: Json = False,
     memory: Annotated[float, _machine("Of a device, in GB.")] = Machine.memory / 1e9,
     bandwidth: Annotated[float, _machine("Between a device and its memory, in GB/s.")] = Machine.bandwidth / 1e9,
@@ -155,7 +161,7 @@ def plan(
     tokens: Annotated[int, _machine("That a sequence looks back at, its source included.")] = 1024,
 ) -> None:
     """Show what `run` would do, without doing it."""
-    flags = _flags(task, model, inputs, output_path, text_column, keep_columns)
+    flags = _flags(task, model, inputs, output_path, text_column, keep_columns, limit)
     with _command(as_json) as output:
         from batchloom.jobs.reports.dry_run import DryRun
 
@@ -327,6 +333,7 @@ def _flags(
     output: str | None,
     text_column: str | None,
     keep_columns: str | None,
+    limit: int | None,
 ) -> dict[str, object]:
     """Return the options that were given, by name."""
     given = {
@@ -336,6 +343,7 @@ def _flags(
         "--output": output,
         "--text-column": text_column,
         "--keep-columns": _names(keep_columns),
+        "--limit": limit,
     }
     return {name: value for name, value in given.items() if value is not None}
 
@@ -350,7 +358,8 @@ def _load(job: str | None, sets: list[str] | None, flags: dict[str, object]) -> 
     from batchloom.jobs.job_schema import FLAGS
 
     overrides = [spec.Override(FLAGS[name], value, name) for name, value in flags.items()]
-    return spec.load(job, [*overrides, *(spec.parse_set(text) for text in sets or [])])
+    config = spec.load(job, [*overrides, *(spec.parse_set(text) for text in sets or [])])
+    return spec.as_trial(config) if "--limit" in flags else config
 
 
 def _address(folder: str) -> "tuple[str, dict[str, object], JobConfig | None]":

@@ -19,6 +19,7 @@ FLAGS: Mapping[str, KeyPath] = {
     "--input": ("input", "paths"),
     "--text-column": ("input", "text_column"),
     "--keep-columns": ("input", "keep_columns"),
+    "--limit": ("input", "limit"),
     "--output": ("output", "path"),
 }
 """Options of the command line that stand for a key. Every other key is reached by `--set`."""

@@ -4,7 +4,7 @@ import json
 import numbers
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,12 @@ def load(path: str | None = None, overrides: Sequence[Override] = ()) -> JobConf
     values, problems = _overlay(file.values, overrides)
     config, found = resolve(values, origins, FLAGS)
     return _checked(path or "The command line", config, [*found, *problems])
+
+
+def as_trial(config: JobConfig) -> JobConfig:
+    """Return a job of few rows with an output of its own beside that of the whole job: `out-limit-100`."""
+    path = f"{config.output.path.rstrip('/')}-limit-{config.input.limit}"
+    return replace(config, output=replace(config.output, path=path))
 
 
 def from_mapping(job: Mapping[str, Any]) -> JobConfig:

@@ -44,6 +44,9 @@ class InputConfig:
     max_unit_bytes: int = 1 << 25
     """The largest number of bytes in a unit, by the footers, not compressed. It bounds the memory of workers, and may
     be changed between two runs of a job."""
+    limit: int | None = None
+    """The largest number of rows, the first ones of each file: a trial of the job, with an output of its own, as
+    a limit is another configuration. None: all."""
     missing: Literal["error", "keep"] = "error"
     """Input files that were deleted after they were answered. error: the job is refused. keep: their parts stay. A file
     that was renamed is a deleted and a new one: under keep its rows are there twice."""

@@ -23,6 +23,7 @@ from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.parts import counts_of, is_part_name, read_part
 from batchloom.pipelines.planning.fingerprint import fingerprint
 from batchloom.pipelines.planning.kept_footers import KeptFooters
+from batchloom.pipelines.planning.limit import limited, words_for_left_out
 from batchloom.pipelines.planning.shards import Shard, find_shards
 from batchloom.pipelines.planning.spans import Coverage, Span
 from batchloom.pipelines.records import from_json
@@ -214,11 +215,12 @@ def _check_input(
     """Return the rows of the input as it is now, where its rows and those of parts do not correspond, and what
     cannot be compared because an input was deleted and its answers are kept."""
     try:
-        shards, _ = find_shards(config, kept=footers)
+        found, _ = find_shards(config, kept=footers)
     except (InputError, StoreError) as error:
         gone = [f"input: cannot be recounted. {error}"]
         are_kept = config.missing == "keep" and isinstance(error, NoInputError)
         return None, [] if are_kept else gone, gone if are_kept else []
+    shards, left_out = limited(found, config.limit), words_for_left_out(found, config.limit)
     present = {shard.name: shard for shard in shards}
     coverage, problems, kept = Coverage(), [], Counter[str]()
     for part, spans in zip(manifest.parts.table["part"].to_pylist(), manifest.parts.spans(), strict=True):
@@ -233,7 +235,8 @@ def _check_input(
             elif shard is None:
                 kept[span.shard] += span.num_rows
     problems += _without_part(shards, coverage)
-    notes = [
+    notes = [left_out] if left_out else []
+    notes += [
         f"{shard} was deleted: the answers to {num_rows} of its rows are kept, and whether it had more cannot be told "
         "any more"
         for shard, num_rows in kept.items()

@@ -26,6 +26,7 @@ from batchloom.pipelines.planning.apart import check_apart
 from batchloom.pipelines.planning.columns import choose_columns
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
 from batchloom.pipelines.planning.kept_footers import KeptFooters
+from batchloom.pipelines.planning.limit import limited, words_for_left_out
 from batchloom.pipelines.planning.shards import Shard, find_shards, keep_footers
 from batchloom.pipelines.planning.units import Part, Size, num_units, parts_of
 from batchloom.pipelines.stores.storage import Store, absolute
@@ -46,6 +47,7 @@ class JobPlan:
     checkpoint: models.CheckpointInfo
     task: Task
     shards: list[Shard]
+    """With the rows that are computed."""
     schema: pa.Schema
     """The columns of the input that are used, with types that all shards share."""
     keep_columns: tuple[str, ...]
@@ -53,6 +55,8 @@ class JobPlan:
     """The components of the fingerprint: what decides an answer."""
     schemas: Sequence[pa.Schema] = field(default=(), repr=False)
     """Of each shard."""
+    found: Sequence[Shard] = field(default=(), repr=False)
+    """The shards with all of their rows."""
     footers: KeptFooters | None = field(default=None, repr=False)
     """Those that are kept in the output folder."""
 
@@ -108,8 +112,9 @@ class JobPlan:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of answers before they are computed."""
-        cut = cut_by_positions(self.generation, self.checkpoint)
-        return () if cut is None else (cut,)
+        left_out = words_for_left_out(self.found, self.config.input.limit)
+        notes = (cut_by_positions(self.generation, self.checkpoint), left_out)
+        return tuple(note for note in notes if note)
 
     @property
     def footprint(self) -> models.Footprint:
@@ -138,7 +143,7 @@ class JobPlan:
     def keep_footers(self) -> None:
         """Write the footers of the shards to the output folder, so that the next plan need not read them."""
         if self.footers is not None:
-            keep_footers(self.footers, self.config.input, self.patience, self.shards, self.schemas)
+            keep_footers(self.footers, self.config.input, self.patience, self.found, self.schemas)
 
     @property
     def num_rows(self) -> int:
@@ -178,12 +183,15 @@ def plan(config: JobConfig) -> JobPlan:
     with _gathering(problems):
         patience = Patience(config.limits.storage_patience)
         footers = KeptFooters(Store(config.output.path, config.output.storage_options, patience), columns)
-        shards, schemas = find_shards(config.input, patience, columns, footers)
+        found, schemas = find_shards(config.input, patience, columns, footers)
+        shards = limited(found, config.input.limit)
         check_apart(config, shards)
     _raise_all(problems)
     models.check_ranks(checkpoint.config, config.engine.tensor_parallel)
     schema, keep_columns = choose_columns(config.input, task, shards, schemas)
-    read_as = {} if isinstance(shards[0].format, Parquet) else shards[0].format.settings()
+    read_as: dict[str, Any] = {} if isinstance(shards[0].format, Parquet) else shards[0].format.settings()
+    if config.input.limit is not None:
+        read_as["limit"] = config.input.limit
     return JobPlan(
         config=config,
         checkpoint=checkpoint,
@@ -192,6 +200,7 @@ def plan(config: JobConfig) -> JobPlan:
         schema=schema,
         keep_columns=keep_columns,
         schemas=schemas,
+        found=found,
         footers=footers,
         fingerprint_of=as_json(
             {
@@ -272,6 +281,7 @@ def _check_numbers(config: JobConfig) -> None:
     at_least_one = {
         "input.rows_per_unit": config.input.rows_per_unit,
         "input.max_unit_bytes": config.input.max_unit_bytes,
+        "input.limit": 1 if config.input.limit is None else config.input.limit,
         "output.rows_per_part": 1 if config.output.rows_per_part is None else config.output.rows_per_part,
         "engine.tensor_parallel": config.engine.tensor_parallel,
         "engine.replicas.min": config.engine.replicas.min,

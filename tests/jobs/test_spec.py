@@ -156,3 +156,13 @@ def test_a_resolved_job_written_out_is_the_same_job(
     path.write_text(spec.to_yaml(asdict(config)), encoding="utf-8")
     assert spec.load(str(path)) == config
     assert spec.from_record(asdict(config), "record") == config
+
+
+def test_a_trial_has_an_output_beside_that_of_its_job() -> None:
+    job = {
+        "task": "perplexity",
+        "model": "m",
+        "input": {"paths": ["in"], "limit": 100},
+        "output": {"path": "s3://b/out/"},
+    }
+    assert spec.as_trial(spec.from_mapping(job)).output.path == "s3://b/out-limit-100"

@@ -10,6 +10,7 @@ import pytest
 
 from batchloom import pipelines
 from batchloom.pipelines.config import JobConfig
+from batchloom.pipelines.errors import OutputError
 from batchloom.pipelines.metrics import Event, PartDone
 from batchloom.pipelines.planning.footers import Footers
 from tests.forms import write
@@ -63,3 +64,19 @@ def test_a_job_interrupted_three_times_answers_each_row_of_any_form_once(
 
 def content(job: JobConfig) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path(job.output.path).glob("*.parquet")}
+
+
+def test_a_trial_answers_the_first_rows_of_each_file_and_verify_knows_of_the_others(make_job) -> None:
+    job = make_job()
+    whole = replace(job, output=replace(job.output, path=f"{job.output.path}-whole"))
+    trial = replace(job, input=replace(job.input, limit=31))
+    pipelines.run(trial)
+    ids = sorted(pq.read_table(trial.output.path)["id"].to_pylist())
+    assert ids == [*range(11), *range(40, 50), *range(65, 75)]  # of 40, 25 and 10 rows
+    verification = pipelines.verify(trial.output.path)
+    assert verification.ok, verification.problems
+    assert (verification.num_rows, verification.num_input_rows) == (31, 31)
+    assert verification.notes == ["input.limit leaves out 44 of 75 rows."]
+    assert pipelines.plan(replace(whole, output=trial.output)).num_rows == 75  # by the footers that the trial kept
+    with pytest.raises(OutputError, match=r"input\.limit was 31, is null"):
+        pipelines.run(replace(whole, output=trial.output))
