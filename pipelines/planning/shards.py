@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 FOOTER_THREADS = 32  # a footer is a small request, bound by latency and not by bandwidth
 
+TOLD_BYTES = 1 << 30  # of files that are gone through: it takes so long that a word is due
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -182,6 +184,9 @@ def _footers(
         [None] * len(files) if kept is None else [*kept.take(files, format.settings())]
     )
     missing = [index for index, footer in enumerate(found) if footer is None]
+    num_bytes = 0 if format.has_own_types else sum(files[index].size or 0 for index in missing)
+    if num_bytes > TOLD_BYTES:
+        log.warning("Going through %d files of %.1f GB once, to count their rows.", len(missing), num_bytes / 1e9)
     reader = Footers(config, patience, format, columns)
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         read = pool.map(lambda index: reader.read(files[index].path, files[index].size), missing)

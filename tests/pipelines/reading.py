@@ -18,12 +18,12 @@ class ShardReader:
     def __init__(
         self, shard: Shard, schema: pa.Schema, options: Mapping[str, Any], url: str, patience: Patience | None = None
     ) -> None:
-        self.reader = Reader(schema.remove_metadata(), options, url, patience or Patience())
-        self._shard = shard
+        self.reader = Reader(schema.remove_metadata(), options, url, patience or Patience(), shard.format)
+        self.shard = shard
 
     def tables(self, ranges: Sequence[Range]) -> Iterator[tuple[Range, pa.Table]]:
         """Yield each range with its rows. Raises: JobError, as the reader gives it."""
-        source = self._shard.source
+        source = self.shard.source_of(0, self.shard.num_rows)
         spans = [(Span(source.name, source.identity, *rows),) for rows in ranges]
         for rows, table in zip(ranges, self.reader.tables({source.name: source}, spans), strict=True):
             if isinstance(table, Exception):
