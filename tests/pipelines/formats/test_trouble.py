@@ -10,7 +10,7 @@ from batchloom.models import patience as patience_module
 from batchloom.models.patience import Patience
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import JobError, StoreError
-from batchloom.pipelines.formats import contents, scan
+from batchloom.pipelines.formats import scan
 from batchloom.pipelines.planning.shards import find_shards
 from tests.forms import write
 from tests.pipelines.faulty import FaultyFileSystem, cut_short, garbled
@@ -25,11 +25,10 @@ EXPECTED = [f"{hashlib.sha256(bytes([row])).hexdigest()} {row} " * 5 for row in 
 
 @pytest.fixture(params=[".jsonl", ".csv.gz", ".txt.zst"])
 def form(request: pytest.FixtureRequest, tmp_path, monkeypatch) -> Iterator[str]:
-    """Of a file of many row groups and many reads in a store, that is in trouble when it is told to be."""
+    """Of a file of many row groups in a store, that is in trouble when it is told to be."""
     monkeypatch.setattr(patience_module, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(patience_module, "LONGEST_WAIT", 0.01)
     monkeypatch.setattr(scan, "ROW_GROUP_BYTES", 500)
-    monkeypatch.setattr(contents, "FETCHED_BYTES", 64)
     FaultyFileSystem.reset()
     content = write(pa.table({"text": EXPECTED}), tmp_path, "a", request.param).read_bytes()
     FaultyFileSystem().memory.pipe_file(f"/in/a{request.param}", content)
@@ -53,7 +52,7 @@ def test_trouble_passes_in_planning_and_in_reading() -> None:
     FaultyFileSystem.faults["read"] = list(TROUBLE)
     read = planned()
     assert not FaultyFileSystem.faults["read"]
-    FaultyFileSystem.faults["read"] = [lambda content: content, *TROUBLE, cut_short]
+    FaultyFileSystem.faults["read"] = [*TROUBLE, cut_short]
     assert texts(read) == EXPECTED
     assert not FaultyFileSystem.faults["read"]
 
@@ -72,7 +71,7 @@ def test_trouble_without_end_fails_the_units_and_not_their_rows(error: Exception
 @pytest.mark.usefixtures("form")
 def test_bytes_that_were_garbled_on_their_way_are_read_again() -> None:
     read = planned()
-    FaultyFileSystem.faults["read"] = [lambda content: content, garbled]
+    FaultyFileSystem.faults["read"] = [garbled]
     assert texts(read) == EXPECTED
     FaultyFileSystem.faults["read"] = [garbled]
     assert texts(planned()) == EXPECTED
