@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pyarrow as pa
 
 from batchloom.pipelines.formats.base import Columns, Footer, Format, RowGroupError, compact, cut, overlaps
-from batchloom.pipelines.formats.contents import Contents
+from batchloom.pipelines.formats.contents import Contents, compression_of
 from batchloom.pipelines.formats.scan import Scan, records_in
 from batchloom.pipelines.planning.spans import Range
 from batchloom.pipelines.stores.patient_file import Positioned
@@ -29,6 +29,7 @@ from batchloom.pipelines.stores.patient_file import Positioned
 if TYPE_CHECKING:
     from batchloom.pipelines.planning.source import Source
 
+FETCHED_BYTES = 8 << 20  # of row groups that are fetched at once
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 DAMAGE = (ValueError, TypeError, OverflowError, NotImplementedError)  # with pyarrow's own, but for a lack of memory
@@ -129,23 +130,24 @@ class RecordFormat(Format):
         damaged: dict[int, Exception],
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yield (the row at which it starts, batch) of each row group that is wanted, and note its damaged rows."""
-        for (row, begin), (stop, end) in pairwise(source.places):
-            if not overlaps(ranges, row, stop):
-                continue
+        most = FETCHED_BYTES if compression_of(source.path) is None else 0  # a stream has no requests to save
+        for run in _runs(source.places, ranges, most):
+            (row, first), (_, last) = run[0], run[-1]
             try:
-                content = contents.read(begin, end - begin)
+                content = contents.read(first, last - first)
             except OSError as error:  # what does not decompress ends the file
                 raise RowGroupError({(row, source.places[-1][0]): str(error)}) from error
-            records = records_in(content, self.record, self.blank)
-            if len(records) != stop - row:
-                raise RowGroupError({(row, stop): f"{len(records)} records are there, and {stop - row} were"})
-            for table in self._each(records, lambda some: self.parse(some, source.columns, schema)):
-                if isinstance(table, Exception):
-                    damaged[row] = table
-                rows = _nulls(schema) if isinstance(table, Exception) else table
-                for batch in rows.to_batches():
-                    yield row, batch
-                    row += batch.num_rows
+            for (row, begin), (stop, end) in pairwise(run):
+                records = records_in(content[begin - first : end - first], self.record, self.blank)
+                if len(records) != stop - row:
+                    raise RowGroupError({(row, stop): f"{len(records)} records are there, and {stop - row} were"})
+                for table in self._each(records, lambda some: self.parse(some, source.columns, schema)):
+                    if isinstance(table, Exception):
+                        damaged[row] = table
+                    rows = _nulls(schema) if isinstance(table, Exception) else table
+                    for batch in rows.to_batches():
+                        yield row, batch
+                        row += batch.num_rows
 
     def _each(
         self, records: Sequence[bytes], made: Callable[[Sequence[bytes]], pa.Table]
@@ -164,6 +166,20 @@ class RecordFormat(Format):
                 middle = len(records) // 2
                 yield from self._each(records[:middle], made)
                 yield from self._each(records[middle:], made)
+
+
+def _runs(places: Sequence[tuple[int, int]], ranges: Sequence[Range], most: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield row groups that are wanted, neighbours in one run of `most` bytes or a longer one: the places between."""
+    run: list[tuple[int, int]] = []
+    for before, after in pairwise(places):
+        is_wanted = overlaps(ranges, before[0], after[0])
+        if run and not (is_wanted and run[-1] == before and after[1] - run[0][1] <= most):
+            yield run
+            run = []
+        if is_wanted:
+            run = [*(run or [before]), after]
+    if run:
+        yield run
 
 
 def merged(before: pa.Field, after: pa.Field) -> pa.Field:
