@@ -24,6 +24,8 @@ POLICY = [
     "pipelines/watching/pace.py",
     "pipelines/watching/room_wait.py",
     "pipelines/watching/starts.py",
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "pipelines/columns").glob("*.py"))),
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "pipelines/formats").glob("*.py"))),
     *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "pipelines/planning").glob("*.py"))),
     *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "pipelines/tasks").glob("*.py"))),
     "models/families/config.py",

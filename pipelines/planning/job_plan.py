@@ -17,13 +17,13 @@ from batchloom import models
 from batchloom.models.errors import ModelError
 from batchloom.models.patience import Patience
 from batchloom.models.redaction import redacted_values, shareable
+from batchloom.pipelines.columns.choose import choose_columns
 from batchloom.pipelines.config import EngineConfig, JobConfig
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.formats.base import Columns, Format
 from batchloom.pipelines.formats.parquet import Parquet
 from batchloom.pipelines.ledger.sealed import COMPRESSION
 from batchloom.pipelines.planning.apart import check_apart
-from batchloom.pipelines.planning.columns import choose_columns
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.limit import limited, words_for_left_out

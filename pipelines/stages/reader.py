@@ -13,12 +13,12 @@ from typing import Any
 import pyarrow as pa
 
 from batchloom.models.patience import GaveUpError, Patience, Waiting
+from batchloom.pipelines.columns.given import with_given, without_given
+from batchloom.pipelines.columns.nested import column_at, outermost
 from batchloom.pipelines.errors import JobError, RowError, failing_as
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE
 from batchloom.pipelines.formats.base import Format, RowGroupError
 from batchloom.pipelines.formats.parquet import Parquet
-from batchloom.pipelines.planning.given import with_given, without_given
-from batchloom.pipelines.planning.nested import column_at, outermost
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.spans import Range, Span, common, outside
 from batchloom.pipelines.stores.connection import Connection

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from batchloom import models
 from batchloom.models.single_pass.buckets import best_batch_tokens, cut_into_buckets
+from batchloom.pipelines.columns.texts import as_text
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE, LEDGER_INPUT
-from batchloom.pipelines.planning.texts import as_text
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.tasks.base import Prepared, Task
 

@@ -4,9 +4,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from batchloom.pipelines.columns.choose import choose_columns
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError, InputError
-from batchloom.pipelines.planning.columns import choose_columns
 from batchloom.pipelines.planning.shards import Shard
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.tasks.base import ColumnKind

@@ -6,13 +6,13 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
+from batchloom.pipelines.columns.choose import choose_columns
 from batchloom.pipelines.config import InputConfig
-from batchloom.pipelines.planning.columns import choose_columns
 from batchloom.pipelines.planning.shards import find_shards, sources_of
 from batchloom.pipelines.planning.spans import Span
 from batchloom.pipelines.stages.reader import Reader
 from tests.forms import write
-from tests.pipelines.planning.test_columns import TASK
+from tests.pipelines.columns.test_choose import TASK
 
 
 def rows_of(folder: Path, keep: tuple[str, ...] | None = None) -> pa.Table:

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
+from batchloom.pipelines.columns.given import SOURCE, SOURCE_TYPE, with_partitions
+from batchloom.pipelines.columns.nested import marked, with_paths
+from batchloom.pipelines.columns.texts import is_bytes, is_chat
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError, InputError
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.formats.records import merged
-from batchloom.pipelines.planning.given import SOURCE, SOURCE_TYPE, with_partitions
-from batchloom.pipelines.planning.nested import marked, with_paths
 from batchloom.pipelines.planning.shards import Shard
-from batchloom.pipelines.planning.texts import is_bytes, is_chat
 from batchloom.pipelines.tasks.base import ColumnKind, Task
 
 

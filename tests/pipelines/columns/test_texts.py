@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchloom.pipelines.columns.texts import as_text
 from batchloom.pipelines.errors import InputError
-from batchloom.pipelines.planning.texts import as_text
 from batchloom.pipelines.tasks.base import ColumnKind
-from tests.pipelines.planning.test_columns import TASK, choose
-from tests.pipelines.planning.test_given import rows_of
+from tests.pipelines.columns.test_choose import TASK, choose
+from tests.pipelines.columns.test_given import rows_of
 
 CHAT = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 

@@ -3,14 +3,14 @@
 import pyarrow as pa
 import pytest
 
+from batchloom.pipelines.columns.choose import choose_columns
+from batchloom.pipelines.columns.nested import outermost
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import InputError
-from batchloom.pipelines.planning.columns import choose_columns
-from batchloom.pipelines.planning.nested import outermost
 from batchloom.pipelines.planning.shards import find_shards
 from tests.forms import write
-from tests.pipelines.planning.test_columns import TASK
-from tests.pipelines.planning.test_given import rows_of
+from tests.pipelines.columns.test_choose import TASK
+from tests.pipelines.columns.test_given import rows_of
 
 ROWS = [{"doc": {"body": "a", "meta": {"id": 1, "more": [1]}}, "text": "t"}, {"doc": None, "text": "u"}]
 
