@@ -24,7 +24,9 @@ class JsonLines(RecordFormat):
 
     def header(self, first: bytes) -> tuple[tuple[str, ...], bool]:
         if first.lstrip().startswith(b"["):
-            raise ValueError("it holds a JSON array, and not an object in each line; such as jq -c '.[]' makes them")
+            raise ValueError("it holds a JSON array, and not an object in each line; jq -c '.[]' makes them of it")
+        if first.strip() == b"{":
+            raise ValueError("its objects have several lines, and not one each; jq -c . writes them so")
         return (), False
 
     def guess(self, records: Sequence[bytes], names: Sequence[str]) -> pa.Table:  # noqa: ARG002
