@@ -49,6 +49,7 @@ _GARBLED = "aiohttp.http_exceptions.HttpProcessingError"  # not HTTP; aiohttp gi
 _CODES = {  # S3's, whose meaning the status does not tell
     "NoSuchBucket": Trouble.LASTING,
     "ContainerNotFound": Trouble.LASTING,  # Azure's
+    "InvalidObjectState": Trouble.LASTING,  # in an archive: somebody has to restore it
     "ExpiredToken": Trouble.DOUBTFUL,
     "InvalidToken": Trouble.DOUBTFUL,
     "TokenRefreshRequired": Trouble.DOUBTFUL,

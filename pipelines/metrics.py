@@ -18,6 +18,8 @@ class Planned:
     num_rows_done: int
     num_parts: int = 0
     """That this run writes."""
+    num_errors_done: int = 0
+    """Rows with errors among those that are done."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ def _read(kind: Any, value: Any, path: str) -> Any:
             raise ValueError(f"{path} is {_short(value)}, which is no number that we write")
         return value
     wanted = getattr(kind, "__name__", str(kind)) if origin is None else str(kind)
+    if is_dataclass(kind):
+        wanted = "object"
     raise ValueError(f"{path or 'it'} is {_short(value)}, which is no {wanted}")
 
 

@@ -16,7 +16,7 @@ from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import answers, ledger
 from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.ownership import ENDING
-from batchloom.pipelines.ledger.parts import read_footer
+from batchloom.pipelines.ledger.parts import is_part_name, read_footer
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.stores.storage import Store, Stored
 
@@ -95,12 +95,12 @@ def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
     def record_of(part: str) -> PartRecord | None:
         return _read(store, part, lambda file: read_footer(part, found.parts[part].size, file.metadata).record)
 
-    known, unknown = ledger.known_parts(store, found, found.parts)
+    known, unknown = ledger.known_parts(store, found, filter(is_part_name, found.parts))
     with ThreadPoolExecutor(READ_THREADS) as pool:
         read = [record for record in pool.map(record_of, unknown) if record is not None]
     records = Register.joined([known, Register.of(read)]).sorted()
     if found.job is None and not records:
-        raise OutputError(f"{output} holds no batchloom output. Check the path; a job creates it with its first step.")
+        raise OutputError(f"{output} holds no batchloom output.{ledger.deeper(found)} A job creates it at its start.")
     told = _told(found.job.job if found.job else {})
     return View(store, told, None, records, found.parts, _num_rows_answered(found))
 

@@ -35,7 +35,9 @@ class Progress:
         self.num_rows = self.num_rows_done = 0
         self.num_parts = self.num_parts_done = self.num_parts_failed = 0
         """Of those that this run writes."""
-        self.num_tokens = self.num_errors = 0
+        self.num_errors = 0
+        """Of rows that are done, also before this run."""
+        self.num_tokens = 0
         """Of the units of this run."""
 
     def __call__(self, event: Event) -> None:
@@ -44,7 +46,7 @@ class Progress:
                 self.num_units = event.num_units
                 self.num_units_done = self.num_units_found = event.num_units_done
                 self.num_rows, self.num_rows_done = event.num_rows, event.num_rows_done
-                self.num_parts = event.num_parts
+                self.num_parts, self.num_errors = event.num_parts, event.num_errors_done
                 self.stage = "Opening the output" if self.computes else f"Writing {plural(self.num_parts, 'part')} anew"
             case ReplicasStarting():
                 self.stage = "Starting Ray and loading the model"

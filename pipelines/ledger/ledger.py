@@ -22,7 +22,7 @@ from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import JobError, OutputError, PipelineError, StoreError
 from batchloom.pipelines.ledger import answers
 from batchloom.pipelines.ledger.manifest import Manifest, Summary
-from batchloom.pipelines.ledger.parts import Footer, read_part
+from batchloom.pipelines.ledger.parts import Footer, is_part_name, read_part
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.records import from_json, parsed
 from batchloom.pipelines.replicas.probe import Answers
@@ -82,6 +82,12 @@ def look(store: Store) -> Found:
         answers=answers.by_folder(files),
         records=tuple(name for name in sorted(files) if name == PARTS or name.startswith(f"{RECORDS}/")),
     )
+
+
+def deeper(found: Found) -> str:
+    """Return advice for a folder that is no output: where outputs lie below it."""
+    folders = {folder for folder, _, name in (path.rpartition("/") for path in found.parts) if is_part_name(name)}
+    return f" Below it are outputs: {some(sorted(folders))}." if folders else " Check the path."
 
 
 def _is_free(name: str) -> bool:

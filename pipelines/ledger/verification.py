@@ -123,7 +123,7 @@ def _check_sizes(records: Iterable[PartRecord], found: ledger.Found) -> dict[str
 def _why_no_manifest(found: ledger.Found) -> str:
     parts = [name for name in found.parts if is_part_name(name)]
     if found.job is None and not parts:
-        return "holds no batchloom output. Check the path."
+        return f"holds no batchloom output.{ledger.deeper(found)}"
     return f"is not finished: {len(parts)} parts and no manifest. Run the job again; it goes on where it stopped."
 
 

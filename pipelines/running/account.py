@@ -64,6 +64,7 @@ class Account:
             num_units_done=self.num_units - self.num_units_pending,
             num_rows_done=self.num_rows - self.num_rows_pending,
             num_parts=self.num_parts_pending,
+            num_errors_done=self.errors.total(),
         )
 
     def computed(self, counts: Counts, measures: Mapping[str, float]) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.counts import PartRecord, UnitRecord, added
-from batchloom.pipelines.errors import ERROR_KINDS, ConfigError, JobError, OutputError
+from batchloom.pipelines.errors import ERROR_KINDS, ConfigError, JobError, OutputError, StoreError
 from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.register import Register
@@ -56,7 +57,7 @@ def run(
     if manifest is None:
         ledger.open_job(store, job.job_record(), overwritten=found if is_overwriting else None)
         job.keep_footers()
-        with ledger.RecordLog(store) as records:
+        with _going_on(), ledger.RecordLog(store) as records:
             for made, measures in _stream(job, todo, on_event):
                 _account_for(made, measures, account, records, on_event)
             if account.failures.failed:
@@ -90,6 +91,16 @@ def _account_for(
         records.add(made)
         on_event(PartDone(made))
     account.check_limit()
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """Say, where a store fails the whole job, what is kept."""
+    try:
+        yield
+    except StoreError as error:
+        kept = "Finished parts are kept: the same command goes on from there."
+        raise StoreError(f"{error} {kept}", error.trouble) from error
 
 
 def _check_rows(manifest: Manifest, account: Account) -> None:

@@ -119,6 +119,8 @@ def _computed(
         finally:
             if watchdog.is_running or pump.is_running:
                 cluster.stay_disconnected()
+            elif watchdog.loss() is None:
+                roster.end()
 
 
 def _settled(

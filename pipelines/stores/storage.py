@@ -177,7 +177,12 @@ class Store:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        try:
+            os.replace(temporary, target)
+        except IsADirectoryError as error:
+            raise IsADirectoryError(
+                error.errno, "A folder is where a file is to be written: remove it", target
+            ) from None
         folder = os.open(os.path.dirname(target), os.O_RDONLY)
         try:
             os.fsync(folder)  # makes the rename survive a power failure

@@ -94,9 +94,9 @@ class ZeroShotClassification(Task):
         own = columns[1].to_pylist() if self.options.labels_column else None
         labels: list[Any] = own or [self.options.candidate_labels] * len(texts)
         errors |= {
-            row: RowError("prepare", "no_labels", f"column {self.options.labels_column!r} has no label in this row")
+            row: RowError("prepare", "no_labels", f"column {self.options.labels_column!r} has {lacking} in this row")
             for row, own in enumerate(labels)
-            if row not in errors and not (own and all(label and label.strip() for label in own))
+            if row not in errors and (lacking := _lacking(own))
         }
         rows = [row for row in range(len(texts)) if row not in errors]
         premises = tokenizer.encode_batch([texts[row].as_py() for row in rows], add_special_tokens=False)
@@ -178,6 +178,13 @@ def _check(options: ZeroShotOptions) -> None:
         )
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _lacking(labels: Sequence[str | None] | None) -> str:
+    """Return what a row's labels lack, or hold too much; empty where nothing."""
+    if not labels:
+        return "no label"
+    return "" if all(label and label.strip() for label in labels) else "a label that is null or empty"
 
 
 def _nli_columns(spec: TaskSpec) -> tuple[int, int]:

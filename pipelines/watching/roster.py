@@ -93,6 +93,11 @@ class Roster:
         options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
         self._actor: Any = ray.remote(**options)(Entries).options(scheduling_strategy=here).remote(max_attempts)
 
+    def end(self) -> None:
+        """Called by the driver when the replicas are gone. References to them that libraries keep would let the actor
+        live as long as the driver's process."""
+        ray.kill(self._actor)
+
     # ------------------------------------------------------------------------------------------- called by replicas
 
     def begin(self) -> str | None:

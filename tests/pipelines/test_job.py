@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray._private import state as ray_state
 
 from batchloom import models, pipelines
 from batchloom.models.errors import ModelError
@@ -91,6 +93,19 @@ def test_a_finished_job_is_left_alone(make_job) -> None:
     events = []
     assert pipelines.run(job, events.append) == before
     assert ReplicasStarting not in map(type, events)
+
+
+def test_no_actor_of_ours_outlives_the_job(make_job) -> None:
+    """A process that ran many jobs had a roster of each."""
+
+    def alive() -> list[str]:
+        return [actor["ActorClassName"] for actor in ray_state.actors().values() if actor["State"] != "DEAD"]
+
+    pipelines.run(make_job(mode="overwrite"))
+    deadline = time.monotonic() + 30
+    while "Entries" in alive():
+        assert time.monotonic() < deadline, alive()
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("is_closed", [True, False])
@@ -519,7 +534,7 @@ def test_a_rolling_archive_keeps_the_answers_to_inputs_that_were_deleted(make_jo
     (corpus / "b.parquet").unlink()
     pq.write_table(pa.table({"id": [75], "text": ["One more."], "note": ["x"]}), corpus / "d.parquet")
     with pytest.raises(
-        OutputError, match=r"inputs that are gone since: b\.parquet \(1 parts\).*set input\.missing: keep"
+        OutputError, match=r"inputs that are gone since: b\.parquet \(3 parts\).*set input\.missing: keep"
     ):
         pipelines.run(job)
     keeping = replace(job, input=replace(job.input, missing="keep"))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from batchloom.jobs.reports import view
 from batchloom.jobs.reports.report import Histogram, Report
@@ -26,6 +27,7 @@ def test_a_run_under_json_tells_every_event(finished: Any) -> None:
     planned, starting, *units, last = finished.said.json
     assert planned == {
         "event": "planned", "num_shards": 1, "num_units": 3, "num_rows": 30, "num_units_done": 0, "num_rows_done": 0,
+        "num_parts": 3, "num_errors_done": 0,
     }  # fmt: skip
     assert starting == {"event": "replicas_starting"}
     assert {unit["event"] for unit in units} - {"waiting"} == {
@@ -296,14 +298,14 @@ def test_errors_are_retried_by_the_command_line(batchloom: Run, finished: Any, t
     retry = ("run", finished.job, "--output", tmp_path / "out")
     said = batchloom(*retry, "--retry-errors=not_utf8")
     assert said.code == 0
-    assert "No row has an error to retry" in said.err
+    assert "No row has an error of these kinds, but 1 empty_text, 1 null_text, 1 too_long" in said.err
     assert "nothing was computed" in said.out
     said = batchloom(*retry, "--retry-errors=null_test", "--json")
     assert said.code == 2
     assert "so far: 1 empty_text, 1 null_text, 1 too_long" in said.json[-1]["message"]
     said = batchloom(*retry, "--retry-errors", "--json")
     assert said.code == 0
-    assert said.json[1] == {"event": "retrying", "num_parts": 3, "errors_by_kind": KINDS}
+    assert said.json[1] == {"event": "retrying", "num_parts": 3, "errors_by_kind": KINDS, "other_errors": {}}
     assert said.json[-1]["errors_by_kind"] == KINDS
     assert batchloom("verify", tmp_path / "out").code == 0
 
@@ -315,6 +317,15 @@ def test_an_output_without_its_job_record_is_shown(batchloom: Run, unfinished: P
     assert re.search(r"Rows +20\n", batchloom("status", unfinished).out)
     assert batchloom("report", unfinished, "--html", unfinished / "_report.html").code == 0
     assert "is not finished: 2 parts" in batchloom("verify", unfinished).err
+
+
+@pytest.mark.parametrize("command", ["status", "show", "report", "verify"])
+def test_of_the_folder_above_the_outputs_below_are_named(batchloom: Run, unfinished: Path, command: str) -> None:
+    """Each Parquet file below was read and had a line of its own."""
+    said = batchloom(command, unfinished.parent)
+    assert said.code == 2
+    assert f"holds no batchloom output. Below it are outputs: {unfinished.name}." in said.err
+    assert len(said.err.splitlines()) == 1
 
 
 def test_a_part_with_a_strange_footer_is_not_counted(unfinished: Path) -> None:

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -126,6 +126,14 @@ def test_parts_are_counted_where_nothing_is_computed(clock: Clock) -> None:
     assert told[1:] == ["1/5 parts written anew", "3/5 parts written anew", "4/5 parts written anew  1 part failed"]
     assert progress.done_of == (4, 5)
     assert progress.num_units_failed == 0
+
+
+def test_errors_of_rows_that_were_done_before_are_counted(clock: Clock) -> None:
+    """26 errors stood beside 180/180 rows, and then the result had 93."""
+    progress = Progress(clock)
+    progress(replace(PLANNED, num_errors_done=67))
+    progress(unit(num_errors=26))
+    assert figures(progress)[:2] == ["300/1,000 rows", "93 errors"]
 
 
 def test_errors_of_kinds_that_nobody_asked_for_are_named(progress: Progress) -> None:
