@@ -2,9 +2,10 @@
 
 import posixpath
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import chain
 from typing import Any
 
 from batchloom.models.patience import Patience
@@ -63,7 +64,7 @@ def find_files(config: InputConfig, patience: Patience) -> InputFiles:
     listed = {pattern: _listed(config, pattern, patience) for pattern in config.paths}
     filesystem, _ = open_filesystem(config.paths[0], config.storage_options)
     filesystem.invalidate_cache()  # it remembers what it listed: 2 kB a file
-    every = list({file.path: file for files in listed.values() for file in files}.values())
+    every = _each_once(listed.values())
     chosen = config.format or _only_format(every)
     own = {ending_of(file.path) for file in every} & set(FORMATS[chosen].endings)
     own = own - set(DOUBTFUL) or own
@@ -71,6 +72,16 @@ def find_files(config: InputConfig, patience: Patience) -> InputFiles:
     taken = {file.path for file in files}
     _refuse_unmatched({pattern: [file.path for file in files] for pattern, files in listed.items()}, taken)
     return InputFiles(chosen, files, Counter(ending_of(file.path) for file in every if file.path not in taken))
+
+
+def _each_once(listed: Iterable[Sequence[InputFile]]) -> list[InputFile]:
+    """Return the files as they were found first; one that is named anywhere counts as named."""
+    once: dict[str, InputFile] = {}
+    for file in chain.from_iterable(listed):
+        before = once.setdefault(file.path, file)
+        if file.found is Found.NAMED:
+            once[file.path] = replace(before, found=Found.NAMED)
+    return list(once.values())
 
 
 def _only_format(files: Sequence[InputFile]) -> str:

@@ -86,3 +86,11 @@ def test_a_file_of_any_name_is_found_once_by_its_folder_and_by_its_name(tmp_path
     name = f"{stem}.parquet"
     touch(tmp_path, name)
     assert found(tmp_path)[1] == [name] == found(tmp_path, name)[1]
+
+
+def test_a_file_that_is_named_is_read_whatever_folder_it_is_in(tmp_path) -> None:
+    touch(tmp_path, "a.jsonl", "b.log")
+    for paths in ((str(tmp_path), str(tmp_path / "b.log")), (str(tmp_path / "b.log"), str(tmp_path))):
+        files = find_files(InputConfig(paths=paths), Patience())
+        assert sorted(Path(file.path).name for file in files.files) == ["a.jsonl", "b.log"]
+        assert not files.skipped
