@@ -190,6 +190,7 @@ def plan(config: JobConfig) -> JobPlan:
                 "architecture": task.architecture,
                 "task": config.task,
                 "task_options": task.settings(),
+                "columns": {field.name: str(field.type) for field in task.output_fields()},
                 "generation": dict(task.generation),
                 "engine": {
                     "dtype": config.engine.dtype,
