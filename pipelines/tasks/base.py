@@ -93,6 +93,8 @@ class Task(ABC):
     """The class that the checkpoint is loaded as."""
     generation: Mapping[str, Any] = field(default_factory=dict)
     """Resolved generation parameters; empty where nothing is generated."""
+    log_probs: bool = False
+    """Whether `finish` needs the log-probability of each generated token: the `values` of the results."""
 
     @classmethod
     @abstractmethod
