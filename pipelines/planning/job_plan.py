@@ -17,7 +17,6 @@ from batchloom.models.patience import Patience
 from batchloom.models.redaction import redacted_values, shareable
 from batchloom.pipelines.config import EngineConfig, JobConfig
 from batchloom.pipelines.errors import ConfigError
-from batchloom.pipelines.ledger.sealed import COMPRESSION
 from batchloom.pipelines.planning.apart import check_apart
 from batchloom.pipelines.planning.columns import choose_columns
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
@@ -60,7 +59,9 @@ class JobPlan:
     def layout_of(self) -> dict[str, Any]:
         """The components of the layout: what decides a part's columns and their bytes beside the answers."""
         kept = [[name, str(self.schema.field(name).type)] for name in self.keep_columns]
-        return {"keep_columns": kept, "format": "parquet", "compression": COMPRESSION}
+        output = self.config.output
+        file = {name: getattr(output, name) for name in ("compression", "row_group_rows", "statistics")}
+        return {"keep_columns": kept, "format": "parquet", **file}
 
     @cached_property
     def layout(self) -> str:
@@ -261,6 +262,7 @@ def _check_numbers(config: JobConfig) -> None:
     at_least_one = {
         "input.rows_per_unit": config.input.rows_per_unit,
         "input.max_unit_bytes": config.input.max_unit_bytes,
+        "output.row_group_rows": config.output.row_group_rows,
         "output.rows_per_part": 1 if config.output.rows_per_part is None else config.output.rows_per_part,
         "engine.tensor_parallel": config.engine.tensor_parallel,
         "engine.replicas.min": config.engine.replicas.min,
