@@ -101,8 +101,9 @@ class EngineConfig:
 class LimitsConfig:
     """When a job with too many errors or useless answers is stopped, and how long is waited for what does not come."""
 
-    max_error_rate: float = 1.0
-    """Share of the job's rows that may become error rows. 1.0 never stops the job."""
+    max_error_rate: float = 0.5
+    """Share of the job's rows that may become error rows: where most fail, something is wrong with the job as a whole.
+    1.0 never stops it."""
     max_degenerate_rate: float = 1.0
     """Share of the job's rows whose generated answers may be empty, copies of their input, or repeat themselves
     endlessly. 1.0 never stops the job. Truncated answers are counted in the manifest, and do not count here."""

@@ -48,6 +48,8 @@ class JobPlan:
     """The components of the fingerprint: what decides an answer."""
     schemas: Sequence[pa.Schema] = field(default=(), repr=False)
     """Of each shard."""
+    retries: Sequence[Mapping[str, Any]] = ()
+    """Other options of the task with which rows with errors were computed again."""
     footers: KeptFooters | None = field(default=None, repr=False)
     """Those that are kept in the output folder."""
 
@@ -147,6 +149,7 @@ class JobPlan:
             "job": job,
             "fingerprint": self.fingerprint,
             "fingerprint_of": dict(self.fingerprint_of),
+            "retries": tuple(self.retries),
             "layout": self.layout,
             "layout_of": self.layout_of,
         }

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.tasks.answers import AnswerColumns
 from batchloom.pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, request_table, with_head
 from batchloom.pipelines.tasks.chunks import chunks, joined
+from batchloom.pipelines.tasks.cures import Cure
 from batchloom.pipelines.tasks.generating import resolved_generation
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.texts import prepare_texts
@@ -38,6 +39,8 @@ class SummarizationOptions:
 @dataclass(frozen=True, kw_only=True)
 class Summarization(Task):
     """The summarization task; pipelines/tasks/base.py Task documents the methods."""
+
+    cures: ClassVar[tuple[Cure, ...]] = (Cure("too_long", "long_documents", "error", "chunk", ("merge",)),)
 
     text_column: str
     options: SummarizationOptions
