@@ -229,7 +229,7 @@ def test_answers_that_are_lost_before_their_part_is_written_are_computed_again(m
         if isinstance(event, ReplicasStarting) and harm == "deleted":
             first.unlink()
 
-    with pytest.raises(JobError, match=r"1 unit failed(.|\n)*computes? (it|them) again"):
+    with pytest.raises(JobError, match=r"1 part failed(.|\n)*computes? (it|them) again"):
         run(job, delete)
     assert not (Path(job.output.path) / "_SUCCESS").exists()
     run(job)
