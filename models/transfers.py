@@ -5,6 +5,7 @@ Done by every processor in every decode step, that cost a GPU most of its time.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -49,3 +50,8 @@ def queued(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor's copy on a device, which may still be on its way: what the device does next comes after it."""
     # A copy from pageable memory would synchronize; from pinned memory it is queued.
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def launching_on(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context for launches of Triton, which go to the current device, whichever one their arguments lie on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

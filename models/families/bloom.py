@@ -15,6 +15,7 @@ from batchloom.models.layers.attention import AttentionContext, PackedAttention
 from batchloom.models.layers.embedding import VocabularyEmbedding
 from batchloom.models.layers.feedforward import gelu_tanh
 from batchloom.models.layers.linear import ColumnLinear, RowLinear
+from batchloom.models.layers.norm import Norm
 from batchloom.models.layers.packing import lengths_to
 from batchloom.models.layers.positions import alibi_slopes, positions_of
 from batchloom.models.ranks.group import TensorParallel
@@ -60,27 +61,27 @@ class BloomBlock(nn.Module):
 
     def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
         super().__init__()
-        self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.input_layernorm = Norm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.self_attention = BloomAttention(config, group)
-        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.post_attention_layernorm = Norm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.mlp = BloomMLP(config, group)
         self.residual_after_norm = config.apply_residual_connection_post_layernorm
 
     def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
         normed_ND = self.input_layernorm(hidden_ND)
         residual_ND = normed_ND if self.residual_after_norm else hidden_ND
-        return self.rest(residual_ND + self.self_attention(layer, normed_ND, context))
+        return self.rest(residual_ND, self.self_attention(layer, normed_ND, context))
 
     def last(self, layer: int, hidden_ND: Tensor, last_B: Tensor, context: PackedAttention) -> Tensor:
         """Return the rows `last_B` of forward's output; only their queries and feed-forward are computed."""
         normed_ND = self.input_layernorm(hidden_ND)
         residual_ND = normed_ND if self.residual_after_norm else hidden_ND
         attended_BD = self.self_attention.ask(layer, normed_ND, last_B, context.last())
-        return self.rest(residual_ND[last_B] + attended_BD)
+        return self.rest(residual_ND[last_B], attended_BD)
 
-    def rest(self, hidden_ND: Tensor) -> Tensor:
-        """Apply the layer after self-attention and its residual sum."""
-        normed_ND = self.post_attention_layernorm(hidden_ND)
+    def rest(self, residual_ND: Tensor, update_ND: Tensor) -> Tensor:
+        """Apply the layer after self-attention, whose result is `update_ND`."""
+        hidden_ND, normed_ND = self.post_attention_layernorm.sum_and_norm(residual_ND, update_ND)
         residual_ND = normed_ND if self.residual_after_norm else hidden_ND
         return residual_ND + self.mlp(normed_ND)
 
@@ -94,9 +95,9 @@ class BloomModel(DecoderOnlyModel):
     def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
         super().__init__(config, group)
         self.word_embeddings = VocabularyEmbedding(config.vocab_size, config.hidden_size, group)
-        self.word_embeddings_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.word_embeddings_layernorm = Norm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.h = nn.ModuleList(BloomBlock(config, group) for _ in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.ln_f = Norm(config.hidden_size, eps=config.layer_norm_epsilon)
 
     def decode(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:  # noqa: ARG002
         hidden_ND = self.word_embeddings_layernorm(self.word_embeddings(input_ids_N))

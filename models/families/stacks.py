@@ -17,6 +17,7 @@ from batchloom.models.layers.attention import AttentionContext, PackedAttention
 from batchloom.models.layers.embedding import VocabularyEmbedding
 from batchloom.models.layers.feedforward import activation
 from batchloom.models.layers.linear import ColumnLinear, RowLinear
+from batchloom.models.layers.norm import Norm
 from batchloom.models.layers.positions import LearnedPositions
 from batchloom.models.ranks.group import TensorParallel
 
@@ -28,14 +29,14 @@ class Layer(nn.Module):
         super().__init__()
         width, num_heads, inner = config.width, size.num_heads, size.inner_width
         self.self_attn = SelfAttention(width, num_heads, group)
-        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.self_attn_layer_norm = Norm(width)
         self.crosses = crosses
         if crosses:
             self.encoder_attn = CrossAttention(width, num_heads, group)
-            self.encoder_attn_layer_norm = nn.LayerNorm(width)
+            self.encoder_attn_layer_norm = Norm(width)
         self.fc1 = ColumnLinear(width, inner, group)
         self.fc2 = RowLinear(inner, width, group)
-        self.final_layer_norm = nn.LayerNorm(width)
+        self.final_layer_norm = Norm(width)
         self.activation = activation(config.activation_function)
 
     @abstractmethod
@@ -55,37 +56,40 @@ class NormFirstLayer(Layer):
 
     def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
         attended_ND = self.self_attn(layer, self.self_attn_layer_norm(hidden_ND), context)
-        return self.rest(layer, hidden_ND + attended_ND, context)
+        return self.rest(layer, hidden_ND, attended_ND, context)
 
     def last(self, layer: int, hidden_ND: Tensor, last_B: Tensor, context: PackedAttention) -> Tensor:
         asking, normed_ND = context.last(), self.self_attn_layer_norm(hidden_ND)
         attended_BD = self.self_attn.ask(layer, normed_ND, last_B, asking)
-        return self.rest(layer, hidden_ND[last_B] + attended_BD, asking)
+        return self.rest(layer, hidden_ND[last_B], attended_BD, asking)
 
-    def rest(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
-        """Apply the layer after self-attention and its residual sum."""
+    def rest(self, layer: int, hidden_ND: Tensor, update_ND: Tensor, context: AttentionContext) -> Tensor:
+        """Apply the layer after self-attention, whose result is `update_ND`."""
         if self.crosses:
-            hidden_ND = hidden_ND + self.encoder_attn(layer, self.encoder_attn_layer_norm(hidden_ND), context)
-        return hidden_ND + self.feed_forward(self.final_layer_norm(hidden_ND))
+            hidden_ND, normed_ND = self.encoder_attn_layer_norm.sum_and_norm(hidden_ND, update_ND)
+            update_ND = self.encoder_attn(layer, normed_ND, context)
+        hidden_ND, normed_ND = self.final_layer_norm.sum_and_norm(hidden_ND, update_ND)
+        return hidden_ND + self.feed_forward(normed_ND)
 
 
 class NormAfterLayer(Layer):
     """Norms after each residual sum: norm(hidden + sublayer(hidden))."""
 
     def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
-        return self.rest(layer, hidden_ND + self.self_attn(layer, hidden_ND, context), context)
+        return self.rest(layer, hidden_ND, self.self_attn(layer, hidden_ND, context), context)
 
     def last(self, layer: int, hidden_ND: Tensor, last_B: Tensor, context: PackedAttention) -> Tensor:
         asking = context.last()
         attended_BD = self.self_attn.ask(layer, hidden_ND, last_B, asking)
-        return self.rest(layer, hidden_ND[last_B] + attended_BD, asking)
+        return self.rest(layer, hidden_ND[last_B], attended_BD, asking)
 
-    def rest(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
-        """Apply the layer after self-attention and its residual sum."""
-        hidden_ND = self.self_attn_layer_norm(hidden_ND)
+    def rest(self, layer: int, hidden_ND: Tensor, update_ND: Tensor, context: AttentionContext) -> Tensor:
+        """Apply the layer after self-attention, whose result is `update_ND`."""
+        hidden_ND = self.self_attn_layer_norm.of_sum(hidden_ND, update_ND)
         if self.crosses:
-            hidden_ND = self.encoder_attn_layer_norm(hidden_ND + self.encoder_attn(layer, hidden_ND, context))
-        return self.final_layer_norm(hidden_ND + self.feed_forward(hidden_ND))
+            attended_ND = self.encoder_attn(layer, hidden_ND, context)
+            hidden_ND = self.encoder_attn_layer_norm.of_sum(hidden_ND, attended_ND)
+        return self.final_layer_norm.of_sum(hidden_ND, self.feed_forward(hidden_ND))
 
 
 class Stack(nn.Module):
@@ -98,9 +102,9 @@ class Stack(nn.Module):
         family, width = family_of(config), config.width
         self.embed_tokens = VocabularyEmbedding(config.vocab_size, width, group, config.embedding_scale)
         self.embed_positions = LearnedPositions(config.max_positions, width, family.position_offset)
-        self.layernorm_embedding = nn.LayerNorm(width) if family.embedding_norm else nn.Identity()
+        self.layernorm_embedding = Norm(width) if family.embedding_norm else nn.Identity()
         self.layers = nn.ModuleList(layer(config, group, size, crosses) for _ in range(size.num_layers))
-        self.layer_norm = nn.LayerNorm(width) if family.final_norm else nn.Identity()
+        self.layer_norm = Norm(width) if family.final_norm else nn.Identity()
 
     def embed(self, input_ids_N: Tensor, positions_N: Tensor) -> Tensor:
         hidden_ND: Tensor = self.layernorm_embedding(self.embed_tokens(input_ids_N) + self.embed_positions(positions_N))

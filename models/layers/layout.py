@@ -45,6 +45,9 @@ def product(
         # batch, and cost no more: the time is that of reading the weight.
         return product(hidden_ND.expand(2, -1), weight_FD, bias_F, activation)[:1]
     if not weight_FD.is_mkldnn:
+        if activation is gelu_tanh and bias_F is not None and hidden_ND.is_cuda:
+            fused_NF: Tensor = torch._addmm_activation(bias_F, hidden_ND, weight_FD.t(), use_gelu=True)
+            return fused_NF  # by cuBLAS, whose GELU is the approximation, before rounding
         sums_NF = F.linear(hidden_ND, weight_FD, bias_F)
         return sums_NF if activation is None else activation(sums_NF)
     if activation is None or activation not in _FUSED:

@@ -4,9 +4,6 @@ It reads what `BlockReader` reads and is tested against it. Each key and value i
 it; rows that share a prompt run side by side, so all but the first find it in the GPU's cache.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -14,6 +11,7 @@ from torch import Tensor
 
 from batchloom.models.generation.memory.gpu.attention import BlockReader, BlockReads
 from batchloom.models.generation.memory.gpu.blocks import BLOCK_SIZE, NULL_BLOCK, BlockStore
+from batchloom.models.transfers import launching_on
 
 # Keys and values that a program fetches together, and its warps, by what benchmarks/gpu_attention.py found on an H200:
 # with many rows small programs, of which many run at once; few rows must fill the device by themselves.
@@ -38,7 +36,7 @@ class FusedReader(BlockReader):
         result_NHK = torch.empty_like(q_NHK)
         has_alibi = self._alibi_slopes is not None
         blocks_at_once, num_warps = self._settings(q_NHK)
-        with _launching_on(q_NHK.device):
+        with launching_on(q_NHK.device):
             attend_kernel[(num_rows, num_heads)](
                 q_NHK,
                 keys,
@@ -71,11 +69,6 @@ class FusedReader(BlockReader):
         num_bytes, num_warps = (BYTES_OF_MANY, WARPS_OF_MANY) if is_many else (BYTES_OF_FEW, WARPS_OF_FEW)
         block_bytes = BLOCK_SIZE * triton.next_power_of_2(head_dim) * q_NHK.element_size()
         return max(1, num_bytes // block_bytes), num_warps
-
-
-def _launching_on(device: torch.device) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, whichever one its arguments lie on."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def try_out(device: torch.device) -> None:

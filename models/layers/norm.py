@@ -1,0 +1,50 @@
+"""Layer norms, and those of a residual sum, which are one kernel on a GPU. They know no layer."""
+
+import logging
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+FUSED_ROWS = 2048  # with fewer, Triton's launch takes longer than what it saves
+
+NormOfSum = Callable[[Tensor, Tensor, nn.LayerNorm], tuple[Tensor, Tensor]]
+
+
+class Norm(nn.LayerNorm):
+    """A layer norm over the last dimension."""
+
+    def of_sum(self, residual_ND: Tensor, update_ND: Tensor) -> Tensor:
+        """Return norm(residual + update)."""
+        return self.sum_and_norm(residual_ND, update_ND)[1]
+
+    def sum_and_norm(self, residual_ND: Tensor, update_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (residual + update, its norm)."""
+        is_large = len(residual_ND) >= FUSED_ROWS
+        norm_of_sum = _norm_of_sum_on(residual_ND.device) if is_large else plain_norm_of_sum
+        return norm_of_sum(residual_ND, update_ND, self)
+
+
+def plain_norm_of_sum(residual_ND: Tensor, update_ND: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    sum_ND = residual_ND + update_ND
+    return sum_ND, norm(sum_ND)
+
+
+@cache
+def _norm_of_sum_on(device: torch.device) -> NormOfSum:
+    """Return the kernel where Triton works, which is tried out, and plain torch elsewhere."""
+    if device.type != "cuda":
+        return plain_norm_of_sum
+    try:
+        from batchloom.models.layers.norm_kernel import norm_of_sum
+
+        like_ND = torch.zeros(1, 16, device=device)
+        norm_of_sum(like_ND, like_ND, nn.LayerNorm(16, device=device))
+        torch.cuda.synchronize(device)
+    except Exception as error:  # of Triton, its compiler, the C compiler, the driver: all mean that it cannot be used
+        logger.info("norms are made by plain torch, since Triton does not work here: %s", error)
+        return plain_norm_of_sum
+    return norm_of_sum
