@@ -17,7 +17,6 @@ from batchloom.models.patience import Patience
 from batchloom.models.redaction import redacted_values, shareable
 from batchloom.pipelines.config import EngineConfig, JobConfig
 from batchloom.pipelines.errors import ConfigError
-from batchloom.pipelines.ledger.sealed import COMPRESSION
 from batchloom.pipelines.planning.apart import check_apart
 from batchloom.pipelines.planning.columns import choose_columns
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
@@ -49,6 +48,8 @@ class JobPlan:
     """The components of the fingerprint: what decides an answer."""
     schemas: Sequence[pa.Schema] = field(default=(), repr=False)
     """Of each shard."""
+    retries: Sequence[Mapping[str, Any]] = ()
+    """Other options of the task with which rows with errors were computed again."""
     footers: KeptFooters | None = field(default=None, repr=False)
     """Those that are kept in the output folder."""
 
@@ -60,7 +61,9 @@ class JobPlan:
     def layout_of(self) -> dict[str, Any]:
         """The components of the layout: what decides a part's columns and their bytes beside the answers."""
         kept = [[name, str(self.schema.field(name).type)] for name in self.keep_columns]
-        return {"keep_columns": kept, "format": "parquet", "compression": COMPRESSION}
+        output = self.config.output
+        file = {name: getattr(output, name) for name in ("compression", "row_group_rows", "statistics")}
+        return {"keep_columns": kept, "format": "parquet", **file}
 
     @cached_property
     def layout(self) -> str:
@@ -146,6 +149,7 @@ class JobPlan:
             "job": job,
             "fingerprint": self.fingerprint,
             "fingerprint_of": dict(self.fingerprint_of),
+            "retries": tuple(self.retries),
             "layout": self.layout,
             "layout_of": self.layout_of,
         }
@@ -190,6 +194,7 @@ def plan(config: JobConfig) -> JobPlan:
                 "architecture": task.architecture,
                 "task": config.task,
                 "task_options": task.settings(),
+                "columns": {field.name: str(field.type) for field in task.output_fields()},
                 "generation": dict(task.generation),
                 "engine": {
                     "dtype": config.engine.dtype,
@@ -260,6 +265,7 @@ def _check_numbers(config: JobConfig) -> None:
     at_least_one = {
         "input.rows_per_unit": config.input.rows_per_unit,
         "input.max_unit_bytes": config.input.max_unit_bytes,
+        "output.row_group_rows": config.output.row_group_rows,
         "output.rows_per_part": 1 if config.output.rows_per_part is None else config.output.rows_per_part,
         "engine.tensor_parallel": config.engine.tensor_parallel,
         "engine.replicas.min": config.engine.replicas.min,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow as pa
 from batchloom import models
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError, RowError
+from batchloom.pipelines.tasks.cures import Cure
 
 if TYPE_CHECKING:
     from batchloom.models import CheckpointInfo, SinglePass
@@ -93,6 +94,10 @@ class Task(ABC):
     """The class that the checkpoint is loaded as."""
     generation: Mapping[str, Any] = field(default_factory=dict)
     """Resolved generation parameters; empty where nothing is generated."""
+    log_probs: bool = False
+    """Whether `finish` needs the log-probability of each generated token: the `values` of the results."""
+    cures: ClassVar[tuple[Cure, ...]] = ()
+    """The options that answer rows which are errors without them."""
 
     @classmethod
     @abstractmethod

@@ -79,6 +79,32 @@ def test_the_logits_of_entailment_are_found_by_name(ask, make_checkpoint, make_s
     np.testing.assert_allclose(part["scores"].to_pylist(), [one["scores"] for one in expected], atol=1e-5)
 
 
+def test_the_best_label_stands_beside_the_lists(ask, nli, make_sentences):
+    texts = [*make_sentences(4, seed=11), None]
+    part = ask("zero-shot-classification", nli, {"text": texts}, options={"candidate_labels": LABELS})
+    for labels, scores, label, score in zip(*part.columns[:4], strict=True):
+        assert label.as_py() == (labels.as_py() and labels.as_py()[0])
+        assert score.as_py() == (scores.as_py() and scores.as_py()[0])
+    assert part["label"][4].as_py() is part["score"][4].as_py() is None
+
+
+def test_labels_above_a_threshold_are_listed(ask, nli, make_sentences):
+    """A row can have none of them, or all; the scores are those that it has without a threshold."""
+    texts, options = [*make_sentences(6, seed=12), None], {"candidate_labels": LABELS, "multi_label": True}
+    without = ask("zero-shot-classification", nli, {"text": texts}, options=options)
+    scores = [score for row in without["scores"].to_pylist()[:6] for score in row]
+    for threshold in (0, sorted(scores)[len(scores) // 2], 1):
+        part = ask("zero-shot-classification", nli, {"text": texts}, options={**options, "threshold": threshold})
+        above = part["labels_above"].to_pylist()
+        assert above.pop() is None
+        assert above == [
+            [label for label, score in zip(row["labels"], row["scores"], strict=True) if score > threshold]
+            for row in without.to_pylist()[:6]
+        ]
+        assert len({len(labels) for labels in above}) > 1 or threshold in (0, 1)
+        assert part.drop_columns(["labels_above"]) == without
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -95,6 +121,9 @@ def test_the_logits_of_entailment_are_found_by_name(ask, make_checkpoint, make_s
         ({"candidate_labels": ["a"], "hypothesis_template": "{!r:{}}"}, "where the label goes"),
         ({"candidate_labels": ["a"], "hypothesis_template": "{} or {}"}, "has not one {} where the label goes"),
         ({"candidate_labels": ["a"], "multi_label": "yes"}, "must be true or false"),
+        ({"candidate_labels": ["a"], "threshold": 0.5}, "threshold: is for multi_label: true"),
+        ({"candidate_labels": ["a"], "multi_label": True, "threshold": 50}, "is 50, must be between 0 and 1"),
+        ({"candidate_labels": ["a"], "multi_label": True, "threshold": "0.5"}, "must be a number or null"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(ask, nli, options, message):
