@@ -178,6 +178,7 @@ def plan(config: JobConfig) -> JobPlan:
     _raise_all(problems)
     models.check_ranks(checkpoint.config, config.engine.tensor_parallel)
     schema, keep_columns = choose_columns(config.input, task, shards, schemas)
+    task = task.beside(keep_columns)
     return JobPlan(
         config=config,
         checkpoint=checkpoint,

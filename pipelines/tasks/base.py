@@ -1,7 +1,7 @@
 """The interface between tasks and the pipeline. It knows Arrow; no ray, no torch, no storage."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import groupby
@@ -103,6 +103,10 @@ class Task(ABC):
     @abstractmethod
     def create(cls, spec: TaskSpec) -> "Task":
         """Return the task that a job asks for. Raises: ConfigError for invalid options or an unsuitable checkpoint."""
+
+    def beside(self, kept: Collection[str]) -> "Task":  # noqa: ARG002
+        """Return the task as it is where these columns are kept: what it writes for convenience alone gives way."""
+        return self
 
     @abstractmethod
     def input_columns(self) -> Mapping[str, ColumnKind]:

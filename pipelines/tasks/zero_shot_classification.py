@@ -5,8 +5,8 @@ The text is the premise, each label makes a hypothesis; the score is the probabi
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,8 @@ class ZeroShotClassification(Task):
     contradiction: int
     num_classes: int
     max_positions: int | None
+    tells_best: bool = True
+    """By the columns label and score."""
 
     @classmethod
     def create(cls, spec: TaskSpec) -> "ZeroShotClassification":
@@ -83,13 +85,18 @@ class ZeroShotClassification(Task):
             max_positions=spec.checkpoint.max_positions,
         )
 
+    def beside(self, kept: Collection[str]) -> "ZeroShotClassification":
+        """Leave out `label` and `score` where the input has such a column: it is often the right label."""
+        return replace(self, tells_best=False) if {"label", "score"} & set(kept) else self
+
     def input_columns(self) -> Mapping[str, ColumnKind]:
         columns = {self.text_column: ColumnKind.TEXT}
         return columns | ({self.options.labels_column: ColumnKind.TEXTS} if self.options.labels_column else {})
 
     def output_fields(self) -> list[pa.Field]:
         labels, score = pa.list_(pa.string()), pa.float32()
-        fields = [("labels", labels), ("scores", pa.list_(score)), ("label", pa.string()), ("score", score)]
+        fields = [("labels", labels), ("scores", pa.list_(score))]
+        fields += [("label", pa.string()), ("score", score)] if self.tells_best else []
         return [pa.field(*field) for field in [*fields, *([] if self.options.threshold is None else [ABOVE])]]
 
     def settings(self) -> dict[str, Any]:

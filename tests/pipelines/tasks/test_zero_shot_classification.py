@@ -1,9 +1,12 @@
 """Zero-shot classification against the reference's pipeline."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import transformers
 
+from batchloom import pipelines
 from batchloom.pipelines.errors import ConfigError
 
 NLI = {
@@ -36,6 +39,19 @@ def test_scores_are_those_of_the_pipeline(ask, equal, nli, make_sentences, multi
     expected = reference(nli, **options)(texts, labels)
     theirs = [(one["labels"], one["scores"]) for one in expected]
     equal("zero-shot-classification", [(row["labels"], row["scores"]) for row in part.to_pylist()], theirs, 1e-5)
+
+
+def test_the_best_label_gives_way_to_a_kept_column_of_its_name(make_job, nli, tmp_path):
+    """The right label, in a corpus to be evaluated on: the job was refused."""
+    pq.write_table(pa.table({"text": ["a b", "c"], "label": [3, 1]}), tmp_path / "news.parquet")
+    asked = {"task": "zero-shot-classification", "generation": {}, "task_options": {"candidate_labels": LABELS}}
+
+    def columns(keep_columns: tuple[str, ...] | None) -> list[str]:
+        job = make_job(model=str(nli), paths=(str(tmp_path / "news.parquet"),), keep_columns=keep_columns, **asked)
+        return [field.name for field in pipelines.plan(job).task.output_fields()]
+
+    assert columns(None) == ["labels", "scores"]
+    assert columns(()) == ["labels", "scores", "label", "score"]
 
 
 def test_a_bloom_can_be_asked_too(ask, equal, make_checkpoint, make_sentences):
