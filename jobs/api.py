@@ -72,6 +72,7 @@ def run(
             UnitFailed, Waiting, ReplicaEnded and Finished of `batchloom.pipelines.metrics`. An exception that it raises
             stops the job; finished parts are kept.
         retry_errors: True computes rows with errors again; a kind of error, or several, those rows alone. Answers stay.
+            Options of the job that concern such rows alone may differ from before: see docs/tasks.md.
 
     Raises:
         ConfigError: the job is wrong, or its input or output do not fit it; nothing was computed.

@@ -66,6 +66,15 @@ class OutputConfig:
     rows_per_part: int | None = None
     """The largest number of rows in an output file. None: 16,384 where text is generated, 131,072 elsewhere, and in any
     case no more than 256 MiB of the input. What is finished of a part survives a kill whatever its size."""
+    compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] = "zstd"
+    """Of output files. snappy is for old readers, none for columns that hardly shrink, such as embeddings. As the two
+    below it may be changed between two runs of a job: parts are then written again, and nothing is computed."""
+    row_group_rows: int = 16384
+    """The largest number of rows in a row group of an output file: what readers fetch and skip as a whole. A group also
+    ends at 32 MiB."""
+    statistics: bool = True
+    """Whether output files hold the smallest and largest value of each column and row group, by which readers skip
+    groups."""
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Arguments for the fsspec filesystem."""
 
@@ -113,8 +122,9 @@ class EngineConfig:
 class LimitsConfig:
     """When a job with too many errors or useless answers is stopped, and how long is waited for what does not come."""
 
-    max_error_rate: float = 1.0
-    """Share of the job's rows that may become error rows. 1.0 never stops the job."""
+    max_error_rate: float = 0.5
+    """Share of the job's rows that may become error rows: where most fail, something is wrong with the job as a whole.
+    1.0 never stops it."""
     max_degenerate_rate: float = 1.0
     """Share of the job's rows whose generated answers may be empty, copies of their input, or repeat themselves
     endlessly. 1.0 never stops the job. Truncated answers are counted in the manifest, and do not count here."""

@@ -59,24 +59,26 @@ class ErrorLimitError(PipelineError):
     `limits.max_degenerate_rate` does; finished parts are kept."""
 
 
-ERROR_KINDS = frozenset(
-    {
-        "damaged_input",
-        "empty_text",
-        "killed_the_process",
-        "no_labels",
-        "no_mask",
-        "no_tokens",
-        "not_finite",
-        "not_shrinking",
-        "not_utf8",
-        "null_text",
-        "out_of_memory",
-        "refused_request",
-        "too_long",
-        "too_short",
-    }
-)
+ADVICE = {
+    "damaged_input": "their bytes in the input do not decode; write those files again",
+    "empty_text": "their text is white space alone; leave them out of the input, or choose another input.text_column",
+    "killed_the_process": "look at their texts; the logs of Ray's workers may say more",
+    "no_labels": "give them labels, in the column that task_options.labels_column names",
+    "no_mask": "put the tokenizer's mask into their text",
+    "no_tokens": "the tokenizer knows none of their characters; see whether it is the checkpoint's own",
+    "not_finite": "try engine.dtype: float32 in another output; if they stay, the checkpoint's weights are damaged",
+    "not_shrinking": "lower generation.max_new_tokens, or set task_options.merge: join, in another output",
+    "not_utf8": "write their text as UTF-8",
+    "null_text": "leave them out of the input, or choose another input.text_column",
+    "out_of_memory": "run again with --retry-errors=out_of_memory on a device with more memory, or lower "
+    "generation.num_beams or its lengths in another output",
+    "refused_request": "the column error says which parameter or text",
+    "too_long": "shorten or split their texts, or use a checkpoint with more positions",
+    "too_short": "they have too few tokens to score; leave them out of the input",
+}
+"""What to do about rows with a kind of error, after its name and a colon."""
+
+ERROR_KINDS = frozenset(ADVICE)
 """What a row's error can be. `--retry-errors` takes these; tests hold that no other is made."""
 
 

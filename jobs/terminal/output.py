@@ -41,6 +41,8 @@ from batchloom.pipelines.metrics import (
     UnitFailed,
     Waiting,
 )
+from batchloom.pipelines.tasks import TASKS
+from batchloom.pipelines.tasks.cures import advice
 
 
 class Output:
@@ -136,7 +138,10 @@ class Output:
             figures = {"Units": f"all {found:,} were done already; nothing was computed{written}"}
         else:
             figures = Figures.of(manifest).words()
-        self.pairs({"Result": wording.outcome(manifest.totals, manifest.errors_by_kind), **figures, "Output": path})
+        cure = _advice(manifest.job, manifest.errors_by_kind)
+        errors = {} if cure is None else {"Cure": cure}
+        result = wording.outcome(manifest.totals, manifest.errors_by_kind)
+        self.pairs({"Result": result, **errors, **figures, "Output": path})
 
     def verified(self, found: Verification) -> None:
         """Print the result of a verification."""
@@ -154,6 +159,12 @@ class Output:
         """Print the totals of an output folder."""
         state = "" if view.manifest else "Not finished. So far: "
         self.say("", f"{state}{wording.outcome(view.totals, view.errors_by_kind)}")
+
+
+def _advice(job: Mapping[str, Any], errors_by_kind: Mapping[str, int]) -> str | None:
+    """Return what to do about most of a job's errors; None where it has none, or is one of a newer version."""
+    task = TASKS.get(job.get("task", ""))
+    return None if task is None else advice(errors_by_kind, task.cures, job.get("task_options", {}))
 
 
 class _Notes(logging.Handler):
@@ -201,4 +212,5 @@ def event_values(event: Event) -> dict[str, Any]:
             return {"event": "unit_failed", **asdict(event)}
         case Finished(manifest):
             told = {name: getattr(manifest, name) for name in ("fingerprint", "totals", "errors_by_kind", "timing")}
+            told["advice"] = _advice(manifest.job, manifest.errors_by_kind)
             return {"event": "finished", "output": manifest.job["output"]["path"], **told}

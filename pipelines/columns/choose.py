@@ -73,7 +73,7 @@ def _check_present(config: InputConfig, task: Task, names: Sequence[str]) -> Non
 def _kept(config: InputConfig, task: Task, names: Sequence[str]) -> tuple[str, ...]:
     read: Mapping[str, ColumnKind] = task.input_columns()
     kept = config.keep_columns if config.keep_columns is not None else [name for name in names if name not in read]
-    reserved = {field.name for field in [*task.output_fields(), *LEDGER_FIELDS]}
+    reserved = {field.name for field in [*task.beside(kept).output_fields(), *LEDGER_FIELDS]}
     clashes = [name for name in dict.fromkeys([*kept, *read]) if name in reserved and (name in kept or name == "error")]
     if clashes:
         raise ConfigError(

@@ -80,6 +80,16 @@ class Saved:
             return True
         return False
 
+    def errors_by_kind(self, store: Store) -> Mapping[str, int]:
+        """Return the errors among the answers; none where the file is damaged or gone, which its reader tells.
+
+        Raises: StoreError.
+        """
+        try:
+            return from_json(Counts, Sealed.of(store.read(self.name)).footer.get("counts")).errors_by_kind
+        except (ValueError, FileNotFoundError):
+            return {}
+
     def empty(self, store: Store) -> None:
         """Make a damaged file one that holds nothing. Who may write may do so, and removal may not be permitted.
 

@@ -50,6 +50,8 @@ class JobRecord:
     fingerprint: str
     fingerprint_of: Mapping[str, Any]
     """What the fingerprint is a hash of."""
+    retries: tuple[Mapping[str, Any], ...] = ()
+    """Options of a task with which errors were retried: fingerprint, kinds, task_options."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ class Summary:
     layout_of: Mapping[str, Any]
     """What the layout is a hash of: columns that are kept, format, compression."""
     versions: Mapping[str, str]
+    retries: tuple[Mapping[str, Any], ...] = ()
+    """Other options with which rows with errors were computed again: `task_options`; `kinds` of errors, none for all;
+    `fingerprint`, that of a job that has these options from its start."""
     totals: Mapping[str, int]
     errors_by_kind: Mapping[str, int]
     degenerate: Mapping[str, int] = field(default_factory=dict)

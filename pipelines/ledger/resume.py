@@ -92,8 +92,9 @@ def rewritten(job: JobPlan, record: PartRecord, missing: Iterable[Range] = ()) -
     gone = sorted({span.shard for span in record.spans} - set(job.shards_by_name))
     if gone:
         raise OutputError(
-            f"{record.part} has to be written again, as other columns are kept than before, and its input is gone "
-            f"({ledger.some(gone)}). Put it back, or set input.keep_columns as it was."
+            f"{record.part} has to be written again, as other columns are kept than before, or files are written in "
+            f"another way, and its input is gone ({ledger.some(gone)}). Put it back, or set input.keep_columns, "
+            "output.compression, output.row_group_rows and output.statistics as they were."
         )
     return Pending(Part(record.spans), tuple(missing), earlier=record)
 

@@ -17,15 +17,16 @@ from batchloom.pipelines.records import parsed
 
 FOOTER_KEY = b"batchloom"
 NO_SEAL = "0" * 64
-COMPRESSION = "zstd"
 
 
 class SealedWriter:
     """Writes a sealed file, a table after the other."""
 
-    def __init__(self, schema: pa.Schema) -> None:
+    def __init__(self, schema: pa.Schema, compression: str = "zstd", statistics: bool = True) -> None:
         self._sink = io.BytesIO()
-        self._writer = pq.ParquetWriter(self._sink, schema, compression=COMPRESSION, write_page_checksum=True)
+        self._writer = pq.ParquetWriter(
+            self._sink, schema, compression=compression, write_statistics=statistics, write_page_checksum=True
+        )
 
     def write(self, table: pa.Table) -> None:
         """Write a table as a row group, or several where it is large. How it is chunked changes no byte."""

@@ -22,7 +22,6 @@ from batchloom.pipelines.config import EngineConfig, JobConfig
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.formats.base import Columns, Format
 from batchloom.pipelines.formats.parquet import Parquet
-from batchloom.pipelines.ledger.sealed import COMPRESSION
 from batchloom.pipelines.planning.apart import check_apart
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
 from batchloom.pipelines.planning.kept_footers import KeptFooters
@@ -57,6 +56,8 @@ class JobPlan:
     """Of each shard."""
     found: Sequence[Shard] = field(default=(), repr=False)
     """The shards with all of their rows."""
+    retries: Sequence[Mapping[str, Any]] = ()
+    """Other options of the task with which rows with errors were computed again."""
     footers: KeptFooters | None = field(default=None, repr=False)
     """Those that are kept in the output folder."""
 
@@ -73,7 +74,9 @@ class JobPlan:
     def layout_of(self) -> dict[str, Any]:
         """The components of the layout: what decides a part's columns and their bytes beside the answers."""
         kept = [[name, str(self.schema.field(name).type)] for name in self.keep_columns]
-        return {"keep_columns": kept, "format": "parquet", "compression": COMPRESSION}
+        output = self.config.output
+        file = {name: getattr(output, name) for name in ("compression", "row_group_rows", "statistics")}
+        return {"keep_columns": kept, "format": "parquet", **file}
 
     @cached_property
     def layout(self) -> str:
@@ -160,6 +163,7 @@ class JobPlan:
             "job": job,
             "fingerprint": self.fingerprint,
             "fingerprint_of": dict(self.fingerprint_of),
+            "retries": tuple(self.retries),
             "layout": self.layout,
             "layout_of": self.layout_of,
         }
@@ -192,6 +196,7 @@ def plan(config: JobConfig) -> JobPlan:
     read_as: dict[str, Any] = {} if isinstance(shards[0].format, Parquet) else shards[0].format.settings()
     if config.input.limit is not None:
         read_as["limit"] = config.input.limit
+    task = task.beside(keep_columns)
     return JobPlan(
         config=config,
         checkpoint=checkpoint,
@@ -209,6 +214,7 @@ def plan(config: JobConfig) -> JobPlan:
                 "architecture": task.architecture,
                 "task": config.task,
                 "task_options": task.settings(),
+                "columns": {field.name: str(field.type) for field in task.output_fields()},
                 "generation": dict(task.generation),
                 "engine": {
                     "dtype": config.engine.dtype,
@@ -282,6 +288,7 @@ def _check_numbers(config: JobConfig) -> None:
         "input.rows_per_unit": config.input.rows_per_unit,
         "input.max_unit_bytes": config.input.max_unit_bytes,
         "input.limit": 1 if config.input.limit is None else config.input.limit,
+        "output.row_group_rows": config.output.row_group_rows,
         "output.rows_per_part": 1 if config.output.rows_per_part is None else config.output.rows_per_part,
         "engine.tensor_parallel": config.engine.tensor_parallel,
         "engine.replicas.min": config.engine.replicas.min,

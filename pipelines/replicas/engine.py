@@ -38,6 +38,7 @@ class Answer:
     score: float | None = None
     finish_reason: str | None = None
     is_copy: bool | None = None
+    values: list[float] | None = None
     error: dict[str, str] | None = None
 
 
@@ -71,10 +72,16 @@ class EngineReplica:
     """Answers units from any number of threads with one engine."""
 
     def __init__(
-        self, engine: "Engine", params: "GenerationParams", seed: int, max_request_tokens: int | None = None
+        self,
+        engine: "Engine",
+        params: "GenerationParams",
+        seed: int,
+        max_request_tokens: int | None = None,
+        log_probs: bool = False,
     ) -> None:
+        """`log_probs`: answers come with those of their tokens."""
         self._engine, self._params, self._seed = engine, params, seed
-        self._max_request_tokens = max_request_tokens
+        self._max_request_tokens, self._log_probs = max_request_tokens, log_probs
         self._marks = marks_of(params)
         self._inbox: queue.SimpleQueue[list[Asked]] = queue.SimpleQueue()
         self._open: dict[Hashable, Asked] = {}
@@ -174,6 +181,7 @@ class EngineReplica:
                     float(one.score),
                     one.finish_reason,
                     is_copy(asked.token_ids, one.token_ids, self._marks),
+                    list(one.log_probs) if self._log_probs else None,
                 )
                 for sample, one in enumerate(output.outputs)
             ],

@@ -79,4 +79,5 @@ def start_replica(
         max_batch_tokens=max_batch_tokens,
         stop_text=lambda ids: tokenizer.decode_batch([ids])[0],
     )
-    return EngineReplica(engine, models.GenerationParams.from_dict(dict(task.generation)), seed, limit)
+    params = models.GenerationParams.from_dict(dict(task.generation))
+    return EngineReplica(engine, params, seed, limit, task.log_probs)

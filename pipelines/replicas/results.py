@@ -20,7 +20,9 @@ RESULT_SCHEMA = pa.schema(
         pa.field("score", pa.float64()),
         pa.field("finish_reason", pa.string()),
         pa.field("is_copy", pa.bool_()),  # of a generated answer: it says what its prompt says
-        pa.field("values", pa.list_(pa.float32())),  # of a single pass: logits, probabilities, an embedding
+        # Of a single pass: logits, probabilities, an embedding; of a generated answer its tokens' log-probabilities,
+        # where the task asks for them.
+        pa.field("values", pa.list_(pa.float32())),
         pa.field("indices", pa.list_(pa.int32())),  # of a single pass: what the values belong to
         ERROR_FIELD,
     ]

@@ -17,6 +17,7 @@ from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.metrics import Planned
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.running.failures import Failures
+from batchloom.pipelines.tasks.cures import advice
 
 HELD_RECORDS = 4096  # as Python objects; the others are in Arrow tables
 REPORTED_VERSIONS = ("batchloom", "ray", "torch", "pyarrow", "tokenizers")
@@ -99,7 +100,8 @@ class Account:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.errors.items()) if count)
             raise ErrorLimitError(
                 f"{num_errors} of {self.num_rows} rows failed ({kinds}); limits.max_error_rate is {limit}. "
-                "Finished parts are kept. Mend the input or raise the limit, and run again."
+                f"Finished parts are kept. {advice(self.errors, self.job.task.cures, self.job.config.task_options)} "
+                "To keep the error rows, raise the limit and run the same command again."
             )
         limit = self.job.config.limits.max_degenerate_rate
         num_degenerate = self.degenerate.total() - self.degenerate["truncated"]  # truncated alone does not count

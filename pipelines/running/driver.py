@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchloom.pipelines.config import JobConfig
-from batchloom.pipelines.counts import PartRecord, UnitRecord, added
-from batchloom.pipelines.errors import ERROR_KINDS, ConfigError, JobError, OutputError, StoreError
+from batchloom.pipelines.counts import PartRecord, UnitRecord
+from batchloom.pipelines.errors import JobError, OutputError, StoreError
 from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.register import Register
-from batchloom.pipelines.ledger.resume import Done, Pending, rewritten, rows_with_errors
+from batchloom.pipelines.ledger.resume import Done, Pending, rewritten
 from batchloom.pipelines.metrics import Event, Finished, PartDone, ReplicasStarting, Retrying, UnitDone, UnitFailed
 from batchloom.pipelines.planning.job_plan import JobPlan, plan
-from batchloom.pipelines.planning.spans import Range
 from batchloom.pipelines.running.account import Account
+from batchloom.pipelines.running.retry import Retry, continued
 
 
 def ignore(event: Event) -> None:
@@ -33,6 +33,7 @@ def run(
     same call resumes the job.
 
     `retry_errors`: kinds of errors; rows with such an error are computed again. An empty collection stands for all.
+    Options that concern these rows alone may differ from those of the job before.
 
     Raises:
         ConfigError: the job is wrong, or its input or output do not fit it; nothing was computed.
@@ -41,8 +42,9 @@ def run(
         JobError: the job could not go on, or units failed: all others are done.
     """
     job = plan(config)
+    found = ledger.look(job.output)
+    job = continued(job, found, retry_errors)
     config, store = job.config, job.output
-    found = ledger.look(store)
     ownership.refuse_foreign(job, found)
     is_overwriting = config.output.mode == "overwrite"
     done = Done(Register.of([])) if is_overwriting else Done.find(job, found)
@@ -113,52 +115,6 @@ def _check_rows(manifest: Manifest, account: Account) -> None:
 
 
 @dataclass(frozen=True)
-class Retry:
-    """Which rows are computed again, by the part that they are in."""
-
-    missing: Mapping[str, tuple[Range, ...]]
-    errors: Mapping[str, int]
-    """Those rows, by the errors that they have now."""
-
-    @staticmethod
-    def none() -> "Retry":
-        return Retry({}, {})
-
-    @staticmethod
-    def of(job: JobPlan, done: Done, kinds: frozenset[str]) -> "Retry":
-        """Choose the rows with errors of these kinds, of parts whose input is there; no kinds stand for all.
-
-        Raises: ConfigError where there is no such kind, or the job overwrites what it would keep.
-        """
-        if job.config.output.mode == "overwrite":
-            raise ConfigError(
-                "--retry-errors keeps the answers that are there, and output.mode: overwrite removes them."
-            )
-        there = done.register.errors_by_kind()
-        if unknown := sorted(kinds - ERROR_KINDS - set(there)):
-            counts = ", ".join(f"{count} {kind}" for kind, count in there.items()) or "none"
-            raise ConfigError(
-                f"--retry-errors: there is no kind of error {', '.join(map(repr, unknown))}. "
-                f"Errors of {job.config.output.path} so far: {counts}. All kinds: {', '.join(sorted(ERROR_KINDS))}."
-            )
-        has_errors = pc.greater(done.register.table["num_errors"], 0).to_pylist()
-        records = [
-            record
-            for record in done.register.chosen(has_errors)
-            if _of_kinds(record.errors_by_kind, kinds)
-            and all(span.shard in job.shards_by_name for span in record.spans)
-        ]
-        rows = rows_with_errors(job.output, records, kinds)
-        missing = {record.part: ranges for record, ranges in zip(records, rows, strict=True) if ranges}
-        return Retry(missing, added(_of_kinds(record.errors_by_kind, kinds) for record in records))
-
-
-def _of_kinds(counts: Mapping[str, int], kinds: Collection[str]) -> dict[str, int]:
-    """Return the counts of errors of these kinds; of no kinds: all."""
-    return {kind: count for kind, count in counts.items() if not kinds or kind in kinds}
-
-
-@dataclass(frozen=True)
 class Todo:
     """What is left to do."""
 
@@ -176,7 +132,7 @@ class Todo:
             pc.is_in(done.register.table["part"], pa.array(list(retry.missing), pa.string())).to_pylist()
         ):
             again[record.part] = rewritten(job, record, retry.missing[record.part])
-        pending = [*done.pending(job), *again.values()]
+        pending = [*(retry.forgetting(job.output, one) for one in done.pending(job)), *again.values()]
         units = [unit.num_rows for one in pending if one.missing for unit in one.units(job)]
         return Todo(pending, len(units), sum(units))
 

@@ -168,7 +168,7 @@ def assembler(job: JobPlan) -> Assemble:
     """Return what makes the parts of a job."""
     answers = pa.schema([*job.task.output_fields(), *LEDGER_FIELDS])
     kept = _reader(job, job.keep_columns)
-    return Assemble(job.output, kept, answers, job.fingerprint, job.layout, version("batchloom"))
+    return Assemble(job.output, kept, answers, job.fingerprint, job.layout, version("batchloom"), job.config.output)
 
 
 def _reader(job: JobPlan, columns: Iterable[str]) -> Reader:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchloom.pipelines.config import OutputConfig
 from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import JobError, failing_as
 from batchloom.pipelines.fields import ERROR_FIELD
@@ -31,7 +32,7 @@ from batchloom.pipelines.stages.reader import Reader
 from batchloom.pipelines.stores.storage import Store
 
 ROWS_AT_ONCE = 1024  # that are read
-GROUP_ROWS, GROUP_BYTES = 1 << 14, 1 << 25  # of a row group of a part: written when it has as many of either
+GROUP_BYTES = 1 << 25  # of a row group of a part: it is written when it has as many, whatever its rows
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Assemble:
     layout: str
     version: str
     """Of batchloom."""
+    output: OutputConfig
+    """How files are written."""
 
     def __call__(self, order: Order) -> PartRecord:
         """Assemble a part from files, and remove those that nobody needs any more.
@@ -84,10 +87,11 @@ class Assemble:
         `degenerate`: how many of them are; it is looked at when all have been taken. Raises: as `__call__`.
         """
         name = part.name(self.fingerprint)
-        writer = SealedWriter(self._schema)
+        writer = SealedWriter(self._schema, self.output.compression, self.output.statistics)
         counts: Counter[str] = Counter()
         kinds: Counter[str] = Counter()
-        for table in _grouped(self._rows(part, sources, answers)):
+        rows = self._rows(part, sources, answers)
+        for table in _at_once(rows, self.output.row_group_rows, GROUP_BYTES):
             counted = counts_of(table)
             kinds.update(counted.pop("errors_by_kind"))
             counts.update(counted)
@@ -199,31 +203,19 @@ def _places(order: Order) -> list[tuple[Range, Saved | None, int]]:
     return sorted(places, key=lambda place: place[0])
 
 
-def _at_once(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Yield the rows of tables, ROWS_AT_ONCE at a time."""
+def _at_once(tables: Iterable[pa.Table], most: int = ROWS_AT_ONCE, most_bytes: int | None = None) -> Iterator[pa.Table]:
+    """Yield the rows of tables, `most` at a time, and fewer as soon as these have `most_bytes`."""
     held: list[pa.Table] = []
-    num_rows = 0
     for table in tables:
         held.append(table)
-        num_rows += len(table)
-        while num_rows >= ROWS_AT_ONCE:
+        while (num_rows := sum(map(len, held))) >= most:
             joined = pa.concat_tables(held)
-            yield joined.slice(0, ROWS_AT_ONCE)
-            held = [joined.slice(ROWS_AT_ONCE)]
-            num_rows -= ROWS_AT_ONCE
-    if num_rows:
-        yield pa.concat_tables(held)
-
-
-def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Yield the tables joined to row groups."""
-    held: list[pa.Table] = []
-    for table in tables:
-        held.append(table)
-        if sum(map(len, held)) >= GROUP_ROWS or sum(one.nbytes for one in held) >= GROUP_BYTES:
+            yield joined.slice(0, most)
+            held = [rest] if len(rest := joined.slice(most)) else []  # an empty slice would hold all of the table
+        if num_rows and most_bytes is not None and sum(one.nbytes for one in held) >= most_bytes:
             yield pa.concat_tables(held)
             held = []
-    if held:
+    if any(map(len, held)):
         yield pa.concat_tables(held)
 
 

@@ -1,11 +1,11 @@
 """The interface between tasks and the pipeline. It knows Arrow; no ray, no torch, no storage."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow as pa
 from batchloom import models
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError, RowError
+from batchloom.pipelines.tasks.cures import Cure
 
 if TYPE_CHECKING:
     from batchloom.models import CheckpointInfo, SinglePass
@@ -93,11 +94,19 @@ class Task(ABC):
     """The class that the checkpoint is loaded as."""
     generation: Mapping[str, Any] = field(default_factory=dict)
     """Resolved generation parameters; empty where nothing is generated."""
+    log_probs: bool = False
+    """Whether `finish` needs the log-probability of each generated token: the `values` of the results."""
+    cures: ClassVar[tuple[Cure, ...]] = ()
+    """The options that answer rows which are errors without them."""
 
     @classmethod
     @abstractmethod
     def create(cls, spec: TaskSpec) -> "Task":
         """Return the task that a job asks for. Raises: ConfigError for invalid options or an unsuitable checkpoint."""
+
+    def beside(self, kept: Collection[str]) -> "Task":  # noqa: ARG002
+        """Return the task as it is where these columns are kept: what it writes for convenience alone gives way."""
+        return self
 
     @abstractmethod
     def input_columns(self) -> Mapping[str, ColumnKind]:

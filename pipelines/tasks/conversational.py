@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from batchloom.pipelines.errors import ConfigError, RowError
+from batchloom.pipelines.tasks.answers import AnswerColumns
 from batchloom.pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, request_table, with_head
-from batchloom.pipelines.tasks.generating import first_answers, one_answer, resolved_generation, texts_of
+from batchloom.pipelines.tasks.generating import resolved_generation
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.texts import no_tokens
 
@@ -25,6 +27,8 @@ class ConversationalOptions:
 
     persona_column: str | None = None
     """A column with statements about the speaker, a text of lines or a list of them; never dropped."""
+    scores: bool = False
+    """Adds the columns sequence_score and token_log_probs."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class Conversational(Task):
         assert spec.checkpoint.max_positions is not None, "dialogue models have learned positions"
         return cls(
             architecture=with_head(spec, "ForConditionalGeneration"),
-            generation=one_answer(spec, resolved_generation(spec)),
+            generation=resolved_generation(spec),
+            log_probs=options.scores,
             text_column=spec.input.text_column,
             options=options,
             delimiter=delimiter,
@@ -77,7 +82,12 @@ class Conversational(Task):
         return columns
 
     def output_fields(self) -> list[pa.Field]:
-        return [pa.field("reply", pa.string()), pa.field("num_dropped_turns", pa.int32())]
+        reply, *scores = self._columns.fields()
+        return [reply, pa.field("num_dropped_turns", pa.int32()), *scores]
+
+    @property
+    def _columns(self) -> AnswerColumns:
+        return AnswerColumns("reply", self.generation["num_return_sequences"] > 1, self.options.scores)
 
     def settings(self) -> dict[str, Any]:
         return asdict(self.options)
@@ -163,13 +173,9 @@ class Conversational(Task):
 
     def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:
         assert answered.notes is not None
-        replies = dict(texts_of(first_answers(answered.results), tokenizer))
-        dropped = answered.notes["num_dropped_turns"].to_pylist()
-        rows = range(answered.num_rows)
-        return [
-            pa.array([replies.get(row) for row in rows], pa.string()),
-            pa.array([dropped[row] if row in replies else None for row in rows], pa.int32()),
-        ]
+        reply, *scores = self._columns.of(answered, tokenizer)
+        dropped = pc.if_else(reply.is_valid(), answered.notes["num_dropped_turns"], pa.scalar(None, pa.int32()))
+        return [reply, dropped.combine_chunks(), *scores]
 
 
 def lines(text: str | Sequence[str | None] | None) -> list[str]:

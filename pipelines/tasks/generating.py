@@ -1,17 +1,13 @@
-"""Shared by the tasks that generate: resolving parameters, and decoding answers. It knows no task."""
+"""Resolve the generation parameters of tasks that generate. It knows no task."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchloom import models
 from batchloom.models.errors import ParamsError
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.tasks.base import TaskSpec
 
-Row = int
 # Sequences of one request run together, so memory for all of them is needed at a time.
 MAX_SEQUENCES = 1024
 
@@ -86,24 +82,3 @@ def _too_many_sequences(params: "models.GenerationParams", checkpoint: models.Ch
         f"time: a step's logits would take {logits / 1e9:,.1f} GB, and the keys and values of each new token "
         f"{params.num_sequences * token / 1e9:,.1f} GB. Lower it; searches gain nothing above some tens."
     )
-
-
-def one_answer(spec: TaskSpec, generation: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return `generation`. Raises: ConfigError where it asks for several answers and the task's column holds one."""
-    if generation["num_return_sequences"] > 1:
-        raise ConfigError(
-            f"generation.num_return_sequences: is {generation['num_return_sequences']}, and {spec.task} gives one text "
-            "a row. Leave it out, or use text2text-generation, whose column is a list then."
-        )
-    return generation
-
-
-def first_answers(results: pa.Table) -> pa.Table:
-    """Return the best answer of each request."""
-    return results.filter(pc.equal(results["sample"], 0))
-
-
-def texts_of(results: pa.Table, tokenizer: Any) -> list[tuple[Row, str]]:
-    """Return each answer's row and text, in the order of `results`."""
-    texts = tokenizer.decode_batch(results["token_ids"].to_pylist())
-    return list(zip(results["row"].to_pylist(), texts, strict=True))

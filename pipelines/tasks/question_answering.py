@@ -1,6 +1,7 @@
 """Question answering: a question and a context in, the span of the context that answers it out, with its score.
 
-Contexts longer than one window are read in overlapping windows; the best span of all windows is the answer.
+Contexts longer than one window are read in overlapping windows; the best span of all windows is the answer. Answers are
+whole words, in scripts without spaces between words whole tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,25 +24,33 @@ from batchloom.pipelines.tasks.base import (
 )
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.pairs import PairTemplate
-from batchloom.pipelines.tasks.spans import Span, best_span
+from batchloom.pipelines.tasks.spans import spans_of
 from batchloom.pipelines.tasks.texts import no_tokens, unanswerable
 from batchloom.pipelines.tasks.windows import window_size, windows
+from batchloom.pipelines.tasks.words import whole_word
 
 if TYPE_CHECKING:
     from batchloom.models import Encoded, SinglePass, Tokenizer
 
 WINDOW_TOKENS = 384  # question and special tokens included: the length that these checkpoints are trained with
-QUESTION_TOKENS = 64  # longer questions are truncated
+QUESTION_TOKENS = 64  # longer questions are truncated; at half of a window where it has fewer than 128 tokens
+SHARED_TOKENS = 128  # by neighbouring windows, at half of what a window has for the context where that is less
+SPECIAL_TOKENS = 8  # around the two, at most
+ANSWER_FIELDS = (("answer", pa.string()), ("score", pa.float32()), ("start", pa.int32()), ("end", pa.int32()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionAnsweringOptions:
     """`task_options` of a question-answering job."""
 
-    doc_stride: int = 128
-    """Tokens of the context that neighbouring windows share."""
+    doc_stride: int | None = None
+    """Tokens of the context that neighbouring windows share. None: 128, or half of a window's where that is less."""
     max_answer_len: int = 15
     """The maximum number of tokens of an answer."""
+    top_k: int = 1
+    """How many of the best answers there are at most. More than 1 adds the column answers."""
+    align_to_words: bool = True
+    """Answers are whole words, in scripts without spaces whole tokens. False: whole tokens everywhere."""
     handle_impossible_answer: bool = False
     """Answer "" where the first token, whose score is that of no answer, has a better score than every span."""
 
@@ -60,14 +69,15 @@ class QuestionAnswering(Task):
         refuse_generation(spec)
         options = read_options(spec.task, spec.options, QuestionAnsweringOptions)
         window = min(window_size(spec.checkpoint.max_positions), WINDOW_TOKENS)
-        most = window - QUESTION_TOKENS - 8
+        most = max(window - question_room(window) - SPECIAL_TOKENS, 0)
         problems = []
-        if options.doc_stride < 0 or (most > 0 and options.doc_stride > most):
+        if options.doc_stride is not None and not 0 <= options.doc_stride <= most:
             problems.append(f"task_options.doc_stride: is {options.doc_stride}, must be from 0 to {most}.")
         if spec.input.question_column == spec.input.context_column:
             problems.append(f"input: question_column and context_column are both {spec.input.context_column!r}.")
-        if options.max_answer_len < 1:
-            problems.append(f"task_options.max_answer_len: is {options.max_answer_len}, must be at least 1.")
+        for name in ("max_answer_len", "top_k"):
+            if (value := getattr(options, name)) < 1:
+                problems.append(f"task_options.{name}: is {value}, must be at least 1.")
         if problems:
             raise ConfigError("\n".join(problems))
         return cls(
@@ -82,12 +92,8 @@ class QuestionAnswering(Task):
         return {self.question_column: ColumnKind.TEXT, self.context_column: ColumnKind.TEXT}
 
     def output_fields(self) -> list[pa.Field]:
-        return [
-            pa.field("answer", pa.string()),
-            pa.field("score", pa.float32()),
-            pa.field("start", pa.int32()),
-            pa.field("end", pa.int32()),
-        ]
+        answers = [] if self.options.top_k == 1 else [("answers", pa.list_(pa.struct(ANSWER_FIELDS)))]
+        return [pa.field(*field) for field in [*ANSWER_FIELDS, *answers]]
 
     def settings(self) -> dict[str, Any]:
         return {**asdict(self.options), "window": self.window}
@@ -107,17 +113,21 @@ class QuestionAnswering(Task):
         for row, question, context, encoded in zip(
             rows, question_ids, contexts, tokenizer.encode_offsets(contexts), strict=True
         ):
-            tokens = _Context.of(encoded)
+            tokens = _Context.of(context, encoded, self.options.align_to_words)
             if not tokens.ids:
                 errors[row] = no_tokens(self.context_column)
                 continue
-            room = self.window - template.num_tokens - min(len(question), QUESTION_TOKENS)
-            if room <= self.options.doc_stride and len(tokens.ids) > room:
-                errors[row] = _no_room(len(question), self.window, self.options.doc_stride)
+            asked_ids = question[: question_room(self.window)]
+            room = self.window - template.num_tokens - len(asked_ids)
+            stride = self.options.doc_stride
+            if stride is None:
+                stride = min(SHARED_TOKENS, max(room, 0) // 2)
+            if room <= stride and len(tokens.ids) > room:
+                errors[row] = _no_room(len(question), self.window, stride)
                 continue
-            num_truncated[row] = max(len(question) - QUESTION_TOKENS, 0)
-            for piece, (start, stop) in enumerate(windows(len(tokens.ids), room, self.options.doc_stride)):
-                ids = template.fill(question[:QUESTION_TOKENS], tokens.ids[start:stop])
+            num_truncated[row] = len(question) - len(asked_ids)
+            for piece, (start, stop) in enumerate(windows(len(tokens.ids), room, stride)):
+                ids = template.fill(asked_ids, tokens.ids[start:stop])
                 asked.append((row, piece, ids))
                 num_input[row] += len(ids)
                 noted.append(
@@ -125,7 +135,7 @@ class QuestionAnswering(Task):
                         "row": row,
                         "piece": piece,
                         "text": context if piece == 0 else None,
-                        "first": len(template.before) + min(len(question), QUESTION_TOKENS) + len(template.between),
+                        "first": len(template.before) + len(asked_ids) + len(template.between),
                         "starts": tokens.starts[start:stop],
                         "ends": tokens.ends[start:stop],
                     }
@@ -137,57 +147,78 @@ class QuestionAnswering(Task):
         return {"values": pa.array(logits, pa.list_(pa.float32()))}
 
     def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:  # noqa: ARG002
-        answers: list[dict[str, Any]] = [{}] * answered.num_rows
+        answers: list[list[dict[str, Any]] | None] = [None] * answered.num_rows
         for row, in_windows in answered.pieces():
             answers[row] = self._best(in_windows)
-        return [pa.array([answer.get(field.name) for answer in answers], field.type) for field in self.output_fields()]
+        rows = [{**own[0], "answers": own} if own else {} for own in answers]
+        return [pa.array([row.get(field.name) for row in rows], field.type) for field in self.output_fields()]
 
-    def _best(self, in_windows: Sequence[tuple[np.ndarray[Any, Any], Mapping[str, Any]]]) -> dict[str, Any]:
-        """Return the best span over the windows of one row."""
-        # Scores are probabilities: any span's is higher than -1, and no window's probability of no answer exceeds 1.
-        best, nothing = Span(-1.0, 0, 0), 1.0
+    def _best(self, in_windows: Sequence[tuple[np.ndarray[Any, Any], Mapping[str, Any]]]) -> list[dict[str, Any]]:
+        """Return the best answers over the windows of one row, each span of the text once, with its best score."""
+        options = self.options
+        nothing = 1.0  # no window's probability of no answer exceeds 1
         text = in_windows[0][1]["text"]
+        scores: dict[tuple[int, int], float] = {}
         for values, note in in_windows:
             start_T, end_T = np.split(values, 2)
-            context = range(note["first"], note["first"] + len(note["starts"]))
-            limits = self.options.max_answer_len, self.options.handle_impossible_answer
-            found, no_answer = best_span(start_T, end_T, context, *limits)
+            first = note["first"]
+            context = range(first, first + len(note["starts"]))
+            found, no_answer = spans_of(
+                start_T, end_T, context, options.max_answer_len, options.handle_impossible_answer
+            )
             nothing = min(nothing, no_answer)
-            if found.score > best.score:
-                start = note["starts"][found.start - note["first"]]
-                best = Span(found.score, start, note["ends"][found.stop - 1 - note["first"]])
-        if self.options.handle_impossible_answer and nothing > best.score:
-            return {"answer": "", "score": nothing, "start": 0, "end": 0}
-        return {"answer": text[best.start : best.stop], "score": best.score, "start": best.start, "end": best.stop}
+            own: set[tuple[int, int]] = set()
+            for span in found:
+                place = note["starts"][span.start - first], note["ends"][span.stop - 1 - first]
+                if place not in own:
+                    scores[place] = max(scores.get(place, 0.0), span.score)
+                    own.add(place)
+                if len(own) == options.top_k:
+                    break
+        answers = [
+            {"answer": text[start:end], "score": score, "start": start, "end": end}
+            for (start, end), score in scores.items()
+        ]
+        if options.handle_impossible_answer:
+            answers.append({"answer": "", "score": nothing, "start": 0, "end": 0})
+        return sorted(answers, key=lambda answer: -answer["score"])[: options.top_k]
+
+
+def question_room(window: int) -> int:
+    """Return the tokens that a question has at most in a window."""
+    return min(QUESTION_TOKENS, window // 2)
 
 
 @dataclass(frozen=True)
 class _Context:
-    """A context's tokens, with the characters of the whole word of each, because answers are whole words."""
+    """A context's tokens, with the characters that an answer has which begins or ends with each."""
 
     ids: list[int]
     starts: list[int]
     ends: list[int]
 
     @staticmethod
-    def of(encoded: "Encoded") -> "_Context":
+    def of(text: str, encoded: "Encoded", align_to_words: bool) -> "_Context":
         own = [i for i, sequence in enumerate(encoded.sequence_ids) if sequence is not None]
-        starts: dict[int | None, int] = {}
-        ends: dict[int | None, int] = {}
-        for i in own:
-            word = encoded.word_ids[i]
-            starts.setdefault(word, encoded.offsets[i][0])
-            ends[word] = encoded.offsets[i][1]
-        words = [encoded.word_ids[i] for i in own]
-        return _Context([encoded.ids[i] for i in own], [starts[word] for word in words], [ends[word] for word in words])
+        ids, places = [encoded.ids[i] for i in own], [encoded.offsets[i] for i in own]
+        if align_to_words:
+            numbers = [encoded.word_ids[i] for i in own]
+            starts: dict[int | None, int] = {}
+            ends: dict[int | None, int] = {}
+            for number, (start, end) in zip(numbers, places, strict=True):
+                starts.setdefault(number, start)
+                ends[number] = end
+            words = [(starts[number], ends[number]) for number in numbers]
+            places = [whole_word(text, *place) for place in zip(places, words, strict=True)]
+        return _Context(ids, [start for start, _ in places], [end for _, end in places])
 
 
 def _no_room(num_question_tokens: int, window: int, doc_stride: int) -> RowError:
     return RowError(
         "prepare",
         "too_long",
-        f"a question of {num_question_tokens} tokens leaves no room for more than {doc_stride} tokens of context in a "
-        f"window of {window}. Shorten it, or lower task_options.doc_stride.",
+        f"a question of {num_question_tokens} tokens leaves no room for more than the {doc_stride} tokens of context "
+        f"that windows of {window} share. Shorten it, or lower task_options.doc_stride.",
     )
 
 

@@ -1,10 +1,11 @@
-"""Find the best span of a window from start and end logits. It knows no text and no model."""
+"""Find the best spans of a window from start and end logits. It knows no text and no model."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from batchloom.pipelines.tasks.base import Values
+from batchloom.pipelines.tasks.base import Ints, Values
 from batchloom.pipelines.tasks.scores import softmax
 
 
@@ -17,10 +18,10 @@ class Span:
     stop: int
 
 
-def best_span(
+def spans_of(
     start_T: Values, end_T: Values, context: range, max_length: int, with_nothing: bool
-) -> tuple[Span, float]:
-    """Return the most probable span within the context, and the probability of no answer, the first token's.
+) -> tuple[Iterator[Span], float]:
+    """Return the spans within the context, the most probable first, and the first token's probability: no answer.
 
     Probabilities are over the context's tokens, and with `with_nothing` the first token: question and special tokens
     cannot be answers.
@@ -31,5 +32,19 @@ def best_span(
     if with_nothing:
         start_P[0] = end_P[0] = 0.0
     scores_PP = np.tril(np.triu(np.outer(start_P, end_P)), max_length - 1)
-    first, last = divmod(int(scores_PP.argmax()), len(asked))
-    return Span(float(scores_PP[first, last]), int(asked[first]), int(asked[last]) + 1), nothing
+    return _in_order(scores_PP, asked), nothing
+
+
+def _in_order(scores_PP: Values, asked: Ints) -> Iterator[Span]:
+    """Yield spans by their scores. Most callers take one: only more are sorted."""
+
+    def span(place: int) -> Span:
+        first, last = divmod(place, len(asked))
+        return Span(float(scores_PP[first, last]), int(asked[first]), int(asked[last]) + 1)
+
+    best = int(scores_PP.argmax())
+    yield span(best)
+    places = np.flatnonzero(scores_PP)
+    for place in places[np.argsort(-scores_PP.flat[places], kind="stable")].tolist():
+        if place != best:
+            yield span(place)

@@ -3,16 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchloom.pipelines.errors import RowError
+from batchloom.pipelines.tasks.answers import AnswerColumns
 from batchloom.pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, request_table, with_head
 from batchloom.pipelines.tasks.chunks import chunks, joined
-from batchloom.pipelines.tasks.generating import first_answers, one_answer, resolved_generation, texts_of
+from batchloom.pipelines.tasks.cures import Cure
+from batchloom.pipelines.tasks.generating import resolved_generation
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.texts import prepare_texts
 
@@ -30,11 +32,15 @@ class SummarizationOptions:
     """The chunks' summaries are joined by a space, or joined and summarized again until one is left."""
     prefix: str | None = None
     """Text before every input. None: the checkpoint's own (bart-large-cnn's is one space)."""
+    scores: bool = False
+    """Adds the columns sequence_score and token_log_probs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summarization(Task):
     """The summarization task; pipelines/tasks/base.py Task documents the methods."""
+
+    cures: ClassVar[tuple[Cure, ...]] = (Cure("too_long", "long_documents", "error", "chunk", ("merge",)),)
 
     text_column: str
     options: SummarizationOptions
@@ -46,7 +52,8 @@ class Summarization(Task):
         options = read_options(spec.task, spec.options, SummarizationOptions)
         return cls(
             architecture=with_head(spec, "ForConditionalGeneration"),
-            generation=one_answer(spec, resolved_generation(spec)),
+            generation=resolved_generation(spec),
+            log_probs=options.scores,
             text_column=spec.input.text_column,
             options=options,
             prefix=spec.checkpoint.prefix if options.prefix is None else options.prefix,
@@ -57,7 +64,11 @@ class Summarization(Task):
         return {self.text_column: ColumnKind.TEXT}
 
     def output_fields(self) -> list[pa.Field]:
-        return [pa.field("summary_text", pa.string())]
+        return self._columns.fields()
+
+    @property
+    def _columns(self) -> AnswerColumns:
+        return AnswerColumns("summary_text", self.generation["num_return_sequences"] > 1, self.options.scores)
 
     def settings(self) -> dict[str, Any]:
         return {**asdict(self.options), "prefix": self.prefix}
@@ -99,10 +110,10 @@ class Summarization(Task):
         """Return requests to summarize the joined summaries of each row's chunks; called until none has several."""
         if self.options.merge == "join":
             return None
-        answers = first_answers(results)
+        answers = results.filter(pc.equal(results["sample"], 0))  # the best of each request
         counts = np.bincount(answers["row"].to_numpy(), minlength=1)
         several = pc.is_in(answers["row"], pa.array(np.flatnonzero(counts > 1), pa.int32()))
-        texts = {row: text for row, text in self._joined(answers.filter(several), tokenizer).items() if text}
+        texts = _joined(answers.filter(several), tokenizer)
         again = np.array(list(texts), dtype=np.int32)
         if not texts:
             return None
@@ -119,14 +130,14 @@ class Summarization(Task):
         )
 
     def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:
-        texts = self._joined(first_answers(answered.results), tokenizer)
-        return [pa.array([texts.get(row) for row in range(answered.num_rows)], pa.string())]
+        return self._columns.of(answered, tokenizer)
 
-    def _joined(self, answers: pa.Table, tokenizer: "Tokenizer") -> dict[int, str]:
-        """Return each row's summary; several are joined by a space, a single one is unchanged."""
-        rows = groupby(texts_of(answers, tokenizer), key=lambda answer: answer[0])
-        texts = {row: [text for _, text in answers] for row, answers in rows}
-        return {row: joined(own) if len(own) > 1 else own[0] for row, own in texts.items()}
+
+def _joined(summaries: pa.Table, tokenizer: "Tokenizer") -> dict[int, str]:
+    """Return each row's summaries joined by spaces, without rows whose summaries are blank."""
+    texts = tokenizer.decode_batch(summaries["token_ids"].to_pylist())
+    rows = groupby(zip(summaries["row"].to_pylist(), texts, strict=True), key=lambda summary: summary[0])
+    return {row: text for row, own in rows if (text := joined([text for _, text in own]))}
 
 
 def _not_shrinking(num_summaries: int) -> RowError:

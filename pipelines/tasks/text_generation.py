@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
+from batchloom.pipelines.tasks.answers import AnswerColumns
 from batchloom.pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, with_head
-from batchloom.pipelines.tasks.generating import resolved_generation, texts_of
+from batchloom.pipelines.tasks.generating import resolved_generation
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.prompts import PromptTemplate
 from batchloom.pipelines.tasks.texts import prepare_texts
@@ -24,6 +25,8 @@ class GenerationOptions:
     """The prompt, with column names in braces: "{title}: {body}". None: input.text_column unchanged."""
     stop_strings: str | tuple[str, ...] | None = None
     """An answer ends with the token that completes one of these."""
+    scores: bool = False
+    """Adds the columns sequence_score and token_log_probs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,7 @@ class TextGeneration(Task):
         return cls(
             architecture=architecture,
             generation=resolved_generation(spec, **stop),
+            log_probs=options.scores,
             text_column=spec.input.text_column,
             options=options,
             prefix=spec.checkpoint.prefix,
@@ -63,8 +67,11 @@ class TextGeneration(Task):
         return {self.text_column: ColumnKind.TEXT} if self.template is None else self.template.columns
 
     def output_fields(self) -> list[pa.Field]:
-        several = self.generation["num_return_sequences"] > 1
-        return [pa.field("generated_text", pa.list_(pa.string()) if several else pa.string())]
+        return self._columns.fields()
+
+    @property
+    def _columns(self) -> AnswerColumns:
+        return AnswerColumns("generated_text", self.generation["num_return_sequences"] > 1, self.options.scores)
 
     def settings(self) -> dict[str, Any]:
         return {**asdict(self.options), "prefix": self.prefix}
@@ -81,10 +88,4 @@ class TextGeneration(Task):
         )
 
     def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:
-        answers: list[list[str] | None] = [None] * answered.num_rows
-        for row, text in texts_of(answered.results, tokenizer):
-            answers[row] = [*(answers[row] or ()), text]
-        field = self.output_fields()[0]
-        if pa.types.is_list(field.type):
-            return [pa.array(answers, field.type)]
-        return [pa.array([texts and texts[0] for texts in answers], field.type)]
+        return self._columns.of(answered, tokenizer)

@@ -18,7 +18,7 @@ from batchloom.pipelines.tasks.base import (
     request_table,
     with_head,
 )
-from batchloom.pipelines.tasks.entities import Entity, Token, entities_of, without_overlaps
+from batchloom.pipelines.tasks.entities import NO_ENTITY, Entity, Token, entities_of, without_overlaps
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.scores import softmax
 from batchloom.pipelines.tasks.texts import no_tokens, unanswerable
@@ -47,6 +47,8 @@ class TokenClassificationOptions:
     label: that of its first token, of its tokens' mean scores, or of its token with the highest score."""
     stride: int = 128
     """Tokens that neighbouring windows share where a text is longer than one window."""
+    ignore_labels: tuple[str, ...] = (NO_ENTITY,)
+    """Names of entities, as the column holds them, that are left out. An empty list keeps O, what is no entity, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +68,18 @@ class TokenClassification(Task):
         if not 0 <= options.stride < window // 2:
             raise ConfigError(f"task_options.stride: is {options.stride}, must be from 0 to {window // 2 - 1}.")
         config = spec.checkpoint.config
+        labels = tuple(config.id2label[column] for column in range(config.num_labels))
+        names = {NO_ENTITY, *labels, *(label.split("-", 1)[-1] for label in labels)}
+        if unknown := [label for label in options.ignore_labels if label not in names]:
+            raise ConfigError(
+                f"task_options.ignore_labels: the checkpoint has no label {', '.join(unknown)}. "
+                f"Its labels: {', '.join(labels)}."
+            )
         return cls(
             architecture=with_head(spec, "ForTokenClassification"),
             text_column=spec.input.text_column,
             options=options,
-            labels=tuple(config.id2label[column] for column in range(config.num_labels)),
+            labels=labels,
             window=window,
         )
 
@@ -136,7 +145,8 @@ class TokenClassification(Task):
             )
             if is_text
         ]
-        return list(entities_of(text, tokens, self.labels, self.options.aggregation_strategy))
+        options = self.options
+        return list(entities_of(text, tokens, self.labels, options.aggregation_strategy, options.ignore_labels))
 
 
 _NOTES = pa.schema(

@@ -1,11 +1,12 @@
-"""Zero-shot classification: a text and labels in, `labels` and `scores` out, best first, by an NLI checkpoint.
+"""Zero-shot classification: a text and labels in, `labels` and `scores` out, best first, by an NLI checkpoint; `label`
+and `score` are the best.
 
 The text is the premise, each label makes a hypothesis; the score is the probability that the text entails it.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ABOVE = ("labels_above", pa.list_(pa.string()))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotOptions:
@@ -48,6 +51,8 @@ class ZeroShotOptions:
     """The hypothesis; the label replaces {}."""
     multi_label: bool = False
     """False: the scores of a row sum to 1. True: each label is scored independently."""
+    threshold: float | None = None
+    """With multi_label: the column `labels_above` lists the labels with a score above this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,8 @@ class ZeroShotClassification(Task):
     contradiction: int
     num_classes: int
     max_positions: int | None
+    tells_best: bool = True
+    """By the columns label and score."""
 
     @classmethod
     def create(cls, spec: TaskSpec) -> "ZeroShotClassification":
@@ -78,12 +85,19 @@ class ZeroShotClassification(Task):
             max_positions=spec.checkpoint.max_positions,
         )
 
+    def beside(self, kept: Collection[str]) -> "ZeroShotClassification":
+        """Leave out `label` and `score` where the input has such a column: it is often the right label."""
+        return replace(self, tells_best=False) if {"label", "score"} & set(kept) else self
+
     def input_columns(self) -> Mapping[str, ColumnKind]:
         columns = {self.text_column: ColumnKind.TEXT}
         return columns | ({self.options.labels_column: ColumnKind.TEXTS} if self.options.labels_column else {})
 
     def output_fields(self) -> list[pa.Field]:
-        return [pa.field("labels", pa.list_(pa.string())), pa.field("scores", pa.list_(pa.float32()))]
+        labels, score = pa.list_(pa.string()), pa.float32()
+        fields = [("labels", labels), ("scores", pa.list_(score))]
+        fields += [("label", pa.string()), ("score", score)] if self.tells_best else []
+        return [pa.field(*field) for field in [*fields, *([] if self.options.threshold is None else [ABOVE])]]
 
     def settings(self) -> dict[str, Any]:
         return asdict(self.options)
@@ -134,17 +148,19 @@ class ZeroShotClassification(Task):
         return {"values": pa.array(list(model.classify(token_ids).numpy()), pa.list_(pa.float32()))}
 
     def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:  # noqa: ARG002
-        labels: list[list[str] | None] = [None] * answered.num_rows
-        scores: list[list[float] | None] = [None] * answered.num_rows
+        rows: list[dict[str, Any]] = [{}] * answered.num_rows
         logits = answered.results["values"].combine_chunks().flatten().to_numpy().reshape(-1, self.num_classes)
         pieces = enumerate(answered.results["row"].to_pylist())
         for row, group in groupby(pieces, key=lambda piece: piece[1]):
             own = self._labels_of(row, answered.notes)
             row_scores = self.scores(logits[[number for number, _ in group]])
             order = np.argsort(-row_scores, kind="stable")
-            labels[row], scores[row] = [own[i] for i in order], row_scores[order].tolist()
-        fields = self.output_fields()
-        return [pa.array(labels, fields[0].type), pa.array(scores, fields[1].type)]
+            labels, scores = [own[i] for i in order], row_scores[order].tolist()
+            rows[row] = {"labels": labels, "scores": scores, "label": labels[0], "score": scores[0]}
+            if self.options.threshold is not None:
+                num_above = int((row_scores > self.options.threshold).sum())
+                rows[row][ABOVE[0]] = labels[:num_above]
+        return [pa.array([row.get(field.name) for row in rows], field.type) for field in self.output_fields()]
 
     def _labels_of(self, row: int, notes: pa.Table | None) -> Sequence[str]:
         if notes is None:
@@ -167,6 +183,13 @@ def _check(options: ZeroShotOptions) -> None:
         )
     if options.candidate_labels is not None and not all(label.strip() for label in options.candidate_labels or [""]):
         problems.append("task_options.candidate_labels: needs at least one label, and none of white space alone.")
+    if options.threshold is not None and not options.multi_label:
+        problems.append(
+            "task_options.threshold: is for multi_label: true, where each label has a score of its own. Set that too, "
+            "or leave the threshold out."
+        )
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        problems.append(f"task_options.threshold: is {options.threshold}, must be between 0 and 1, as scores are.")
     try:
         # Not {:>9999999999}, which asks for 10 GB a label.
         says_label = fields_of(options.hypothesis_template) == ["{}"]

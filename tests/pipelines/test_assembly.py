@@ -241,7 +241,7 @@ def test_a_part_whose_workers_are_killed_is_named_and_all_others_are_written(job
     with pytest.raises(JobError) as caught:
         pipelines.run(job)
     message = str(caught.value)
-    assert "1 unit of a.parquet (rows 0-40): part-a-000000000-000000040-" in message
+    assert "1 part of a.parquet (rows 0-40): part-a-000000000-000000040-" in message
     assert "lost 2 times in a row (limits.max_unit_attempts). The last loss: WorkerCrashedError: The worker" in message
     assert "All others are done." in message
     assert [path.name[:7] for path in Path(job.output.path).glob("*.parquet")] == ["part-b-"]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -117,6 +118,32 @@ def test_other_kept_columns_need_no_model(many, output_table) -> None:
     assert run(wider)[0] == manifest
 
 
+def test_files_are_written_as_asked_and_written_anew_where_that_changes(many, output_table) -> None:
+    job = many(rows_per_part=100)
+    run(job)
+    answers = output_table(job.output.path)
+
+    def groups(output: dict[str, Any]) -> list[tuple[int, str, bool]]:
+        changed = many(rows_per_part=100)
+        manifest, kinds = run(replace(changed, output=replace(changed.output, **output)))
+        assert ReplicasStarting not in kinds
+        assert pipelines.verify(job.output.path).ok
+        (record,) = manifest.parts
+        assert pq.read_table(Path(job.output.path) / record.part) == answers, "in the order of the input"
+        metadata = pq.read_metadata(Path(job.output.path) / record.part)
+        found = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        return [
+            (group.num_rows, group.column(0).compression, group.column(0).statistics is not None) for group in found
+        ]
+
+    assert groups({}) == [(75, "ZSTD", True)]
+    assert groups({"row_group_rows": 30}) == [(30, "ZSTD", True), (30, "ZSTD", True), (15, "ZSTD", True)]
+    assert groups({"compression": "none", "statistics": False}) == [(75, "UNCOMPRESSED", False)]
+    for compression in ("snappy", "gzip", "lz4"):
+        ((_, found, _),) = groups({"compression": compression})
+        assert found.lower().startswith(compression)
+
+
 def test_a_layout_that_was_changed_half_way_is_finished(many, output_table) -> None:
     job, wider = many(keep_columns=("id",)), many(keep_columns=("id", "note"))
     run(job)
@@ -202,7 +229,7 @@ def test_answers_that_are_lost_before_their_part_is_written_are_computed_again(m
         if isinstance(event, ReplicasStarting) and harm == "deleted":
             first.unlink()
 
-    with pytest.raises(JobError, match=r"1 unit failed(.|\n)*computes? (it|them) again"):
+    with pytest.raises(JobError, match=r"1 part failed(.|\n)*computes? (it|them) again"):
         run(job, delete)
     assert not (Path(job.output.path) / "_SUCCESS").exists()
     run(job)

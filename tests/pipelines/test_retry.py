@@ -13,7 +13,7 @@ import pytest
 
 from batchloom import pipelines
 from batchloom.pipelines.config import JobConfig
-from batchloom.pipelines.errors import ERROR_KINDS, ConfigError, OutputError
+from batchloom.pipelines.errors import ERROR_KINDS, ConfigError, ErrorLimitError, OutputError
 from batchloom.pipelines.ledger.parts import counts_of, read_part
 from batchloom.pipelines.ledger.sealed import FOOTER_KEY, sealed
 from batchloom.pipelines.metrics import Event, Planned, ReplicasStarting, Retrying, UnitDone
@@ -155,6 +155,72 @@ def test_an_unfinished_output_is_finished_and_its_errors_retried(spoiled) -> Non
         pipelines.run(job, stop, retry_errors=[])
     assert pipelines.run(job, retry_errors=[]).totals["errors"] == 0
     assert parts(job) == whole
+    assert pipelines.verify(job.output.path).ok
+
+
+LONG = "The river of the harbour was long. " * 40
+CHUNKS = {"long_documents": "chunk"}
+
+
+@pytest.fixture
+def with_long_texts(make_job, tmp_path: Path, make_sentences) -> Callable[..., JobConfig]:
+    """A job of one part, in four units, of whose rows the first five are longer than the model."""
+    (tmp_path / "long").mkdir()
+    texts = [*(f"{LONG}{row}" for row in range(5)), *make_sentences(14), None]
+    pq.write_table(pa.table({"id": range(20), "text": texts}), tmp_path / "long" / "long.parquet")
+
+    def make(**changes: Any) -> JobConfig:
+        return make_job(**{"paths": (str(tmp_path / "long"),), "rows_per_unit": 5, "rows_per_part": 20, **changes})
+
+    return make
+
+
+def test_errors_are_retried_with_options_that_concern_them_alone(with_long_texts, tmp_path, output_table) -> None:
+    """The other rows are not computed again, and both configurations are recorded."""
+    job, chunking = with_long_texts(), with_long_texts(task_options=CHUNKS)
+    before = pipelines.run(job)
+    assert before.errors_by_kind == {"too_long": 5, "null_text": 1}
+    units: list[UnitDone] = []
+    manifest = pipelines.run(
+        chunking, lambda event: units.append(event) if isinstance(event, UnitDone) else None, retry_errors=["too_long"]
+    )
+    assert [event.record.ranges for event in units] == [((0, 5),)]
+    assert manifest.errors_by_kind == {"null_text": 1}
+    whole = pipelines.run(with_long_texts(output=str(tmp_path / "whole"), task_options=CHUNKS))
+    assert output_table(job.output.path) == output_table(tmp_path / "whole")
+    assert manifest.totals == {**whole.totals, "bytes": manifest.totals["bytes"]}
+    assert (manifest.fingerprint, manifest.job["task_options"]) == (before.fingerprint, {})
+    (retry,) = manifest.retries
+    assert (retry["fingerprint"], retry["kinds"]) == (whole.fingerprint, ["too_long"])
+    assert retry["task_options"]["long_documents"] == "chunk"
+    assert pipelines.verify(job.output.path).ok
+    for again in (job, chunking):  # either job file is this output's now
+        assert pipelines.run(again) == manifest
+    with pytest.raises(OutputError, match=r"another configuration:\n  task_options\.long_doc.*\n.*--retry-errors"):
+        pipelines.run(with_long_texts(task_options={"long_documents": "truncate"}))
+    with pytest.raises(ConfigError, match=r"decide them, too: task_options\.prefix was .*only task_options\.long_doc"):
+        pipelines.run(with_long_texts(task_options={**CHUNKS, "prefix": "Sum: "}), retry_errors=[])
+    with pytest.raises(ConfigError, match=r"long_documents was .*no option may differ for null_text"):
+        pipelines.run(with_long_texts(task_options={"long_documents": "truncate"}), retry_errors=["null_text"])
+
+
+def test_a_job_that_was_stopped_by_its_errors_goes_on_with_the_option_that_cures_them(
+    with_long_texts, tmp_path, output_table
+) -> None:
+    """The errors are in answers of a part that is not finished: their unit is computed again, and no other."""
+    changes = {"max_error_rate": 0.2}
+    job = with_long_texts(**changes)
+    with pytest.raises(ErrorLimitError, match=r"Finished parts .*--retry-errors=too_long --set task_options\.long_doc"):
+        pipelines.run(job)
+    assert parts(job) == {}
+    saved = len(list((Path(job.output.path) / "_batchloom" / "answers").rglob("*.pq")))
+    assert saved > 0
+    chunking = with_long_texts(**changes, task_options=CHUNKS)
+    manifest = pipelines.run(chunking, retry_errors=["too_long"])
+    assert manifest.errors_by_kind == {"null_text": 1}
+    pipelines.run(with_long_texts(output=str(tmp_path / "whole"), task_options=CHUNKS))
+    assert output_table(job.output.path) == output_table(tmp_path / "whole")
+    assert manifest.retries[0]["task_options"]["long_documents"] == "chunk"
     assert pipelines.verify(job.output.path).ok
 
 

@@ -12,7 +12,9 @@ from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.tasks.base import ColumnKind
 
 TASK: Any = SimpleNamespace(
-    input_columns=lambda: {"text": ColumnKind.TEXT}, output_fields=lambda: [pa.field("summary_text", pa.string())]
+    input_columns=lambda: {"text": ColumnKind.TEXT},
+    output_fields=lambda: [pa.field("summary_text", pa.string())],
+    beside=lambda _: TASK,
 )
 
 
@@ -84,5 +86,6 @@ def test_two_columns_of_one_name_are_refused_where_they_are_chosen() -> None:
 
 def test_a_template_may_name_a_price() -> None:
     task: Any = SimpleNamespace(input_columns=lambda: {"price": ColumnKind.VALUE}, output_fields=list)
+    task.beside = lambda _: task
     price = pa.schema([("price", pa.decimal128(9, 2))])
     assert choose_columns(InputConfig(paths=("in",)), task, [shard("a.parquet")], [price])[0] == price

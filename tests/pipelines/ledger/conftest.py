@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchloom.pipelines.config import OutputConfig
 from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.planning.shards import Shard
@@ -56,7 +57,7 @@ def planned(source: Source) -> list[Part]:
 def assemble(tmp_path: Path) -> Assemble:
     """Writes parts with the column `id` kept to tmp_path / "out"."""
     reader = Reader(pa.schema([("id", pa.int64())]), {}, str(tmp_path / "in"))
-    return Assemble(Store(str(tmp_path / "out")), reader, ANSWERS, FINGERPRINT, LAYOUT, "0")
+    return Assemble(Store(str(tmp_path / "out")), reader, ANSWERS, FINGERPRINT, LAYOUT, "0", OutputConfig(path=""))
 
 
 @pytest.fixture

@@ -17,14 +17,15 @@ def talker(request, make_checkpoint):
     return request.param, make_checkpoint(request.param)
 
 
-def reference(architecture, folder, text):
-    """(reply, number of tokens read), from our tokens of the joined text: see the notes on its tokenizers."""
+def reference(architecture, folder, text, number=0, **more):
+    """(reply of this number, number of tokens read), from our tokens of the joined text: see the notes on its
+    tokenizers."""
     tokenizer = load_tokenizer(folder)
     ids = tokenizer.encode_batch([text])
     model = getattr(transformers, architecture).from_pretrained(folder).eval()
     with torch.no_grad():
-        tokens = model.generate(torch.tensor(ids), **GENERATION)
-    return tokenizer.decode_batch(tokens.tolist())[0], len(ids[0])
+        tokens = model.generate(torch.tensor(ids), **GENERATION, **more)
+    return tokenizer.decode_batch(tokens.tolist())[number], len(ids[0])
 
 
 def test_replies_are_those_of_the_reference(ask, equal, talker):
@@ -35,6 +36,20 @@ def test_replies_are_those_of_the_reference(ask, equal, talker):
         text = DELIMITERS[architecture].join(turn.strip() for turn in turns)
         equal("conversational", [(row["reply"], row["num_input_tokens"])], [reference(architecture, model, text)])
         assert row["num_dropped_turns"] == row["num_truncated_tokens"] == 0
+
+
+def test_several_replies_are_a_list_best_first(ask, equal, talker):
+    architecture, model = talker
+    wanted = {**GENERATION, "num_return_sequences": 2}
+    columns = {"text": [["hi there", "fine"], None]}
+    part = ask("conversational", model, columns, options={"scores": True}, generation=wanted)
+    assert part.column_names[:4] == ["reply", "num_dropped_turns", "sequence_score", "token_log_probs"]
+    text = DELIMITERS[architecture].join(["hi there", "fine"])
+    expected = [reference(architecture, model, text, number, num_return_sequences=2)[0] for number in range(2)]
+    equal("conversational", part["reply"].to_pylist(), [expected, None])
+    best, second = part["sequence_score"][0].as_py()
+    assert best > second
+    assert part["num_dropped_turns"].to_pylist() == [0, None]
 
 
 def test_one_text_is_a_dialogue_of_lines(ask, talker):
@@ -87,7 +102,5 @@ def test_a_dialogue_without_turns_is_an_error_row(ask, talker, error_kinds):
 def test_what_cannot_be_meant_is_refused(ask, talker, checkpoint):
     with pytest.raises(ConfigError, match="needs a dialogue model, such as a Blenderbot; found BartFor"):
         ask("conversational", checkpoint, {"text": ["hi"]})
-    with pytest.raises(ConfigError, match="num_return_sequences: is 2, and conversational gives one text a row"):
-        ask("conversational", talker[1], {"text": ["hi"]}, generation={"num_beams": 2, "num_return_sequences": 2})
     with pytest.raises(ConfigError, match=r"persona_column: is 'text', which is input\.text_column"):
         ask("conversational", talker[1], {"text": ["hi"]}, options={"persona_column": "text"})

@@ -31,7 +31,7 @@ COLUMNS = {
     "text-generation": ["generated_text"],
     "text2text-generation": ["generated_text"],
     "conversational": ["reply", "num_dropped_turns"],
-    "zero-shot-classification": ["labels", "scores"],
+    "zero-shot-classification": ["labels", "scores", "label", "score"],
     "text-classification": ["label", "scores"],
     "token-classification": ["entities"],
     "question-answering": ["answer", "score", "start", "end"],

@@ -17,14 +17,15 @@ from batchloom.pipelines.tasks.chunks import chunks
 GENERATION = {"num_beams": 2, "max_new_tokens": 10}
 
 
-def reference(folder, texts):
+def reference(folder, texts, number=0, **more):
+    """The answer of this number to each text."""
     tokenizer = transformers.BartTokenizerFast.from_pretrained(folder)
     model = transformers.BartForConditionalGeneration.from_pretrained(folder).eval()
     answers = []
     for text in texts:
         with torch.no_grad():
-            tokens = model.generate(**tokenizer(text, return_tensors="pt"), **GENERATION, max_length=None)
-        answers.append(tokenizer.decode(tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+            tokens = model.generate(**tokenizer(text, return_tensors="pt"), **GENERATION, max_length=None, **more)
+        answers.append(tokenizer.decode(tokens[number], skip_special_tokens=True, clean_up_tokenization_spaces=False))
     return answers
 
 
@@ -57,6 +58,35 @@ def test_summaries_of_chunks_are_summarized_until_one_is_left(ask, equal, checkp
     assert part["num_truncated_tokens"].to_pylist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("merge", ["join", "summarize"])
+def test_several_summaries_are_a_list_best_first(ask, equal, checkpoint, long_text, merge):
+    """Joined, the second is made of the second of each chunk; summarized, every round reads the best."""
+    options = {"long_documents": "chunk", "merge": merge}
+    wanted = {**GENERATION, "num_return_sequences": 2}
+    part = ask("summarization", checkpoint, {"text": ["A river.", None, long_text]}, options=options, generation=wanted)
+    tokenizer, text = load_tokenizer(checkpoint), long_text
+    while merge == "summarize" and len(tokenizer.encode_batch([text])[0]) > 128:
+        text = joined(reference(checkpoint, chunks(text, tokenizer, "", 128)))
+    in_chunks = chunks(text, tokenizer, "", 128)
+    assert (len(in_chunks) > 3) == (merge == "join")
+
+    def expected(texts):
+        own = [reference(checkpoint, texts, number, num_return_sequences=2) for number in range(2)]
+        return [joined(one) if len(one) > 1 else one[0] for one in own]
+
+    equal("summarization", part["summary_text"].to_pylist(), [expected(["A river."]), None, expected(in_chunks)])
+
+
+def test_scores_of_a_text_in_chunks_are_of_all_of_them(ask, checkpoint, long_text):
+    in_chunks = chunks(long_text, load_tokenizer(checkpoint), "", 128)
+    options = {"long_documents": "chunk", "scores": True}
+    part = ask("summarization", checkpoint, {"text": [long_text, *in_chunks]}, options=options, generation=GENERATION)
+    whole, *apart = part.to_pylist()
+    assert whole["token_log_probs"] == pytest.approx([one for row in apart for one in row["token_log_probs"]], abs=1e-4)
+    assert whole["num_output_tokens"] == len(whole["token_log_probs"])
+    assert whole["sequence_score"] == pytest.approx(sum(row["sequence_score"] for row in apart) / len(apart), abs=1e-4)
+
+
 def test_summaries_that_do_not_shrink_are_an_error_row(ask, checkpoint, long_text, error_kinds):
     part = ask(
         "summarization",
@@ -75,8 +105,8 @@ def test_what_cannot_be_meant_is_refused(ask, checkpoint):
         ConfigError, match=r"long_documents: must be one of error, truncate, chunk; found 'drop'\.\n.*me"
     ):
         ask("summarization", checkpoint, {"text": ["a"]}, options={"long_documents": "drop", "merge": 1})
-    with pytest.raises(ConfigError, match="num_return_sequences"):
-        ask("summarization", checkpoint, {"text": ["a"]}, generation={"num_return_sequences": 2})
+    with pytest.raises(ConfigError, match="num_return_sequences"):  # more than there are beams
+        ask("summarization", checkpoint, {"text": ["a"]}, generation={"num_beams": 2, "num_return_sequences": 3})
 
 
 def test_summaries_of_nothing_but_special_tokens_stay_as_they_are(checkpoint):
@@ -92,6 +122,6 @@ def test_summaries_of_nothing_but_special_tokens_stay_as_they_are(checkpoint):
     )
     tokenizer = models.load_tokenizer(checkpoint)
     ends = pa.array([[2]] * 3, pa.list_(pa.int32()))
-    results = result_table(row=[0, 0, 1], piece=[0, 1, 0], token_ids=ends)
+    results = result_table(row=[0, 0, 1], piece=[0, 1, 0], token_ids=ends, score=[0.0] * 3)
     assert task.follow_up(results, tokenizer) is None
     assert task.finish(Answered(results, 3, None), tokenizer)[0].to_pylist() == ["", "", None]

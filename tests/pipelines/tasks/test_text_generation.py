@@ -51,6 +51,57 @@ def test_several_answers_are_a_list_best_first(ask, equal, checkpoint, make_sent
     equal("text2text-generation", part["generated_text"].to_pylist(), [*expected, None])
 
 
+def scored(folder, architecture, prompts, **generation):
+    """For each prompt and answer: (score, log-probability of each new token), by the reference's own account."""
+    kind = transformers.PreTrainedTokenizerFast if architecture.startswith("Bloom") else transformers.BartTokenizerFast
+    tokenizer = kind.from_pretrained(folder)
+    model = getattr(transformers, architecture).from_pretrained(folder).eval()
+    found = []
+    for prompt in prompts:
+        inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+        with torch.no_grad():
+            output = model.generate(**inputs, **generation, output_scores=True, return_dict_in_generate=True)
+        beams = getattr(output, "beam_indices", None)
+        steps = model.compute_transition_scores(
+            output.sequences, output.scores, beams, normalize_logits=beams is None
+        ).tolist()
+        start = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+        own = []
+        for number, tokens in enumerate(output.sequences[:, start:].tolist()):
+            num_tokens = tokens.index(2) + 1 if 2 in tokens else len(tokens)
+            log_probs = steps[number][:num_tokens]
+            own.append((sum(log_probs) if beams is None else output.sequences_scores[number].item(), log_probs))
+        found.append(own)
+    return found
+
+
+@pytest.mark.parametrize("several", [1, 3])
+def test_scores_are_those_of_the_reference(ask, equal, checkpoint, make_sentences, several):
+    texts, wanted = make_sentences(6, seed=28), {"num_beams": 4, "num_return_sequences": several}
+    columns = {"text": [texts[0], None, *texts[1:]]}
+    plain = ask("text2text-generation", checkpoint, columns, generation=wanted)
+    part = ask("text2text-generation", checkpoint, columns, options={"scores": True}, generation=wanted)
+    assert part.drop_columns(["sequence_score", "token_log_probs"]) == plain
+    assert part.column_names[:3] == ["generated_text", "sequence_score", "token_log_probs"]
+    assert part["sequence_score"][1].as_py() is part["token_log_probs"][1].as_py() is None
+    rows = [row for row in part.to_pylist() if row["error"] is None]
+    ours = [(row["sequence_score"], row["token_log_probs"]) for row in rows]
+    if several > 1:
+        ours = [list(zip(*own, strict=True)) for own in ours]
+    expected = scored(checkpoint, "BartForConditionalGeneration", texts, **wanted)
+    equal("text2text-generation, scores", ours, expected if several > 1 else [own[0] for own in expected], 1e-4)
+    lengths = [sum(map(len, row["token_log_probs"])) if several > 1 else len(row["token_log_probs"]) for row in rows]
+    assert lengths == [row["num_output_tokens"] for row in rows]
+
+
+def test_scores_of_a_greedy_answer_are_the_sum_of_its_tokens(ask, equal, make_checkpoint, make_sentences):
+    model, prompts = make_checkpoint("BloomForCausalLM"), make_sentences(6, seed=29, longest=12)
+    part = ask("text-generation", model, {"text": prompts}, options={"scores": True}, generation=GREEDY)
+    ours = [(row["sequence_score"], row["token_log_probs"]) for row in part.to_pylist()]
+    expected = [own[0] for own in scored(model, "BloomForCausalLM", prompts, **GREEDY)]
+    equal("text-generation, scores", ours, expected, 1e-4)
+
+
 def test_a_row_that_the_model_refused_has_read_nothing(ask, make_checkpoint):
     """The refused prompt was counted as read, here and in the job's totals."""
     model = make_checkpoint("BloomForCausalLM")

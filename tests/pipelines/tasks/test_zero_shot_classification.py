@@ -1,9 +1,12 @@
 """Zero-shot classification against the reference's pipeline."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import transformers
 
+from batchloom import pipelines
 from batchloom.pipelines.errors import ConfigError
 
 NLI = {
@@ -36,6 +39,19 @@ def test_scores_are_those_of_the_pipeline(ask, equal, nli, make_sentences, multi
     expected = reference(nli, **options)(texts, labels)
     theirs = [(one["labels"], one["scores"]) for one in expected]
     equal("zero-shot-classification", [(row["labels"], row["scores"]) for row in part.to_pylist()], theirs, 1e-5)
+
+
+def test_the_best_label_gives_way_to_a_kept_column_of_its_name(make_job, nli, tmp_path):
+    """The right label, in a corpus to be evaluated on: the job was refused."""
+    pq.write_table(pa.table({"text": ["a b", "c"], "label": [3, 1]}), tmp_path / "news.parquet")
+    asked = {"task": "zero-shot-classification", "generation": {}, "task_options": {"candidate_labels": LABELS}}
+
+    def columns(keep_columns: tuple[str, ...] | None) -> list[str]:
+        job = make_job(model=str(nli), paths=(str(tmp_path / "news.parquet"),), keep_columns=keep_columns, **asked)
+        return [field.name for field in pipelines.plan(job).task.output_fields()]
+
+    assert columns(None) == ["labels", "scores"]
+    assert columns(()) == ["labels", "scores", "label", "score"]
 
 
 def test_a_bloom_can_be_asked_too(ask, equal, make_checkpoint, make_sentences):
@@ -79,6 +95,32 @@ def test_the_logits_of_entailment_are_found_by_name(ask, make_checkpoint, make_s
     np.testing.assert_allclose(part["scores"].to_pylist(), [one["scores"] for one in expected], atol=1e-5)
 
 
+def test_the_best_label_stands_beside_the_lists(ask, nli, make_sentences):
+    texts = [*make_sentences(4, seed=11), None]
+    part = ask("zero-shot-classification", nli, {"text": texts}, options={"candidate_labels": LABELS})
+    for labels, scores, label, score in zip(*part.columns[:4], strict=True):
+        assert label.as_py() == (labels.as_py() and labels.as_py()[0])
+        assert score.as_py() == (scores.as_py() and scores.as_py()[0])
+    assert part["label"][4].as_py() is part["score"][4].as_py() is None
+
+
+def test_labels_above_a_threshold_are_listed(ask, nli, make_sentences):
+    """A row can have none of them, or all; the scores are those that it has without a threshold."""
+    texts, options = [*make_sentences(6, seed=12), None], {"candidate_labels": LABELS, "multi_label": True}
+    without = ask("zero-shot-classification", nli, {"text": texts}, options=options)
+    scores = [score for row in without["scores"].to_pylist()[:6] for score in row]
+    for threshold in (0, sorted(scores)[len(scores) // 2], 1):
+        part = ask("zero-shot-classification", nli, {"text": texts}, options={**options, "threshold": threshold})
+        above = part["labels_above"].to_pylist()
+        assert above.pop() is None
+        assert above == [
+            [label for label, score in zip(row["labels"], row["scores"], strict=True) if score > threshold]
+            for row in without.to_pylist()[:6]
+        ]
+        assert len({len(labels) for labels in above}) > 1 or threshold in (0, 1)
+        assert part.drop_columns(["labels_above"]) == without
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -95,6 +137,9 @@ def test_the_logits_of_entailment_are_found_by_name(ask, make_checkpoint, make_s
         ({"candidate_labels": ["a"], "hypothesis_template": "{!r:{}}"}, "where the label goes"),
         ({"candidate_labels": ["a"], "hypothesis_template": "{} or {}"}, "has not one {} where the label goes"),
         ({"candidate_labels": ["a"], "multi_label": "yes"}, "must be true or false"),
+        ({"candidate_labels": ["a"], "threshold": 0.5}, "threshold: is for multi_label: true"),
+        ({"candidate_labels": ["a"], "multi_label": True, "threshold": 50}, "is 50, must be between 0 and 1"),
+        ({"candidate_labels": ["a"], "multi_label": True, "threshold": "0.5"}, "must be a number or null"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(ask, nli, options, message):
