@@ -12,7 +12,7 @@ from tests.faults.scene import ROWS_PER_GROUP, Scene
 from tests.faults.table import When, Where, fault
 
 POISON = "☠"
-SLOW = {"rows_per_unit": 1}  # a job that lasts long enough to hit its actor twice
+SLOW = {"rows_per_unit": 3}  # a job that lasts long enough to hit its actor twice
 
 
 def _signal_driver(scene: Scene, which: signal.Signals, times: int = 3) -> int:
