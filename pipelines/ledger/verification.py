@@ -72,7 +72,6 @@ def verify(
     manifest = ledger.read_manifest(store)
     if manifest is None:
         raise OutputError(f"{output} {_why_no_manifest(found)}")
-    unmarked = [] if found.is_closed else [f"{ledger.SUCCESS} is missing: the same command writes it again"]
     config = _input_of(store, manifest, storage_options or {}, given)
     missing = {record.part: record for record in manifest.parts if record.part not in found.parts}
     odd = [record for record in ledger.changed(manifest.parts, found) if record.part not in missing]
@@ -89,7 +88,6 @@ def verify(
         num_input_rows=num_input_rows,
         num_errors=manifest.parts.totals()["errors"] - sum(record.num_errors for record in bad),
         problems=[
-            *unmarked,
             *(f"{one.part}: it is missing ({one.num_rows} rows of {_first(one.spans)})" for one in missing.values()),
             *(problem for problems in wrong.values() for problem in problems),
             *_check_names(manifest, found),

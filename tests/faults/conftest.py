@@ -92,7 +92,7 @@ def stage(answered, ray_head, environment, request) -> Iterator[Callable[[Kind, 
                 stack.callback(end_all, inside[MARK])
             bucket = request.getfixturevalue("swift") if kind.where is Where.STORE else None
             scene = answered[task].scene(when, inside, bucket)
-            scene.job |= kind.job
+            scene.job |= {name: {**scene.job.get(name, {}), **own} for name, own in kind.job.items()}
             stack.callback(scene.remove)
             return scene
 

@@ -12,6 +12,7 @@ from tests.faults.scene import ROWS_PER_GROUP, Scene
 from tests.faults.table import When, Where, fault
 
 POISON = "☠"
+SLOW = {"rows_per_unit": 3}  # a job that lasts long enough to hit its actor twice
 
 
 def _signal_driver(scene: Scene, which: signal.Signals, times: int = 3) -> int:
@@ -45,7 +46,7 @@ def driver_interrupted(scene: Scene) -> int:
     return _signal_driver(scene, signal.SIGINT)
 
 
-@fault("SIGKILL of the actor")
+@fault("SIGKILL of the actor", input=SLOW)
 def actor_killed(scene: Scene) -> int:
     scene.wait_for_parts(2)
     num_killed = scene.signal("Infer", signal.SIGKILL)
@@ -58,7 +59,7 @@ def loading_actor_killed(scene: Scene) -> int:
     return scene.signal("Infer", signal.SIGKILL)
 
 
-@fault("SIGSTOP of the actor for eight seconds")
+@fault("SIGSTOP of the actor for eight seconds", input=SLOW)
 def actor_stopped(scene: Scene) -> int:
     scene.wait_for_parts(2)
     num_stopped = scene.signal("Infer", signal.SIGSTOP)
@@ -67,7 +68,7 @@ def actor_stopped(scene: Scene) -> int:
     return num_stopped
 
 
-@fault("SIGSTOP of the actor for ever", limits={"stall_minutes": 0.2})
+@fault("SIGSTOP of the actor for ever", limits={"stall_minutes": 0.2}, input=SLOW)
 def actor_stopped_for_ever(scene: Scene) -> int:
     scene.wait_for_parts(2)
     return scene.signal("Infer", signal.SIGSTOP)

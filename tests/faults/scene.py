@@ -236,10 +236,9 @@ class Scene:
         return read_rows(*self._opened)
 
     def is_closed(self) -> bool:
-        """Return whether the output has a manifest and its marker; else it is not finished, whatever rows it has."""
+        """Return whether the output has a manifest; without one it is not finished, whatever rows it has."""
         self.filesystem.invalidate_cache()
-        names = ("_batchloom/manifest.json", "_SUCCESS")
-        return all(self.filesystem.exists(f"{self._opened[1]}/{name}") for name in names)
+        return bool(self.filesystem.exists(f"{self._opened[1]}/_batchloom/manifest.json"))
 
     def remove(self) -> None:
         """End what runs and remove the files."""

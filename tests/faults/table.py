@@ -40,7 +40,7 @@ class Word(Enum):
     """What verify has to say of an output at rest after the fault, before the command runs again."""
 
     ORACLE = auto()
-    """Yes where the oracle finds every row right and the output is closed."""
+    """Yes where the oracle finds every row right and there is a manifest."""
     NO = auto()
     """No: the rows are right, and a file is not as it was written."""
     AS_RUN = auto()

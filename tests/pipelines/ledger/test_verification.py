@@ -218,12 +218,6 @@ def test_a_job_record_that_is_damaged_or_gone_decides_nothing(output: Path) -> N
     assert pipelines.verify(str(output)).ok
 
 
-def test_an_output_without_its_marker_is_not_closed(output: Path) -> None:
-    """status called it unfinished, and verify had nothing to say."""
-    (output / "_SUCCESS").unlink()
-    assert only_problem(output) == "_SUCCESS is missing: the same command writes it again"
-
-
 def test_a_part_that_is_a_folder_is_named(output: Path) -> None:
     part = sorted(output.glob("*.parquet"))[1]
     part.unlink()
