@@ -115,8 +115,8 @@ Error: the job cannot run as it is:
   task_options.prefix: must be a text or null; found 1.
   Input path '/one' matches no file.
   Input path '/two/*' matches no file. Check the spelling and the pattern; a folder is searched for files that end in \
-.parquet, .jsonl, .ndjson, .json, .csv, .tsv, .txt, .text, or as those of input.format do. Others are named one by one, \
-or by a glob.
+.parquet, .jsonl, .ndjson, .json, .csv, .tsv, .txt, .text, or as those of input.format do. Others are named one by \
+one, or by a glob.
 """
     )
 
