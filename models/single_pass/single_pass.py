@@ -5,11 +5,9 @@ multiplied, and neighbours in it have nearly equal lengths, so that attention pa
 batches of its own. A batch that runs out of memory is halved and tried again, and the budget with it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from queue import SimpleQueue
 from threading import Lock
 from typing import Concatenate, Literal, ParamSpec, TypeVar, cast
 
@@ -32,6 +30,7 @@ from batchloom.models.single_pass.heads import (
     TokenPredictor,
     Translator,
 )
+from batchloom.models.single_pass.streams import Streams
 from batchloom.models.transfers import to_device
 
 Result = TypeVar("Result")
@@ -124,7 +123,7 @@ class SinglePass:
             num_workers=num_workers or num_workers_of(model),
             num_threads=torch.get_num_threads(),
         )
-        self._streams = _Streams(model.device, num_workers_of(model))
+        self._streams = Streams(model.device, num_workers_of(model))
 
     @property
     def max_batch_tokens(self) -> int:
@@ -329,31 +328,6 @@ class SinglePass:
         """Return how the model's self-attention goes over its input: the encoder's, where there is one."""
         context = PackedAttention(lengths, not self.model.is_encoder_decoder, self.model.alibi_slopes)
         return context.plan(self.model.device, self.model.dtype, self.model.head_dim)
-
-
-class _Streams:
-    """A GPU's streams: a batch on its own waits for nothing of another's."""
-
-    def __init__(self, device: torch.device, num_streams: int) -> None:
-        self._free: SimpleQueue[torch.cuda.Stream] = SimpleQueue()
-        self._is_needed = device.type == "cuda"
-        if self._is_needed:
-            torch.cuda.synchronize(device)  # the weights are there
-            for _ in range(num_streams):
-                self._free.put(torch.cuda.Stream(device))
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Let this thread use a stream that no other uses; it waits for one."""
-        if not self._is_needed:
-            yield
-            return
-        stream = self._free.get()
-        try:
-            with torch.cuda.stream(stream):
-                yield
-        finally:
-            self._free.put(stream)
 
 
 def _starts(lengths: Sequence[int]) -> list[int]:
