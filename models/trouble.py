@@ -53,6 +53,7 @@ _CODES = {  # S3's, whose meaning the status does not tell
     "ExpiredToken": Trouble.DOUBTFUL,
     "InvalidToken": Trouble.DOUBTFUL,
     "TokenRefreshRequired": Trouble.DOUBTFUL,
+    "400": Trouble.DOUBTFUL,  # botocore's for a HEAD, whose answer has no body: an expired token, perhaps
     "BadDigest": Trouble.PASSING,
     "IncompleteBody": Trouble.PASSING,
     "InternalError": Trouble.PASSING,

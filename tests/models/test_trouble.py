@@ -44,6 +44,7 @@ def answer(code: str, status: int) -> botocore.exceptions.ClientError:
         ("SignatureDoesNotMatch", 403, DOUBTFUL), ("RequestTimeTooSkewed", 403, DOUBTFUL), ("401", 401, DOUBTFUL),
         ("InvalidObjectState", 403, LASTING),
         ("ExpiredToken", 400, DOUBTFUL), ("InvalidToken", 400, DOUBTFUL), ("TokenRefreshRequired", 400, DOUBTFUL),
+        ("400", 400, DOUBTFUL),
         ("NoSuchKey", 404, DOUBTFUL), ("404", 404, DOUBTFUL),
         ("NoSuchBucket", 404, LASTING), ("InvalidBucketName", 400, LASTING), ("InvalidArgument", 400, LASTING),
         ("PreconditionFailed", 412, LASTING), ("InvalidRange", 416, LASTING), ("NotImplemented", 501, LASTING),

@@ -159,6 +159,22 @@ def shard(num_rows: int = 20, first: int = 0) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal[1])
+def test_a_known_call_waits_for_the_end_of_any_refusal(s3, weather: Weather, refusal: tuple[str, str]) -> None:
+    """The answer to a HEAD has no body: an expired token's came as "Bad Request", and a unit was given up for it."""
+    store = Store("s3://archive/refused", s3)
+    calls = (lambda: store.put("a", b"first"), lambda: store.stat("a"), lambda: store.read("a"), lambda: store.names())
+    for call in calls:
+        call()
+    for call in calls:
+        refused = weather.num_refused
+        weather.refuse(0.3, [refusal])
+        call()
+        assert weather.num_refused > refused
+    assert store.read("a") == b"first"
+    assert list(store.names()) == ["a"]
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_job_survives_outages_while_it_reads_writes_and_closes(make_job, s3, weather: Weather) -> None:
     """Each of these answers made 20 damaged_input rows with null ids or a traceback, and the former an exit code 0."""
