@@ -24,7 +24,7 @@ def choose_columns(
     Raises: InputError where a column is missing, ambiguous or of an unusable type; ConfigError where a kept column has
     the name of an output column.
     """
-    files = [with_partitions(_plain(schema), shard.name) for shard, schema in zip(shards, schemas, strict=True)]
+    files = [with_partitions(_plain(schema), shard.source) for shard, schema in zip(shards, schemas, strict=True)]
     wanted = [*task.input_columns(), *(config.keep_columns or ())]
     plain = [with_paths(schema, wanted) for schema in files]
     names = list(dict.fromkeys(name for schema in plain for name in schema.names))

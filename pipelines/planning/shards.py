@@ -25,6 +25,8 @@ from batchloom.pipelines.planning.input_files import InputFile, find_files, word
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.spans import Range, Span
+from batchloom.pipelines.tables.choice import Pinned
+from batchloom.pipelines.tables.deleted import Deleted
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +77,8 @@ class Shard:
 
     def source_of(self, start: int, stop: int) -> Source:
         """Return the source, with what is needed to read the rows `[start, stop)`."""
+        if self.source.deleted is not None:
+            return replace(self.source, deleted=self.source.deleted.within(start, stop))
         if not self.offsets:
             return self.source
         first = max(0, bisect_right(self._starts, start) - 1)
@@ -108,10 +112,11 @@ def find_shards(
     patience: Patience | None = None,
     columns: Columns | None = None,
     kept: KeptFooters | None = None,
+    pinned: Pinned = lambda: None,
 ) -> tuple[list[Shard], list[pa.Schema]]:
     """Return all shards in a fixed order, and the schema of each: one object for all that are equal.
 
-    `columns` whose bytes are counted; `kept`: footers that an earlier plan has read.
+    `columns` whose bytes are counted; `kept`: footers that an earlier plan has read; `pinned`: as `find_files`.
 
     Raises:
         InputError: paths match nothing or cannot be listed, lie in several stores or hold several formats, or, naming
@@ -119,32 +124,48 @@ def find_shards(
         StoreError: the store had trouble for longer than `patience` allows.
     """
     patience = patience or Patience()
-    found = find_files(config, patience)
-    if words := words_for_skipped(found.skipped):
+    found = find_files(config, patience, pinned)
+    for words in filter(None, (words_for_skipped(found.skipped), found.table and found.table.news)):
         log.warning("%s", words)
-    files, format = found.files, format_named(found.format, config.csv)
+    files, format = found.files, found.table or format_named(found.format, config.csv)
     footers = _footers(config, patience, format, files, columns, kept)
     root = _common_folder({file.folder for file in files})
     names = {id(footer.schema): tuple(footer.schema.names) for footer in footers if format.values_are_texts}
     shards = [
-        Shard(
-            source=Source(
-                name=_name(file.path, root),
-                path=file.path,
-                size=file.size,
-                version=file.version,
-                footer_bytes=footer.num_bytes or None,
-                columns=names.get(id(footer.schema), ()),
-            ),
-            row_groups=footer.row_groups,
-            read_bytes=footer.read_bytes,
-            kept_bytes=footer.kept_bytes,
-            offsets=footer.offsets,
-            format=format,
-        )
+        _shard(format, _source(file, footer, root, names.get(id(footer.schema), ())), footer)
         for file, footer in zip(files, footers, strict=True)
     ]
     return shards, [footer.schema for footer in footers]
+
+
+def _source(file: InputFile, footer: Footer, root: str, columns: tuple[str, ...]) -> Source:
+    source = Source(
+        name=_name(file.path, root),
+        path=file.path,
+        size=file.size,
+        version=file.version,
+        footer_bytes=footer.num_bytes or None,
+        columns=columns,
+    )
+    if file.live is None:
+        return source
+    partitions = tuple(file.live.partitions.items())
+    if not file.live.deleted:
+        return replace(source, partitions=partitions)
+    deleted = Deleted(compact(file.live.deleted))
+    return replace(source, partitions=partitions, deleted=deleted, deletes=deleted.digest)
+
+
+def _shard(format: Format, source: Source, footer: Footer) -> Shard:
+    counts, deleted = footer.row_groups, source.deleted
+    return Shard(
+        source=source,
+        row_groups=counts if deleted is None else compact(deleted.live_counts(counts)),
+        read_bytes=footer.read_bytes,
+        kept_bytes=footer.kept_bytes,
+        offsets=footer.offsets,
+        format=format,
+    )
 
 
 def keep_footers(
@@ -167,6 +188,7 @@ def keep_footers(
         [
             (InputFile(path=source.path, folder="", size=source.size, version=source.version), footer(shard, schema))
             for source, shard, schema in zip((shard.source for shard in shards), shards, schemas, strict=True)
+            if source.deleted is None  # whose rows are counted without those
         ],
     )
 
