@@ -1,5 +1,6 @@
 """Reads a whole input as a job does, unit by unit, without Ray: each row with where it comes from."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,12 @@ def rows_of(path: str | Path, unit_rows: int = 3, **options: Any) -> pa.Table:
     """The rows of an input in the order of its units, which do not overlap and leave out none, with `_source`."""
     config = input_of(path, **options)
     shards, schemas = find_shards(config)
-    names = [name for name in dict.fromkeys(name for schema in schemas for name in schema.names)]
-    keep = config.keep_columns or (*names, "_source")
-    config = InputConfig(**{**vars(config), "keep_columns": keep})
+    names = dict.fromkeys(name for schema in schemas for name in schema.names)
+    config = replace(config, keep_columns=config.keep_columns or (*names, "_source"))
     schema, kept = choose_columns(config, TASK, shards, schemas)
-    reader = Reader(
-        pa.schema([schema.field(name) for name in kept]), config.storage_options, config.paths[0], format=format_of(shards)
-    )
+    columns = pa.schema([schema.field(name) for name in kept])
+    reader = Reader(columns, config.storage_options, config.paths[0], format=shards[0].format)
     return pa.concat_tables(read(reader, shards, unit_rows))
-
-
-def format_of(shards: list[Shard]) -> Any:
-    return shards[0].format
 
 
 def read(reader: Reader, shards: list[Shard], unit_rows: int) -> list[pa.Table]:

@@ -108,7 +108,7 @@ def test_a_column_is_read_by_its_number_whatever_it_was_called(create) -> None:
         find_shards(input_of(folder_of(table)))
 
 
-def test_partitions_are_columns_and_those_that_a_transform_makes_are_not(create, catalog) -> None:
+def test_partitions_are_columns_and_those_that_a_transform_makes_are_not(catalog) -> None:
     days = pa.array([0, 1, None, 1], pa.date32())
     data = numbered(0, 4, lang=["en", "d e", None, "a/b=c"], day=days)
     table = catalog.create_table("ns.t", data.schema)
@@ -133,7 +133,7 @@ def test_partitions_are_columns_and_those_that_a_transform_makes_are_not(create,
     assert rows.select(data.column_names).equals(pa.concat_tables([data, added]))
 
 
-def test_files_that_were_added_have_no_numbers_and_are_read_by_the_tables_names_for_them(create, tmp_path) -> None:
+def test_files_that_were_added_have_no_numbers_and_are_read_by_the_tables_names_for_them(create) -> None:
     table = create(numbered(0, 2))
     pq.write_table(numbered(2, 4), folder_of(table) / "added.parquet")
     table.add_files([f"{table.location()}/added.parquet"])
@@ -171,7 +171,9 @@ def test_a_snapshot_whose_files_are_gone_is_refused_by_name(table) -> None:
     first = table.snapshots()[0].snapshot_id
     (gone,) = [task.file.file_path for task in table.scan(snapshot_id=first).plan_files()]
     Path(gone.removeprefix("file://")).unlink()
-    with pytest.raises(InputError, match=r"1 of 1 files of snapshot \d+ of the Iceberg table .* are not there any more"):
+    with pytest.raises(
+        InputError, match=r"1 of 1 files of snapshot \d+ of the Iceberg table .* are not there any more"
+    ):
         find_shards(input_of(folder_of(table), version=first))
     Path(table.snapshots()[0].manifest_list.removeprefix("file://")).unlink()
     with pytest.raises(InputError, match="lacks a file that its metadata name"):
@@ -203,7 +205,7 @@ def commit_deletes(table: Table, rows: list[int], monkeypatch: pytest.MonkeyPatc
     )  # fmt: skip
     deletes.spec_id = 0
     with monkeypatch.context() as patched:
-        patched.setattr(snapshot, "write_manifest", lambda format_version, **rest: _DeletesWriter(**rest))
+        patched.setattr(snapshot, "write_manifest", lambda **given: _DeletesWriter(*list(given.values())[1:]))
         with table.transaction() as transaction, transaction.update_snapshot().fast_append() as update:
             update.append_data_file(deletes)
 
