@@ -118,8 +118,7 @@ class JobPlan:
     def notes(self) -> tuple[str, ...]:
         """What a user should know of answers before they are computed."""
         left_out = words_for_left_out(self.found, self.config.input.limit)
-        news = self.format.news if isinstance(self.format, TableParquet) else ""
-        notes = (cut_by_positions(self.generation, self.checkpoint), left_out, news)
+        notes = (cut_by_positions(self.generation, self.checkpoint), left_out, self.format.news)
         return tuple(note for note in notes if note)
 
     @property

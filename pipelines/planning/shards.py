@@ -125,9 +125,9 @@ def find_shards(
     """
     patience = patience or Patience()
     found = find_files(config, patience, pinned)
-    for words in filter(None, (words_for_skipped(found.skipped), found.table and found.table.news)):
-        log.warning("%s", words)
     files, format = found.files, found.table or format_named(found.format, config.csv)
+    for words in filter(None, (words_for_skipped(found.skipped), format.news)):
+        log.warning("%s", words)
     footers = _footers(config, patience, format, files, columns, kept)
     root = _common_folder({file.folder for file in files})
     names = {id(footer.schema): tuple(footer.schema.names) for footer in footers if format.values_are_texts}

@@ -47,7 +47,7 @@ class TableParquet(Parquet):
 
     @property
     def news(self) -> str:
-        """A sentence on a newer version; empty where there is none."""
+        """A sentence on a newer version."""
         if self.newest == self.version:
             return ""
         return (
