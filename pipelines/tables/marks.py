@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from batchloom.pipelines.stores.listing import Listing
 
 DELTA, ICEBERG, HUDI = "Delta", "Iceberg", "Hudi"
 _LOGS = {"_delta_log": DELTA, ".hoodie": HUDI}
+METADATA = "metadata"
+THREADS = 12  # that look at the folders above an input
 _MARK = re.compile(r"(.*?)/(?:(_delta_log|\.hoodie)(?:/.*)?|metadata/[^/]*\.metadata\.json(?:\.gz)?)")
 _UNKNOWABLE = (FileNotFoundError, NotADirectoryError, PermissionError, NotImplementedError, ValueError)
 
@@ -32,18 +35,21 @@ def table_around(folder: str, filesystem: Any) -> tuple[str, str] | None:
 
     Raises: what the filesystem raises, but where a folder above may not be looked at.
     """
-    for one in _upwards(folder):
-        for log, kind in _LOGS.items():
-            if _info(filesystem, f"{one}/{log}") is not None:
-                return one, kind
-        if _info(filesystem, f"{one}/metadata") is not None and tables_among(_listed(filesystem, f"{one}/metadata")):
+    places = [(one, mark) for one in _upwards(folder) for mark in (*_LOGS, METADATA)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        infos = pool.map(lambda place: _info(filesystem, "/".join(place)), places)
+        there = [place for place, info in zip(places, infos, strict=True) if info is not None]
+    for one, mark in there:
+        if mark in _LOGS:
+            return one, _LOGS[mark]
+        if tables_among(_listed(filesystem, f"{one}/{mark}")):
             return one, ICEBERG
     return None
 
 
 def unlisted(filesystem: Any, seen: Listing) -> list[str]:
     """Return what lies in those folders of Iceberg's metadata that a listing ended at."""
-    ends = [path for path, info in seen.items() if path.endswith("/metadata") and info["type"] == "directory"]
+    ends = [path for path, info in seen.items() if path.endswith(f"/{METADATA}") and info["type"] == "directory"]
     return [path for folder in ends for path in _listed(filesystem, folder)]
 
 
