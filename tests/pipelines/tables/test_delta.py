@@ -197,6 +197,23 @@ def test_rows_that_deletion_vectors_delete_are_not_read_and_the_others_keep_thei
             find_shards(input_of(path))
 
 
+def test_damage_is_that_of_the_live_rows_that_it_hits(tmp_path) -> None:
+    path = tmp_path / "t"
+    write_deltalake(path, numbered(0, 12), configuration={"delta.enableDeletionVectors": "true"})
+    (file,) = path.glob("*.parquet")
+    pq.write_table(numbered(0, 12), file, row_group_size=4, compression="none", use_dictionary=False)
+    chunk = pq.ParquetFile(file).metadata.row_group(1).column(1)
+    content = bytearray(file.read_bytes())
+    content[chunk.data_page_offset : chunk.data_page_offset + 8] = b"\xff" * 8
+    file.write_bytes(content)
+    delete_by_vector(path, [0, 5, 6, 11], in_file=False)
+    rows = rows_of(path, 3)
+    damaged = [error is not None for error in rows["error"].to_pylist()]
+    assert [place["row"] for place in rows["_source"].to_pylist()] == [1, 2, 3, 4, 7, 8, 9, 10]
+    assert damaged == [False, False, False, True, True, False, False, False]
+    assert rows["id"].to_pylist() == [1, 2, 3, None, None, 8, 9, 10]
+
+
 def test_a_table_that_needs_what_this_reader_does_not_know_is_refused_by_name(tmp_path) -> None:
     write_deltalake(tmp_path / "t", numbered(0, 2))
     features = {
