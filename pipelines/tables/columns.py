@@ -5,7 +5,7 @@ can be renamed, or removed and another added under its name, and old files stay 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -60,7 +60,8 @@ class TableParquet(Parquet):
         return {**super().settings(), "columns": digest[:16]}
 
     def describe(self, file: Positioned, path: str, columns: Columns | None, footer_bytes: int) -> Footer:
-        own = self._names_in(schema_of(read_footer(file, footer_bytes)[0]))
+        used = None if columns is None or columns.kept is None else {*columns.read, *columns.kept}
+        own = self._names_in(schema_of(read_footer(file, footer_bytes)[0]), [] if columns is None else used)
         if columns is not None:
             kept = own if columns.kept is None else columns.kept
             read = tuple(_renamed(name, own) for name in columns.read)
@@ -72,7 +73,7 @@ class TableParquet(Parquet):
         self, file: Positioned, source: "Source", schema: pa.Schema, ranges: Sequence[Range]
     ) -> Iterator[pa.Table]:
         metadata, _ = read_footer(file, source.footer_bytes)
-        own = self._names_in(schema_of(metadata))
+        own = self._names_in(schema_of(metadata), schema.names)
         wanted = {own[field.name]: field for field in schema if field.name in own}
         if not wanted:  # none of them was there when the file was written
             yield from (pa.table([pa.nulls(stop - start)], ["none"]).select([]) for start, stop in ranges)
@@ -94,8 +95,8 @@ class TableParquet(Parquet):
                 raise
             raise RowGroupError({deleted.live(*rows): words for rows, words in error.rows.items()}) from error
 
-    def _names_in(self, file: pa.Schema) -> dict[str, str]:
-        """Return what a file calls those of the table's columns that it has.
+    def _names_in(self, file: pa.Schema, used: Collection[str] | None) -> dict[str, str]:
+        """Return what a file calls those of the table's columns that it has. `used`: by the job; None: all.
 
         Raises: ValueError where it cannot be read as the table's, and what to do.
         """
@@ -103,14 +104,15 @@ class TableParquet(Parquet):
         found: dict[str, str] = {}
         for field in self.columns:
             own = _own(field, file, has_numbers)
-            if own is None and REQUIRED in (field.metadata or {}):
+            is_used = used is None or any(name.partition(".")[0] == field.name or name == field.name for name in used)
+            if own is None and is_used and REQUIRED in (field.metadata or {}):
                 raise ValueError(f"it lacks column {field.name!r}, which is not null there: rewrite the table's files.")
             if own is None:
                 continue
-            if _is_changed(field.type, own.type, has_numbers):
+            if is_used and _is_changed(field.type, own.type, has_numbers):
                 raise ValueError(
                     f"fields inside of its column {field.name!r} were renamed or replaced since it was written: "
-                    "rewrite the table's files, or leave the column out of the table."
+                    "rewrite the table's files, or leave the column out of input.keep_columns."
                 )
             found[field.name] = own.name
         if not found and not has_numbers and all(_number(field) and not _names(field) for field in self.columns):

@@ -13,6 +13,7 @@ from deltalake import DeltaTable, write_deltalake
 from pyroaring import BitMap
 
 from batchloom.pipelines.errors import InputError
+from batchloom.pipelines.formats.base import Columns
 from batchloom.pipelines.planning.shards import find_shards
 from tests.pipelines.tables.rows import input_of, rows_of
 
@@ -119,13 +120,20 @@ def rewrite_log(path: Path, commit: list[dict]) -> None:
     (path / f"_delta_log/{version:020}.json").write_text("\n".join(map(json.dumps, commit)))
 
 
-def test_columns_that_were_renamed_are_read_by_their_names_in_the_files(tmp_path) -> None:
+@pytest.mark.parametrize("mode", ["name", "id"])
+def test_columns_that_were_renamed_are_read_by_their_names_or_numbers_in_the_files(tmp_path, mode) -> None:
     path = tmp_path / "t"
     (path / "_delta_log").mkdir(parents=True)
-    inner = pa.array([{"col-4": "x"}, {"col-4": "y"}])
-    pq.write_table(
-        pa.table({"col-1": [0, 1], "col-2": ["text 0", "text 1"], "col-3": inner, "id": [7, 7]}), path / "p.parquet"
-    )
+
+    def stored(number: int, kind: pa.DataType) -> pa.Field:
+        name = f"col-{number}" if mode == "name" else f"any-{number}"
+        return pa.field(name, kind, metadata={"PARQUET:field_id": str(number)})
+
+    inner = pa.struct([stored(4, pa.string())])
+    own = [stored(1, pa.int64()), stored(2, pa.string()), stored(3, inner), pa.field("id", pa.int64())]
+    docs = pa.array([("x",), ("y",)], inner)
+    data = pa.table([pa.array([0, 1]), pa.array(["text 0", "text 1"]), docs, pa.array([7, 7])], pa.schema(own))
+    pq.write_table(data, path / "p.parquet")
 
     def field(name: str, kind: object, number: int) -> dict:
         mapping = {"delta.columnMapping.id": number, "delta.columnMapping.physicalName": f"col-{number}"}
@@ -139,7 +147,7 @@ def test_columns_that_were_renamed_are_read_by_their_names_in_the_files(tmp_path
     def commit(fields: list[dict]) -> list[dict]:
         schema = json.dumps({"type": "struct", "fields": fields})
         meta = {"id": "a", "format": {"provider": "parquet", "options": {}}, "schemaString": schema, "createdTime": 1,
-                "partitionColumns": ["lang"], "configuration": {"delta.columnMapping.mode": "name"}}  # fmt: skip
+                "partitionColumns": ["lang"], "configuration": {"delta.columnMapping.mode": mode}}  # fmt: skip
         return [{"protocol": {"minReaderVersion": 2, "minWriterVersion": 5}}, {"metaData": meta}, {"add": add}]
 
     rewrite_log(path, commit(fields))
@@ -148,8 +156,10 @@ def test_columns_that_were_renamed_are_read_by_their_names_in_the_files(tmp_path
         {"id": number, "text": f"text {number}", "lang": "en"} for number in (0, 1)
     ]
     rewrite_log(path, commit([*fields, field("doc", doc, 3)]))
+    assert rows_of(path, keep_columns=("text",)).num_rows == 2
+    used = Columns(("text",), ("doc.body",))
     with pytest.raises(InputError, match="fields inside of its column 'doc' were renamed"):
-        find_shards(input_of(path))
+        find_shards(input_of(path), None, used)
 
 
 def delete_by_vector(path: Path, rows: list[int], in_file: bool) -> None:

@@ -15,6 +15,7 @@ from pyiceberg.transforms import YearTransform
 from pyiceberg.types import LongType
 
 from batchloom.pipelines.errors import InputError
+from batchloom.pipelines.formats.base import Columns
 from batchloom.pipelines.planning.shards import find_shards
 from tests.pipelines.tables.rows import input_of, rows_of
 
@@ -105,7 +106,7 @@ def test_a_column_is_read_by_its_number_whatever_it_was_called(create) -> None:
     with table.update_schema() as change:
         change.rename_column("doc.a", "b")
     with pytest.raises(InputError, match="fields inside of its column 'doc' were renamed or replaced"):
-        find_shards(input_of(folder_of(table)))
+        find_shards(input_of(folder_of(table)), None, Columns(("text",)))
 
 
 def test_partitions_are_columns_and_those_that_a_transform_makes_are_not(catalog) -> None:
