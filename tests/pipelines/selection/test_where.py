@@ -19,7 +19,7 @@ ROWS = pa.table(
         "d": pa.array([Decimal("1.50"), None, Decimal("2.00"), Decimal("0.10")]),
         "b": [True, False, None, True],
         "date": [dt.date(2024, 1, 1), None, dt.date(2023, 1, 1), dt.date(2025, 1, 1)],
-        "t": pa.array([dt.datetime(2024, 1, 1), None, dt.datetime(2023, 1, 1, 5), None], pa.timestamp("ns")),  # noqa: DTZ001
+        "t": pa.array([dt.datetime(2024, 1, 1), None, dt.datetime(2023, 1, 1, 5), None], pa.timestamp("ns")),
         "z": pa.array([dt.datetime(2024, 1, 1, tzinfo=dt.UTC), None, None, None], pa.timestamp("us", "Europe/Berlin")),
         "l": [["a"], [], None, ["a", "b"]],
         "nothing": pa.nulls(4),

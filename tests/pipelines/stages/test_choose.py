@@ -130,7 +130,8 @@ def test_damage_of_other_columns_does_not_choose(tmp_path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(rows), path, write_page_checksum=True, use_dictionary=False)
     content = bytearray(path.read_bytes())
-    content[200:300] = bytes(100)  # of the first column
+    end = pq.read_metadata(path).row_group(0).column(0).total_compressed_size
+    content[end - 100 : end] = bytes(100)  # of the first column's page
     path.write_bytes(content)
     (work,) = works(tmp_path, rows_per_unit=1000, where="n >= 97")
     assert [row for _, row in places([work])] == [97, 98, 99]
