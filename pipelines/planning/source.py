@@ -29,6 +29,8 @@ class Source:
     """Of a file of records: the row and the byte at which each row group begins that is wanted, and the last ends."""
     columns: tuple[str, ...] = ()
     """Of a file whose records have no names: those of its columns, in their order."""
+    touched: str = ""
+    """The modification time of a file that has another one than `version` and is the same, byte for byte."""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Source":
@@ -41,13 +43,18 @@ class Source:
         """A hash of name, size and version. Answers to another identity are answers to other rows."""
         return hashlib.sha256(json.dumps([self.name, self.size, self.version]).encode()).hexdigest()[:16]
 
+    @property
+    def listed_version(self) -> str:
+        """The version that a listing gives."""
+        return self.touched or self.version
+
     def check_unchanged(self, info: Mapping[str, Any]) -> None:
         """Compare a filesystem's info of the file with the planned one.
 
         Raises: JobError where no way to write `info` gives the planned size and version.
         """
         versions = list(_written(info))
-        if self.size not in (info["size"], None) or self.version not in versions:
+        if self.size not in (info["size"], None) or self.listed_version not in versions:
             raise JobError(
                 f"{self.name} has changed since the job was planned: it has {info['size']} bytes and is of version "
                 f"{versions[0] or 'unknown'} now. Put it back and run the job again, or choose another output.path."
