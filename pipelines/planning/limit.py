@@ -41,7 +41,7 @@ def limited(shards: Sequence[Shard], limit: int | None) -> list[Shard]:
 
 def selected(shards: Sequence[Shard], selection: Selection) -> list[Shard]:
     """Return the shards, those without rows of which the selection chooses none by the values of their partitions."""
-    return [_first(shard, 0) if selection.excludes(shard.name) else shard for shard in shards]
+    return [_first(shard, 0) if selection.excludes(shard.source) else shard for shard in shards]
 
 
 def words_for_left_out(shards: Sequence[Shard], limit: int | None) -> str:

@@ -18,6 +18,7 @@ from batchloom.pipelines.columns.texts import as_text, is_bytes, readable
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE
+from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.spans import Span
 from batchloom.pipelines.selection.grammar import parse
 from batchloom.pipelines.selection.mask import Flags
@@ -81,11 +82,11 @@ class Selection:
         if self.where is not None and self._tree is not None:
             expression_of(self.where, self._tree, self._texts(schema))
 
-    def excludes(self, shard: str) -> bool:
+    def excludes(self, source: Source) -> bool:
         """Return whether no row of a file is chosen, by the values of its Hive partitions."""
         if self.where is None or self._tree is None:
             return False
-        values = tuple((name, value) for name, value in partitions(shard).items() if name in self.columns)
+        values = tuple((name, value) for name, value in partitions(source.name).items() if name in self.columns)
         if values not in self._excluded:
             self._excluded[values] = is_excluded(self.where, self._tree, dict(values))
         return self._excluded[values]

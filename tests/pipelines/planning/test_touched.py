@@ -10,9 +10,10 @@ import pytest
 from batchloom.pipelines.errors import JobError
 from batchloom.pipelines.formats.base import Columns
 from batchloom.pipelines.planning import kept_footers
-from batchloom.pipelines.planning.shards import Shard
+from batchloom.pipelines.planning.kept_footers import KeptFooters
+from batchloom.pipelines.planning.shards import Shard, find_shards
 from tests.forms import write
-from tests.pipelines.planning.test_kept_footers import COLUMNS, config, num_read, plan  # noqa: F401
+from tests.pipelines.planning.test_kept_footers import COLUMNS, config, num_read, plan, store_of  # noqa: F401
 
 
 def identities(shards: list[Shard]) -> list[str]:
@@ -50,7 +51,7 @@ def test_a_touched_or_copied_file_keeps_its_identity_whoever_asks(config, num_re
     assert identities(again) == identities(plan(config, None, keeps=False)) == identities(first)
 
 
-def test_files_of_records_are_not_gone_through_again(config, num_read, tmp_path) -> None:  # noqa: F811
+def test_files_of_records_are_not_gone_through_again(config, num_read) -> None:  # noqa: F811
     folder = Path(config.paths[0])
     for path in folder.iterdir():
         path.unlink()
@@ -75,10 +76,6 @@ def test_another_byte_or_another_size_makes_another_file(config) -> None:  # noq
 
 
 def plan_of_others(config) -> list[str]:  # noqa: F811
-    from batchloom.pipelines.planning.kept_footers import KeptFooters
-    from batchloom.pipelines.planning.shards import find_shards
-    from tests.pipelines.planning.test_kept_footers import store_of
-
     shards, _ = find_shards(config, None, COLUMNS, KeptFooters(store_of(config), COLUMNS))
     check(shards)
     return identities(shards)

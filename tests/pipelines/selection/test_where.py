@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.selection.selection import Selection
 
 ROWS = pa.table(
@@ -30,6 +31,10 @@ ROWS = pa.table(
         "error": pa.nulls(4),
     }
 )
+
+
+def source(name: str) -> Source:
+    return Source(name, f"/in/{name}", 1, "v")
 
 
 def chosen(where: str) -> list[int]:
@@ -159,5 +164,5 @@ def test_a_row_whose_text_is_no_utf8_is_told_of() -> None:
     ],
 )
 def test_a_file_is_left_out_where_its_partitions_make_it_false_whatever_its_rows_are(where, is_excluded) -> None:
-    assert Selection(where).excludes("lang=de/day=2024-01-02/a.parquet") is is_excluded
-    assert not Selection(where).excludes("a.parquet")
+    assert Selection(where).excludes(source("lang=de/day=2024-01-02/a.parquet")) is is_excluded
+    assert not Selection(where).excludes(source("a.parquet"))
