@@ -50,6 +50,12 @@ class InputConfig:
     limit: int | None = None
     """The largest number of rows, the first ones of each file: a trial of the job, with an output of its own, as
     a limit is another configuration. None: all."""
+    where: str | None = None
+    """Which rows are answered: a condition on the columns of the input, as in SQL: lang = 'en' and length(text) > 200.
+    None: all. Of a limit's rows, those for which it is true."""
+    sample: float | None = None
+    """The share of rows that are answered, above 0: which ones is told by their files' paths and their numbers. Of a
+    limit's rows, that share. None: all."""
     missing: Literal["error", "keep"] = "error"
     """Input files that were deleted after they were answered. error: the job is refused. keep: their parts stay. A file
     that was renamed is a deleted and a new one: under keep its rows are there twice."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from batchloom.pipelines.ledger.sealed import Sealed, footer_of
 from batchloom.pipelines.planning.spans import Span
 from batchloom.pipelines.planning.units import Part
 from batchloom.pipelines.records import from_json
+from batchloom.pipelines.selection.mask import Mask
 
 TOKEN_COUNTS = ("num_input_tokens", "num_output_tokens", "num_truncated_tokens")
 
@@ -25,6 +26,8 @@ class Footer:
     record: PartRecord
     """Without `sha256`, where only the footer was read."""
     fingerprint: str
+    chosen: Mask | None = None
+    """Which rows of the input have one in the part; None where all have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +48,33 @@ def is_part_name(name: str) -> bool:
 
 
 def footer_for(
-    spans: Iterable[Span], counts: Mapping[str, Any], fingerprint: str, layout: str, version: str
+    spans: Iterable[Span],
+    counts: Mapping[str, Any],
+    fingerprint: str,
+    layout: str,
+    version: str,
+    chosen: Mask | None = None,
 ) -> dict[str, Any]:
-    """Return what a part's footer says, as JSON values. `counts`: those of Counts."""
+    """Return what a part's footer says, as JSON values. `counts`: those of Counts; `chosen` of the spans' rows."""
     return {
         "spans": [[span.shard, span.identity, span.start, span.stop] for span in spans],
         "fingerprint": fingerprint,
         "layout": layout,
         "version": version,
         "counts": dict(counts),
+        **({} if chosen is None else {"chosen": asdict(chosen)}),
     }
+
+
+def chosen_of(footer: Mapping[str, Any], num_rows: int) -> Mask | None:
+    """Return which of so many rows have one in a file, by its footer; None where all have. Raises: ValueError where the
+    footer has no such mask."""
+    if footer.get("chosen") is None:
+        return None
+    chosen = from_json(Mask, footer["chosen"])
+    if len(chosen.flags) != num_rows:
+        raise ValueError(f"its mask of chosen rows is one of {chosen.num_rows} rows, and the file's are {num_rows}")
+    return chosen
 
 
 def counts_of(part: pa.Table) -> dict[str, Any]:
@@ -84,14 +104,16 @@ def _footer(name: str, size: int, sha256: str, values: Mapping[str, Any], num_ro
     try:
         account = from_json(_Account, values)
         spans = tuple(_span(fields) for fields in account.spans)
+        chosen = chosen_of(values, Part(spans).num_rows)
     except ValueError as error:
         raise ValueError(f"its footer's record is wrong: {error}") from error
-    for problem in _contradictions(name, spans, account, num_rows):
+    num_chosen = Part(spans).num_rows if chosen is None else chosen.num_chosen
+    for problem in _contradictions(name, spans, account, num_rows, num_chosen):
         raise ValueError(problem)
     record = PartRecord(
         **vars(account.counts), part=name, spans=spans, layout=account.layout, bytes=size, sha256=sha256
     )
-    return Footer(record, account.fingerprint)
+    return Footer(record, account.fingerprint, chosen)
 
 
 def _span(fields: Sequence[Any]) -> Span:
@@ -100,11 +122,13 @@ def _span(fields: Sequence[Any]) -> Span:
     return Span(*fields)
 
 
-def _contradictions(name: str, spans: tuple[Span, ...], account: _Account, num_rows: int) -> Iterator[str]:
+def _contradictions(
+    name: str, spans: tuple[Span, ...], account: _Account, num_rows: int, num_chosen: int
+) -> Iterator[str]:
     part = Part(spans)
     if not spans:
         yield "its footer names no rows"
     elif part.name(account.fingerprint) != name:
         yield f"its footer is that of {part.name(account.fingerprint)}"
-    elif not part.num_rows == account.counts.num_rows == num_rows:
-        yield f"it has {num_rows} rows, and by its footer {account.counts.num_rows}, for {part.num_rows} rows of input"
+    elif not num_chosen == account.counts.num_rows == num_rows:
+        yield f"it has {num_rows} rows, and by its footer {account.counts.num_rows}, for {num_chosen} rows of input"

@@ -12,7 +12,9 @@ from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import OutputError, failing_as
 from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.ledger.answers import Saved, folder_of, saved_for
+from batchloom.pipelines.ledger.parts import chosen_of
 from batchloom.pipelines.ledger.register import Register
+from batchloom.pipelines.ledger.sealed import footer_of
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.planning.spans import Coverage, Range, Span, outside
 from batchloom.pipelines.planning.units import Part, Unit, units_of
@@ -100,14 +102,18 @@ def rewritten(job: JobPlan, record: PartRecord, missing: Iterable[Range] = ()) -
 
 
 def rows_with_errors(store: Store, records: Iterable[PartRecord], kinds: frozenset[str]) -> list[tuple[Range, ...]]:
-    """Return, for each part, which of its rows have errors of these kinds. No kinds: of all. Raises: StoreError."""
+    """Return, for each part, which of the rows that it covers have errors of these kinds. No kinds: of all.
+
+    Raises: StoreError.
+    """
 
     def of(record: PartRecord) -> tuple[Range, ...]:
         with failing_as(f"Reading the errors of {record.part}"), store.open(record.part) as file:
-            error = pq.ParquetFile(file).read(columns=["error"])["error"]
-        found = pc.struct_field(error, "kind").to_pylist()
+            part = pq.ParquetFile(file)
+            found = pc.struct_field(part.read(columns=["error"])["error"], "kind").to_pylist()
+            chosen = chosen_of(footer_of(part.metadata), record.num_covered)
         rows = [row for row, kind in enumerate(found) if kind is not None and (not kinds or kind in kinds)]
-        return tuple(_ranges(rows))
+        return tuple(_ranges(rows if chosen is None else chosen.rows[rows].tolist()))
 
     with ThreadPoolExecutor(ledger.READ_THREADS) as pool:
         return list(pool.map(of, records))

@@ -36,6 +36,8 @@ class Source:
     """Of a table's file: the rows that the table does not have, of those that are wanted."""
     deletes: str = ""
     """A hash of all deleted rows."""
+    touched: str = ""
+    """The modification time of a file that has another one than `version` and is the same, byte for byte."""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Source":
@@ -52,13 +54,18 @@ class Source:
         told = [self.name, self.size, self.version, *filter(None, [self.deletes])]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
+    @property
+    def listed_version(self) -> str:
+        """The version that a listing gives."""
+        return self.touched or self.version
+
     def check_unchanged(self, info: Mapping[str, Any]) -> None:
         """Compare a filesystem's info of the file with the planned one.
 
         Raises: JobError where no way to write `info` gives the planned size and version.
         """
         versions = list(_written(info))
-        if self.size not in (info["size"], None) or self.version not in versions:
+        if self.size not in (info["size"], None) or self.listed_version not in versions:
             raise JobError(
                 f"{self.name} has changed since the job was planned: it has {info['size']} bytes and is of version "
                 f"{versions[0] or 'unknown'} now. Put it back and run the job again, or choose another output.path."

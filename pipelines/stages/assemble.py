@@ -28,9 +28,11 @@ from batchloom.pipelines.ledger.sealed import Sealed, SealedWriter
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.spans import Range, outside, within
 from batchloom.pipelines.planning.units import Part
+from batchloom.pipelines.selection.mask import Flags, Mask
 from batchloom.pipelines.stages.reader import Reader
 from batchloom.pipelines.stores.storage import Store
 
+CHOSEN = "batchloom:is_chosen"  # no column of an output has this name
 ROWS_AT_ONCE = 1024  # that are read
 GROUP_BYTES = 1 << 25  # of a row group of a part: it is written when it has as many, whatever its rows
 
@@ -84,13 +86,16 @@ class Assemble:
     ) -> PartRecord:
         """Write a part with these answers, one for each of its rows and in their order, and return its record.
 
+        `answers` as `spread` gives them: rows that are not chosen are none of the file, but of its account.
         `degenerate`: how many of them are; it is looked at when all have been taken. Raises: as `__call__`.
         """
         name = part.name(self.fingerprint)
         writer = SealedWriter(self._schema, self.output.compression, self.output.statistics)
-        counts: Counter[str] = Counter()
-        kinds: Counter[str] = Counter()
-        rows = self._rows(part, sources, answers)
+        nothing = counts_of(self._schema.empty_table())
+        kinds: Counter[str] = Counter(nothing.pop("errors_by_kind"))
+        counts: Counter[str] = Counter(nothing)
+        chosen: list[Flags] = []
+        rows = self._rows(part, sources, answers, chosen)
         for table in _at_once(rows, self.output.row_group_rows, GROUP_BYTES):
             counted = counts_of(table)
             kinds.update(counted.pop("errors_by_kind"))
@@ -102,7 +107,8 @@ class Assemble:
             "errors_by_kind": dict(sorted(kinds.items())),
             "degenerate": dict(degenerate),
         }
-        content = writer.seal(footer_for(part.spans, account, self.fingerprint, self.layout, self.version))
+        mask = Mask.of(np.concatenate(chosen)) if chosen else None
+        content = writer.seal(footer_for(part.spans, account, self.fingerprint, self.layout, self.version, mask))
         stored = self.store.put(name, content)
         return PartRecord(
             part=name,
@@ -114,13 +120,22 @@ class Assemble:
             **account,
         )
 
-    def _rows(self, part: Part, sources: Mapping[str, Source], answers: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """Yield the part's rows, some at a time. A row whose kept columns are damaged is an error row."""
+    def _rows(
+        self, part: Part, sources: Mapping[str, Source], answers: Iterable[pa.Table], chosen: list[Flags]
+    ) -> Iterator[pa.Table]:
+        """Yield the part's rows, some at a time, and add to `chosen` which of those that it covers they are.
+
+        A row whose kept columns are damaged is an error row.
+        """
         starts = range(0, part.num_rows, ROWS_AT_ONCE)
         groups = [tuple(within(part.spans, [(start, start + ROWS_AT_ONCE)])) for start in starts]
         for kept, own in zip(self.reader.tables(sources, groups), _at_once(answers), strict=True):
             if isinstance(kept, JobError):
                 raise kept
+            if CHOSEN in own.column_names:
+                is_chosen = own[CHOSEN]
+                chosen.append(is_chosen.to_numpy())
+                kept, own = kept.filter(is_chosen), own.drop_columns([CHOSEN]).filter(is_chosen)
             own = _with_errors(own, kept["error"])
             yield pa.table([*kept.drop_columns(["error"]).columns, *own.columns], self._schema)
 
@@ -140,15 +155,16 @@ class Assemble:
             raise JobError(f"{num_rows} answers are there for its {order.part.num_rows} rows")
         held: dict[Saved | None, pa.Table] = {}
         if order.earlier is not None:
-            held[None] = self._read_part(order.earlier)
+            held[None] = spread(*self._read_part(order.earlier))
             degenerate.update(order.earlier.degenerate)
         for (start, stop), saved, first in places:
             if saved is not None and saved not in held:
                 try:
-                    held[saved], counts = saved.read(self.store, self.answers)
+                    answers, counts, chosen = saved.read(self.store, self.answers)
                 except ValueError as error:
                     raise self._damaged(order, saved, error) from error
                 degenerate.update(counts.degenerate)
+                held[saved] = spread(answers, chosen)
             yield held[saved].slice(first, stop - start)
             if saved is not None and stop == saved.ranges[-1][1]:
                 del held[saved]
@@ -163,12 +179,12 @@ class Assemble:
             f"{found.name} is damaged ({error}){others}. They count no more, and the same command computes them again."
         )
 
-    def _read_part(self, record: PartRecord) -> pa.Table:
-        """Return the answers in a part."""
+    def _read_part(self, record: PartRecord) -> tuple[pa.Table, Mask | None]:
+        """Return the answers in a part, and which of its rows have one."""
         content = self.store.read(record.part)
         try:
-            read_part(record.part, content)
-            return Sealed.of(content).table(self.answers.names).cast(self.answers)
+            chosen = read_part(record.part, content).chosen
+            return Sealed.of(content).table(self.answers.names).cast(self.answers), chosen
         except ValueError as error:
             raise JobError(f"{record.part}: {error}. The same command computes it again.") from error
 
@@ -186,6 +202,15 @@ class Assemble:
         if record.layout != self.layout:
             raise JobError(f"{missing} is gone, and {name} is of another layout: another job writes here.") from missing
         return replace(record, version=self.store.stat(name).version)
+
+
+def spread(answers: pa.Table, chosen: Mask | None) -> pa.Table:
+    """Return the answers in the places of the rows that they are to: those that are not chosen have nulls, and the
+    column CHOSEN tells. `chosen` is None where all rows have answers."""
+    if chosen is None:
+        return answers
+    places = pa.array(np.cumsum(chosen.flags) - 1, mask=~chosen.flags)
+    return answers.take(places).append_column(CHOSEN, pa.array(chosen.flags))
 
 
 def _places(order: Order) -> list[tuple[Range, Saved | None, int]]:
