@@ -156,20 +156,27 @@ def _refuse_several_filesystems(config: InputConfig) -> None:
 def _of_table(config: InputConfig, patience: Patience, found: FoundTable, pinned: Pinned) -> InputFiles:
     """Return the data files of a table's version. Raises: as `open_table`; InputError where files are gone."""
     table = open_table(config, patience, found, pinned)
-    format = table.format
+    format, paths = table.format, [file.path for file in table.files]
     connection = Connection(config.paths[0], config.storage_options, patience)
 
     def infos(filesystem: Any) -> Listing:
-        below = {file.path: found.infos[file.path] for file in table.files if file.path in found.infos}
-        outside = [file.path for file in table.files if not file.path.startswith(f"{found.folder}/")]
+        outside = [path for path in paths if not path.startswith(f"{found.folder}/")]
         there = {path: filesystem.info(path) for path in outside if filesystem.exists(path)}
-        return _followed(filesystem, below) | there
+        listed = found.infos
+        if not {*listed, *outside}.issuperset(paths):  # written since it was listed, or gone
+            filesystem.invalidate_cache()
+            listed = find(filesystem, found.folder)
+        return there | _followed(filesystem, {path: listed[path] for path in paths if path in listed})
 
     there = connection.call(f"Looking for files of the {format.kind} table {found.folder}", "list", infos)
-    gone = [file.path for file in table.files if file.path not in there]
-    if gone:
+    if twice := [path for path, count in Counter(paths).items() if count > 1]:
         raise InputError(
-            f"{len(gone)} of {len(table.files)} files of {format.word} {format.version} of the {format.kind} table "
+            f"The {format.kind} table {found.folder} has {len(twice)} files twice, so their rows are in it twice "
+            f"({twice[0]}). Remove one of each from the table, or write its rows to another."
+        )
+    if gone := [path for path in paths if path not in there]:
+        raise InputError(
+            f"{len(gone)} of {len(paths)} files of {format.word} {format.version} of the {format.kind} table "
             f"{found.folder} are not there any more ({gone[0]}): they were removed, as VACUUM and the expiry of "
             f"snapshots do with what newer ones do not use. The newest has input.version: {format.newest}."
         )

@@ -5,6 +5,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,10 @@ from pyroaring import BitMap
 
 from batchloom.pipelines.errors import InputError
 from batchloom.pipelines.formats.base import Columns
+from batchloom.pipelines.planning import input_files
 from batchloom.pipelines.planning.shards import find_shards
+from batchloom.pipelines.tables.choice import open_table
+from batchloom.pipelines.tables.table import Table
 from tests.pipelines.tables.rows import input_of, rows_of
 
 
@@ -94,6 +98,15 @@ def test_files_that_were_vacuumed_are_missed_by_name(table) -> None:
         InputError, match=r"of \d files of version 1 of the Delta table .* VACUUM .*input\.version: 5\."
     ):
         find_shards(input_of(table, version=1))
+
+
+def test_a_version_that_is_committed_while_the_folder_is_listed_is_whole(table, monkeypatch) -> None:
+    def committing(*given: Any) -> Table:
+        write_deltalake(table, numbered(25, 27), mode="append")
+        return open_table(*given)
+
+    monkeypatch.setattr(input_files, "open_table", committing)
+    assert ids_of(table) == [*VERSIONS[3], 25, 26]
 
 
 def test_partitions_are_columns_of_the_tables_types_though_no_file_holds_them(tmp_path) -> None:

@@ -144,6 +144,15 @@ def test_files_that_were_added_have_no_numbers_and_are_read_by_the_tables_names_
     assert sorted(rows["number"].to_pylist()) == [0, 1, 2, 3]
 
 
+def test_a_file_that_is_in_the_table_twice_is_refused(create) -> None:
+    table = create(numbered(0, 2))
+    pq.write_table(numbered(2, 4), folder_of(table) / "added.parquet")
+    for _ in range(2):
+        table.add_files([f"{table.location()}/added.parquet"], check_duplicate_files=False)
+    with pytest.raises(InputError, match=r"has 1 files twice, so their rows are in it twice .*added\.parquet"):
+        find_shards(input_of(folder_of(table)))
+
+
 def test_a_table_that_was_moved_and_one_in_another_store_are_read_where_they_are(table, tmp_path) -> None:
     moved = tmp_path / "moved"
     folder_of(table).rename(moved)
