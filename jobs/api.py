@@ -15,7 +15,6 @@ from batchloom import pipelines
 from batchloom.jobs import spec
 from batchloom.jobs.terminal.notebook import NotebookLine, is_notebook
 from batchloom.jobs.terminal.output import Output
-from batchloom.jobs.terminal.progress import Progress
 from batchloom.pipelines.config import JobConfig as ResolvedJob
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.ledger.manifest import Manifest
@@ -23,6 +22,7 @@ from batchloom.pipelines.ledger.verification import Verification
 from batchloom.pipelines.metrics import Event
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.running.driver import ignore
+from batchloom.pipelines.watching.progress import Progress
 
 Watcher = Callable[[Event], None]
 
@@ -62,20 +62,22 @@ def run(
     progress: bool | None = None,
     on_event: Watcher | None = None,
     retry_errors: bool | str | Sequence[str] = False,
+    even_if_running: bool = False,
 ) -> Manifest:
     """Run a job to its end and return its manifest. A job that was stopped is resumed by the same call.
 
     Args:
         progress: True shows progress, on stderr or in the notebook's cell; False shows nothing; None shows it in
             notebooks and where stderr is a terminal.
-        on_event: called in this thread with every event: Planned, Retrying, ReplicasStarting, UnitDone, PartDone,
-            UnitFailed, Waiting, ReplicaEnded and Finished of `batchloom.pipelines.metrics`. An exception that it raises
-            stops the job; finished parts are kept.
+        on_event: called in this thread with every event: Planned, Retrying, ReplicasStarting, Replicas, UnitDone,
+            PartDone, UnitFailed, Waiting, ReplicaEnded and Finished of `batchloom.pipelines.metrics`. An exception that
+            it raises stops the job; finished parts are kept.
         retry_errors: True computes rows with errors again; a kind of error, or several, those rows alone. Answers stay.
             Options of the job that concern such rows alone may differ from before: see docs/tasks.md.
+        even_if_running: run also beside another driver of the same output: nothing is lost, all is computed twice.
 
     Raises:
-        ConfigError: the job is wrong, or its input or output do not fit it; nothing was computed.
+        ConfigError: the job is wrong, its input or output do not fit it, or it is running already; nothing was done.
         ModelError: the checkpoint or its tokenizer cannot be used.
         ErrorLimitError: more rows failed, or are degenerate, than `limits` allow; finished parts are kept.
         JobError: the job could not go on; finished parts are kept.
@@ -88,7 +90,7 @@ def run(
             if on_event is not None:
                 on_event(event)
 
-        return pipelines.run(config, watch, _kinds(retry_errors))
+        return pipelines.run(config, watch, _kinds(retry_errors), even_if_running)
 
 
 def plan(job: Job) -> JobPlan:

@@ -127,6 +127,9 @@ def run(
     keep_columns: KeepColumns = None,
     limit: Limit = None,
     retry_errors: RetryErrors = None,
+    even_if_running: Annotated[
+        bool, typer.Option("--even-if-running", help="Run also beside another driver of the same output.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a job to its end; the same command resumes it after a stop."""
@@ -136,7 +139,7 @@ def run(
 
         config = _load(job, sets, flags)
         with output.watching() as watcher:
-            manifest = pipelines.run(config, watcher, _names(retry_errors))
+            manifest = pipelines.run(config, watcher, _names(retry_errors), even_if_running)
         output.finished(manifest, config.output.path)
 
 

@@ -53,6 +53,16 @@ class PartDone:
     record: PartRecord
 
 
+@dataclass(frozen=True)
+class Replicas:
+    """How many replicas there are; told when that changes."""
+
+    num_ready: int
+    """That have loaded their model and report."""
+    num_starting: int
+    """That load their model, or wait for a node up to the pool's minimum."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReplicaSight:
     """What is known of a replica while a job waits."""
@@ -131,6 +141,7 @@ Event = (
     Planned
     | Retrying
     | ReplicasStarting
+    | Replicas
     | UnitDone
     | PartDone
     | UnitFailed

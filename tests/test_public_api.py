@@ -16,11 +16,11 @@ import yaml
 
 import batchloom
 from batchloom.jobs.terminal.notebook import NotebookLine, is_notebook
-from batchloom.jobs.terminal.progress import Progress
 from batchloom.pipelines.counts import UnitRecord
 from batchloom.pipelines.errors import ConfigError, OutputError
 from batchloom.pipelines.ledger.resume import Pending
 from batchloom.pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone
+from batchloom.pipelines.watching.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 

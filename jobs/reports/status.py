@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +13,8 @@ from batchloom.jobs.reports.view import View
 from batchloom.models.errors import ModelError
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.ledger import heartbeat
+from batchloom.pipelines.ledger.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +28,17 @@ class Status:
     """Of the whole job, those that it leaves out included; None where its model or input cannot be read from here."""
     seconds_since_part: float | None
     """Since the newest part was written; None without parts, or where the filesystem has no times."""
+    heartbeat: Heartbeat | None = None
+    """What its last driver said; None where it is an earlier version's."""
+    is_running: bool = False
 
     @staticmethod
     def of(view: View, job: JobConfig | None = None) -> "Status":
         """`job`: with the credentials that the output's record has not; None takes the record's."""
-        return Status(view, _num_rows(view, job), _seconds_since_part(view))
+        last = heartbeat.read(view.store)
+        is_running = last is not None and last.is_alive(heartbeat.Lock(view.store))
+        num_rows = last.num_rows if last is not None and is_running and last.num_rows else _num_rows(view, job)
+        return Status(view, num_rows, _seconds_since_part(view), last, is_running)
 
     @property
     def is_finished(self) -> bool:
@@ -39,6 +47,7 @@ class Status:
     def values(self) -> dict[str, Any]:
         return {
             "finished": self.is_finished,
+            "running": self.is_running,
             "output": self.view.store.url,
             "num_parts_done": len(self.view.records),
             "num_rows": self.num_rows,
@@ -49,12 +58,14 @@ class Status:
             "num_errors": self.view.totals["errors"],
             "errors_by_kind": dict(self.view.errors_by_kind),
             "seconds_since_part": self.seconds_since_part,
+            "heartbeat": None if self.heartbeat is None else asdict(self.heartbeat),
         }
 
     def words(self) -> dict[str, str]:
         return {
             "Job": f"{self.view.job['task']}, {self.view.job['model']}",
             "State": self._state(),
+            **self._driver(),
             "Rows": _of(self._num_done, self.num_rows) + self._left_out() + self._in_no_part(),
             "Parts": f"{len(self.view.records):,}",
             "Errors": wording.kinds(self.view.errors_by_kind) or "none",
@@ -68,6 +79,8 @@ class Status:
             return f"{state}; {num_configurations} configurations have written here: remove the parts of all but one"
         if spoilt:
             return f"{state}; {len(spoilt):,} of {len(self.view.records):,} parts are missing or have changed since"
+        if self.is_running:
+            return "running"
         return state if self.is_finished else f"{state}; the same command goes on with it"
 
     @property
@@ -78,6 +91,19 @@ class Status:
         num = self.view.totals["left_out"]
         return f", {num:,} of them left out" if num else ""
 
+    def _driver(self) -> dict[str, str]:
+        """Say what its driver said last; nothing of a job that is finished."""
+        last = self.heartbeat
+        if last is None or (self.is_finished and not self.is_running):
+            return {}
+        heard = f"process {last.process_id} on {last.host}, heard {wording.duration(last.age())} ago"
+        if self.is_running:
+            return {"Driver": heard, **_speed(last), **({"Trouble": last.trouble} if last.trouble else {})}
+        if last.ended:
+            return {"Ended": f"{wording.duration(last.age())} ago: {last.ended}"}
+        told = f"; its last trouble: {last.trouble}" if last.trouble else ""
+        return {"Ended": f"without a word (killed, or its machine or way to the output is gone): {heard}{told}"}
+
     def _in_no_part(self) -> str:
         return f", {self.view.num_rows_answered:,} of them not yet in a part" if self.view.num_rows_answered else ""
 
@@ -85,6 +111,21 @@ class Status:
         if self.seconds_since_part is None:
             return {}
         return {"Last part": f"written {wording.duration(self.seconds_since_part)} ago"}
+
+
+def _speed(last: Heartbeat) -> dict[str, str]:
+    """Say how fast a job is, and what it does before it is."""
+    if last.stage:
+        return {"Stage": last.stage}
+    replicas = wording.plural(last.num_replicas, "replica")
+    starting = f" and {last.num_replicas_starting:,} starting" if last.num_replicas_starting else ""
+    if not last.rows_per_second:
+        return {"Speed": f"not known yet, {replicas}{starting}"}
+    tokens = f"{wording.rate(last.input_tokens_per_second)} tokens/s in"
+    if last.output_tokens_per_second:
+        tokens += f", {wording.rate(last.output_tokens_per_second)} out"
+    left = wording.duration((last.num_rows - last.num_rows_done) / last.rows_per_second)
+    return {"Speed": f"{wording.rate(last.rows_per_second)} rows/s, {tokens}, {replicas}{starting}; {left} left"}
 
 
 def _num_rows(view: View, job: JobConfig | None) -> int | None:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
-from batchloom.jobs.terminal.progress import Progress
 from batchloom.jobs.terminal.progress_line import figures, planned
 from batchloom.jobs.terminal.silence import replica_ended, waiting
 from batchloom.models.redaction import redacted
 from batchloom.pipelines.metrics import Event, Finished, PartDone, Planned, ReplicaEnded, UnitDone, Waiting
+from batchloom.pipelines.watching.progress import Progress
 
 UPDATE_SECONDS = 0.25  # between two updates: small units would otherwise send the browser hundreds a second
 

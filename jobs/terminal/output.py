@@ -6,6 +6,7 @@ is a line of JSON on stdout, and text goes to stderr only. rich respects NO_COLO
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
@@ -19,7 +20,6 @@ from batchloom.jobs.exit_codes import ExitCode
 from batchloom.jobs.reports import wording
 from batchloom.jobs.reports.figures import Figures
 from batchloom.jobs.reports.view import Row, View
-from batchloom.jobs.terminal.progress import Progress
 from batchloom.jobs.terminal.progress_line import LiveLine, PlainLines, planned, retrying
 from batchloom.jobs.terminal.row_table import RowTable
 from batchloom.jobs.terminal.silence import replica_ended, waiting
@@ -35,6 +35,7 @@ from batchloom.pipelines.metrics import (
     PartFailed,
     Planned,
     ReplicaEnded,
+    Replicas,
     ReplicasStarting,
     Retrying,
     UnitDone,
@@ -43,6 +44,7 @@ from batchloom.pipelines.metrics import (
 )
 from batchloom.pipelines.tasks import TASKS
 from batchloom.pipelines.tasks.cures import advice
+from batchloom.pipelines.watching.progress import Progress
 
 
 class Output:
@@ -127,7 +129,7 @@ class Output:
                 with Live(LiveLine(progress), console=console, refresh_per_second=8, transient=True):
                     yield lambda event: _show(console, progress, event)
             else:
-                yield PlainLines(progress, lambda text: console.print(text, soft_wrap=True))
+                yield PlainLines(progress, lambda text: console.print(f"{_now()}  {text}", soft_wrap=True))
 
     def finished(self, manifest: Manifest, path: str) -> None:
         """Print how a job ended; `path` is the output as the user wrote it."""
@@ -161,6 +163,10 @@ class Output:
         """Print the totals of an output folder."""
         state = "" if view.manifest else "Not finished. So far: "
         self.say("", f"{state}{wording.outcome(view.totals, view.errors_by_kind)}")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _advice(job: Mapping[str, Any], errors_by_kind: Mapping[str, int]) -> str | None:
@@ -200,6 +206,8 @@ def event_values(event: Event) -> dict[str, Any]:
             return {"event": "retrying", **asdict(event)}
         case ReplicasStarting():
             return {"event": "replicas_starting"}
+        case Replicas():
+            return {"event": "replicas", **asdict(event)}
         case UnitDone(record):
             return {"event": "unit_done", **asdict(record)}
         case PartDone(record):

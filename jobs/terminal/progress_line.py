@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from batchloom.jobs.reports import wording
-from batchloom.jobs.terminal.progress import Progress
 from batchloom.jobs.terminal.silence import replica_ended, waiting
 from batchloom.pipelines.metrics import (
     Event,
@@ -22,6 +21,7 @@ from batchloom.pipelines.metrics import (
     UnitDone,
     Waiting,
 )
+from batchloom.pipelines.watching.progress import Progress
 
 PLAIN_SECONDS = 10.0  # between two plain lines, so that the log of a long job stays readable
 MIN_BAR, MAX_BAR = 8, 36
@@ -94,7 +94,7 @@ def retrying(event: Retrying) -> str:
 
 def figures(progress: Progress) -> list[str]:
     """Return the figures, most important first: where a terminal is narrow, the last ones are dropped."""
-    rows, tokens, left = progress.rows_per_second, progress.tokens_per_second, progress.seconds_left
+    rows, left = progress.rows_per_second, progress.seconds_left
     parts_failed = f"{wording.plural(progress.num_parts_failed, 'part')} failed" if progress.num_parts_failed else ""
     if not progress.computes:
         told = [f"{progress.num_parts_done:,}/{progress.num_parts:,} parts written anew", parts_failed]
@@ -102,14 +102,36 @@ def figures(progress: Progress) -> list[str]:
     told = [
         f"{progress.num_rows_done:,}/{progress.num_rows:,} rows",
         f"{wording.duration(left)} left" if left else "",
-        wording.plural(progress.num_errors, "error") if progress.num_errors else "",
+        _errors(progress),
         f"{wording.plural(progress.num_units_failed, 'unit')} failed" if progress.num_units_failed else "",
         parts_failed,
         f"{wording.rate(rows)} rows/s" if rows else "",
-        f"{wording.rate(tokens)} tokens/s" if tokens else "",
+        _tokens(progress),
+        _replicas(progress),
         f"{progress.num_units_done:,}/{progress.num_units:,} units",
     ]
     return [figure for figure in told if figure]
+
+
+def _errors(progress: Progress) -> str:
+    if not progress.num_errors:
+        return ""
+    kinds = wording.kinds(progress.errors_by_kind)  # of this run; those of runs before are counted alone
+    return wording.plural(progress.num_errors, "error") + (f" ({kinds})" if kinds else "")
+
+
+def _tokens(progress: Progress) -> str:
+    read, written = progress.input_tokens_per_second, progress.output_tokens_per_second
+    if not written:
+        return f"{wording.rate(read)} tokens/s" if read else ""
+    return f"{wording.rate(read)} tokens/s in, {wording.rate(written)} out"
+
+
+def _replicas(progress: Progress) -> str:
+    ready, starting = progress.num_replicas, progress.num_replicas_starting
+    if not starting:
+        return wording.plural(ready, "replica") if ready else ""
+    return f"{wording.plural(ready, 'replica')}, {starting:,} starting"
 
 
 def planned(event: Planned) -> str:

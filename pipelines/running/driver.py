@@ -19,6 +19,7 @@ from batchloom.pipelines.ledger.resume import Done, Pending, rewritten
 from batchloom.pipelines.metrics import Event, Finished, PartDone, ReplicasStarting, Retrying, UnitDone, UnitFailed
 from batchloom.pipelines.planning.job_plan import JobPlan, plan
 from batchloom.pipelines.running.account import Account
+from batchloom.pipelines.running.pulse import Pulse
 from batchloom.pipelines.running.retry import Retry, continued
 
 
@@ -27,21 +28,37 @@ def ignore(event: Event) -> None:
 
 
 def run(
-    config: JobConfig, on_event: Callable[[Event], None] = ignore, retry_errors: Collection[str] | None = None
+    config: JobConfig,
+    on_event: Callable[[Event], None] = ignore,
+    retry_errors: Collection[str] | None = None,
+    even_if_running: bool = False,
 ) -> Manifest:
     """Compute the pending units of a job, close it, and return its manifest. Finished parts survive every error, so the
     same call resumes the job.
 
     `retry_errors`: kinds of errors; rows with such an error are computed again. An empty collection stands for all.
-    Options that concern these rows alone may differ from those of the job before.
+    Options that concern these rows alone may differ from those of the job before. `even_if_running`: also beside
+    another driver of the same output.
 
     Raises:
-        ConfigError: the job is wrong, or its input or output do not fit it; nothing was computed.
+        ConfigError: the job is wrong, its input or output do not fit it, or it is running already; nothing was done.
         ModelError: the checkpoint or its tokenizer cannot be used.
         ErrorLimitError: more rows failed, or are degenerate, than `limits` allow.
         JobError: the job could not go on, or units failed: all others are done.
     """
     job = plan(config)
+    with Pulse(job.output, job.fingerprint, even_if_running) as pulse:
+
+        def watch(event: Event) -> None:
+            pulse(event)
+            on_event(event)
+
+        return _run(job, pulse, watch, retry_errors)
+
+
+def _run(
+    job: JobPlan, pulse: Pulse, on_event: Callable[[Event], None], retry_errors: Collection[str] | None
+) -> Manifest:
     found = ledger.look(job.output)
     job = continued(job, found, retry_errors)
     config, store = job.config, job.output
@@ -59,6 +76,7 @@ def run(
     if manifest is None:
         ledger.open_job(store, job.job_record(), overwritten=found if is_overwriting else None)
         job.keep_footers()
+        pulse.begin()
         with _going_on(), ledger.RecordLog(store) as records:
             for made, measures in _stream(job, todo, on_event):
                 _account_for(made, measures, account, records, on_event)
@@ -68,6 +86,7 @@ def run(
         _check_rows(manifest, account)
         found = ledger.check_parts(store, manifest.parts)
         ownership.refuse_company(job, found, ours=manifest.parts.table["part"].to_pylist())
+        pulse.end("finished")
         ledger.close_job(store, manifest)
     on_event(Finished(manifest))
     return manifest

@@ -146,11 +146,15 @@ def _batches(dataset: Dataset) -> Iterator[Any]:
 
 def _taken(pump: Pump[Any], watchdog: Watchdog, pace: Pace, on_event: Callable[[Event], None]) -> Iterator[Any]:
     """Yield what the pump brings, or None after a while. Report silences, and end the job where Ray is gone."""
+    replicas = None
     while True:
         try:
             batch = pump.take(TICK_SECONDS)
         except StopIteration:
             return
+        if (now := watchdog.replicas()) != replicas:
+            replicas = now
+            on_event(now)
         for ended in watchdog.ended():
             on_event(ended)
         yield batch

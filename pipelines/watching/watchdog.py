@@ -17,7 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batchloom.pipelines.config import LimitsConfig
-from batchloom.pipelines.metrics import ReplicaEnded, ReplicaSight, Waiting
+from batchloom.pipelines.metrics import ReplicaEnded, Replicas, ReplicaSight, Waiting
 from batchloom.pipelines.replicas.placement import Node, Placement, one_of
 from batchloom.pipelines.watching.ray_servers import RayServers, Silence, loss_of
 from batchloom.pipelines.watching.room_wait import RoomWait
@@ -95,6 +95,14 @@ class Watchdog:
         with self._changing:
             ended, self._ended = self._ended, []
         return ended
+
+    def replicas(self) -> Replicas:
+        """Return how many replicas there are, as of the last look."""
+        with self._changing:
+            sights, nodes = self._sights, {node["NodeID"] for node in self._nodes}
+        heard = [one for one in sights if one.process.node in nodes and one.heard < HEARD_SECONDS]
+        num_ready = sum(one.is_ready for one in heard)
+        return Replicas(num_ready, max(len(heard), self._placement.min_replicas) - num_ready)
 
     def waiting(self, quiet_seconds: float) -> Waiting:
         """Return what is known of a silence that lasts so long."""

@@ -98,7 +98,7 @@ def gcs_killed(scene: Scene) -> int:
 
 @fault("two more drivers at once")
 def driver_doubled(scene: Scene) -> int:
-    others = [scene.start(), scene.start()]
+    others = [scene.start(is_another=True), scene.start(is_another=True)]
     for other in others:
         scene.ends.append(scene.wait(other))
     return len(others)

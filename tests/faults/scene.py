@@ -144,12 +144,14 @@ class Scene:
 
     # --------------------------------------------------------------------------------------------------- its commands
 
-    def start(self, *settings: str) -> "subprocess.Popen[str]":
-        """Start `batchloom run`, in a session of its own so that only the driver gets our signals."""
+    def start(self, *settings: str, is_another: bool = False) -> "subprocess.Popen[str]":
+        """Start `batchloom run`, in a session of its own so that only the driver gets our signals. `is_another`: beside
+        one that runs."""
         (self.folder / "job.yaml").write_text(yaml.safe_dump(self.job))
         command = [sys.executable, "-m", "batchloom", "run", str(self.folder / "job.yaml")]
         for setting in settings:
             command += ["--set", setting]
+        command += ["--even-if-running"] if is_another else []
         path = self.folder / f"run-{len(self.logs)}.log"
         with path.open("w") as log:
             process = subprocess.Popen(

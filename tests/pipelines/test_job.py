@@ -201,7 +201,7 @@ def test_a_job_beside_another_one_is_not_closed(make_job) -> None:
 
     def run_other(event) -> None:
         if isinstance(event, ReplicasStarting):
-            pipelines.run(other)
+            pipelines.run(other, even_if_running=True)
 
     others = f"-{pipelines.plan(other).fingerprint[:8]}.parquet"
     with pytest.raises(JobError, match=rf"holds 9 parts that another job wrote while this one ran \(\*{others}\)"):

@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,10 @@ import pytest
 
 from batchloom.jobs.reports import view
 from batchloom.jobs.reports.report import Histogram, Report
+from batchloom.pipelines.ledger import heartbeat
+from batchloom.pipelines.ledger.heartbeat import Heartbeat
 from batchloom.pipelines.ledger.sealed import FOOTER_KEY
+from batchloom.pipelines.stores.storage import Store
 
 Run = Callable[..., Any]
 KINDS = {"empty_text": 1, "null_text": 1, "too_long": 1}
@@ -30,7 +35,7 @@ def test_a_run_under_json_tells_every_event(finished: Any) -> None:
         "num_parts": 3, "num_errors_done": 0,
     }  # fmt: skip
     assert starting == {"event": "replicas_starting"}
-    assert {unit["event"] for unit in units} - {"waiting"} == {
+    assert {unit["event"] for unit in units} - {"waiting", "replicas"} == {
         "unit_done",
         "part_done",
     }  # a busy machine is slow to start
@@ -43,7 +48,9 @@ def test_a_run_under_json_tells_every_event(finished: Any) -> None:
 def test_a_run_of_a_finished_job_says_so_and_computes_nothing(batchloom: Run, finished: Any) -> None:
     said = batchloom("run", finished.job)
     assert said.code == 0
-    assert said.err == "30 rows of 1 shard in 3 units; 30 rows in 3 units are done already\n"
+    moment, _, line = said.err.partition("  ")
+    assert line == "30 rows of 1 shard in 3 units; 30 rows in 3 units are done already\n"
+    datetime.fromisoformat(moment)
     assert "30 rows, 27 answered, 3 errors (1 empty_text, 1 null_text, 1 too_long)" in said.out
     assert "all 3 were done already; nothing was computed" in said.out
     assert f"Output  {finished.output}" in said.out
@@ -127,6 +134,31 @@ def test_status_of_an_unfinished_job_says_how_far_it_is(batchloom: Run, unfinish
     assert re.search(r"Parts +2\n", said.out)
     assert "not finished" in said.out
     assert re.search(r"Last part +written .* ago", said.out)
+
+
+def test_status_tells_a_job_that_runs_from_one_that_was_killed(batchloom: Run, unfinished: Path) -> None:
+    store = Store(str(unfinished))
+    beat = Heartbeat(
+        run="r", beat=3, started=time.time(), at=time.time(), host="elsewhere", user_id=0, process_id=7,
+        fingerprint="f", stage="", num_rows=90, num_rows_done=40, num_errors=0, rows_per_second=10.0,
+        input_tokens_per_second=900.0, output_tokens_per_second=80.0, num_replicas=2, trouble="a replica was lost",
+    )  # fmt: skip
+    heartbeat.write(store, beat)
+    said = batchloom("status", unfinished).out
+    for line in (
+        r"State +running\n", r"Driver +process 7 on elsewhere, heard \d\S* s ago\n", r" of 90 \(",
+        r"Speed +10.0 rows/s, 900 tokens/s in, 80.0 out, 2 replicas; 5.0 s left\n", r"Trouble +a replica was lost\n",
+    ):  # fmt: skip
+        assert re.search(line, said), (line, said)
+    heartbeat.write(store, replace(beat, at=time.time() - 120))
+    said = batchloom("status", unfinished).out
+    assert "not finished; the same command goes on with it" in said
+    assert re.search(r"Ended +without a word .*process 7 on elsewhere, heard 2 min 0\d s ago.*a replica was lost", said)
+    heartbeat.write(store, replace(beat, ended="Stop: SIGTERM"))
+    assert re.search(r"Ended +\d\S* s ago: Stop: SIGTERM", batchloom("status", unfinished).out)
+    (told,) = batchloom("status", unfinished, "--json").json
+    assert told["running"] is False
+    assert told["heartbeat"]["process_id"] == 7
 
 
 def test_status_counts_answers_whose_part_is_not_written(batchloom: Run, unfinished: Path) -> None:

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from batchloom.jobs.terminal.output import event_values
-from batchloom.jobs.terminal.progress import Progress
 from batchloom.jobs.terminal.progress_line import PlainLines
 from batchloom.jobs.terminal.silence import replica_ended, waiting
 from batchloom.pipelines.metrics import ReplicaEnded, ReplicaSight, Waiting
+from batchloom.pipelines.watching.progress import Progress
 
 
 def sight(**changes: Any) -> ReplicaSight:

@@ -4,10 +4,19 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from batchloom.jobs.terminal.progress import Progress
 from batchloom.jobs.terminal.progress_line import PLAIN_SECONDS, LiveLine, PlainLines, figures
 from batchloom.pipelines.counts import PartRecord, UnitRecord
-from batchloom.pipelines.metrics import Event, PartDone, PartFailed, Planned, ReplicasStarting, Retrying, UnitDone
+from batchloom.pipelines.metrics import (
+    Event,
+    PartDone,
+    PartFailed,
+    Planned,
+    Replicas,
+    ReplicasStarting,
+    Retrying,
+    UnitDone,
+)
+from batchloom.pipelines.watching.progress import Progress
 
 
 @dataclass
@@ -49,7 +58,7 @@ def test_rates_start_with_the_first_unit_and_leave_out_what_was_found_done(progr
     clock.now = 70.0
     progress(unit(num_errors=3))
     assert progress.rows_per_second == 10.0
-    assert progress.tokens_per_second == 100.0
+    assert (progress.input_tokens_per_second, progress.output_tokens_per_second) == (90.0, 10.0)
     assert progress.seconds_left == 60.0
     assert progress.num_errors == 3
 
@@ -73,9 +82,11 @@ def test_units_that_finish_at_once_give_no_rate(progress: Progress, clock: Clock
 def test_figures_come_in_the_order_in_which_they_are_wanted(progress: Progress, clock: Clock) -> None:
     progress(unit())
     clock.now = 10.0
-    progress(unit(num_errors=1))
+    progress(unit(num_errors=1, errors_by_kind={"too_long": 1}))
+    progress(Replicas(1, 3))
     assert figures(progress) == [
-        "400/1,000 rows", "1 min 00 s left", "1 error", "10.0 rows/s", "100 tokens/s", "4/10 units",
+        "400/1,000 rows", "1 min 00 s left", "1 error (1 too_long)", "10.0 rows/s", "90.0 tokens/s in, 10.0 out",
+        "1 replica, 3 starting", "4/10 units",
     ]  # fmt: skip
 
 
@@ -89,7 +100,7 @@ def test_a_live_line_stays_one_line_at_every_width(progress: Progress, clock: Cl
         console.print(LiveLine(progress))
     (line,) = captured.get().rstrip("\n").split("\n")
     assert len(line) <= width
-    assert ("4/10 units" in line) == (width >= 80)
+    assert ("4/10 units" in line) == (width >= 120)
     assert "400/1" in line
 
 

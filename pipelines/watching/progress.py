@@ -1,16 +1,16 @@
 """A job's progress, summed from its events: counts, rates and the time left. It prints nothing."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
-from batchloom.jobs.reports.wording import plural
 from batchloom.pipelines.metrics import (
     Event,
     Finished,
     PartDone,
     PartFailed,
     Planned,
+    Replicas,
     ReplicasStarting,
     UnitDone,
     UnitFailed,
@@ -27,7 +27,8 @@ class Progress:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._started = clock()
-        self._window: deque[tuple[float, int, int]] = deque(maxlen=WINDOW)  # (when, rows so far, tokens so far)
+        self._window: deque[tuple[float, int, int, int]] = deque(maxlen=WINDOW)
+        """(when, rows so far, input tokens so far, output tokens so far)"""
         self.stage = "Looking at the model and the shards"
         self.is_running = False
         """True from what this run finished first to the end of the job: figures are more useful than the stage."""
@@ -37,8 +38,11 @@ class Progress:
         """Of those that this run writes."""
         self.num_errors = 0
         """Of rows that are done, also before this run."""
-        self.num_tokens = 0
+        self.num_input_tokens = self.num_output_tokens = 0
         """Of the units of this run."""
+        self.errors_by_kind: Counter[str] = Counter()
+        """Of the units of this run."""
+        self.num_replicas = self.num_replicas_starting = 0
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -47,16 +51,21 @@ class Progress:
                 self.num_units_done = self.num_units_found = event.num_units_done
                 self.num_rows, self.num_rows_done = event.num_rows, event.num_rows_done
                 self.num_parts, self.num_errors = event.num_parts, event.num_errors_done
-                self.stage = "Opening the output" if self.computes else f"Writing {plural(self.num_parts, 'part')} anew"
+                parts = f"{self.num_parts:,} part{'' if self.num_parts == 1 else 's'}"
+                self.stage = "Opening the output" if self.computes else f"Writing {parts} anew"
             case ReplicasStarting():
                 self.stage = "Starting Ray and loading the model"
             case UnitDone(record):
                 self.is_running = True
                 self.num_units_done += 1
                 self.num_rows_done += record.num_covered
-                self.num_tokens += record.num_input_tokens + record.num_output_tokens
+                self.num_input_tokens += record.num_input_tokens
+                self.num_output_tokens += record.num_output_tokens
                 self.num_errors += record.num_errors
-                self._window.append((self._clock(), self.num_rows_done, self.num_tokens))
+                self.errors_by_kind.update(record.errors_by_kind)
+                self._window.append((self._clock(), self.num_rows_done, self.num_input_tokens, self.num_output_tokens))
+            case Replicas():
+                self.num_replicas, self.num_replicas_starting = event.num_ready, event.num_starting
             case PartDone():
                 self.is_running = self.is_running or not self.computes
                 self.num_parts_done += 1
@@ -90,9 +99,12 @@ class Progress:
         return self._rates()[0]
 
     @property
-    def tokens_per_second(self) -> float:
-        """Input and output tokens together."""
+    def input_tokens_per_second(self) -> float:
         return self._rates()[1]
+
+    @property
+    def output_tokens_per_second(self) -> float:
+        return self._rates()[2]
 
     @property
     def seconds_left(self) -> float | None:
@@ -100,15 +112,18 @@ class Progress:
         rate = self.rows_per_second
         return (self.num_rows - self.num_rows_done) / rate if rate else None
 
-    def _rates(self) -> tuple[float, float]:
-        """Return rows and tokens a second, from the oldest unit of the window until now, so that a stall shows.
+    def _rates(self) -> tuple[float, float, float]:
+        """Return rows and tokens in and out a second, from the oldest unit of the window until now, so that a stall
+        shows.
 
         That oldest unit starts the clock and is not counted: the time of a run's first unit includes the start-up.
         """
         if not self._window:
-            return 0.0, 0.0
-        when, rows, tokens = self._window[0]
+            return 0.0, 0.0, 0.0
+        when, *before = self._window[0]
         seconds = self._clock() - when
         if seconds < MIN_SECONDS:
-            return 0.0, 0.0
-        return (self.num_rows_done - rows) / seconds, (self.num_tokens - tokens) / seconds
+            return 0.0, 0.0, 0.0
+        now = (self.num_rows_done, self.num_input_tokens, self.num_output_tokens)
+        rows, tokens_in, tokens_out = ((one - other) / seconds for one, other in zip(now, before, strict=True))
+        return rows, tokens_in, tokens_out

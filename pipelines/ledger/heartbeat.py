@@ -1,0 +1,119 @@
+"""A heartbeat: what a job's driver says of itself in the output, so that others know whether it runs and how far it is.
+
+`_batchloom/heartbeat.json` explains and decides nothing about rows. A driver also holds a lock on its machine, which
+ends with its process, so that there nobody has to wait to see whether it is alive.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from batchloom.pipelines.records import from_json, parsed
+from batchloom.pipelines.stores.storage import Store
+
+NAME = "_batchloom/heartbeat.json"
+BEAT_SECONDS = 15.0
+LOST_SECONDS = 4 * BEAT_SECONDS  # without a beat: its process, its machine or its way to the store is gone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heartbeat:
+    """What a driver said last. Times are seconds since 1970, by its own clock."""
+
+    run: str
+    """Another one for each run."""
+    beat: int
+    """From 0, one more each time."""
+    started: float
+    at: float
+    host: str
+    user_id: int
+    process_id: int
+    fingerprint: str
+    stage: str
+    """What it did before the first unit was done; empty since."""
+    num_rows: int
+    num_rows_done: int
+    num_errors: int
+    """Rows with an error among those that are done."""
+    num_units_failed: int = 0
+    rows_per_second: float = 0.0
+    input_tokens_per_second: float = 0.0
+    output_tokens_per_second: float = 0.0
+    num_replicas: int = 0
+    """That have loaded their model and report."""
+    num_replicas_starting: int = 0
+    trouble: str = ""
+    """Its last failed unit, lost replica or wait, in words."""
+    ended: str = ""
+    """How the run ended: "finished", or its error. Empty while it runs, and where it was killed."""
+
+    def age(self) -> float:
+        """Seconds since it was written, by this machine's clock; 0 where that one is behind."""
+        return max(0.0, time.time() - self.at)
+
+    @property
+    def is_of_here(self) -> bool:
+        """Whether this machine's lock tells if its driver lives."""
+        return (self.host, self.user_id) == (socket.gethostname(), os.getuid())
+
+    def is_alive(self, lock: "Lock") -> bool:
+        """Whether its driver runs, as far as can be told at once. `lock`: of the same output, on this machine."""
+        if self.ended:
+            return False
+        return lock.is_held_elsewhere() if self.is_of_here else self.age() < LOST_SECONDS
+
+
+def read(store: Store) -> Heartbeat | None:
+    """Return the heartbeat of an output; None where it has none, or one that cannot be read. Raises: StoreError."""
+    try:
+        return from_json(Heartbeat, parsed(store.read(NAME)))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def write(store: Store, heartbeat: Heartbeat) -> None:
+    """Raises: StoreError."""
+    store.put(NAME, json.dumps(asdict(heartbeat)).encode())
+
+
+class Lock:
+    """The lock that the driver of an output holds on its machine until its process ends, however it ends. It is its
+    user's."""
+
+    def __init__(self, store: Store) -> None:
+        folder = Path(tempfile.gettempdir()) / f"batchloom-{os.getuid()}"
+        self._path = folder / f"{hashlib.sha256(store.url.encode()).hexdigest()[:32]}.lock"
+        self._file: IO[bytes] | None = None
+
+    def take(self) -> bool:
+        """Return whether this process holds the lock now; false where another driver does."""
+        self._path.parent.mkdir(mode=0o700, exist_ok=True)
+        file = self._path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def is_held_elsewhere(self) -> bool:
+        """Return whether another driver holds it."""
+        if self._file is not None:
+            return False
+        is_free = not self._path.exists() or self.take()
+        self.release()
+        return not is_free
