@@ -30,6 +30,9 @@ class InputConfig:
     """What the files are: text has a row for each line, documents for each file. None: by their endings."""
     csv: CsvConfig = field(default_factory=CsvConfig)
     """How files of csv and tsv are written."""
+    version: int | None = None
+    """Of a table: the version (Delta) or the number of the snapshot (Iceberg) that is read. None: the one that a job in
+    output.path began with, or the newest."""
     text_column: str = "text"
     """The column that a task reads: strings, for conversations also lists of strings."""
     question_column: str = "question"

@@ -31,7 +31,7 @@ def choose_columns(
     must be in every shard. Raises: InputError where a column is missing, ambiguous or of an unusable type; ConfigError
     where a kept column has the name of an output column, or the selection means nothing for these columns.
     """
-    files = [with_partitions(_plain(schema), shard.name) for shard, schema in zip(shards, schemas, strict=True)]
+    files = [with_partitions(_plain(schema), shard.source) for shard, schema in zip(shards, schemas, strict=True)]
     wanted = [*task.input_columns(), *(config.keep_columns or ()), *selection.columns]
     plain = [with_paths(schema, wanted) for schema in files]
     names = list(dict.fromkeys(name for schema in plain for name in schema.names))

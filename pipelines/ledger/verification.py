@@ -246,7 +246,7 @@ def _check_input(
                 kept[span.shard] += span.num_rows
     problems += _without_part(shards, coverage)
     problems += _left_out(manifest, selection, num_input_rows - sum(shard.num_rows for shard in shards))
-    notes = [left_out] if left_out else []
+    notes = [note for note in (left_out, found[0].format.news) if note]
     notes += [
         f"{shard} was deleted: the answers to {num_rows} of its rows are kept, and whether it had more cannot be told "
         "any more"

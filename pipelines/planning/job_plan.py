@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from textwrap import indent
 from typing import Any
@@ -26,10 +26,12 @@ from batchloom.pipelines.planning.apart import check_apart
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.limit import limited, selected, words_for_left_out
+from batchloom.pipelines.planning.pinned import pinned_version
 from batchloom.pipelines.planning.shards import Shard, find_shards, keep_footers
 from batchloom.pipelines.planning.units import Part, Size, num_units, parts_of
 from batchloom.pipelines.selection.selection import Selection
 from batchloom.pipelines.stores.storage import Store, absolute
+from batchloom.pipelines.tables.columns import TableParquet
 from batchloom.pipelines.tasks import Task, TaskSpec, create_task
 from batchloom.pipelines.tasks.generating import cut_by_positions
 
@@ -122,7 +124,7 @@ class JobPlan:
         """What a user should know of answers before they are computed."""
         limited_to = words_for_left_out(self.found, self.config.input.limit)
         selected = self.selection.words(self.num_rows, self.num_rows_excluded)
-        notes = (cut_by_positions(self.generation, self.checkpoint), limited_to, selected)
+        notes = (cut_by_positions(self.generation, self.checkpoint), limited_to, selected, self.format.news)
         return tuple(note for note in notes if note)
 
     @property
@@ -197,7 +199,10 @@ def plan(config: JobConfig) -> JobPlan:
     with _gathering(problems):
         patience = Patience(config.limits.storage_patience)
         footers = KeptFooters(Store(config.output.path, config.output.storage_options, patience), columns)
-        found, schemas = find_shards(config.input, patience, columns, footers)
+        found, schemas = find_shards(
+            config.input, patience, columns, footers, partial(pinned_version, config, patience)
+        )
+        config = _of_version(config, found[0].format)
         looked_at = limited(found, config.input.limit)
         check_apart(config, looked_at)
     _raise_all(problems)
@@ -241,6 +246,13 @@ def plan(config: JobConfig) -> JobPlan:
             }
         ),
     )
+
+
+def _of_version(config: JobConfig, format: Format) -> JobConfig:
+    """Return the job with the version of the table that it reads, which is so recorded."""
+    if not isinstance(format, TableParquet):
+        return config
+    return replace(config, input=replace(config.input, version=format.version))
 
 
 def _task_of(config: JobConfig) -> tuple[models.CheckpointInfo, Task]:

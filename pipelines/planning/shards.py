@@ -27,6 +27,8 @@ from batchloom.pipelines.planning.kept_footers import KeptFooters, Known
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.spans import Range, Span
 from batchloom.pipelines.stores.connection import open_filesystem
+from batchloom.pipelines.tables.choice import Pinned
+from batchloom.pipelines.tables.deleted import Deleted
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,8 @@ class Shard:
 
     def source_of(self, start: int, stop: int) -> Source:
         """Return the source, with what is needed to read the rows `[start, stop)`."""
+        if self.source.deleted is not None:
+            return replace(self.source, deleted=self.source.deleted.within(start, stop))
         if not self.offsets:
             return self.source
         first = max(0, bisect_right(self._starts, start) - 1)
@@ -110,10 +114,11 @@ def find_shards(
     patience: Patience | None = None,
     columns: Columns | None = None,
     kept: KeptFooters | None = None,
+    pinned: Pinned = lambda: None,
 ) -> tuple[list[Shard], list[pa.Schema]]:
     """Return all shards in a fixed order, and the schema of each: one object for all that are equal.
 
-    `columns` whose bytes are counted; `kept`: footers that an earlier plan has read.
+    `columns` whose bytes are counted; `kept`: footers that an earlier plan has read; `pinned`: as `find_files`.
 
     Raises:
         InputError: paths match nothing or cannot be listed, lie in several stores or hold several formats, or, naming
@@ -121,33 +126,49 @@ def find_shards(
         StoreError: the store had trouble for longer than `patience` allows.
     """
     patience = patience or Patience()
-    found = find_files(config, patience)
-    if words := words_for_skipped(found.skipped):
+    found = find_files(config, patience, pinned)
+    files, format = found.files, found.table or format_named(found.format, config.csv)
+    for words in filter(None, (words_for_skipped(found.skipped), format.news)):
         log.warning("%s", words)
-    files, format = found.files, format_named(found.format, config.csv)
     versions, footers = _planned(config, patience, format, files, columns, kept)
     root = _common_folder({file.folder for file in files})
     names = {id(footer.schema): tuple(footer.schema.names) for footer in footers if format.values_are_texts}
     shards = [
-        Shard(
-            source=Source(
-                name=_name(file.path, root),
-                path=file.path,
-                size=file.size,
-                version=version,
-                touched=file.version if version != file.version else "",
-                footer_bytes=footer.num_bytes or None,
-                columns=names.get(id(footer.schema), ()),
-            ),
-            row_groups=footer.row_groups,
-            read_bytes=footer.read_bytes,
-            kept_bytes=footer.kept_bytes,
-            offsets=footer.offsets,
-            format=format,
-        )
+        _shard(format, _source(file, version, footer, root, names.get(id(footer.schema), ())), footer)
         for file, version, footer in zip(files, versions, footers, strict=True)
     ]
     return shards, [footer.schema for footer in footers]
+
+
+def _source(file: InputFile, version: str, footer: Footer, root: str, columns: tuple[str, ...]) -> Source:
+    source = Source(
+        name=_name(file.path, root),
+        path=file.path,
+        size=file.size,
+        version=version,
+        touched=file.version if version != file.version else "",
+        footer_bytes=footer.num_bytes or None,
+        columns=columns,
+    )
+    if file.live is None:
+        return source
+    partitions = tuple(file.live.partitions.items())
+    if not file.live.deleted:
+        return replace(source, partitions=partitions)
+    deleted = Deleted(compact(file.live.deleted))
+    return replace(source, partitions=partitions, deleted=deleted, deletes=deleted.digest)
+
+
+def _shard(format: Format, source: Source, footer: Footer) -> Shard:
+    counts, deleted = footer.row_groups, source.deleted
+    return Shard(
+        source=source,
+        row_groups=counts if deleted is None else compact(deleted.live_counts(counts)),
+        read_bytes=footer.read_bytes,
+        kept_bytes=footer.kept_bytes,
+        offsets=footer.offsets,
+        format=format,
+    )
 
 
 def keep_footers(
@@ -169,7 +190,8 @@ def keep_footers(
         config,
         patience,
         shards[0].format.settings(),
-        [known(shard, schema) for shard, schema in zip(shards, schemas, strict=True)],
+        # Where rows are deleted, the shard has other counts than the file.
+        [known(shard, schema) for shard, schema in zip(shards, schemas, strict=True) if shard.source.deleted is None],
         _are_local(config),
     )
 

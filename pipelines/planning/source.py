@@ -9,6 +9,7 @@ from typing import Any
 
 from batchloom.pipelines.errors import JobError
 from batchloom.pipelines.stores.storage import VERSION_KEYS
+from batchloom.pipelines.tables.deleted import Deleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,12 @@ class Source:
     """Of a file of records: the row and the byte at which each row group begins that is wanted, and the last ends."""
     columns: tuple[str, ...] = ()
     """Of a file whose records have no names: those of its columns, in their order."""
+    partitions: tuple[tuple[str, str | None], ...] | None = None
+    """Of a table's file: the columns that have one value in all of its rows. None: those that its path tells."""
+    deleted: Deleted | None = None
+    """Of a table's file: the rows that the table does not have, of those that are wanted."""
+    deletes: str = ""
+    """A hash of all deleted rows."""
     touched: str = ""
     """The modification time of a file that has another one than `version` and is the same, byte for byte."""
 
@@ -36,12 +43,16 @@ class Source:
     def from_json(cls, values: Mapping[str, Any]) -> "Source":
         """Read what `dataclasses.asdict` and JSON made of one."""
         places = tuple((row, byte) for row, byte in values["places"])
-        return cls(**{**values, "places": places, "columns": tuple(values["columns"])})
+        columns, given, deleted = tuple(values["columns"]), values["partitions"], values["deleted"]
+        partitions = None if given is None else tuple((name, value) for name, value in given)
+        deleted = deleted and Deleted(tuple(deleted["rows"]), deleted["before"])
+        return cls(**{**values, "places": places, "columns": columns, "partitions": partitions, "deleted": deleted})
 
     @property
     def identity(self) -> str:
         """A hash of name, size and version. Answers to another identity are answers to other rows."""
-        return hashlib.sha256(json.dumps([self.name, self.size, self.version]).encode()).hexdigest()[:16]
+        told = [self.name, self.size, self.version, *filter(None, [self.deletes])]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
     @property
     def listed_version(self) -> str:

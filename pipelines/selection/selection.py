@@ -83,10 +83,13 @@ class Selection:
             expression_of(self.where, self._tree, self._texts(schema))
 
     def excludes(self, source: Source) -> bool:
-        """Return whether no row of a file is chosen, by the values of its Hive partitions."""
-        if self.where is None or self._tree is None:
+        """Return whether no row of a file is chosen, by the values of its Hive partitions.
+
+        Those of a table have types, and are looked at as other columns are.
+        """
+        if self.where is None or self._tree is None or source.partitions is not None:
             return False
-        values = tuple((name, value) for name, value in partitions(source.name).items() if name in self.columns)
+        values = tuple((name, value) for name, value in partitions(source).items() if name in self.columns)
         if values not in self._excluded:
             self._excluded[values] = is_excluded(self.where, self._tree, dict(values))
         return self._excluded[values]

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from batchloom.pipelines.columns.choose import choose_columns
 from batchloom.pipelines.config import InputConfig
@@ -96,6 +97,13 @@ def test_files_are_not_opened_that_their_partitions_leave_out(folder) -> None:
     made = works(folder, where="lang = 'en'")
     assert {span.shard.split("/")[0] for work in made for span in work.unit.spans} == {"lang=en"}
     assert texts(made) == sentences(9, seed=40)
+
+
+def test_a_tables_partitions_choose_by_their_types_among_its_live_rows(tmp_path) -> None:
+    table = pa.table({"text": list("abcdef"), "n": [2, 10, 10, 10, 2, 10]})
+    write_deltalake(tmp_path, table, partition_by=["n"])
+    DeltaTable(tmp_path).delete("text = 'c'")
+    assert sorted(texts(works(tmp_path, where="n > 3 and text <> 'd'"))) == ["b", "f"]
 
 
 def test_columns_inside_of_structs_and_others_of_any_type_choose(tmp_path) -> None:
