@@ -68,7 +68,8 @@ def find_files(config: InputConfig, patience: Patience, pinned: Pinned = lambda:
     are in a table or around one; StoreError where the store had trouble for longer than `patience` allows.
     """
     _refuse_several_filesystems(config)
-    listings = {pattern: _listed(config, pattern, patience) for pattern in config.paths}
+    known: dict[str, str | None] = {}
+    listings = {pattern: _listed(config, pattern, patience, known) for pattern in config.paths}
     table = only_table(config, {pattern: listing.table for pattern, listing in listings.items()})
     filesystem, _ = open_filesystem(config.paths[0], config.storage_options)
     filesystem.invalidate_cache()  # it remembers what it listed: 2 kB a file
@@ -199,13 +200,16 @@ class _Listed:
     """The table that it is."""
 
 
-def _listed(config: InputConfig, pattern: str, patience: Patience) -> _Listed:
-    """Raises: InputError where the path cannot be listed, or is in a table or around one; StoreError."""
+def _listed(config: InputConfig, pattern: str, patience: Patience, known: dict[str, str | None]) -> _Listed:
+    """`known`: as `find_table` takes it.
+
+    Raises: InputError where the path cannot be listed, or is in a table or around one; StoreError.
+    """
     connection = Connection(pattern, config.storage_options, patience)
     try:
         doing = f"Listing input path {pattern!r}"
         folder, seen, found, how = connection.call(doing, "list", lambda one: _found(one, connection.path.rstrip("/")))
-        table = find_table(connection, folder, seen, list(found))
+        table = find_table(connection, folder, seen, list(found), known)
     except StoreError as error:
         if error.trouble is Trouble.PASSING:
             raise

@@ -32,10 +32,13 @@ class FoundTable:
     """The metadata file of an Iceberg table, where the path is one."""
 
 
-def find_table(connection: Connection, base: str, seen: Listing, files: Sequence[str]) -> FoundTable | None:
+def find_table(
+    connection: Connection, base: str, seen: Listing, files: Sequence[str], known: dict[str, str | None]
+) -> FoundTable | None:
     """Return the table that a path of the input is.
 
-    `base`: the folder that it names or starts from; `seen`: all that was listed in it; `files` of the input.
+    `base`: the folder that it names or starts from; `seen`: all that was listed in it; `files` of the input; `known`:
+    as `table_around` takes it.
     Raises: InputError where it names files inside of a table, or a folder with tables in it; StoreError.
     """
     path = connection.path.rstrip("/")
@@ -56,7 +59,7 @@ def find_table(connection: Connection, base: str, seen: Listing, files: Sequence
             f"the table does not have. Set input.paths: [{_url(connection, inner[0])}], and run a job for each table."
         )
     for start in dict.fromkeys([base, _real(connection, base)] if files else []):
-        around = connection.call(f"Looking at {start}", "list", partial(table_around, start))
+        around = connection.call(f"Looking at {start}", "list", partial(table_around, start, known))
         if around is not None:
             raise InputError(
                 f"Input path {path!r} lies inside of the {around[1]} table {around[0]}, whose files may hold rows that "

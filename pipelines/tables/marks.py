@@ -30,21 +30,25 @@ def tables_among(paths: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def table_around(folder: str, filesystem: Any) -> tuple[str, str] | None:
+def table_around(folder: str, known: dict[str, str | None], filesystem: Any) -> tuple[str, str] | None:
     """Return the innermost table that a folder is or lies in, and its kind.
 
-    Raises: what the filesystem raises, but where a folder above may not be looked at.
+    `known`: of folders that were looked at, which kind of table they are; it is added to. Raises: what the filesystem
+    raises, but where a folder above may not be looked at.
     """
-    places = [(one, mark) for one in _upwards(folder) for mark in (*_LOGS, METADATA)]
+    above = list(_upwards(folder))
+    places = [(one, mark) for one in above if one not in known for mark in (*_LOGS, METADATA)]
     with ThreadPoolExecutor(THREADS) as pool:
         infos = pool.map(lambda place: _info(filesystem, "/".join(place)), places)
         there = [place for place, info in zip(places, infos, strict=True) if info is not None]
+    found: dict[str, str] = {}
     for one, mark in there:
         if mark in _LOGS:
-            return one, _LOGS[mark]
-        if tables_among(_listed(filesystem, f"{one}/{mark}")):
-            return one, ICEBERG
-    return None
+            found.setdefault(one, _LOGS[mark])
+        elif tables_among(_listed(filesystem, f"{one}/{mark}")):
+            found.setdefault(one, ICEBERG)
+    known.update({one: found.get(one) for one, _ in places})
+    return next(((one, kind) for one in above if (kind := known[one]) is not None), None)
 
 
 def unlisted(filesystem: Any, seen: Listing) -> list[str]:

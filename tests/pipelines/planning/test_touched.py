@@ -7,8 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from batchloom.pipelines.errors import JobError
+from batchloom import pipelines
+from batchloom.pipelines.errors import JobError, OutputError
 from batchloom.pipelines.formats.base import Columns
+from batchloom.pipelines.metrics import Event, PartDone
 from batchloom.pipelines.planning import kept_footers
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.shards import Shard, find_shards
@@ -91,3 +93,26 @@ def test_much_data_is_not_hashed_and_a_touch_is_a_change(config, monkeypatch) ->
         True,
         True,
     ]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_job_goes_on_where_its_input_was_touched_and_is_closed_still(make_job, corpus) -> None:
+    job = make_job()
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, PartDone):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipelines.run(job, interrupt)
+    for path in corpus.iterdir():
+        touch(path)
+    manifest = pipelines.run(job)
+    assert manifest.timing["units_resumed"] > 0
+    for path in corpus.iterdir():
+        touch(path)
+    assert pipelines.verify(job.output.path).ok
+    assert pipelines.run(job) == manifest
+    (corpus / "a.parquet").write_bytes((corpus / "b.parquet").read_bytes())
+    with pytest.raises(OutputError, match=r"inputs that have changed since: a\.parquet"):
+        pipelines.run(job)

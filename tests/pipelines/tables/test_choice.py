@@ -11,6 +11,7 @@ import pytest
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError, InputError
 from batchloom.pipelines.planning.shards import find_shards
+from batchloom.pipelines.tables import marks
 from tests.pipelines.tables.rows import input_of, rows_of
 
 MARKS = {"Delta": "_delta_log/00000000000000000000.json", "Iceberg": "metadata/v1.metadata.json", "Hudi": ".hoodie/x"}
@@ -90,6 +91,17 @@ def test_without_its_library_a_table_is_refused_with_the_command_that_installs_i
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ConfigError, match=rf"is an? {kind} table, .*pip install 'batchloom\[{kind.lower()}\]'"):
         find_shards(input_of(lake / "db/t"))
+
+
+def test_folders_above_are_looked_at_once_however_many_files_are_named(tmp_path, monkeypatch) -> None:
+    for name in ("a/1", "a/2", "b/3"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table({"text": ["a"]}), tmp_path / f"{name}.parquet")
+    looked: list[str] = []
+    monkeypatch.setattr(marks, "_info", lambda _, path: looked.append(path))
+    paths = tuple(str(tmp_path / f"{name}.parquet") for name in ("a/1", "a/2", "b/3"))
+    assert len(find_shards(InputConfig(paths=paths))[0]) == 3
+    assert len(looked) == len(set(looked)) == 3 * (len(tmp_path.parts) + 1)
 
 
 def test_folders_above_that_may_not_be_looked_at_are_no_obstacle(tmp_path, monkeypatch) -> None:
