@@ -1,0 +1,132 @@
+"""Readers open a finished output folder as it stands, by the lines in docs/data.md: each row once, nothing of ours."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import duckdb
+import pandas
+import polars
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet
+import pytest
+
+from batchloom.pipelines.fields import LEDGER_FIELDS
+from tests.forms import write
+from tests.pipelines.finished import answer, finish, summaries
+
+DOCS = (Path(__file__).resolve().parents[2] / "docs/data.md").read_text()
+COLUMNS = ["id", "summary_text", *(field.name for field in LEDGER_FIELDS)]
+NUM_ROWS = 45
+
+
+def lines(heading: str) -> list[Any]:
+    """The rows of the first table below a heading: `| reader | `line` |`."""
+    table = re.search(r"\n\|.*?\n\n", DOCS[DOCS.index(f"\n## {heading}\n") :], re.DOTALL)
+    assert table
+    rows = re.findall(r"^\| ([^|]+) \| `(.+)` \|$", table[0], re.MULTILINE)
+    return [pytest.param(line, id=line) for _, line in rows]
+
+
+def arrow(found: Any) -> pa.Table:
+    """What a line of any reader gives, as a table."""
+    match type(found).__module__.partition(".")[0]:
+        case "pandas":
+            return pa.Table.from_pandas(found, preserve_index=False)
+        case "polars":
+            return found.lazy().collect().to_arrow()
+        case "_duckdb" | "duckdb":
+            return found.to_arrow_table()
+        case "datasets":
+            return found.with_format("arrow")[:]
+        case "ray":
+            return pa.Table.from_pandas(found.to_pandas(), preserve_index=False)
+    return found
+
+
+@pytest.fixture
+def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], pa.Table]:
+    """Run a line of the documentation beside the output that it calls `out`."""
+
+    def run(line: str, beside: Path) -> pa.Table:
+        names = {"pandas": pandas, "pyarrow": pa, "duckdb": duckdb, "polars": polars, "datasets": datasets}
+        if line.startswith("ray."):
+            request.getfixturevalue("ray_cluster")
+            import ray.data
+
+            names["ray"] = ray
+        monkeypatch.chdir(beside)
+        return arrow(eval(line, names))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Where datasets keeps what it has read, which is not the home of who runs the tests."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        datasets.disable_progress_bars()
+        yield
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder beside `out`: five parts, of which the first has no errors."""
+    folder = tmp_path_factory.mktemp("flat")
+    (folder / "in").mkdir()
+    rows = pa.table({"id": range(NUM_ROWS), "text": [f"text {row}" for row in range(NUM_ROWS)]})
+    write(rows, folder / "in", "a", ".parquet")
+    manifest = finish(summaries([str(folder / "in")], folder / "out"))
+    assert manifest.totals["parts"] == 5
+    return folder
+
+
+def check(found: pa.Table, columns: list[str]) -> None:
+    """Each row once, with its own answer, and these columns alone."""
+    assert sorted(found.column_names) == sorted(columns)
+    rows = {row["id"]: row for row in found.to_pylist()}
+    assert found.num_rows == len(rows) == NUM_ROWS
+    assert {number: row["summary_text"] for number, row in rows.items()} == {
+        number: answer("a.parquet", number) for number in range(NUM_ROWS)
+    }
+    assert {number: row["error"] and row["error"]["kind"] for number, row in rows.items()} == {
+        number: None if answer("a.parquet", number) else "too_long" for number in range(NUM_ROWS)
+    }
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("line", lines("What is written"))
+def test_readers_open_an_output_as_it_stands(flat, read, line) -> None:
+    check(read(line, flat), COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("form", "reading"),
+    [
+        (".csv", "read_csv('in/*.csv'"),
+        (".jsonl.gz", "read_json('in/*.jsonl.gz'"),
+        (".parquet", "read_parquet('in/**/*.parquet'"),
+    ],
+)
+def test_every_answer_is_joined_to_its_row_of_the_input(tmp_path, monkeypatch, form, reading) -> None:
+    """Files have equal ids and texts, so that nothing but `_source` tells their rows apart."""
+    folders = ("lang=en/day=1", "lang=en/day=2", "lang=d%2Fe/day=1") if form == ".parquet" else ("",)
+    for folder in folders:
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        for name in ("a", "b"):
+            write(pa.table({"id": range(17), "text": ["same"] * 17}), tmp_path / "in" / folder, name, form)
+    manifest = finish(summaries([str(tmp_path / "in")], tmp_path / "out", ("_source",)))
+    (query,) = re.findall(r"```sql\n(.*?)```", DOCS, re.DOTALL)
+    assert "read_csv('in/*.csv'" in query
+    monkeypatch.chdir(tmp_path)
+    joined = duckdb.sql(query.replace("read_csv('in/*.csv'", reading)).to_arrow_table().to_pylist()
+    num_files = 2 * len(folders)
+    assert len(joined) == manifest.totals["rows"] == 17 * num_files
+    assert len({(row["filename"], row["row"]) for row in joined}) == 17 * num_files
+    for row in joined:
+        assert row["id"] == row["row"] == row["_source"]["row"]
+        assert row["summary_text"] == answer(row["filename"].removeprefix("in/"), row["row"])
