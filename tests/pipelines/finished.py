@@ -44,7 +44,7 @@ def finish(config: JobConfig) -> Manifest:
     for record in put_parts(job):
         account.wrote(record)
     manifest = account.manifest()
-    ledger.close_job(job.output, manifest)
+    ledger.close_job(job.output, manifest, job.columns if config.output.format == "jsonl" else None)
     return manifest
 
 
