@@ -1,19 +1,53 @@
-"""The folders of an output that is partitioned: `lang=en/`, by values that Hive partitions of the input have."""
+"""The folders of an output that is partitioned: `lang=en/`, by Hive partitions that the input has."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 from batchloom.pipelines.columns.given import NO_VALUE, partitions
+from batchloom.pipelines.config import OutputConfig
+from batchloom.pipelines.errors import ConfigError
 
 # What Hive and Spark write as %XX in the names of partitions. Other characters stand for themselves.
 ESCAPED = frozenset("\"#%'*/:=?\\{[]^\x7f") | frozenset(map(chr, range(0x20)))
 
 
 def partition_folder(shard: str, keys: Sequence[str]) -> str:
-    """Return the folder, below the output's, of rows of a shard, which has these partitions: `lang=en/`; "" of none."""
+    """Return the folder, below the output's, of the rows of a shard: `lang=en/`, and nothing without keys.
+
+    A key that the shard does not have is null there; null and an empty text are one folder, as in Hive.
+    """
     values = partitions(shard) if keys else {}
-    return "".join(f"{escaped(key)}={escaped(values.get(key) or '') or NO_VALUE}/" for key in keys)
+    return "".join(f"{_escaped(key)}={_escaped(values.get(key) or '') or NO_VALUE}/" for key in keys)
 
 
-def escaped(text: str) -> str:
-    """Return a value as the name of a partition has it."""
+def check_partition_by(output: OutputConfig, shards: Collection[str], own: Collection[str]) -> None:
+    """Raise ConfigError where parts cannot lie in the folders that the output asks for: a part is rows of shards, so
+    that a column has to be one value in each shard. `own`: names that the output gives to its columns.
+    """
+    asked = output.partition_by
+    known = Counter(key for shard in shards for key in partitions(shard))
+    problems = [f"{key} stands there twice" for key, count in Counter(asked).items() if count > 1]
+    problems += [f"{key} is a column of the output's own" for key in asked if key in own]
+    problems += [f"readers skip folders that begin as {key} does" for key in asked if key.startswith(("_", "."))]
+    for key in asked:
+        if not known[key]:
+            problems.append(f"{key} is no partition of the input")
+        elif known[key] < len(shards):
+            without = next(shard for shard in shards if key not in partitions(shard))
+            problems.append(f"{key} is no partition of {len(shards) - known[key]} of {len(shards)} files ({without})")
+    if problems:
+        raise ConfigError(f"output.partition_by: [{', '.join(asked)}]: {'; '.join(problems)}. {_advice(output, known)}")
+
+
+def _advice(output: OutputConfig, known: Collection[str]) -> str:
+    there = f"the partitions {', '.join(known)}" if known else "no folders such as lang=en/ below those of input.paths"
+    written, form = ("*.parquet", "parquet") if output.format == "parquet" else (f"*{output.ending}", "json")
+    asked = ", ".join(output.partition_by)
+    return (
+        f"The input has {there}. By any other column partition the output when it is finished, in DuckDB: "
+        f"COPY (FROM '{output.path}/{written}') TO 'partitioned' (FORMAT {form}, PARTITION_BY ({asked}));"
+    )
+
+
+def _escaped(text: str) -> str:
     return "".join(f"%{ord(character):02X}" if character in ESCAPED else character for character in text)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from batchloom.pipelines.columns.partition_by import partition_folder
 from batchloom.pipelines.counts import Counts, PartRecord
 from batchloom.pipelines.ledger.sealed import Sealed, footer_of
 from batchloom.pipelines.planning.spans import Span
@@ -137,5 +138,7 @@ def _contradictions(name: str, spans: tuple[Span, ...], account: _Account, num_r
         yield f"its {where} names no rows"
     elif (own := part.name(account.fingerprint, account.ending, account.partition_by)) != name:
         yield f"its {where} is that of {own}"
+    elif len({partition_folder(span.shard, account.partition_by) for span in spans}) > 1:
+        yield f"its {where} names rows of several partitions"
     elif not part.num_rows == account.counts.num_rows == num_rows:
         yield f"it has {num_rows} rows, and by its {where} {account.counts.num_rows}, for {part.num_rows} rows of input"

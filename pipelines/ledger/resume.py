@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchloom.pipelines.columns.partition_by import partition_folder
 from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import OutputError, failing_as
 from batchloom.pipelines.fields import ERROR_FIELD
@@ -107,7 +108,7 @@ def _without_superseded(job: JobPlan, register: Register) -> tuple[Register, tup
 def rewritten(job: JobPlan, record: PartRecord, missing: Iterable[Range] = ()) -> Pending:
     """Return the part as one to be written again: with other columns, or with some rows computed anew.
 
-    Raises: OutputError where its input is gone.
+    Raises: OutputError where its input is gone, or its rows are to be in several folders.
     """
     gone = sorted({span.shard for span in record.spans} - set(job.shards_by_name))
     if gone:
@@ -116,6 +117,13 @@ def rewritten(job: JobPlan, record: PartRecord, missing: Iterable[Range] = ()) -
             f"another way, and its input is gone ({ledger.some(gone)}). Put it back, or set input.keep_columns, "
             "output.format, output.partition_by, output.compression, output.row_group_rows and output.statistics as "
             "they were."
+        )
+    by = job.config.output.partition_by
+    if len({partition_folder(span.shard, by) for span in record.spans}) > 1:
+        raise OutputError(
+            f"output.partition_by: [{', '.join(by)}] is asked for, and {record.part} has rows of several of these "
+            f"folders, and is not cut. Set output.partition_by as it was, choose another output.path, or set "
+            "output.mode: overwrite."
         )
     return Pending(Part(record.spans), tuple(missing), earlier=record)
 

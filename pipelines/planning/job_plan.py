@@ -18,6 +18,7 @@ from batchloom.models.errors import ModelError
 from batchloom.models.patience import Patience
 from batchloom.models.redaction import redacted_values, shareable
 from batchloom.pipelines.columns.choose import choose_columns
+from batchloom.pipelines.columns.partition_by import check_partition_by, partition_folder
 from batchloom.pipelines.config import JSON_ENDINGS, EngineConfig, JobConfig
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.fields import LEDGER_FIELDS
@@ -115,7 +116,11 @@ class JobPlan:
     @cached_property
     def parts(self) -> list[Part]:
         """The parts of an output that begins empty, in the order of rows."""
-        return list(parts_of(self.shards, self.part_size))
+        by_folder: dict[str, list[Shard]] = {}
+        for shard in self.shards:
+            folder = partition_folder(shard.name, self.config.output.partition_by)
+            by_folder.setdefault(folder, []).append(shard)
+        return [part for shards in by_folder.values() for part in parts_of(shards, self.part_size)]
 
     @cached_property
     def num_units(self) -> int:
@@ -211,7 +216,10 @@ def plan(config: JobConfig) -> JobPlan:
     read_as: dict[str, Any] = {} if isinstance(shards[0].format, Parquet) else shards[0].format.settings()
     if config.input.limit is not None:
         read_as["limit"] = config.input.limit
-    task = task.beside(keep_columns)
+    task = task.beside({*keep_columns, *config.output.partition_by})
+    own = {field.name for field in [*task.output_fields(), *LEDGER_FIELDS]}
+    check_partition_by(config.output, [shard.name for shard in shards if shard.num_rows], own)
+    keep_columns = tuple(name for name in keep_columns if name not in config.output.partition_by)
     return JobPlan(
         config=config,
         checkpoint=checkpoint,

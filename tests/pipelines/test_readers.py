@@ -130,6 +130,56 @@ def test_readers_open_parts_of_json_lines(written, read, line, ending) -> None:
     check(read(line.replace(".jsonl.gz", ending), written(format="jsonl", compression=compression)), COLUMNS)
 
 
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Returns the folder beside `out`, written as asked for: in each of four folders two parts."""
+    folders: dict[str, Path] = {}
+
+    def beside(**how: Any) -> Path:
+        if repr(how) not in folders:
+            folder = folders[repr(how)] = tmp_path_factory.mktemp("tree")
+            for number, lang in enumerate(LANGUAGES):
+                (folder / "in" / f"lang={lang}").mkdir(parents=True)
+                rows = pa.table({"id": range(11 * number, 11 * number + 11), "text": ["same"] * 11})
+                write(rows, folder / "in" / f"lang={lang}", "a", ".parquet")
+            asked = summaries([str(folder / "in")], folder / "out", partition_by=("lang",), **how)
+            assert finish(asked).totals["parts"] == 8
+            assert pipelines.verify(str(folder / "out")).ok
+        return folders[repr(how)]
+
+    return beside
+
+
+LANGUAGES = {"en": "en", "__HIVE_DEFAULT_PARTITION__": None, "d%2Fe%3D%20%25": "d/e= %", "日本": "日本"}
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("line", lines("Folders by partition"))
+def test_readers_open_an_output_in_folders(tree, read, line) -> None:
+    found = read(line, tree())
+    assert sorted(found.column_names) == sorted([*COLUMNS, "lang"])
+    rows = {row["id"]: (row["lang"], row["summary_text"]) for row in found.to_pylist()}
+    assert len(rows) == found.num_rows == 44
+    assert rows == {
+        11 * number + row: (lang, answer(f"lang={folder}/a.parquet", row))
+        for number, (folder, lang) in enumerate(LANGUAGES.items())
+        for row in range(11)
+    }
+
+
+def test_json_lines_in_folders_are_read_with_their_partitions(tree, monkeypatch) -> None:
+    monkeypatch.chdir(tree(format="jsonl"))
+    found = duckdb.sql("SELECT id, lang FROM 'out/**/*.jsonl.gz' ORDER BY id").fetchall()
+    assert found == [(row, [*LANGUAGES.values()][row // 11]) for row in range(44)]
+
+
+def test_a_finished_output_is_partitioned_by_any_column_as_documented(written, tmp_path, monkeypatch) -> None:
+    (line,) = re.findall(r"```python\n(duckdb.sql.*COPY.*)\n```", DOCS)
+    monkeypatch.chdir(written())
+    eval(line.replace("'by_reason'", f"'{tmp_path}/by_reason'"), {"duckdb": duckdb})
+    assert duckdb.sql(f"SELECT count(*) FROM read_parquet('{tmp_path}/by_reason/*/*.parquet')").fetchall() == [(45,)]
+
+
 @pytest.mark.parametrize(
     ("form", "reading"),
     [
