@@ -97,11 +97,18 @@ def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
     known, unknown = ledger.known_parts(store, found, filter(is_part_name, found.parts))
     with ThreadPoolExecutor(READ_THREADS) as pool:
         read = [record for record in pool.map(record_of, unknown) if record is not None]
-    records = Register.joined([known, Register.of(read)]).sorted()
+    records = _once(Register.joined([known, Register.of(read)]).sorted())
     if found.job is None and not records:
         raise OutputError(f"{output} holds no batchloom output.{ledger.deeper(found)} A job creates it at its start.")
     told = _told(found.job.job if found.job else {})
     return View(store, told, None, records, found.parts, _num_rows_answered(found))
+
+
+def _once(records: Register) -> Register:
+    """Return one record of each part: while a job writes parts in another format they may be there in both."""
+    keys = [key_of(part) for part in records.table["part"].to_pylist()]
+    place = {key: row for row, key in enumerate(keys)}
+    return records.chosen([place[key] == row for row, key in enumerate(keys)])
 
 
 def _num_rows_answered(found: ledger.Found) -> int:

@@ -12,14 +12,18 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.compute as pc
 
+ROWS_AT_ONCE = 1024  # that are Python objects, which take several times as much as in Arrow
 _ENCODE: Callable[[object], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def json_lines(table: pa.Table) -> bytes:
     """Return the rows of a table as lines, each an object with all columns."""
-    columns = [_as_json(chunk) for chunk in table.combine_chunks().to_batches()[0].columns] if len(table) else []
-    rows = zip(*(column.to_pylist() for column in columns), strict=True)
-    return "".join(f"{_ENCODE(dict(zip(table.column_names, row, strict=True)))}\n" for row in rows).encode()
+    return b"".join(map(_lines, table.to_batches(ROWS_AT_ONCE)))
+
+
+def _lines(batch: pa.RecordBatch) -> bytes:
+    names, columns = batch.schema.names, [_as_json(column).to_pylist() for column in batch.columns]
+    return "".join(f"{_ENCODE(dict(zip(names, row, strict=True)))}\n" for row in zip(*columns, strict=True)).encode()
 
 
 def json_schema(schema: pa.Schema) -> pa.Schema:

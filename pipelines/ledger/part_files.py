@@ -1,8 +1,8 @@
 """A part as a file, Parquet or JSON Lines: how rows become its bytes, and where the account is that a seal covers.
 
 Parquet has room for the account in its footer. A file of JSON Lines has none: its account is a sealed file without rows
-in `_batchloom/seals`, written before the part and named by the hash of the part's bytes. So a part that is replaced
-(rows with errors are computed again) has a seal at any moment, and no part has another's.
+in `_batchloom/seals`, written before the part and named by a hash of the part's name and bytes. So a part that is
+replaced (rows with errors are computed again) or moved (to a folder) has a seal at any moment.
 """
 
 import gzip
@@ -12,6 +12,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 
 from batchloom.pipelines.columns.as_json import json_lines
 from batchloom.pipelines.config import OutputConfig
+from batchloom.pipelines.formats.contents import compression_of
 from batchloom.pipelines.ledger.parts import Footer, ending_of, footer_of_seal, key_of, read_footer, read_part
 from batchloom.pipelines.ledger.sealed import Sealed, SealedWriter, sealed
 from batchloom.pipelines.stores.storage import Store
@@ -30,8 +32,8 @@ PARSED_BYTES = 1 << 24  # of JSON, at once
 
 
 def seal_name(part: str, sha256: str) -> str:
-    """Return the name of the file that seals a part of JSON Lines which has these bytes."""
-    return f"{SEALS}/{key_of(part)}/{sha256[:16]}.pq"
+    """Return the name of the file that seals a part of JSON Lines of this name and with these bytes."""
+    return f"{SEALS}/{key_of(part)}/{hashlib.sha256(f'{part} {sha256}'.encode()).hexdigest()[:16]}.pq"
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Whole(ABC):
 
     @abstractmethod
     def table(self, schema: pa.Schema) -> pa.Table:
-        """Return its rows in some of its columns. Raises: ValueError where it does not have them."""
+        """Return its rows in some of its columns. Raises: ValueError where a Parquet file does not have them."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +185,9 @@ class _JsonLinesFile(PartFile):
             raise ValueError(f"{seal}: {error}") from error
         if (account.get("bytes"), account.get("sha256")) != (len(content), sha256):
             raise ValueError(f"{seal} is the seal of other bytes")
-        text = _decompressed(self.name, content)
-        return _WholeJsonLines(footer_of_seal(self.name, len(content), sha256, account, text.count(b"\n")), text)
+        num_rows = sum(block.count(b"\n") for block in _blocks(self.name, content))
+        footer = footer_of_seal(self.name, len(content), sha256, account, num_rows)
+        return _WholeJsonLines(footer, content)
 
     def footer(self, size: int) -> Footer:  # noqa: ARG002
         return self.whole().footer
@@ -193,35 +196,36 @@ class _JsonLinesFile(PartFile):
         return self.whole().table(schema)
 
     def first_rows(self, num_rows: int) -> pa.Table:
-        lines = io.BytesIO(self.whole().text)
-        return pa.Table.from_pylist([json.loads(line) for line, _ in zip(lines, range(num_rows), strict=False)])
+        lines = (line for block in self.whole().blocks() for line in block.splitlines())
+        return pa.Table.from_pylist([json.loads(line) for line in islice(lines, num_rows)])
 
 
 @dataclass(frozen=True)
 class _WholeJsonLines(Whole):
-    text: bytes
+    content: bytes
 
     def table(self, schema: pa.Schema) -> pa.Table:
-        tables = [schema.empty_table(), *(_parsed(block, schema) for block in _blocks(self.text))]
-        return pa.concat_tables(tables)
+        return pa.concat_tables([schema.empty_table(), *(_parsed(block, schema) for block in self.blocks())])
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the lines, many at a time."""
+        return _blocks(self.footer.record.part, self.content)
 
 
-def _decompressed(name: str, content: bytes) -> bytes:
-    compression = {".gz": "gzip", ".zst": "zstd"}.get(ending_of(name).removeprefix(".jsonl"))
-    if compression is None:
-        return content
-    with pa.CompressedInputStream(pa.BufferReader(content), compression) as stream:
-        text: bytes = stream.read()
-    return text
-
-
-def _blocks(text: bytes) -> Iterator[bytes]:
-    """Yield the lines, many at a time."""
-    start = 0
-    while start < len(text):
-        stop = text.find(b"\n", min(start + PARSED_BYTES, len(text) - 1)) + 1
-        yield text[start:stop]
-        start = stop
+def _blocks(name: str, content: bytes) -> Iterator[bytes]:
+    stream, compression = pa.BufferReader(content), compression_of(name)
+    if compression is not None:
+        stream = pa.CompressedInputStream(stream, compression)
+    rest = b""
+    while piece := stream.read(PARSED_BYTES):
+        lines, newline, tail = piece.rpartition(b"\n")
+        if newline:
+            yield rest + lines + newline
+            rest = tail
+        else:
+            rest += piece
+    if rest:
+        yield rest
 
 
 def _parsed(lines: bytes, schema: pa.Schema) -> pa.Table:

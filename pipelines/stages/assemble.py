@@ -171,9 +171,11 @@ class Assemble:
     def _remove_earlier(self, order: Order, record: PartRecord) -> None:
         """Remove what a part was before, where that has another name, and its seal. Raises: StoreError."""
         earlier = order.earlier
-        if earlier is not None and earlier.part != record.part:
+        if earlier is None or (earlier.part, earlier.sha256) == (record.part, record.sha256):
+            return
+        if earlier.part != record.part:
             self.store.remove([earlier.part])
-        if earlier is not None and earlier.sha256 != record.sha256 and not earlier.part.endswith(".parquet"):
+        if not earlier.part.endswith(".parquet"):
             self.store.discard([seal_name(earlier.part, earlier.sha256)])
 
     def _written_by_another(self, order: Order, missing: FileNotFoundError) -> PartRecord:

@@ -21,14 +21,15 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def written(job: JobConfig) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in Path(job.output.path).glob("part-*")}
+    root = Path(job.output.path)
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("part-*")}
 
 
 def rows(job: JobConfig) -> list[dict[str, Any]]:
     """The rows of all parts, in the order of their ids."""
     store = Store(job.output.path)
-    texts = [PartFile.of(store, name).whole().text for name in written(job)]
-    return sorted((json.loads(line) for text in texts for line in text.splitlines()), key=lambda row: row["id"])
+    blocks = (block for name in written(job) for block in PartFile.of(store, name).whole().blocks())
+    return sorted((json.loads(line) for block in blocks for line in block.splitlines()), key=lambda row: row["id"])
 
 
 def as_lines(job: JobConfig, **how: Any) -> JobConfig:
@@ -37,6 +38,11 @@ def as_lines(job: JobConfig, **how: Any) -> JobConfig:
 
 def interrupt(event: Event) -> None:
     if isinstance(event, PartDone):
+        raise KeyboardInterrupt
+
+
+def interrupt_units(event: Event) -> None:
+    if isinstance(event, UnitDone):
         raise KeyboardInterrupt
 
 
@@ -93,6 +99,30 @@ def test_another_format_is_written_of_what_is_there_and_computes_nothing(parquet
     assert not {ReplicasStarting, UnitDone} & set(kinds)
     assert written(parquet) == before
     assert not list((Path(parquet.output.path) / "_batchloom").glob("seals/*/*"))
+
+
+def test_parts_lie_in_folders_whatever_interrupts_the_job(make_job, tmp_path, make_sentences) -> None:
+    for number, lang in enumerate(("en", "d%2Fe", "en/day=1")):
+        folder = tmp_path / "tree" / f"lang={lang}"
+        folder.mkdir(parents=True, exist_ok=True)
+        texts = make_sentences(20, seed=number)
+        pq.write_table(pa.table({"id": range(20 * number, 20 * number + 20), "text": texts}), folder / "a.parquet")
+    job = make_job(paths=(str(tmp_path / "tree"),), rows_per_unit=5, rows_per_part=50, keep_columns=("id",))
+    by_lang = as_lines(job, partition_by=("lang",))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            pipelines.run(by_lang, interrupt_units)
+    manifest = pipelines.run(by_lang)
+    assert verified(by_lang)
+    assert [(record.part.partition("/")[0], record.num_rows) for record in manifest.parts] == [
+        ("lang=d%2Fe", 20),
+        ("lang=en", 40),
+    ]
+    pipelines.run(replace(job, output=replace(job.output, path=str(tmp_path / "flat"))))
+    flat = pq.read_table(tmp_path / "flat").sort_by("id").to_pylist()
+    assert rows(by_lang) == [{name: row[name] for name in rows(by_lang)[0]} for row in flat]
+    pipelines.run(replace(by_lang, output=replace(by_lang.output, format="parquet")))
+    assert pq.read_table(job.output.path).sort_by("id").drop_columns(["lang"]).to_pylist() == flat
 
 
 def test_rows_with_errors_are_computed_again_and_no_other_byte_changes(make_job, tmp_path) -> None:

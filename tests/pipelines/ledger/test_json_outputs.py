@@ -131,12 +131,13 @@ def test_another_format_rewrites_parts_and_computes_nothing_whenever_it_is_stopp
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
     assert len(written(output)) == 6
+    (output / "_SUCCESS").unlink()
+    assert look(str(output)).totals["rows"] == NUM_ROWS
     done = found(job)
     assert (done.superseded, len(done.register)) == ((old,), 5)
     assert new in done.register.table["part"].to_pylist()
     assert len(done.of_another_layout(job)) == 4
     assert Todo.of(job, done, Retry.none()).num_rows == 0
-    assert look(str(output)).totals["rows"] == NUM_ROWS
     ledger.open_job(job.output, job.job_record(), None, done.superseded)
     assert len([*rewriting]) == 4
     assert not [*rewrite(job)]

@@ -80,7 +80,7 @@ def test_a_part_that_was_moved_to_another_folder_is_found(config) -> None:
     assert any("it is missing (6 rows" in problem for problem in problems)
     assert any("it is in the output and not in the manifest" in problem for problem in problems)
     job = pipelines.plan(config)
-    with pytest.raises(OutputError, match=r"its (footer|seal) is that of lang=en/part-"):
+    with pytest.raises(OutputError, match=r"its footer is that of lang=en/part-|there is no _batchloom/seals"):
         Done.find(job, ledger.look(job.output))
 
 
@@ -108,6 +108,32 @@ def test_folders_may_be_given_up_and_taken_where_no_part_is_in_several(config, t
     finish(whole)
     with pytest.raises(OutputError, match=r"output\.partition_by: \[lang\] is asked for, and part-.* of several"):
         rewrite(changed(whole, partition_by=("lang",)))
+
+
+def test_a_part_of_the_same_bytes_in_a_folder_leaves_the_one_that_is_there_whole(config, monkeypatch) -> None:
+    """Its seal, which is written first, had the place of the other's."""
+    flat = changed(replace(config, input=replace(config.input, keep_columns=("id",))), partition_by=(), rows_per_part=3)
+    finish(flat)
+    before, writing = written(flat), Store.put
+
+    def killed_before_the_part(self: Store, name: str, content: bytes) -> Any:
+        if "/part-" in name:
+            raise KeyboardInterrupt
+        return writing(self, name, content)
+
+    monkeypatch.setattr(Store, "put", killed_before_the_part)
+    by_lang = changed(flat, partition_by=("lang",))
+    with pytest.raises(KeyboardInterrupt):
+        rewrite(by_lang)
+    monkeypatch.setattr(Store, "put", writing)
+    for name in ("manifest.json", "parts.pq"):
+        (Path(config.output.path) / "_batchloom" / name).unlink()
+    assert written(flat) == before
+    assert rewrite(by_lang) == 3
+    if config.output.format == "jsonl":
+        assert sorted(written(by_lang).values()) == sorted(before.values())
+    assert rewrite(flat) == 3
+    assert written(flat) == before
 
 
 def test_overwriting_removes_parts_in_folders(config) -> None:
