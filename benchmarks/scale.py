@@ -2,16 +2,19 @@
 
     python -m benchmarks.scale --units 1000 10000 100000 1000000
     python -m benchmarks.scale --units 11000 --units-per-part 1         10,000 parts, when it is resumed
+    python -m benchmarks.scale --units 1000000 --kill                   the last 1,000 units computed, killed half way
 
 Shards have 100 row groups of ten rows, a unit each; a part has 64 units, unless told. Parts are put with made-up
 answers, as computing a million units takes hours. All else is what `run` and `verify` do, on local files in the page
-cache. A step runs in a process of its own, whose peak memory is told.
+cache. A step runs in a process of its own, whose peak memory is told. With `--kill` the last 1,000 units are
+computed by a real job on Ray: SIGKILL ends its driver when 300 of them are done, and the same job is run again.
 """
 
 import argparse
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +31,7 @@ from batchloom.pipelines.config import InputConfig, JobConfig, OutputConfig
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.ledger.resume import Done
+from batchloom.pipelines.metrics import UnitDone
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.running.account import Account
 from batchloom.pipelines.running.driver import Retry, Todo
@@ -36,6 +40,7 @@ from batchloom.pipelines.stores.storage import Store
 
 ROWS, GROUPS = 10, 100
 LEFT = 1000  # units that are not done when the job is resumed
+KILLED_AFTER = 300  # of them
 TOPICS = Path(__file__).resolve().parents[1] / "examples/demo_models/docs-bart-mini-mnli"
 
 
@@ -147,6 +152,23 @@ def measure(folder: Path, num_units: int, units_per_part: int, step: str) -> dic
         told["manifest kB"] = round((private / "manifest.json").stat().st_size / 1e3, 1)
         told["records MB"] = round((private / "parts.pq").stat().st_size / 1e6, 2)
         told["parts"] = len(manifest.parts)
+    elif step in ("killed", "run"):
+        began, done = time.perf_counter(), 0
+
+        def tell(event: object) -> None:
+            nonlocal done
+            if isinstance(event, UnitDone):
+                done += 1
+                if done == 1:
+                    told[f"{step} first unit s"] = round(time.perf_counter() - began, 1)
+                if step == "killed" and done == KILLED_AFTER:
+                    print(json.dumps(told), flush=True)
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        manifest = pipelines.run(config, tell)
+        told["run s"] = round(time.perf_counter() - began, 1)
+        told["run units computed"] = manifest.timing["units_computed"]
+        told["run peak MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     else:
         with timed(told, "verify"):
             found = pipelines.verify(str(folder / "out"))
@@ -158,6 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--units", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--units-per-part", type=int, default=64)
+    parser.add_argument("--kill", action="store_true")
     parser.add_argument("--do", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -167,11 +190,12 @@ def main() -> None:
     for num_units in asked.units:
         told: dict[str, float] = {}
         with tempfile.TemporaryDirectory() as folder:
-            for step in ("plan", "plan again", "fill", "resume", "verify"):
+            for step in ("plan", "plan again", "fill", *(("killed", "run") if asked.kill else ("resume",)), "verify"):
                 command = [sys.executable, "-m", "benchmarks.scale", "--do", step, "--folder", folder]
                 command += ["--units", str(num_units), "--units-per-part", str(asked.units_per_part)]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                told |= json.loads(done.stdout.splitlines()[-1])
+                done = subprocess.run(command, capture_output=True, text=True)
+                assert done.returncode == (-signal.SIGKILL if step == "killed" else 0), done.stderr
+                told |= json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
         print(f"{num_units} units: {json.dumps(told)}", flush=True)
 
 

@@ -123,7 +123,7 @@ def _no_mixture(job: JobPlan, shard_of: Mapping[str, str], what: str, remedy: st
     """`shard_of`: an input that is gone or has changed, of each part that holds rows of one."""
     return (
         f"Output {job.output.url} holds answers to inputs that {what} since: {some(sorted(set(shard_of.values())))} "
-        f"({len(shard_of)} parts). Resuming would mix old answers with new ones. "
+        f"(parts: {len(shard_of)}). Resuming would mix old answers with new ones. "
         f"{remedy}, choose another output.path, or set output.mode: overwrite."
     )
 

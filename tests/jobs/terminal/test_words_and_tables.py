@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -37,6 +37,7 @@ def test_an_outcome_names_errors_by_how_often_they_are() -> None:
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other processes decide the time
+@example([45, 107, 107], 258)
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=8), st.integers(8, 300))
 def test_shared_widths_fit_and_shorten_only_what_is_wide(wanted: list[int], room: int) -> None:
     widths = shared_widths(wanted, room)
@@ -45,7 +46,7 @@ def test_shared_widths_fit_and_shorten_only_what_is_wide(wanted: list[int], room
     shortened = [width for width, want in zip(widths, wanted, strict=True) if width < want]
     whole = [width for width, want in zip(widths, wanted, strict=True) if width == want]
     assert not shortened or sum(widths) > room - len(wanted)
-    assert not shortened or max(whole, default=0) <= max(shortened)
+    assert not shortened or max(whole, default=0) <= max(shortened) + 1  # 213 for two is 106 and 107
 
 
 @pytest.mark.parametrize(
