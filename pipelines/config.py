@@ -30,6 +30,9 @@ class InputConfig:
     """What the files are: text has a row for each line, documents for each file. None: by their endings."""
     csv: CsvConfig = field(default_factory=CsvConfig)
     """How files of csv and tsv are written."""
+    version: int | None = None
+    """Of a table: the version (Delta) or the number of the snapshot (Iceberg) that is read. None: the one that a job in
+    output.path began with, or the newest."""
     text_column: str = "text"
     """The column that a task reads: strings, for conversations also lists of strings."""
     question_column: str = "question"
@@ -47,6 +50,12 @@ class InputConfig:
     limit: int | None = None
     """The largest number of rows, the first ones of each file: a trial of the job, with an output of its own, as
     a limit is another configuration. None: all."""
+    where: str | None = None
+    """Which rows are answered: a condition on the columns of the input, as in SQL: lang = 'en' and length(text) > 200.
+    None: all. Of a limit's rows, those for which it is true."""
+    sample: float | None = None
+    """The share of rows that are answered, above 0: which ones is told by their files' paths and their numbers. Of a
+    limit's rows, that share. None: all."""
     missing: Literal["error", "keep"] = "error"
     """Input files that were deleted after they were answered. error: the job is refused. keep: their parts stay. A file
     that was renamed is a deleted and a new one: under keep its rows are there twice."""

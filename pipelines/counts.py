@@ -38,6 +38,11 @@ class UnitRecord(Counts):
     ranges: tuple[Range, ...]
     """Which rows of the part."""
 
+    @property
+    def num_covered(self) -> int:
+        """Rows of the input: answered ones and those that the selection leaves out."""
+        return sum(stop - start for start, stop in self.ranges)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PartRecord(Counts):
@@ -46,7 +51,7 @@ class PartRecord(Counts):
     part: str
     """File name, relative to the output folder."""
     spans: tuple[Span, ...]
-    """Its rows as those of shards, in the order of the file."""
+    """The rows of shards that it covers, in the order of the file."""
     layout: str
     """What decides its columns beside the answers: JobPlan.layout."""
     bytes: int
@@ -54,6 +59,11 @@ class PartRecord(Counts):
     """Of the file's bytes."""
     version: str = field(default="", compare=False)
     """The file's etag or modification time when it was written or found whole. A copy of the output has others."""
+
+    @property
+    def num_covered(self) -> int:
+        """Rows of the input: answered ones, which are rows of the file, and those that the selection leaves out."""
+        return sum(span.num_rows for span in self.spans)
 
 
 def added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

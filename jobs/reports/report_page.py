@@ -98,6 +98,8 @@ def _figures(report: Report) -> Iterable[str]:
     yield _figure(f"{totals['rows']:,}", f"rows in {wording.plural(totals['parts'], 'part')}")
     yield _figure(f"{totals['ok']:,}", "answered")
     yield _figure(f"{totals['errors']:,}", "errors", is_bad=totals["errors"] > 0)
+    if totals["left_out"]:
+        yield _figure(f"{totals['left_out']:,}", "rows left out")
     yield _figure(f"{totals['input_tokens']:,}", "tokens read")
     yield _figure(f"{totals['output_tokens']:,}", "tokens written")
     if totals["truncated_tokens"]:

@@ -23,7 +23,7 @@ class Status:
 
     view: View
     num_rows: int | None
-    """Of the whole job; None where its model or input cannot be read from here."""
+    """Of the whole job, those that it leaves out included; None where its model or input cannot be read from here."""
     seconds_since_part: float | None
     """Since the newest part was written; None without parts, or where the filesystem has no times."""
 
@@ -42,8 +42,9 @@ class Status:
             "output": self.view.store.url,
             "num_parts_done": len(self.view.records),
             "num_rows": self.num_rows,
-            "num_rows_done": self.view.totals["rows"] + self.view.num_rows_answered,
+            "num_rows_done": self._num_done,
             "num_rows_in_parts": self.view.totals["rows"],
+            "num_rows_left_out": self.view.totals["left_out"],
             "parts_missing_or_changed": self.view.spoilt,
             "num_errors": self.view.totals["errors"],
             "errors_by_kind": dict(self.view.errors_by_kind),
@@ -51,11 +52,10 @@ class Status:
         }
 
     def words(self) -> dict[str, str]:
-        totals = self.view.totals
         return {
             "Job": f"{self.view.job['task']}, {self.view.job['model']}",
             "State": self._state(),
-            "Rows": _of(totals["rows"] + self.view.num_rows_answered, self.num_rows) + self._in_no_part(),
+            "Rows": _of(self._num_done, self.num_rows) + self._left_out() + self._in_no_part(),
             "Parts": f"{len(self.view.records):,}",
             "Errors": wording.kinds(self.view.errors_by_kind) or "none",
             **self._last_part(),
@@ -70,6 +70,14 @@ class Status:
             return f"{state}; {len(spoilt):,} of {len(self.view.records):,} parts are missing or have changed since"
         return state if self.is_finished else f"{state}; the same command goes on with it"
 
+    @property
+    def _num_done(self) -> int:
+        return self.view.totals["rows"] + self.view.totals["left_out"] + self.view.num_rows_answered
+
+    def _left_out(self) -> str:
+        num = self.view.totals["left_out"]
+        return f", {num:,} of them left out" if num else ""
+
     def _in_no_part(self) -> str:
         return f", {self.view.num_rows_answered:,} of them not yet in a part" if self.view.num_rows_answered else ""
 
@@ -81,7 +89,7 @@ class Status:
 
 def _num_rows(view: View, job: JobConfig | None) -> int | None:
     if view.manifest is not None:
-        return view.totals["rows"]
+        return view.totals["rows"] + view.totals["left_out"]
     try:
         return pipelines.plan(job or spec.from_record(view.job, view.store.url)).num_rows
     except (ConfigError, ModelError):

@@ -40,11 +40,12 @@ class View:
     there: Mapping[str, Stored]
     """The files that are there: others, which a manifest may name, are not opened."""
     num_rows_answered: int = 0
-    """Whose answers are saved, and not yet in a part."""
+    """Rows of the input whose answers are saved, or that are left out beside such, and not yet in a part."""
 
     @property
     def totals(self) -> Mapping[str, int]:
-        return self.records.totals()
+        totals = self.records.totals()
+        return totals if self.manifest is None else {**totals, "left_out": self.manifest.totals["left_out"]}
 
     @property
     def errors_by_kind(self) -> Mapping[str, int]:

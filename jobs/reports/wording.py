@@ -53,11 +53,13 @@ def kinds(errors_by_kind: Mapping[str, int]) -> str:
 
 
 def outcome(totals: Mapping[str, int], errors_by_kind: Mapping[str, int]) -> str:
-    """Format totals: `300 rows, all answered`, `300 rows, 298 answered, 2 errors (2 too_long)`."""
+    """Format totals: `300 rows, all answered`, `300 rows, 298 answered, 2 errors (2 too_long), 700 left out`."""
     rows = plural(totals["rows"], "row")
+    left_out = f", {totals['left_out']:,} left out" if totals.get("left_out") else ""
     if not totals["errors"]:
-        return f"{rows}, all answered"
-    return f"{rows}, {totals['ok']:,} answered, {plural(totals['errors'], 'error')} ({kinds(errors_by_kind)})"
+        return f"{rows}, all answered{left_out}"
+    errors = f"{plural(totals['errors'], 'error')} ({kinds(errors_by_kind)})"
+    return f"{rows}, {totals['ok']:,} answered, {errors}{left_out}"
 
 
 def value(held: Any) -> str:

@@ -147,9 +147,11 @@ class Output:
         """Print the result of a verification."""
         rows, parts = wording.plural(found.num_rows, "row"), wording.plural(found.num_parts, "part")
         counted = "an input that is gone" if found.num_input_rows is None else f"{found.num_input_rows:,} in the input"
-        self.say(f"{rows} in {parts}, {counted}; {wording.plural(found.num_errors, 'error row')}.")
+        left_out = f", {found.num_left_out:,} left out" if found.num_left_out else ""
+        self.say(f"{rows} in {parts}, {counted}{left_out}; {wording.plural(found.num_errors, 'error row')}.")
         if found.ok:
-            self.say("Every input row is there once, and every part is as it was written.")
+            every = "Every input row that is not left out" if found.num_left_out else "Every input row"
+            self.say(f"{every} is there once, and every part is as it was written.")
         else:
             problems = wording.plural(len(found.problems), "problem")
             self.say(f"{problems}:", *[f"  {problem}" for problem in found.problems])

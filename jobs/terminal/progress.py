@@ -53,7 +53,7 @@ class Progress:
             case UnitDone(record):
                 self.is_running = True
                 self.num_units_done += 1
-                self.num_rows_done += record.num_rows
+                self.num_rows_done += record.num_covered
                 self.num_tokens += record.num_input_tokens + record.num_output_tokens
                 self.num_errors += record.num_errors
                 self._window.append((self._clock(), self.num_rows_done, self.num_tokens))

@@ -18,6 +18,7 @@ from batchloom.models.tokenizers.tokenizer import (
     check_texts,
     clean_up_spaces,
     offsets_of,
+    word_starts,
 )
 from batchloom.models.tokenizers.vocabulary import Merges
 
@@ -95,6 +96,18 @@ class BlenderbotSmallTokenizer(Tokenizer):
         if pairs is None:
             return [self._encoded([text]) for text in texts]
         return [self._encoded([text, pair]) for text, pair in zip(texts, pairs, strict=True)]
+
+    def encode_words(self, texts: Sequence[Sequence[str]]) -> list[Encoded]:
+        return [self._of_words(words) for words in texts]
+
+    def _of_words(self, words: Sequence[str]) -> Encoded:
+        encoded = Encoded(ids=[], offsets=[], sequence_ids=[], word_ids=[])
+        for word, (start, own) in enumerate(zip(word_starts(words), self.encode_offsets(words), strict=True)):
+            encoded.ids.extend(own.ids)
+            encoded.offsets.extend((start + first, start + last) for first, last in own.offsets)
+            encoded.sequence_ids.extend(own.sequence_ids)
+            encoded.word_ids.extend([word] * len(own.ids))
+        return encoded
 
     def token_spans(self, text: str) -> Int32Array:
         check_texts([text], None)

@@ -22,6 +22,7 @@ from batchloom.models.tokenizers.tokenizer import (
     check_texts,
     clean_up_spaces,
     offsets_of,
+    word_starts,
 )
 
 _TEXTS_AT_A_TIME = 512
@@ -81,6 +82,18 @@ class LibraryTokenizer(Tokenizer):
             Encoded(ids=e.ids, offsets=e.offsets, sequence_ids=e.sequence_ids, word_ids=e.word_ids)
             for e in self._run(self._backend.encode_batch, texts, pairs, add_special_tokens=True)
         ]
+
+    def encode_words(self, texts: Sequence[Sequence[str]]) -> list[Encoded]:
+        check_texts([word for words in texts for word in words], None)
+        encoded = []
+        for start, stop in _slices([" ".join(words) for words in texts], None):
+            some = [_readable(list(words)) for words in texts[start:stop]]
+            for words, e in zip(some, self._backend.encode_batch(some, is_pretokenized=True), strict=True):
+                starts = word_starts(words)
+                places = zip(e.offsets, e.word_ids, strict=True)
+                offsets = [(0, 0) if word is None else (starts[word] + a, starts[word] + b) for (a, b), word in places]
+                encoded.append(Encoded(ids=e.ids, offsets=offsets, sequence_ids=e.sequence_ids, word_ids=e.word_ids))
+        return encoded
 
     def token_spans(self, text: str) -> Int32Array:
         check_texts([text], None)

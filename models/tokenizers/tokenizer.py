@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,13 @@ class Tokenizer(ABC):
         """
 
     @abstractmethod
+    def encode_words(self, texts: Sequence[Sequence[str]]) -> list[Encoded]:
+        """Return the tokens of each text that is given as its words: each is tokenized by itself, as transformers does
+        with `is_split_into_words`, special tokens are around all. Word ids are those of the given words, and offsets
+        those in the words with a space between each two. Raises: RequestError where a word is not a string.
+        """
+
+    @abstractmethod
     def token_spans(self, text: str) -> Int32Array:
         """Return the characters [start, end) of each token of a text, int32 [tokens, 2], without special tokens around.
 
@@ -99,6 +107,11 @@ def check_texts(texts: Sequence[str], pairs: Sequence[str] | None) -> None:
                 raise RequestError(
                     f"{kind} {index} is a {type(string).__name__}, expected a string. Fill or drop missing rows."
                 )
+
+
+def word_starts(words: Sequence[str]) -> list[int]:
+    """Return the character at which each word begins, where a space is between each two."""
+    return [0, *accumulate(len(word) + 1 for word in words)][: len(words)]
 
 
 def offsets_of(lengths: Sequence[int]) -> Int32Array:

@@ -12,28 +12,37 @@ from batchloom.pipelines.errors import ConfigError, InputError
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.formats.records import merged
 from batchloom.pipelines.planning.shards import Shard
+from batchloom.pipelines.selection.selection import Selection
 from batchloom.pipelines.tasks.base import ColumnKind, Task
+
+EVERYTHING = Selection()
 
 
 def choose_columns(
-    config: InputConfig, task: Task, shards: Sequence[Shard], schemas: Sequence[pa.Schema]
+    config: InputConfig,
+    task: Task,
+    shards: Sequence[Shard],
+    schemas: Sequence[pa.Schema],
+    selection: Selection = EVERYTHING,
 ) -> tuple[pa.Schema, tuple[str, ...]]:
     """Return the columns to read, with one type for all shards, and the names of those that are kept.
 
-    A kept column that only some shards have is null in the others; what the task reads must be in every shard.
-    Raises: InputError where a column is missing, ambiguous or of an unusable type; ConfigError where a kept column has
-    the name of an output column.
+    A column that is kept or selected by, and that only some shards have, is null in the others; what the task reads
+    must be in every shard. Raises: InputError where a column is missing, ambiguous or of an unusable type; ConfigError
+    where a kept column has the name of an output column, or the selection means nothing for these columns.
     """
-    files = [with_partitions(_plain(schema), shard.name) for shard, schema in zip(shards, schemas, strict=True)]
-    wanted = [*task.input_columns(), *(config.keep_columns or ())]
+    files = [with_partitions(_plain(schema), shard.source) for shard, schema in zip(shards, schemas, strict=True)]
+    wanted = [*task.input_columns(), *(config.keep_columns or ()), *selection.columns]
     plain = [with_paths(schema, wanted) for schema in files]
     names = list(dict.fromkeys(name for schema in plain for name in schema.names))
+    selection.check_names(names)
     if SOURCE in wanted and SOURCE not in names:
         files, plain = ([schema.append(pa.field(SOURCE, SOURCE_TYPE)) for schema in some] for some in (files, plain))
         names.append(SOURCE)
     _check_present(config, task, names)
-    kept = _kept(config, task, names)
-    chosen = list(dict.fromkeys([*task.input_columns(), *kept]))
+    own = list(dict.fromkeys(name for schema in files for name in schema.names))
+    kept = _kept(config, task, own, selection.columns)
+    chosen = list(dict.fromkeys([*task.input_columns(), *kept, *selection.columns]))
     _check_once(chosen, shards, plain)
     fields = [_shared_field(name, shards, plain) for name in chosen]
     if shards[0].format.values_are_texts:
@@ -41,6 +50,7 @@ def choose_columns(
     for name, kind in task.input_columns().items():
         _check_in_every_shard(name, shards, plain)
         _check_kind(next(field for field in fields if field.name == name), kind)
+    selection.check_types(pa.schema(fields))
     return marked(pa.schema(fields), files), kept
 
 
@@ -70,11 +80,13 @@ def _check_present(config: InputConfig, task: Task, names: Sequence[str]) -> Non
         )
 
 
-def _kept(config: InputConfig, task: Task, names: Sequence[str]) -> tuple[str, ...]:
+def _kept(config: InputConfig, task: Task, names: Sequence[str], selected_by: Sequence[str]) -> tuple[str, ...]:
+    """`names`: of columns that files have."""
     read: Mapping[str, ColumnKind] = task.input_columns()
     kept = config.keep_columns if config.keep_columns is not None else [name for name in names if name not in read]
     reserved = {field.name for field in [*task.beside(kept).output_fields(), *LEDGER_FIELDS]}
-    clashes = [name for name in dict.fromkeys([*kept, *read]) if name in reserved and (name in kept or name == "error")]
+    used = dict.fromkeys([*kept, *read, *selected_by])
+    clashes = [name for name in used if name in reserved and (name in kept or name == "error")]
     if clashes:
         raise ConfigError(
             f"Columns {_quoted(clashes)} of the input have names that the output gives to its own. "

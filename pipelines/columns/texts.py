@@ -1,6 +1,8 @@
 """Which columns are texts, and as which texts a task gets them. It knows no task."""
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 CONTENT = "content"  # of a turn in a chat: {"role": "user", "content": "Hello"}
 
@@ -27,3 +29,19 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     is_unchecked = is_bytes(kind.value_type if is_list else kind)
     return column.cast(pa.list_(pa.string()) if is_list else pa.string(), safe=not is_unchecked)
+
+
+def readable(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
+    """Return (the column with null where its bytes are not UTF-8, those rows): a file's string type is no proof."""
+    if _is_utf8(column):
+        return column, []
+    is_bad = [not _is_utf8(column.take(pa.array([row]))) for row in range(len(column))]
+    return pc.if_else(pa.array(is_bad), pa.scalar(None, column.type), column), np.flatnonzero(is_bad).tolist()
+
+
+def _is_utf8(column: pa.ChunkedArray) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True

@@ -88,6 +88,11 @@ class Format(ABC):
         RowGroupError where rows do not decode, OSError, EOFError or pa.ArrowException where nothing does.
         """
 
+    @property
+    def news(self) -> str:
+        """A sentence on rows that came to the input and are not read; empty where none are known."""
+        return ""
+
     def settings(self) -> dict[str, object]:
         """Return what decides which rows a file has, JSON-ready."""
         return {"format": self.name}

@@ -65,7 +65,13 @@ def decoded(
     Raises: StoreError, and what the file's check raises, as `file.read`; RowGroupError where a row group does not
     decode, OSError, EOFError or pa.ArrowException where the footer does not.
     """
-    metadata, _ = read_footer(file, footer_bytes)
+    yield from rows_of(file, read_footer(file, footer_bytes)[0], columns, ranges)
+
+
+def rows_of(
+    file: Positioned, metadata: pq.FileMetaData, columns: Sequence[str], ranges: Sequence[Range]
+) -> Iterator[pa.Table]:
+    """Yield as `decoded`, of a file whose footer was read."""
     chunks = _Chunks(file)
     parquet = opened(chunks, metadata)
     paths = [f"{metadata.schema.column(leaf).path}." for leaf in range(metadata.num_columns)]
@@ -84,6 +90,11 @@ def opened(file: Any, metadata: pq.FileMetaData) -> pq.ParquetFile:
         page_checksum_verification=True,
         coerce_int96_timestamp_unit="us",
     )
+
+
+def schema_of(metadata: pq.FileMetaData) -> pa.Schema:
+    """Return a file's columns, with the numbers that they may have."""
+    return opened(pa.BufferReader(b""), metadata).schema_arrow
 
 
 def _wanted(metadata: pq.FileMetaData, leaves: Sequence[int], ranges: Sequence[Range]) -> Iterator[_RowGroup]:

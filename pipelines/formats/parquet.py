@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pyarrow as pa
 
 from batchloom.pipelines.formats.base import Columns, Footer, Format, compact
-from batchloom.pipelines.formats.decode import decoded, opened
+from batchloom.pipelines.formats.decode import decoded, schema_of
 from batchloom.pipelines.formats.footer import column_bytes, read_footer
 from batchloom.pipelines.planning.spans import Range
 from batchloom.pipelines.stores.patient_file import Positioned
@@ -34,19 +34,19 @@ class Parquet(Format):
             read_bytes=compact(read_bytes),
             kept_bytes=compact(kept_bytes),
             num_bytes=num_bytes,
-            schema=opened(pa.BufferReader(b""), metadata).schema_arrow,
+            schema=schema_of(metadata),
         )
 
     def read(
         self, file: Positioned, source: "Source", schema: pa.Schema, ranges: Sequence[Range]
     ) -> Iterator[pa.Table]:
-        return decoded(file, list(_paths(schema)), ranges, source.footer_bytes)
+        return decoded(file, list(paths_of(schema)), ranges, source.footer_bytes)
 
 
-def _paths(fields: Iterable[pa.Field]) -> Iterator[str]:
+def paths_of(fields: Iterable[pa.Field]) -> Iterator[str]:
     """Yield columns, and of structs the columns inside."""
     for field in fields:
         if pa.types.is_struct(field.type) and field.type.num_fields:
-            yield from (f"{field.name}.{path}" for path in _paths(field.type))
+            yield from (f"{field.name}.{path}" for path in paths_of(field.type))
         else:
             yield field.name

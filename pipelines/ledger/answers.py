@@ -8,16 +8,18 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from batchloom.pipelines.counts import Counts
+from batchloom.pipelines.ledger.parts import chosen_of
 from batchloom.pipelines.ledger.sealed import Sealed, sealed
 from batchloom.pipelines.planning.spans import Range
 from batchloom.pipelines.planning.units import Part
 from batchloom.pipelines.records import from_json
+from batchloom.pipelines.selection.mask import Mask
 from batchloom.pipelines.stores.storage import Store, Stored
 
 FOLDER = "_batchloom/answers"
@@ -40,17 +42,17 @@ class Saved:
         others = "" if len(self.ranges) == 1 else f"-{hashlib.sha256(repr(self.ranges).encode()).hexdigest()[:8]}"
         return f"{FOLDER}/{self.part}-{self.fingerprint[:8]}/{start:09d}-{stop:09d}{others}.pq"
 
-    def write(self, store: Store, answers: pa.Table, counts: Mapping[str, Any]) -> None:
-        """Raises: StoreError."""
+    def write(self, store: Store, answers: pa.Table, counts: Mapping[str, Any], chosen: Mask | None = None) -> None:
+        """`chosen`: which of the rows have an answer; None where all have. Raises: StoreError."""
         footer = {"part": self.part, "fingerprint": self.fingerprint, "ranges": self.ranges, "counts": dict(counts)}
-        store.put(self.name, sealed(answers, footer))
+        store.put(self.name, sealed(answers, {**footer, "chosen": chosen and asdict(chosen)}))
 
     @property
     def num_rows(self) -> int:
         return sum(stop - start for start, stop in self.ranges)
 
-    def read(self, store: Store, schema: pa.Schema) -> tuple[pa.Table, Counts]:
-        """Return the answers, one row for each row of the ranges, and what they add up to.
+    def read(self, store: Store, schema: pa.Schema) -> tuple[pa.Table, Counts, Mask | None]:
+        """Return the answers, one row for each chosen row of the ranges, what they add up to, and which are chosen.
 
         Raises: FileNotFoundError; ValueError where the file is not the one that was written, at a second look as well;
             StoreError.
@@ -60,15 +62,17 @@ class Saved:
         except ValueError:
             return self._read(store, schema)
 
-    def _read(self, store: Store, schema: pa.Schema) -> tuple[pa.Table, Counts]:
+    def _read(self, store: Store, schema: pa.Schema) -> tuple[pa.Table, Counts, Mask | None]:
         file = Sealed.of(store.read(self.name))
         told = {name: file.footer.get(name) for name in ("part", "fingerprint", "ranges")}
         mine = {"part": self.part, "fingerprint": self.fingerprint, "ranges": json.loads(json.dumps(self.ranges))}
         if told != mine:
             raise ValueError(f"it holds {told}, and by its name {mine}")
-        if file.metadata.num_rows != self.num_rows:
-            raise ValueError(f"it holds {file.metadata.num_rows} answers to {self.num_rows} rows")
-        return file.table().cast(schema), from_json(Counts, file.footer.get("counts"))
+        chosen = chosen_of(file.footer, self.num_rows)
+        num_chosen = self.num_rows if chosen is None else chosen.num_chosen
+        if file.metadata.num_rows != num_chosen:
+            raise ValueError(f"it holds {file.metadata.num_rows} answers to {num_chosen} rows")
+        return file.table().cast(schema), from_json(Counts, file.footer.get("counts")), chosen
 
     def is_damaged(self, store: Store, schema: pa.Schema) -> bool:
         """Whether the file is there and not the one that was written. Raises: StoreError."""

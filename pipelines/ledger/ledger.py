@@ -47,7 +47,8 @@ PROBE_BELONGS_TO = ("batchloom", "fingerprint")  # stored answers are valid only
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord:
-    """`_batchloom/job.json`: the job that was started last in a folder. It explains and decides nothing."""
+    """`_batchloom/job.json`: the job that was started last in a folder. It explains, and decides nothing but
+    which version of a table is read (planning/pinned.py)."""
 
     job: Mapping[str, Any]
     """As resolved, without secrets."""

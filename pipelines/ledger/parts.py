@@ -15,6 +15,7 @@ from batchloom.pipelines.ledger.sealed import Sealed, footer_of
 from batchloom.pipelines.planning.spans import Span
 from batchloom.pipelines.planning.units import Part
 from batchloom.pipelines.records import from_json
+from batchloom.pipelines.selection.mask import Mask
 
 ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 """Of parts; readers take other files that end so for parts."""
@@ -29,6 +30,8 @@ class Footer:
     record: PartRecord
     """Without `sha256`, where only the footer was read."""
     fingerprint: str
+    chosen: Mask | None = None
+    """Which rows of the input have one in the part; None where all have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,17 @@ def footer_for(spans: Iterable[Span], counts: Mapping[str, Any], others: Mapping
     return {"spans": named, "counts": dict(counts), **others}
 
 
+def chosen_of(footer: Mapping[str, Any], num_rows: int) -> Mask | None:
+    """Return which of so many rows have one in a file, by its footer; None where all have. Raises: ValueError where the
+    footer has no such mask."""
+    if footer.get("chosen") is None:
+        return None
+    chosen = from_json(Mask, footer["chosen"])
+    if len(chosen.flags) != num_rows:
+        raise ValueError(f"its mask of chosen rows is one of {chosen.num_rows} rows, and the file's are {num_rows}")
+    return chosen
+
+
 def counts_of(part: pa.Table) -> dict[str, Any]:
     """Return a part's figures, counted from its columns: those of Counts that columns tell."""
     kinds = pc.value_counts(pc.struct_field(part["error"], "kind").drop_null()).to_pylist()
@@ -116,14 +130,16 @@ def _footer(
     try:
         account = from_json(_Account, values)
         spans = tuple(_span(fields) for fields in account.spans)
+        chosen = chosen_of(values, Part(spans).num_rows)
     except ValueError as error:
         raise ValueError(f"its {where}'s record is wrong: {error}") from error
-    for problem in _contradictions(name, spans, account, num_rows, where):
+    num_chosen = Part(spans).num_rows if chosen is None else chosen.num_chosen
+    for problem in _contradictions(name, spans, account, num_rows, num_chosen, where):
         raise ValueError(problem)
     record = PartRecord(
         **vars(account.counts), part=name, spans=spans, layout=account.layout, bytes=size, sha256=sha256
     )
-    return Footer(record, account.fingerprint)
+    return Footer(record, account.fingerprint, chosen)
 
 
 def _span(fields: Sequence[Any]) -> Span:
@@ -132,7 +148,9 @@ def _span(fields: Sequence[Any]) -> Span:
     return Span(*fields)
 
 
-def _contradictions(name: str, spans: tuple[Span, ...], account: _Account, num_rows: int, where: str) -> Iterator[str]:
+def _contradictions(
+    name: str, spans: tuple[Span, ...], account: _Account, num_rows: int, num_chosen: int, where: str
+) -> Iterator[str]:
     part = Part(spans)
     if not spans:
         yield f"its {where} names no rows"
@@ -140,5 +158,5 @@ def _contradictions(name: str, spans: tuple[Span, ...], account: _Account, num_r
         yield f"its {where} is that of {own}"
     elif len({partition_folder(span.shard, account.partition_by) for span in spans}) > 1:
         yield f"its {where} names rows of several partitions"
-    elif not part.num_rows == account.counts.num_rows == num_rows:
-        yield f"it has {num_rows} rows, and by its {where} {account.counts.num_rows}, for {part.num_rows} rows of input"
+    elif not num_chosen == account.counts.num_rows == num_rows:
+        yield f"it has {num_rows} rows, and by its {where} {account.counts.num_rows}, for {num_chosen} rows of input"

@@ -109,7 +109,10 @@ class Register(Sequence[PartRecord]):
         """Return the sums of the parts' counts."""
         sums = {name: pc.sum(self.table[column]).as_py() or 0 for name, column in _SUMS.items()}
         shards = pc.count_distinct(pc.struct_field(pc.list_flatten(self.table["spans"]), "shard")).as_py()
-        return {"shards": shards, "parts": len(self), "ok": sums["rows"] - sums["errors"], **sums}
+        spans = pc.list_flatten(self.table["spans"])
+        covered = pc.subtract(pc.struct_field(spans, "stop"), pc.struct_field(spans, "start"))
+        left_out = (pc.sum(covered).as_py() or 0) - sums["rows"]  # by a selection
+        return {"shards": shards, "parts": len(self), "ok": sums["rows"] - sums["errors"], "left_out": left_out, **sums}
 
     def errors_by_kind(self) -> dict[str, int]:
         return self._added("errors_by_kind")

@@ -96,12 +96,12 @@ def _without_superseded(job: JobPlan, register: Register) -> tuple[Register, tup
     """Return the parts without those whose very rows another part has, and the names of these. Of parts that differ in
     nothing but how they are written, that of the job's layout stays."""
     names, layouts = (register.table[name].to_pylist() for name in ("part", "layout"))
-    chosen: dict[str, int] = {}
+    stays: dict[str, int] = {}
     for row in sorted(range(len(names)), key=lambda row: layouts[row] == job.layout):
-        chosen[key_of(names[row])] = row
-    if len(chosen) == len(names):
+        stays[key_of(names[row])] = row
+    if len(stays) == len(names):
         return register, ()
-    is_kept = [chosen[key_of(name)] == row for row, name in enumerate(names)]
+    is_kept = [stays[key_of(name)] == row for row, name in enumerate(names)]
     return register.chosen(is_kept), tuple(name for name, kept in zip(names, is_kept, strict=True) if not kept)
 
 
@@ -129,14 +129,18 @@ def rewritten(job: JobPlan, record: PartRecord, missing: Iterable[Range] = ()) -
 
 
 def rows_with_errors(store: Store, records: Iterable[PartRecord], kinds: frozenset[str]) -> list[tuple[Range, ...]]:
-    """Return, for each part, which of its rows have errors of these kinds. No kinds: of all. Raises: StoreError."""
+    """Return, for each part, which of the rows that it covers have errors of these kinds. No kinds: of all.
+
+    Raises: StoreError.
+    """
 
     def of(record: PartRecord) -> tuple[Range, ...]:
         with failing_as(f"Reading the errors of {record.part}"):
-            error = PartFile.of(store, record.part).columns(pa.schema([ERROR_FIELD]))["error"]
-        found = pc.struct_field(error, "kind").to_pylist()
+            file = PartFile.of(store, record.part)
+            found = pc.struct_field(file.columns(pa.schema([ERROR_FIELD]))["error"], "kind").to_pylist()
+            chosen = file.footer(record.bytes).chosen
         rows = [row for row, kind in enumerate(found) if kind is not None and (not kinds or kind in kinds)]
-        return tuple(_ranges(rows))
+        return tuple(_ranges(rows if chosen is None else chosen.rows[rows].tolist()))
 
     with ThreadPoolExecutor(ledger.READ_THREADS) as pool:
         return list(pool.map(of, records))

@@ -15,7 +15,7 @@ import pyarrow as pa
 from batchloom.models.redaction import redacted
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.counts import PartRecord
-from batchloom.pipelines.errors import InputError, NoInputError, OutputError, StoreError
+from batchloom.pipelines.errors import ConfigError, InputError, NoInputError, OutputError, StoreError
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import ledger
 from batchloom.pipelines.ledger.manifest import Manifest
@@ -23,10 +23,11 @@ from batchloom.pipelines.ledger.part_files import PartFile, seal_name
 from batchloom.pipelines.ledger.parts import counts_of, is_part_name
 from batchloom.pipelines.planning.fingerprint import fingerprint
 from batchloom.pipelines.planning.kept_footers import KeptFooters
-from batchloom.pipelines.planning.limit import limited, words_for_left_out
+from batchloom.pipelines.planning.limit import limited, selected, words_for_left_out
 from batchloom.pipelines.planning.shards import Shard, find_shards
 from batchloom.pipelines.planning.spans import Coverage, Span
 from batchloom.pipelines.records import from_json
+from batchloom.pipelines.selection.selection import Selection
 from batchloom.pipelines.stores.storage import Store, absolute
 
 Check = Callable[[Store, str, Sequence[PartRecord]], list[str]]
@@ -44,6 +45,9 @@ class Verification:
     """Rows in the input as it is now; None where it could not be read."""
     num_errors: int
     """Error rows in those parts."""
+    num_left_out: int = 0
+    """Rows of the input that the job's selection leaves out, by the parts that cover them and the names of the files
+    that none covers."""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What cannot be compared and is no problem: answers to inputs that were deleted, under `input.missing: keep`."""
@@ -81,12 +85,14 @@ def verify(
         doubted = [record for record in manifest.parts if record.part not in missing and record.part not in wrong]
     wrong |= _by_part((deep or read_in_threads)(store, manifest.fingerprint, doubted))
     bad = [record for record in manifest.parts if record.part in missing or record.part in wrong]
+    num_left_out = manifest.totals["left_out"]
     num_input_rows, input_problems, notes = _check_input(manifest, config, KeptFooters(store, None))
     return Verification(
         num_parts=len(manifest.parts),
         num_rows=manifest.parts.totals()["rows"] - sum(record.num_rows for record in bad),
         num_input_rows=num_input_rows,
         num_errors=manifest.parts.totals()["errors"] - sum(record.num_errors for record in bad),
+        num_left_out=num_left_out - sum(record.num_covered - record.num_rows for record in bad),
         problems=[
             *_check_seals(manifest, found),
             *(f"{one.part}: it is missing ({one.num_rows} rows of {_first(one.spans)})" for one in missing.values()),
@@ -199,7 +205,7 @@ def _check_seals(manifest: Manifest, found: ledger.Found) -> Iterator[str]:
 
 def _check_totals(manifest: Manifest) -> Iterator[str]:
     for name, value in manifest.parts.totals().items():
-        if name != "shards" and manifest.totals.get(name) != value:  # parts do not count empty shards
+        if name not in ("shards", "left_out") and manifest.totals.get(name) != value:  # parts do not count empty shards
             yield f"manifest: totals.{name} is {manifest.totals.get(name)}, and its parts sum to {value}"
     for name, counts in (
         ("errors_by_kind", manifest.parts.errors_by_kind()),
@@ -226,7 +232,13 @@ def _check_input(
         gone = [f"input: cannot be recounted. {error}"]
         are_kept = config.missing == "keep" and isinstance(error, NoInputError)
         return None, [] if are_kept else gone, gone if are_kept else []
-    shards, left_out = limited(found, config.limit), words_for_left_out(found, config.limit)
+    looked_at, left_out = limited(found, config.limit), words_for_left_out(found, config.limit)
+    try:
+        selection = Selection.of(config)
+    except ConfigError as error:
+        return None, [f"manifest: job.input.where is not as batchloom wrote it. {error}"], []
+    shards = selected(looked_at, selection)
+    num_input_rows = sum(shard.num_rows for shard in looked_at)
     present = {shard.name: shard for shard in shards}
     coverage, problems, kept = Coverage(), [], Counter[str]()
     for part, spans in zip(manifest.parts.table["part"].to_pylist(), manifest.parts.spans(), strict=True):
@@ -241,13 +253,26 @@ def _check_input(
             elif shard is None:
                 kept[span.shard] += span.num_rows
     problems += _without_part(shards, coverage)
-    notes = [left_out] if left_out else []
+    problems += _left_out(manifest, selection, num_input_rows - sum(shard.num_rows for shard in shards))
+    notes = [note for note in (left_out, found[0].format.news) if note]
     notes += [
         f"{shard} was deleted: the answers to {num_rows} of its rows are kept, and whether it had more cannot be told "
         "any more"
         for shard, num_rows in kept.items()
     ]
-    return sum(shard.num_rows for shard in shards), problems, notes
+    return num_input_rows, problems, notes
+
+
+def _left_out(manifest: Manifest, selection: Selection, num_excluded: int) -> Iterator[str]:
+    """Yield where the counts of rows that are left out do not add up. `num_excluded`: those of whole files."""
+    told, in_parts = manifest.totals["left_out"], manifest.parts.totals()["left_out"]
+    if told != in_parts + num_excluded:
+        yield (
+            f"manifest: totals.left_out is {told}; its parts leave out {in_parts} rows, and {num_excluded} are in "
+            "files that their partitions leave out"
+        )
+    if in_parts and not selection:
+        yield f"manifest: its parts leave out {in_parts} rows, and the job has no selection"
 
 
 def _without_part(shards: Iterable[Shard], coverage: Coverage) -> Iterator[str]:

@@ -15,8 +15,11 @@ from batchloom.pipelines.errors import InputError, NoInputError, StoreError
 from batchloom.pipelines.formats.parquet import Parquet
 from batchloom.pipelines.formats.table import DOUBTFUL, FORMAT_OF, FORMATS, ending_of, format_of
 from batchloom.pipelines.stores.connection import Connection, open_filesystem
-from batchloom.pipelines.stores.listing import Listing, find, glob, glob_folder, is_glob
+from batchloom.pipelines.stores.listing import Listing, find, glob_folder, is_glob, matching, passed
 from batchloom.pipelines.stores.storage import version_of
+from batchloom.pipelines.tables.choice import FoundTable, Pinned, find_table, only_table, open_table
+from batchloom.pipelines.tables.columns import TableParquet
+from batchloom.pipelines.tables.table import LiveFile
 
 
 class Found(Enum):
@@ -40,6 +43,8 @@ class InputFile:
     version: str
     """The etag or modification time, as the filesystem gives it; empty where it gives none."""
     found: Found = Found.NAMED
+    live: LiveFile | None = None
+    """What its table says of it."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +57,24 @@ class InputFiles:
     """In a fixed order, each once."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """How many files of folders and patterns are no data of this format, by their endings."""
+    table: TableParquet | None = None
+    """How they are read, where they are those of a version of a table."""
 
 
-def find_files(config: InputConfig, patience: Patience) -> InputFiles:
-    """Return the files that the paths of an input match.
+def find_files(config: InputConfig, patience: Patience, pinned: Pinned = lambda: None) -> InputFiles:
+    """Return the files that the paths of an input match. `pinned`: as `open_table` takes it.
 
-    Raises: InputError where paths match nothing or cannot be listed, lie in several stores, or hold several formats;
-    StoreError where the store had trouble for longer than `patience` allows.
+    Raises: InputError where paths match nothing or cannot be listed, lie in several stores, hold several formats, or
+    are in a table or around one; StoreError where the store had trouble for longer than `patience` allows.
     """
     _refuse_several_filesystems(config)
-    listed = {pattern: _listed(config, pattern, patience) for pattern in config.paths}
+    listings = {pattern: _listed(config, pattern, patience) for pattern in config.paths}
+    table = only_table(config, {pattern: listing.table for pattern, listing in listings.items()})
     filesystem, _ = open_filesystem(config.paths[0], config.storage_options)
     filesystem.invalidate_cache()  # it remembers what it listed: 2 kB a file
+    if table is not None:
+        return _of_table(config, patience, table, pinned)
+    listed = {pattern: listing.files for pattern, listing in listings.items()}
     every = _each_once(listed.values())
     chosen = config.format or _only_format(every)
     own = {ending_of(file.path) for file in every} & set(FORMATS[chosen].endings)
@@ -142,40 +153,86 @@ def _refuse_several_filesystems(config: InputConfig) -> None:
             )
 
 
-def _listed(config: InputConfig, pattern: str, patience: Patience) -> list[InputFile]:
-    """Return the files that a path of the input names, in a fixed order."""
+def _of_table(config: InputConfig, patience: Patience, found: FoundTable, pinned: Pinned) -> InputFiles:
+    """Return the data files of a table's version. Raises: as `open_table`; InputError where files are gone."""
+    table = open_table(config, patience, found, pinned)
+    format, paths = table.format, [file.path for file in table.files]
+    connection = Connection(config.paths[0], config.storage_options, patience)
+
+    def infos(filesystem: Any) -> Listing:
+        outside = [path for path in paths if not path.startswith(f"{found.folder}/")]
+        there = {path: filesystem.info(path) for path in outside if filesystem.exists(path)}
+        listed = found.infos
+        if not {*listed, *outside}.issuperset(paths):  # written since it was listed, or gone
+            filesystem.invalidate_cache()
+            listed = find(filesystem, found.folder)
+        return there | _followed(filesystem, {path: listed[path] for path in paths if path in listed})
+
+    there = connection.call(f"Looking for files of the {format.kind} table {found.folder}", "list", infos)
+    if twice := [path for path, count in Counter(paths).items() if count > 1]:
+        raise InputError(
+            f"The {format.kind} table {found.folder} has {len(twice)} files twice, so their rows are in it twice "
+            f"({twice[0]}). Remove one of each from the table, or write its rows to another."
+        )
+    if gone := [path for path in paths if path not in there]:
+        raise InputError(
+            f"{len(gone)} of {len(paths)} files of {format.word} {format.version} of the {format.kind} table "
+            f"{found.folder} are not there any more ({gone[0]}): they were removed, as VACUUM and the expiry of "
+            f"snapshots do with what newer ones do not use. The newest has input.version: {format.newest}."
+        )
+    files = [
+        InputFile(file.path, found.folder, there[file.path]["size"], version_of(there[file.path]), Found.INSIDE, file)
+        for file in sorted(table.files, key=lambda file: file.path)
+    ]
+    if not files:
+        raise NoInputError(f"{format.word.capitalize()} {format.version} of {found.folder} has no files, so no rows.")
+    return InputFiles(Parquet.name, files, table=format)
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What a path of the input names."""
+
+    files: Sequence[InputFile]
+    """In a fixed order, without hidden ones."""
+    table: FoundTable | None
+    """The table that it is."""
+
+
+def _listed(config: InputConfig, pattern: str, patience: Patience) -> _Listed:
+    """Raises: InputError where the path cannot be listed, or is in a table or around one; StoreError."""
     connection = Connection(pattern, config.storage_options, patience)
     try:
         doing = f"Listing input path {pattern!r}"
-        folder, found, how = connection.call(doing, "list", lambda one: _found(one, connection.path.rstrip("/")))
+        folder, seen, found, how = connection.call(doing, "list", lambda one: _found(one, connection.path.rstrip("/")))
+        table = find_table(connection, folder, seen, list(found))
     except StoreError as error:
         if error.trouble is Trouble.PASSING:
             raise
         raise InputError(str(error)) from error
-    return [InputFile(path, folder, found[path]["size"], version_of(found[path]), how) for path in sorted(found)]
+    files = [InputFile(path, folder, found[path]["size"], version_of(found[path]), how) for path in sorted(found)]
+    return _Listed(files, table)
 
 
-def _found(filesystem: Any, path: str) -> tuple[str, Listing, Found]:
-    """Return (folder that the path starts from, infos of the files by path, how they are found)."""
+def _found(filesystem: Any, path: str) -> tuple[str, Listing, Listing, Found]:
+    """Return (folder that the path starts from, all that was listed, infos of the files, how they are found)."""
     filesystem.invalidate_cache()
     try:
         if is_glob(path) and not filesystem.exists(path):  # a folder may be called "2024[1]"
             folder, how = glob_folder(path), Found.MATCHED
-            found = _followed(filesystem, _visible(glob(filesystem, path), folder, path))
+            seen = passed(filesystem, path)
+            found = _followed(filesystem, _visible(matching(seen, path), folder, path))
             for dataset in [p for p, info in found.items() if info["type"] == "directory" and format_of(p)]:
-                found |= _below(filesystem, dataset)  # Spark writes folders that end in .parquet
+                below = find(filesystem, dataset)  # Spark writes folders that end in .parquet
+                seen, found = seen | below, found | _followed(filesystem, _visible(below, dataset))
         elif filesystem.isdir(path) or (info := filesystem.info(path))["type"] == "directory":
-            folder, how, found = path, Found.INSIDE, _below(filesystem, path)
+            folder, how, seen = path, Found.INSIDE, find(filesystem, path)
+            found = _followed(filesystem, _visible(seen, path))
         else:
-            folder, how, found = posixpath.dirname(path), Found.NAMED, {path: info}
+            folder, how, seen, found = posixpath.dirname(path), Found.NAMED, {}, {path: info}
     except FileNotFoundError:
-        return "", {}, Found.NAMED
-    return folder, {p: info for p, info in found.items() if info["type"] == "file"}, how
-
-
-def _below(filesystem: Any, folder: str) -> Listing:
-    """Return the files of a folder, recursively, without hidden ones."""
-    return _followed(filesystem, _visible(find(filesystem, folder), folder))
+        return "", {}, {}, Found.NAMED
+    return folder, seen, {p: info for p, info in found.items() if info["type"] == "file"}, how
 
 
 def _followed(filesystem: Any, found: Listing) -> Listing:

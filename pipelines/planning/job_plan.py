@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from textwrap import indent
 from typing import Any
@@ -27,10 +27,13 @@ from batchloom.pipelines.formats.parquet import Parquet
 from batchloom.pipelines.planning.apart import check_apart
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
 from batchloom.pipelines.planning.kept_footers import KeptFooters
-from batchloom.pipelines.planning.limit import limited, words_for_left_out
+from batchloom.pipelines.planning.limit import limited, selected, words_for_left_out
+from batchloom.pipelines.planning.pinned import pinned_version
 from batchloom.pipelines.planning.shards import Shard, find_shards, keep_footers
 from batchloom.pipelines.planning.units import Part, Size, num_units, parts_of
+from batchloom.pipelines.selection.selection import Selection
 from batchloom.pipelines.stores.storage import Store, absolute
+from batchloom.pipelines.tables.columns import TableParquet
 from batchloom.pipelines.tasks import Task, TaskSpec, create_task
 from batchloom.pipelines.tasks.generating import cut_by_positions
 
@@ -48,7 +51,7 @@ class JobPlan:
     checkpoint: models.CheckpointInfo
     task: Task
     shards: list[Shard]
-    """With the rows that are computed."""
+    """With the rows that are looked at."""
     schema: pa.Schema
     """The columns of the input that are used, with types that all shards share."""
     keep_columns: tuple[str, ...]
@@ -58,6 +61,10 @@ class JobPlan:
     """Of each shard."""
     found: Sequence[Shard] = field(default=(), repr=False)
     """The shards with all of their rows."""
+    selection: Selection = Selection()  # noqa: RUF009
+    """Which of these rows are computed."""
+    num_rows_excluded: int = 0
+    """Of files that the selection leaves out by their Hive partitions: nobody looks at them."""
     retries: Sequence[Mapping[str, Any]] = ()
     """Other options of the task with which rows with errors were computed again."""
     footers: KeptFooters | None = field(default=None, repr=False)
@@ -135,8 +142,9 @@ class JobPlan:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of answers before they are computed."""
-        left_out = words_for_left_out(self.found, self.config.input.limit)
-        notes = (cut_by_positions(self.generation, self.checkpoint), left_out)
+        limited_to = words_for_left_out(self.found, self.config.input.limit)
+        selected = self.selection.words(self.num_rows, self.num_rows_excluded)
+        notes = (cut_by_positions(self.generation, self.checkpoint), limited_to, selected, self.format.news)
         return tuple(note for note in notes if note)
 
     @property
@@ -199,26 +207,35 @@ def plan(config: JobConfig) -> JobPlan:
     problems: list[ConfigError | ModelError] = []
     with _gathering(problems):
         _check_numbers(config)
+    selection = Selection()
+    with _gathering(problems):
+        selection = Selection.of(config.input)
     columns = None
     with _gathering(problems):
         checkpoint, task = _task_of(config)
-        columns = Columns(tuple(task.input_columns()), config.input.keep_columns)
+        read = tuple(dict.fromkeys([*task.input_columns(), *selection.columns]))
+        columns = Columns(read, config.input.keep_columns)
         models.load_tokenizer(checkpoint.pinned)  # one that does not parse should fail here, not in the workers
     with _gathering(problems):
         patience = Patience(config.limits.storage_patience)
         footers = KeptFooters(Store(config.output.path, config.output.storage_options, patience), columns)
-        found, schemas = find_shards(config.input, patience, columns, footers)
-        shards = limited(found, config.input.limit)
-        check_apart(config, shards)
+        found, schemas = find_shards(
+            config.input, patience, columns, footers, partial(pinned_version, config, patience)
+        )
+        config = _of_version(config, found[0].format)
+        looked_at = limited(found, config.input.limit)
+        check_apart(config, looked_at)
     _raise_all(problems)
     models.check_ranks(checkpoint.config, config.engine.tensor_parallel)
-    schema, keep_columns = choose_columns(config.input, task, shards, schemas)
+    schema, keep_columns = choose_columns(config.input, task, looked_at, schemas, selection)
+    shards = selected(looked_at, selection)
     read_as: dict[str, Any] = {} if isinstance(shards[0].format, Parquet) else shards[0].format.settings()
     if config.input.limit is not None:
         read_as["limit"] = config.input.limit
+    read_as |= selection.settings
     task = task.beside({*keep_columns, *config.output.partition_by})
     own = {field.name for field in [*task.output_fields(), *LEDGER_FIELDS]}
-    check_partition_by(config.output, [shard.name for shard in shards if shard.num_rows], own)
+    check_partition_by(config.output, [shard.source for shard in shards if shard.num_rows], own)
     keep_columns = tuple(name for name in keep_columns if name not in config.output.partition_by)
     return JobPlan(
         config=config,
@@ -229,6 +246,8 @@ def plan(config: JobConfig) -> JobPlan:
         keep_columns=keep_columns,
         schemas=schemas,
         found=found,
+        selection=selection,
+        num_rows_excluded=sum(shard.num_rows for shard in looked_at) - sum(shard.num_rows for shard in shards),
         footers=footers,
         fingerprint_of=as_json(
             {
@@ -250,6 +269,13 @@ def plan(config: JobConfig) -> JobPlan:
             }
         ),
     )
+
+
+def _of_version(config: JobConfig, format: Format) -> JobConfig:
+    """Return the job with the version of the table that it reads, which is so recorded."""
+    if not isinstance(format, TableParquet):
+        return config
+    return replace(config, input=replace(config.input, version=format.version))
 
 
 def _task_of(config: JobConfig) -> tuple[models.CheckpointInfo, Task]:
@@ -340,6 +366,8 @@ def _check_numbers(config: JobConfig) -> None:
     for name in ("quiet_seconds", "stall_minutes"):
         if (value := getattr(config.limits, name)) is not None and not value > 0:
             problems.append(f"limits.{name}: is {value}, must be above 0.")
+    if (sample := config.input.sample) is not None and not 0 < sample <= 1:
+        problems.append(f"input.sample: is {sample}, must be above 0 and at most 1: 0.01 is a row in a hundred.")
     if not 0 <= config.limits.storage_patience < math.inf:
         problems.append(f"limits.storage_patience: is {config.limits.storage_patience}, must be 0 seconds or more.")
     if problems:

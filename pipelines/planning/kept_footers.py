@@ -2,13 +2,18 @@
 
 `_batchloom/footers.pq` has a row for each input file, found by its path, size and version. It decides nothing:
 where it is missing, damaged, or counts the bytes of other columns, the footers are read again.
+
+A local file has no version but the time of its last change, which `touch` and copies set anew. So its hash is kept as
+well, where all local files are small together: one that has another time and the same hash is the one that it was.
 """
 
 import base64
+import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -27,18 +32,32 @@ from batchloom.pipelines.stores.storage import Store
 log = logging.getLogger(__name__)
 
 NAME = "_batchloom/footers.pq"
-FORMAT = 2  # another number is not read
+FORMAT = 3  # another number is not read
+HASHED_BYTES = 4 << 30  # of new local files: four seconds at the start of a job
+HASH_THREADS = 4
 NUMBERS = ("row_groups", "read_bytes", "kept_bytes", "offsets")
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),
         ("size", pa.int64()),
-        ("version", pa.string()),
+        ("version", pa.string()),  # as it is listed
+        ("identity", pa.string()),  # the version that it had when it was planned first
+        ("sha256", pa.string()),  # null where nobody has read all of it
         ("footer_bytes", pa.int64()),
         ("schema", pa.int32()),  # its place among the schemas in the file's metadata
         *((name, pa.list_(pa.int64())) for name in NUMBERS),
     ]
 )
+
+
+@dataclass(frozen=True)
+class Known:
+    """A file that was planned before."""
+
+    footer: Footer | None
+    """None where the bytes of other columns are counted in it, or the file was read as one of another format."""
+    version: str
+    """That it was planned with."""
 
 
 class KeptFooters:
@@ -48,61 +67,96 @@ class KeptFooters:
         """`columns` whose bytes are counted; None where nobody asks for bytes: then those of any will do."""
         self._store, self._columns = store, columns
         self._is_complete = False
+        self._hashes: dict[str, str] = {}  # of files that are as they were, by path
 
-    def take(self, files: Sequence[InputFile], settings: Mapping[str, Any]) -> list[Footer | None]:
-        """Return the footer of each file that is listed as it was when its footer was read, None for the others.
+    def take(self, files: Sequence[InputFile], settings: Mapping[str, Any], are_local: bool) -> list[Known | None]:
+        """Return what is known of each file that is as it was when its footer was read, None for the others.
 
         `settings` of the format: with others, files have other rows.
         """
-        table, schemas = self._read(settings)
+        table, schemas, is_of_use = self._read(settings)
         number_of = {path: row for row, path in enumerate(table["path"].to_pylist())}
-        sizes, versions = table["size"].to_pylist(), table["version"].to_pylist()
-        found = [number_of.get(_public_path(file.path)) for file in files]
-        rows = [
-            row if row is not None and (sizes[row], versions[row]) == (file.size, file.version) else None
-            for row, file in zip(found, files, strict=True)
-        ]
-        self._is_complete = len(table) == len(files) and None not in rows
-        footers = _footers(table, schemas)
-        return [None if row is None else footers[row] for row in rows]
+        sizes, versions, identities, hashes = (
+            table[name].to_pylist() for name in ("size", "version", "identity", "sha256")
+        )
+        rows: dict[str, int] = {}
+        touched: dict[str, int] = {}
+        for file in files:
+            row = number_of.get(_public_path(file.path))
+            if row is not None and sizes[row] == file.size:
+                if versions[row] == file.version:
+                    rows[file.path] = row
+                elif are_local and hashes[row]:
+                    touched[file.path] = row
+        with ThreadPoolExecutor(HASH_THREADS) as pool:
+            found = zip(touched, pool.map(_hash_of, touched), strict=True)
+            same = {path: touched[path] for path, one in found if one == hashes[touched[path]]}
+        self._is_complete = is_of_use and len(table) == len(files) == len(rows)
+        rows |= same
+        self._hashes = {path: hashes[row] for path, row in rows.items() if hashes[row]}
+        footers = _footers(table, schemas) if is_of_use else [None] * len(table)
+        known = [rows.get(file.path) for file in files]
+        return [None if row is None else Known(footers[row], identities[row]) for row in known]
 
     def keep(
         self,
         config: InputConfig,
         patience: Patience,
         settings: Mapping[str, Any],
-        footers: Sequence[tuple[InputFile, Footer]],
+        files: Sequence[tuple[InputFile, Footer, str]],
+        are_local: bool,
     ) -> None:
-        """Write the footers of the input's files. It is listed once more: what changed since, or cannot be told to be
-        unchanged, is not kept. Footers that cannot be written are only named in the log.
+        """Write the footers of the input's files, and the versions that they were planned with.
+
+        The input is listed once more: what changed since, or cannot be told to be unchanged, is not kept. Footers that
+        cannot be written are only named in the log.
         """
         if self._is_complete:
             return
+        if are_local:
+            self._hash([file for file, *_ in files if file.path not in self._hashes])
         try:
             now = {(file.path, file.size, file.version) for file in find_files(config, patience).files}
             same = [
-                (file, footer)
-                for file, footer in footers
+                (file, footer, version, self._hashes.get(file.path))
+                for file, footer, version in files
                 if file.version and _public_path(file.path) and (file.path, file.size, file.version) in now
             ]
             self._store.put(NAME, _to_parquet(same, self._columns, settings))
         except PipelineError as error:
             log.warning("The footers of the input are not kept, and the next plan reads them again: %s", error)
 
-    def _read(self, settings: Mapping[str, Any]) -> tuple[pa.Table, list[pa.Schema]]:
+    def _hash(self, files: Sequence[InputFile]) -> None:
+        """Take note of the files' hashes, where they are small together."""
+        if sum(file.size or 0 for file in files) <= HASHED_BYTES:
+            with ThreadPoolExecutor(HASH_THREADS) as pool:
+                hashes = pool.map(_hash_of, [file.path for file in files])
+                self._hashes |= {file.path: one for file, one in zip(files, hashes, strict=True) if one}
+
+    def _read(self, settings: Mapping[str, Any]) -> tuple[pa.Table, list[pa.Schema], bool]:
+        """Return (rows as SCHEMA has them, schemas, whether the footers are of use)."""
         try:
             return _from_parquet(self._store.read(NAME), self._columns, settings)
         except FileNotFoundError:
             pass
         except (StoreError, ValueError) as error:
             log.warning("%s/%s is of no use, and footers are read again: %s", self._store.url, NAME, error)
-        return SCHEMA.empty_table(), []
+        return SCHEMA.empty_table(), [], True
 
 
 def _public_path(path: str) -> str:
     """Return a path as it may be written: a URL without its signature; empty where a credential would remain."""
     public = public_name(path) if path.startswith(("http://", "https://")) else path
     return public if redacted(public) == public else ""
+
+
+def _hash_of(path: str) -> str:
+    """Return the hash of a local file; empty where it cannot be read, which its reader tells."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def _footers(table: pa.Table, schemas: Sequence[pa.Schema]) -> list[Footer]:
@@ -121,19 +175,22 @@ def _arrays(column: pa.ChunkedArray) -> Iterator[Any]:
 
 
 def _to_parquet(
-    kept: Sequence[tuple[InputFile, Footer]], columns: Columns | None, settings: Mapping[str, Any]
+    kept: Sequence[tuple[InputFile, Footer, str, str | None]], columns: Columns | None, settings: Mapping[str, Any]
 ) -> bytes:
-    """Return the footers as a sealed file."""
-    shared = {id(footer.schema): footer.schema for _, footer in kept}
+    """Return files, footers, the versions that they were planned with, and their hashes, as a sealed file."""
+    footers = [footer for _, footer, *_ in kept]
+    shared = {id(footer.schema): footer.schema for footer in footers}
     number_of = {schema: number for number, schema in enumerate(shared)}
     schemas = [base64.b64encode(schema.serialize().to_pybytes()).decode() for schema in shared.values()]
     columns_of = {
-        "path": [_public_path(file.path) for file, _ in kept],
-        "size": [file.size for file, _ in kept],
-        "version": [file.version for file, _ in kept],
-        "footer_bytes": [footer.num_bytes for _, footer in kept],
-        "schema": [number_of[id(footer.schema)] for _, footer in kept],
-        **{name: _lists([getattr(footer, name) for _, footer in kept]) for name in NUMBERS},
+        "path": [_public_path(file.path) for file, *_ in kept],
+        "size": [file.size for file, *_ in kept],
+        "version": [file.version for file, *_ in kept],
+        "identity": [version for *_, version, _ in kept],
+        "sha256": [one for *_, one in kept],
+        "footer_bytes": [footer.num_bytes for footer in footers],
+        "schema": [number_of[id(footer.schema)] for footer in footers],
+        **{name: _lists([getattr(footer, name) for footer in footers]) for name in NUMBERS},
     }
     said = {"format": FORMAT, "settings": settings, "columns": columns and asdict(columns), "schemas": schemas}
     return sealed(pa.table(columns_of, SCHEMA), said)
@@ -147,16 +204,20 @@ def _lists(arrays: Sequence[Sequence[int]]) -> pa.ListArray:
 
 def _from_parquet(
     content: bytes, columns: Columns | None, settings: Mapping[str, Any]
-) -> tuple[pa.Table, list[pa.Schema]]:
-    """Return (rows as SCHEMA has them, schemas). Raises: ValueError where the file is not as it was written."""
+) -> tuple[pa.Table, list[pa.Schema], bool]:
+    """Return (rows as SCHEMA has them, schemas, whether the footers are of use).
+
+    Raises: ValueError where the file is not as it was written.
+    """
     file = Sealed.of(content)
     if file.footer.get("format") != FORMAT:
         raise ValueError("it was written by another version")
+    is_of_use = True
     if file.footer["settings"] != json.loads(json.dumps(settings)):
         log.info("Footers are read again: the files are read by another format.")
-        return SCHEMA.empty_table(), []
+        is_of_use = False
     if columns is not None and file.footer["columns"] != json.loads(json.dumps(asdict(columns))):
         log.info("Footers are read again: the job reads or keeps other columns than before.")
-        return SCHEMA.empty_table(), []
+        is_of_use = False
     schemas = [pa.ipc.read_schema(pa.py_buffer(base64.b64decode(one))) for one in file.footer["schemas"]]
-    return file.table().cast(SCHEMA), schemas
+    return file.table().cast(SCHEMA), schemas, is_of_use

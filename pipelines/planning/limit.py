@@ -1,10 +1,12 @@
-"""A limit takes the first rows of each shard, evenly, for a job that is a trial of another."""
+"""Fewer rows of shards by what is known without reading them: a limit takes the first rows of each shard, evenly, for a
+job that is a trial of another; a selection leaves out files by their partitions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
 from batchloom.pipelines.planning.shards import Shard
+from batchloom.pipelines.selection.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ def limited(shards: Sequence[Shard], limit: int | None) -> list[Shard]:
     return [_first(shard, shares[shard.name]) for shard in shards]
 
 
+def selected(shards: Sequence[Shard], selection: Selection) -> list[Shard]:
+    """Return the shards, those without rows of which the selection chooses none by the values of their partitions."""
+    return [_first(shard, 0) if selection.excludes(shard.source) else shard for shard in shards]
+
+
 def words_for_left_out(shards: Sequence[Shard], limit: int | None) -> str:
     """Return a sentence on the rows that a limit leaves out of these shards; empty where it leaves out none."""
     num_rows = sum(shard.num_rows for shard in shards)
@@ -48,4 +55,4 @@ def words_for_left_out(shards: Sequence[Shard], limit: int | None) -> str:
 def _first(shard: Shard, most: int) -> Shard:
     if most == shard.num_rows:
         return shard
-    return FirstRows(**{field.name: getattr(shard, field.name) for field in fields(shard)}, most=most)
+    return FirstRows(**{field.name: getattr(shard, field.name) for field in fields(Shard)}, most=most)

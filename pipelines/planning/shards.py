@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import accumulate
 
 import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
 
 from batchloom.models.patience import Patience
 from batchloom.models.redaction import public_name
@@ -22,9 +23,12 @@ from batchloom.pipelines.formats.parquet import Parquet
 from batchloom.pipelines.formats.table import format_named
 from batchloom.pipelines.planning.footers import Footers
 from batchloom.pipelines.planning.input_files import InputFile, find_files, words_for_skipped
-from batchloom.pipelines.planning.kept_footers import KeptFooters
+from batchloom.pipelines.planning.kept_footers import KeptFooters, Known
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.spans import Range, Span
+from batchloom.pipelines.stores.connection import open_filesystem
+from batchloom.pipelines.tables.choice import Pinned
+from batchloom.pipelines.tables.deleted import Deleted
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +79,8 @@ class Shard:
 
     def source_of(self, start: int, stop: int) -> Source:
         """Return the source, with what is needed to read the rows `[start, stop)`."""
+        if self.source.deleted is not None:
+            return replace(self.source, deleted=self.source.deleted.within(start, stop))
         if not self.offsets:
             return self.source
         first = max(0, bisect_right(self._starts, start) - 1)
@@ -108,10 +114,11 @@ def find_shards(
     patience: Patience | None = None,
     columns: Columns | None = None,
     kept: KeptFooters | None = None,
+    pinned: Pinned = lambda: None,
 ) -> tuple[list[Shard], list[pa.Schema]]:
     """Return all shards in a fixed order, and the schema of each: one object for all that are equal.
 
-    `columns` whose bytes are counted; `kept`: footers that an earlier plan has read.
+    `columns` whose bytes are counted; `kept`: footers that an earlier plan has read; `pinned`: as `find_files`.
 
     Raises:
         InputError: paths match nothing or cannot be listed, lie in several stores or hold several formats, or, naming
@@ -119,32 +126,49 @@ def find_shards(
         StoreError: the store had trouble for longer than `patience` allows.
     """
     patience = patience or Patience()
-    found = find_files(config, patience)
-    if words := words_for_skipped(found.skipped):
+    found = find_files(config, patience, pinned)
+    files, format = found.files, found.table or format_named(found.format, config.csv)
+    for words in filter(None, (words_for_skipped(found.skipped), format.news)):
         log.warning("%s", words)
-    files, format = found.files, format_named(found.format, config.csv)
-    footers = _footers(config, patience, format, files, columns, kept)
+    versions, footers = _planned(config, patience, format, files, columns, kept)
     root = _common_folder({file.folder for file in files})
     names = {id(footer.schema): tuple(footer.schema.names) for footer in footers if format.values_are_texts}
     shards = [
-        Shard(
-            source=Source(
-                name=_name(file.path, root),
-                path=file.path,
-                size=file.size,
-                version=file.version,
-                footer_bytes=footer.num_bytes or None,
-                columns=names.get(id(footer.schema), ()),
-            ),
-            row_groups=footer.row_groups,
-            read_bytes=footer.read_bytes,
-            kept_bytes=footer.kept_bytes,
-            offsets=footer.offsets,
-            format=format,
-        )
-        for file, footer in zip(files, footers, strict=True)
+        _shard(format, _source(file, version, footer, root, names.get(id(footer.schema), ())), footer)
+        for file, version, footer in zip(files, versions, footers, strict=True)
     ]
     return shards, [footer.schema for footer in footers]
+
+
+def _source(file: InputFile, version: str, footer: Footer, root: str, columns: tuple[str, ...]) -> Source:
+    source = Source(
+        name=_name(file.path, root),
+        path=file.path,
+        size=file.size,
+        version=version,
+        touched=file.version if version != file.version else "",
+        footer_bytes=footer.num_bytes or None,
+        columns=columns,
+    )
+    if file.live is None:
+        return source
+    partitions = tuple(file.live.partitions.items())
+    if not file.live.deleted:
+        return replace(source, partitions=partitions)
+    deleted = Deleted(compact(file.live.deleted))
+    return replace(source, partitions=partitions, deleted=deleted, deletes=deleted.digest)
+
+
+def _shard(format: Format, source: Source, footer: Footer) -> Shard:
+    counts, deleted = footer.row_groups, source.deleted
+    return Shard(
+        source=source,
+        row_groups=counts if deleted is None else compact(deleted.live_counts(counts)),
+        read_bytes=footer.read_bytes,
+        kept_bytes=footer.kept_bytes,
+        offsets=footer.offsets,
+        format=format,
+    )
 
 
 def keep_footers(
@@ -156,34 +180,45 @@ def keep_footers(
 ) -> None:
     """Write what `find_shards` has found to the folder of the kept footers, so that the next plan need not read it."""
 
-    def footer(shard: Shard, schema: pa.Schema) -> Footer:
-        num_bytes = shard.source.footer_bytes or 0
-        return Footer(shard.row_groups, shard.read_bytes, shard.kept_bytes, num_bytes, schema, shard.offsets)
+    def known(shard: Shard, schema: pa.Schema) -> tuple[InputFile, Footer, str]:
+        source = shard.source
+        num_bytes = source.footer_bytes or 0
+        footer = Footer(shard.row_groups, shard.read_bytes, shard.kept_bytes, num_bytes, schema, shard.offsets)
+        return InputFile(source.path, "", source.size, source.listed_version), footer, source.version
 
     kept.keep(
         config,
         patience,
         shards[0].format.settings(),
-        [
-            (InputFile(path=source.path, folder="", size=source.size, version=source.version), footer(shard, schema))
-            for source, shard, schema in zip((shard.source for shard in shards), shards, schemas, strict=True)
-        ],
+        # Where rows are deleted, the shard has other counts than the file.
+        [known(shard, schema) for shard, schema in zip(shards, schemas, strict=True) if shard.source.deleted is None],
+        _are_local(config),
     )
 
 
-def _footers(
+def _are_local(config: InputConfig) -> bool:
+    filesystem, _ = open_filesystem(config.paths[0], config.storage_options)
+    return isinstance(filesystem, LocalFileSystem)
+
+
+def _planned(
     config: InputConfig,
     patience: Patience,
     format: Format,
     files: Sequence[InputFile],
     columns: Columns | None,
     kept: KeptFooters | None,
-) -> list[Footer]:
-    """Return each file's footer: the kept one, or that of the file. Raises: as `find_shards`."""
-    found: list[Footer | Exception | None] = (
-        [None] * len(files) if kept is None else [*kept.take(files, format.settings())]
-    )
-    missing = [index for index, footer in enumerate(found) if footer is None]
+) -> tuple[list[str], list[Footer]]:
+    """Return the version that each file is known by, and its footer: what is kept, or what the file is now.
+
+    Raises: as `find_shards`.
+    """
+    known: list[Known | None] = [None] * len(files)
+    if kept is not None:
+        known = kept.take(files, format.settings(), _are_local(config))
+    versions = [file.version if one is None else one.version for file, one in zip(files, known, strict=True)]
+    found: list[Footer | Exception | None] = [None if one is None else one.footer for one in known]
+    missing = [index for index, one in enumerate(found) if one is None]
     num_bytes = 0 if format.has_own_types else sum(files[index].size or 0 for index in missing)
     if num_bytes > TOLD_BYTES:
         log.warning("Going through %d files of %.1f GB once, to count their rows.", len(missing), num_bytes / 1e9)
@@ -193,7 +228,7 @@ def _footers(
         for index, footer in zip(missing, read, strict=True):
             found[index] = footer
     _refuse_unreadable(format, [file.path for file in files], found)
-    return [footer for footer in found if isinstance(footer, Footer)]
+    return versions, [footer for footer in found if isinstance(footer, Footer)]
 
 
 def _name(path: str, root: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from batchloom.pipelines.errors import JobError
 from batchloom.pipelines.stores.storage import VERSION_KEYS
+from batchloom.pipelines.tables.deleted import Deleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +30,34 @@ class Source:
     """Of a file of records: the row and the byte at which each row group begins that is wanted, and the last ends."""
     columns: tuple[str, ...] = ()
     """Of a file whose records have no names: those of its columns, in their order."""
+    partitions: tuple[tuple[str, str | None], ...] | None = None
+    """Of a table's file: the columns that have one value in all of its rows. None: those that its path tells."""
+    deleted: Deleted | None = None
+    """Of a table's file: the rows that the table does not have, of those that are wanted."""
+    deletes: str = ""
+    """A hash of all deleted rows."""
+    touched: str = ""
+    """The modification time of a file that has another one than `version` and is the same, byte for byte."""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Source":
         """Read what `dataclasses.asdict` and JSON made of one."""
         places = tuple((row, byte) for row, byte in values["places"])
-        return cls(**{**values, "places": places, "columns": tuple(values["columns"])})
+        columns, given, deleted = tuple(values["columns"]), values["partitions"], values["deleted"]
+        partitions = None if given is None else tuple((name, value) for name, value in given)
+        deleted = deleted and Deleted(tuple(deleted["rows"]), deleted["before"])
+        return cls(**{**values, "places": places, "columns": columns, "partitions": partitions, "deleted": deleted})
 
     @property
     def identity(self) -> str:
         """A hash of name, size and version. Answers to another identity are answers to other rows."""
-        return hashlib.sha256(json.dumps([self.name, self.size, self.version]).encode()).hexdigest()[:16]
+        told = [self.name, self.size, self.version, *filter(None, [self.deletes])]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+    @property
+    def listed_version(self) -> str:
+        """The version that a listing gives."""
+        return self.touched or self.version
 
     def check_unchanged(self, info: Mapping[str, Any]) -> None:
         """Compare a filesystem's info of the file with the planned one.
@@ -47,7 +65,7 @@ class Source:
         Raises: JobError where no way to write `info` gives the planned size and version.
         """
         versions = list(_written(info))
-        if self.size not in (info["size"], None) or self.version not in versions:
+        if self.size not in (info["size"], None) or self.listed_version not in versions:
             raise JobError(
                 f"{self.name} has changed since the job was planned: it has {info['size']} bytes and is of version "
                 f"{versions[0] or 'unknown'} now. Put it back and run the job again, or choose another output.path."

@@ -16,6 +16,7 @@ from itertools import pairwise
 from batchloom.pipelines.columns.partition_by import partition_folder
 from batchloom.pipelines.planning.shards import Shard
 from batchloom.pipelines.planning.spans import Range, Span, common, within
+from batchloom.pipelines.selection.mask import Mask
 
 STEM_BYTES = 180  # of the shard's name in a part's name: filesystems allow 255 bytes, and a character may have four
 MAX_SHARDS = 4096  # in a part: each of them stands in its footer
@@ -69,9 +70,12 @@ class Unit:
     """The same rows as those of shards."""
     is_whole: bool
     """It is the whole part."""
+    chosen: Mask | None = None
+    """Which of these rows are answered, from their reading on, where the job has a selection."""
 
     @property
     def num_rows(self) -> int:
+        """Rows of the input that it covers."""
         return sum(stop - start for start, stop in self.ranges)
 
     @property
@@ -84,7 +88,9 @@ class Unit:
         return stem(self.spans)
 
     def row(self, number: int) -> tuple[str, int]:
-        """Return which row of which shard a row of the unit is."""
+        """Return which row of which shard an answered row of the unit is."""
+        if self.chosen is not None:
+            number = int(self.chosen.rows[number])
         for span in self.spans:
             if number < span.num_rows:
                 return span.shard, span.start + number

@@ -45,6 +45,8 @@ class Account:
     measures: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
     ready_at: float = math.inf
+    num_rows_left_out: int = 0
+    """Of `num_rows`, by the selection, so far."""
 
     def __post_init__(self) -> None:
         of_gone = [  # parts of inputs that are gone
@@ -56,6 +58,7 @@ class Account:
         self.num_shards = len(self.job.shards) + len({span.shard for span in gone})
         self.num_units = self.job.num_units + len(of_gone)
         self.num_rows = self.job.num_rows + sum(span.num_rows for span in gone)
+        self.num_rows_left_out = self.kept.totals()["left_out"]
 
     def planned(self) -> Planned:
         return Planned(
@@ -68,9 +71,10 @@ class Account:
             num_errors_done=self.errors.total(),
         )
 
-    def computed(self, counts: Counts, measures: Mapping[str, float]) -> None:
-        """Add a unit whose answers are safe."""
+    def computed(self, counts: Counts, measures: Mapping[str, float], num_left_out: int = 0) -> None:
+        """Add a unit whose answers are safe. `num_left_out` of its rows are not chosen."""
         self.num_units_computed += 1
+        self.num_rows_left_out += num_left_out
         self.failures.done()
         self.errors.update(counts.errors_by_kind)
         self.degenerate.update(counts.degenerate)
@@ -95,20 +99,20 @@ class Account:
     def check_limit(self) -> None:
         """Raises: ErrorLimitError as soon as the job cannot end within `limits` any more."""
         limit = self.job.config.limits.max_error_rate
-        num_errors = self.errors.total()
-        if num_errors and num_errors / self.num_rows > limit:  # 29 / 100 is 0.29, 0.29 * 100 is not 29
+        num_errors, num_rows = self.errors.total(), max(self.num_rows - self.num_rows_left_out, 1)
+        if num_errors and num_errors / num_rows > limit:  # 29 / 100 is 0.29, 0.29 * 100 is not 29
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.errors.items()) if count)
             raise ErrorLimitError(
-                f"{num_errors} of {self.num_rows} rows failed ({kinds}); limits.max_error_rate is {limit}. "
+                f"{num_errors} of {num_rows} rows failed ({kinds}); limits.max_error_rate is {limit}. "
                 f"Finished parts are kept. {advice(self.errors, self.job.task.cures, self.job.config.task_options)} "
                 "To keep the error rows, raise the limit and run the same command again."
             )
         limit = self.job.config.limits.max_degenerate_rate
         num_degenerate = self.degenerate.total() - self.degenerate["truncated"]  # truncated alone does not count
-        if num_degenerate and num_degenerate / self.num_rows > limit:
+        if num_degenerate and num_degenerate / num_rows > limit:
             kinds = ", ".join(f"{self.degenerate[kind]} {kind}" for kind in DEGENERATE_KINDS if self.degenerate[kind])
             raise ErrorLimitError(
-                f"{num_degenerate} of {self.num_rows} answers are degenerate ({kinds}; truncated ones do not "
+                f"{num_degenerate} of {num_rows} answers are degenerate ({kinds}; truncated ones do not "
                 f"count); limits.max_degenerate_rate is {limit}. Finished parts are kept. Look at them with batchloom "
                 "show; change the checkpoint or generation, or raise the limit, and run again."
             )
@@ -116,6 +120,8 @@ class Account:
     def manifest(self) -> Manifest:
         """Return the manifest of what is kept and written. Raises: ErrorLimitError, as `check_limit`."""
         parts = self.parts()
+        totals = parts.totals()
+        self.num_rows_left_out = totals["left_out"]
         self.errors, self.degenerate = Counter(parts.errors_by_kind()), Counter(parts.degenerate())
         self.check_limit()
         return Manifest(
@@ -124,7 +130,11 @@ class Account:
                 "python": platform.python_version(),
                 **{name: version(name) for name in REPORTED_VERSIONS},
             },
-            totals={**parts.totals(), "shards": self.num_shards},
+            totals={
+                **totals,
+                "shards": self.num_shards,
+                "left_out": totals["left_out"] + self.job.num_rows_excluded,
+            },
             errors_by_kind=dict(self.errors),
             degenerate=dict(self.degenerate),
             timing=self._timing(),

@@ -87,7 +87,7 @@ def _account_for(
         account.failures.add(made)
         return
     if isinstance(made, UnitRecord):
-        account.computed(made, measures)
+        account.computed(made, measures, made.num_covered - made.num_rows)
         on_event(UnitDone(made))
     else:
         account.wrote(made)
@@ -108,9 +108,10 @@ def _going_on() -> Iterator[None]:
 
 def _check_rows(manifest: Manifest, account: Account) -> None:
     """Raises: JobError where the parts do not add up to the rows of the input: then nothing is closed."""
-    if manifest.totals["rows"] != account.num_rows:
+    num_covered = sum(manifest.parts.totals()[name] for name in ("rows", "left_out"))
+    if num_covered != account.num_rows:
         raise JobError(
-            f"The parts have {manifest.totals['rows']} rows and the input {account.num_rows}, so the output is not "
+            f"The parts cover {num_covered} rows and the input has {account.num_rows}, so the output is not "
             "closed: the same command computes what is missing. This should never be; please report it."
         )
 

@@ -30,6 +30,7 @@ from batchloom.pipelines.replicas import probe, spanning
 from batchloom.pipelines.replicas.placement import STAGE_CPUS, Placement, place
 from batchloom.pipelines.running.assembly import Assembly
 from batchloom.pipelines.stages.assemble import Assemble
+from batchloom.pipelines.stages.choose import Choose
 from batchloom.pipelines.stages.infer import Infer
 from batchloom.pipelines.stages.read import Read, stretches
 from batchloom.pipelines.stages.reader import Reader
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 RAYS_ADVICE = "\nFailed to apply UDF"  # Ray appends advice that begins so to an error's message
 READ_BLOCKS = 2000  # at most so many read tasks
 MAX_STRETCHES = 8000  # about: what they are is in the driver's memory
+MAX_JOINED = 64  # about: units that a stretch has, so that few chosen rows of each make one, and stretches left then
 TICK_SECONDS = 1.0  # to wait for a batch before looking at what else there is to say
 KEPT = "Finished parts are kept; the same command goes on from there."
 
@@ -129,7 +131,7 @@ def _settled(
     """Yield what became of a unit; of one that is a whole part both records."""
     if isinstance(made, PartRecord):
         counts = {one.name: getattr(made, one.name) for one in fields(Counts)}
-        yield UnitRecord(part=made.part, ranges=((0, made.num_rows),), **counts), measures
+        yield UnitRecord(part=made.part, ranges=((0, made.num_covered),), **counts), measures
         yield made, {}
     else:
         if isinstance(made, UnitRecord):
@@ -176,6 +178,15 @@ def _reader(job: JobPlan, columns: Iterable[str]) -> Reader:
     schema = pa.schema([job.schema.field(name) for name in columns])
     config = job.config.input
     return Reader(schema, dict(config.storage_options), config.paths[0], job.patience, job.format)
+
+
+def _read(job: JobPlan) -> Read:
+    """Return what reads the rows that are answered."""
+    wanted = job.task.input_columns()
+    if not job.selection:
+        return Read(_reader(job, wanted))
+    choose = Choose(_reader(job, job.selection.columns), job.selection)
+    return Read(_reader(job, dict.fromkeys([*wanted, *job.selection.columns])), choose, job.unit_size)
 
 
 def _probe_answers(job: JobPlan) -> Any:
@@ -225,9 +236,9 @@ def _dataset(
 ) -> Dataset:
     config, engine = job.config, job.config.engine
     units = (unit for one in pending if one.missing for unit in one.units(job))
-    least = -(-num_units // MAX_STRETCHES)
+    least = max(-(-num_units // MAX_STRETCHES), min(num_units // MAX_JOINED, MAX_JOINED) if job.selection else 1)
     rows = [{"stretch": stretch.to_json()} for stretch in stretches(units, job.shards_by_name, least)]
-    read = Read(_reader(job, job.task.input_columns()))
+    read = _read(job)
     compute_once = engine.compute_once and not job.generation.get("do_sample")  # samples are drawn with the row's seed
     num_tokens = bucket_tokens(job.task, engine.max_batch_tokens, placement.device)
     tokenize = Tokenize(job.task, job.checkpoint.pinned, num_tokens, compute_once)

@@ -10,7 +10,7 @@ may be killed at any point, and is tried again.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,11 @@ from batchloom.pipelines.ledger.parts import TOKEN_COUNTS, counts_of, footer_for
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.spans import Range, outside, within
 from batchloom.pipelines.planning.units import Part
+from batchloom.pipelines.selection.mask import Flags, Mask
 from batchloom.pipelines.stages.reader import Reader
 from batchloom.pipelines.stores.storage import Store
 
+CHOSEN = "batchloom:is_chosen"  # no column of an output has this name
 ROWS_AT_ONCE = 1024  # that are read
 GROUP_BYTES = 1 << 25  # of a row group of a part: it is written when it has as many, whatever its rows
 
@@ -88,13 +90,16 @@ class Assemble:
     ) -> PartRecord:
         """Write a part with these answers, one for each of its rows and in their order, and return its record.
 
+        `answers` as `spread` gives them: rows that are not chosen are none of the file, but of its account.
         `degenerate`: how many of them are; it is looked at when all have been taken. Raises: as `__call__`.
         """
         name = self.name(part)
         writer = PartWriter.of(self.output, self._schema)
-        counts: Counter[str] = Counter()
-        kinds: Counter[str] = Counter()
-        rows = self._rows(part, sources, answers)
+        nothing = counts_of(self._schema.empty_table())
+        kinds: Counter[str] = Counter(nothing.pop("errors_by_kind"))
+        counts: Counter[str] = Counter(nothing)
+        chosen: list[Flags] = []
+        rows = self._rows(part, sources, answers, chosen)
         for table in _at_once(rows, self.output.row_group_rows, GROUP_BYTES):
             counted = counts_of(table)
             kinds.update(counted.pop("errors_by_kind"))
@@ -109,16 +114,27 @@ class Assemble:
         own: dict[str, Any] = {"fingerprint": self.fingerprint, "layout": self.layout, "version": self.version}
         if self.output.partition_by:
             own["partition_by"] = self.output.partition_by
+        if chosen:
+            own["chosen"] = asdict(Mask.of(np.concatenate(chosen)))
         written = writer.put(self.store, name, footer_for(part.spans, account, own))
         return PartRecord(part=name, spans=part.spans, layout=self.layout, **vars(written), **account)
 
-    def _rows(self, part: Part, sources: Mapping[str, Source], answers: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """Yield the part's rows, some at a time. A row whose kept columns are damaged is an error row."""
+    def _rows(
+        self, part: Part, sources: Mapping[str, Source], answers: Iterable[pa.Table], chosen: list[Flags]
+    ) -> Iterator[pa.Table]:
+        """Yield the part's rows, some at a time, and add to `chosen` which of those that it covers they are.
+
+        A row whose kept columns are damaged is an error row.
+        """
         starts = range(0, part.num_rows, ROWS_AT_ONCE)
         groups = [tuple(within(part.spans, [(start, start + ROWS_AT_ONCE)])) for start in starts]
         for kept, own in zip(self.reader.tables(sources, groups), _at_once(answers), strict=True):
             if isinstance(kept, JobError):
                 raise kept
+            if CHOSEN in own.column_names:
+                is_chosen = own[CHOSEN]
+                chosen.append(is_chosen.to_numpy())
+                kept, own = kept.filter(is_chosen), own.drop_columns([CHOSEN]).filter(is_chosen)
             own = _with_errors(own, kept["error"])
             yield pa.table([*kept.drop_columns(["error"]).columns, *own.columns], self._schema)
 
@@ -138,15 +154,16 @@ class Assemble:
             raise JobError(f"{num_rows} answers are there for its {order.part.num_rows} rows")
         held: dict[Saved | None, pa.Table] = {}
         if order.earlier is not None:
-            held[None] = self._read_part(order.earlier)
+            held[None] = spread(*self._read_part(order.earlier))
             degenerate.update(order.earlier.degenerate)
         for (start, stop), saved, first in places:
             if saved is not None and saved not in held:
                 try:
-                    held[saved], counts = saved.read(self.store, self.answers)
+                    answers, counts, chosen = saved.read(self.store, self.answers)
                 except ValueError as error:
                     raise self._damaged(order, saved, error) from error
                 degenerate.update(counts.degenerate)
+                held[saved] = spread(answers, chosen)
             yield held[saved].slice(first, stop - start)
             if saved is not None and stop == saved.ranges[-1][1]:
                 del held[saved]
@@ -161,10 +178,11 @@ class Assemble:
             f"{found.name} is damaged ({error}){others}. They count no more, and the same command computes them again."
         )
 
-    def _read_part(self, record: PartRecord) -> pa.Table:
-        """Return the answers in a part."""
+    def _read_part(self, record: PartRecord) -> tuple[pa.Table, Mask | None]:
+        """Return the answers in a part, and which of its rows have one."""
         try:
-            return PartFile.of(self.store, record.part).whole().table(self.answers)
+            whole = PartFile.of(self.store, record.part).whole()
+            return whole.table(self.answers), whole.footer.chosen
         except ValueError as error:
             raise JobError(f"{record.part}: {error}. The same command computes it again.") from error
 
@@ -192,6 +210,15 @@ class Assemble:
         if record.layout != self.layout:
             raise JobError(f"{missing} is gone, and {name} is of another layout: another job writes here.") from missing
         return replace(record, version=self.store.stat(name).version)
+
+
+def spread(answers: pa.Table, chosen: Mask | None) -> pa.Table:
+    """Return the answers in the places of the rows that they are to: those that are not chosen have nulls, and the
+    column CHOSEN tells. `chosen` is None where all rows have answers."""
+    if chosen is None:
+        return answers
+    places = pa.array(np.cumsum(chosen.flags) - 1, mask=~chosen.flags)
+    return answers.take(places).append_column(CHOSEN, pa.array(chosen.flags))
 
 
 def _places(order: Order) -> list[tuple[Range, Saved | None, int]]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import pyarrow as pa
 
@@ -10,7 +10,8 @@ from batchloom.pipelines.errors import JobError
 from batchloom.pipelines.planning.shards import Shard, sources_of
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.spans import Span
-from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.planning.units import Size, Unit
+from batchloom.pipelines.stages.choose import Choose, joined
 from batchloom.pipelines.stages.reader import Reader
 from batchloom.pipelines.stages.work import Work
 
@@ -83,14 +84,26 @@ class Read:
     """Callable that Ray maps over stretches: one Work batch per unit out."""
 
     reader: Reader
-    """Of the columns that the task reads."""
+    """Of the columns that the task and the selection read."""
+    choose: Choose | None = None
+    """None: all rows are answered."""
+    most: Size | None = None
+    """Of a unit, where units of few chosen rows are joined."""
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        stretch = Stretch.from_json(batch["stretch"][0].as_py())
+        works = self._works(Stretch.from_json(batch["stretch"][0].as_py()))
+        for work in works if self.most is None else joined(works, self.most):
+            yield work.to_batch()
+
+    def _works(self, stretch: Stretch) -> Iterator[Work]:
         read = self.reader.tables(stretch.sources, [unit.spans for unit in stretch.units])
         for unit, rows in zip(stretch.units, read, strict=True):
+            sources = {span.shard: stretch.sources[span.shard] for span in unit.spans}
+            if self.choose is not None and not isinstance(rows, JobError):
+                chosen = self.choose.chosen(sources, unit.spans, rows)
+                rows, mask = (chosen, None) if isinstance(chosen, JobError) else chosen
+                unit = replace(unit, chosen=mask)
             if isinstance(rows, JobError):
-                yield Work(unit=unit, failure=str(rows)).to_batch()
+                yield Work(unit=unit, failure=str(rows))
             else:
-                sources = {span.shard: stretch.sources[span.shard] for span in unit.spans}
-                yield Work(unit=unit, sources=sources if unit.is_whole else {}, rows=rows).to_batch()
+                yield Work(unit=unit, sources=sources if unit.is_whole else {}, rows=rows)

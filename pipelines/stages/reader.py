@@ -56,10 +56,10 @@ class Reader:
             num_done = 0
             try:
                 with failing_as(f"Reading {sources[shard].path}"):
-                    own = replace(self, schema=without_given(self.schema, shard))
+                    own = replace(self, schema=without_given(self.schema, sources[shard]))
                     read = own._of_shard(sources[shard], run) if own.schema.names else map(_no_columns, run)
                     for span, table in zip(run, read, strict=True):
-                        yield with_given(table, span, self.schema)
+                        yield with_given(table, sources[shard], span, self.schema)
                         num_done += 1
             except JobError as error:
                 yield from (error for _ in run[num_done:])

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from batchloom import models
 from batchloom.models.single_pass.buckets import best_batch_tokens, cut_into_buckets
-from batchloom.pipelines.columns.texts import as_text
+from batchloom.pipelines.columns.texts import as_text, readable
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE, LEDGER_INPUT
 from batchloom.pipelines.stages.work import Work
@@ -56,7 +56,7 @@ class Tokenize:
         rows = work.rows
         columns, unreadable = [], dict[int, dict[str, str]]()
         for name in self.task.input_columns():
-            column, bad = _readable(as_text(rows[name]))
+            column, bad = readable(as_text(rows[name]))
             columns.append(column)
             unreadable |= dict.fromkeys(bad, _not_utf8(name))
         distinct, answer_of = _distinct(columns) if self.compute_once else (np.arange(rows.num_rows),) * 2
@@ -90,24 +90,8 @@ def bucket_tokens(task: Task, max_batch_tokens: int, device: str) -> int:
     return max_batch_tokens if task.generation else min(max_batch_tokens, best_batch_tokens(device))
 
 
-def _readable(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
-    """Return (the column with null where its bytes are not UTF-8, those rows): a file's string type is no proof."""
-    if _is_utf8(column):
-        return column, []
-    is_bad = [not _is_utf8(column.take(pa.array([row]))) for row in range(len(column))]
-    return pc.if_else(pa.array(is_bad), pa.scalar(None, column.type), column), np.flatnonzero(is_bad).tolist()
-
-
 def _not_utf8(column: str) -> dict[str, str]:
     return vars(RowError("prepare", "not_utf8", f"column {column!r} holds bytes that are no UTF-8 in this row"))
-
-
-def _is_utf8(column: pa.ChunkedArray) -> bool:
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
 
 
 def _distinct(columns: Sequence[pa.ChunkedArray]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -18,6 +18,7 @@ from batchloom.pipelines.errors import JobError, failing_as
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.spans import Span
 from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.selection.mask import Mask
 
 TABLES = ("rows", "notes", "requests", "results")
 
@@ -30,7 +31,8 @@ class Work:
 
     unit: Unit
     rows: pa.Table = field(default_factory=lambda: pa.table({}))
-    """One row per input row: the columns that the task reads, and from tokenization on the row ledger alone."""
+    """One row per input row that is answered: the columns that the task reads, and from tokenization on the row ledger
+    alone."""
     notes: pa.Table | None = None
     """What the task needs again to finish the rows."""
     requests: pa.Table | None = None
@@ -99,7 +101,8 @@ class Work:
 def _unit(values: dict[str, Any]) -> Unit:
     spans = tuple(Span(**span) for span in values["spans"])
     ranges = tuple((start, stop) for start, stop in values["ranges"])
-    return Unit(part=values["part"], ranges=ranges, spans=spans, is_whole=values["is_whole"])
+    chosen = None if values["chosen"] is None else Mask(**values["chosen"])
+    return Unit(values["part"], ranges, spans, values["is_whole"], chosen)
 
 
 def _cell(content: pa.Buffer) -> pa.Array:

@@ -21,7 +21,7 @@ from batchloom.pipelines.metrics import UnitFailed
 from batchloom.pipelines.planning.units import Part
 from batchloom.pipelines.records import from_json
 from batchloom.pipelines.replicas.results import not_finite
-from batchloom.pipelines.stages.assemble import Assemble
+from batchloom.pipelines.stages.assemble import Assemble, spread
 from batchloom.pipelines.stages.degenerate import degenerate
 from batchloom.pipelines.stages.tokenize import ANSWER_OF, tokenizer_of
 from batchloom.pipelines.stages.work import Work
@@ -54,9 +54,9 @@ class Write:
         unit, assemble = work.unit, self.assemble
         answers, degenerate = self._finish(work, tokenizer_of(self.model))
         if unit.is_whole:
-            return assemble.put(Part(unit.spans), work.sources, [answers], degenerate)
+            return assemble.put(Part(unit.spans), work.sources, [spread(answers, unit.chosen)], degenerate)
         counts = {**counts_of(answers), "degenerate": dict(degenerate)}
-        Saved(unit.part, assemble.fingerprint, unit.ranges).write(assemble.store, answers, counts)
+        Saved(unit.part, assemble.fingerprint, unit.ranges).write(assemble.store, answers, counts, unit.chosen)
         return UnitRecord(part=unit.part, ranges=unit.ranges, **counts)
 
     def finish(self, work: Work, tokenizer: "Tokenizer") -> pa.Table:

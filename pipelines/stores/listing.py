@@ -23,14 +23,23 @@ def find(filesystem: Any, folder: str) -> Listing:
 
 def glob(filesystem: Any, pattern: str) -> Listing:
     """Return the files and folders that match, as `filesystem.glob`. Raises: as `find`."""
+    return matching(passed(filesystem, pattern), pattern)
+
+
+def passed(filesystem: Any, pattern: str) -> Listing:
+    """Return the files and folders that are looked at to find those that match. Raises: as `find`."""
     folder = glob_folder(pattern)
     depth = None if "**" in pattern else pattern[len(folder) :].strip("/").count("/") + 1
-    matches = re.compile(glob_translate(pattern)).match
     if depth is None and _has_own_find(filesystem):
-        found = filesystem.find(folder, detail=True, withdirs=True).items()
-    else:
-        found = _walk(filesystem, folder, depth)
-    return {path: info for path, info in found if matches(path)}
+        listing: Listing = filesystem.find(folder, detail=True, withdirs=True)
+        return listing
+    return dict(_walk(filesystem, folder, depth))
+
+
+def matching(found: Listing, pattern: str) -> Listing:
+    """Return those of the files and folders that match."""
+    matches = re.compile(glob_translate(pattern)).match
+    return {path: info for path, info in found.items() if matches(path)}
 
 
 def glob_folder(pattern: str) -> str:

@@ -18,6 +18,8 @@ class Token:
     start: int
     end: int
     scores: Values
+    word: int | None = None
+    """Which of the words it is of, where the text is given as these."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,16 @@ def groups(text: str, tokens: Sequence[Token], strategy: str) -> Iterator[Sequen
     """Yield the tokens that have one label: each alone, under `simple` those that share a character, else words.
 
     Tokens that share a character are always of one word, and words end at any white space; transformers' can begin with
-    the second byte of a character, and end at spaces alone. In scripts without spaces each token is a word.
+    the second byte of a character, and end at spaces alone. In scripts without spaces each token is a word. A text that
+    is given as words has these.
     """
     first = 0
     for index in range(1, len(tokens)):
         start = tokens[index].start
-        shares = strategy != "none" and start < tokens[index - 1].end
-        if not shares and (strategy in ("none", "simple") or not is_inside_word(text, start)):
+        before, word = tokens[index - 1], tokens[index].word
+        shares = strategy != "none" and start < before.end
+        is_inside = is_inside_word(text, start) if word is None else word == before.word
+        if not shares and (strategy in ("none", "simple") or not is_inside):
             yield tokens[first:index]
             first = index
     if tokens:

@@ -61,6 +61,20 @@ def unanswerable(texts: pa.ChunkedArray, column: str) -> dict[int, RowError]:
     }
 
 
+def unanswerable_words(texts: pa.ChunkedArray, column: str) -> dict[int, RowError]:
+    """Return the error of each row whose list of words is null, has a null, or no word but white space."""
+    errors = {}
+    for row, words in enumerate(texts.to_pylist()):
+        if words is None:
+            errors[row] = RowError("prepare", "null_text", f"column {column!r} is null in this row")
+        elif None in words:
+            place = words.index(None)
+            errors[row] = RowError("prepare", "null_text", f"word {place} of column {column!r} is null in this row")
+        elif not any(word.strip() for word in words):
+            errors[row] = RowError("prepare", "empty_text", f"column {column!r} has no word in this row")
+    return errors
+
+
 def too_long(num_tokens: int, limit: int, advice: str) -> RowError:
     return RowError("prepare", "too_long", f"{num_tokens} tokens, and the model takes {limit}. {advice}")
 

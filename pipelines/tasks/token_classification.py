@@ -1,5 +1,6 @@
 """Token classification: a text in, `entities` out, with offsets into the text, by a BLOOM with a token classifier."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from batchloom.models.tokenizers.tokenizer import word_starts
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.tasks.base import (
     Answered,
@@ -21,7 +23,7 @@ from batchloom.pipelines.tasks.base import (
 from batchloom.pipelines.tasks.entities import NO_ENTITY, Entity, Token, entities_of, without_overlaps
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.scores import softmax
-from batchloom.pipelines.tasks.texts import no_tokens, unanswerable
+from batchloom.pipelines.tasks.texts import no_tokens, unanswerable, unanswerable_words
 from batchloom.pipelines.tasks.windows import window_size, windows
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ ENTITY_TYPE = pa.struct(
 )
 
 
+ENTITY_OF_WORDS_TYPE = pa.struct([*ENTITY_TYPE, ("start_word", pa.int32()), ("end_word", pa.int32())])
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenClassificationOptions:
     """`task_options` of a token-classification job."""
@@ -49,6 +54,9 @@ class TokenClassificationOptions:
     """Tokens that neighbouring windows share where a text is longer than one window."""
     ignore_labels: tuple[str, ...] = (NO_ENTITY,)
     """Names of entities, as the column holds them, that are left out. An empty list keeps O, what is no entity, too."""
+    is_split_into_words: bool = False
+    """The column holds lists of words, each tokenized by itself. Entities also have the words that they are of, and
+    their characters are those of the words with a space between each two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,23 +92,29 @@ class TokenClassification(Task):
         )
 
     def input_columns(self) -> Mapping[str, ColumnKind]:
-        return {self.text_column: ColumnKind.TEXT}
+        return {self.text_column: ColumnKind.TEXTS if self.options.is_split_into_words else ColumnKind.TEXT}
 
     def output_fields(self) -> list[pa.Field]:
-        return [pa.field("entities", pa.list_(ENTITY_TYPE))]
+        return [pa.field("entities", pa.list_(self._entity_type))]
+
+    @property
+    def _entity_type(self) -> pa.DataType:
+        return ENTITY_OF_WORDS_TYPE if self.options.is_split_into_words else ENTITY_TYPE
 
     def settings(self) -> dict[str, Any]:
         return {**asdict(self.options), "window": self.window}
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
         texts = columns[0]
-        errors = unanswerable(texts, self.text_column)
+        is_split = self.options.is_split_into_words
+        errors = unanswerable_words(texts, self.text_column) if is_split else unanswerable(texts, self.text_column)
         rows = [row for row in range(len(texts)) if row not in errors]
         num_input = np.zeros(len(texts), dtype=np.int32)
         asked: list[tuple[int, int, list[int]]] = []
         noted: list[dict[str, Any]] = []
         asked_texts = [texts[row].as_py() for row in rows]
-        for row, text, encoded in zip(rows, asked_texts, tokenizer.encode_offsets(asked_texts), strict=True):
+        encode = tokenizer.encode_words if is_split else tokenizer.encode_offsets
+        for row, text, encoded in zip(rows, asked_texts, encode(asked_texts), strict=True):
             if not encoded.ids:
                 errors[row] = no_tokens(self.text_column)
                 continue
@@ -111,7 +125,9 @@ class TokenClassification(Task):
                     {
                         "row": row,
                         "piece": piece,
-                        "text": text if piece == 0 else None,
+                        "text": None if piece else " ".join(text) if is_split else text,
+                        "words": list(text) if piece == 0 and is_split else None,
+                        "word_ids": encoded.word_ids[start:stop] if is_split else None,
                         "starts": [span[0] for span in spans],
                         "ends": [span[1] for span in spans],
                         "is_text": [sequence is not None for sequence in encoded.sequence_ids[start:stop]],
@@ -129,24 +145,37 @@ class TokenClassification(Task):
     def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:  # noqa: ARG002
         found: list[list[dict[str, Any]] | None] = [None] * answered.num_rows
         for row, in_windows in answered.pieces():
-            text = in_windows[0][1]["text"]
+            text, words = in_windows[0][1]["text"], in_windows[0][1]["words"]
             entities = [entity for values, note in in_windows for entity in self._entities(text, values, note)]
             if len(in_windows) > 1:
                 entities = without_overlaps(entities)
-            found[row] = [vars(entity) for entity in entities]
-        return [pa.array(found, pa.list_(ENTITY_TYPE))]
+            found[row] = [{**vars(entity), **_words_of(entity, words)} for entity in entities]
+        return [pa.array(found, pa.list_(self._entity_type))]
 
     def _entities(self, text: str, values: np.ndarray[Any, Any], note: Mapping[str, Any]) -> list[Entity]:
         logits_TL = values.reshape(-1, len(self.labels))
         tokens = [
-            Token(start, end, scores)
-            for start, end, scores, is_text in zip(
-                note["starts"], note["ends"], softmax(logits_TL), note["is_text"], strict=True
+            Token(start, end, scores, word)
+            for start, end, scores, is_text, word in zip(
+                note["starts"],
+                note["ends"],
+                softmax(logits_TL),
+                note["is_text"],
+                note["word_ids"] or [None] * len(note["starts"]),
+                strict=True,
             )
             if is_text
         ]
         options = self.options
         return list(entities_of(text, tokens, self.labels, options.aggregation_strategy, options.ignore_labels))
+
+
+def _words_of(entity: Entity, words: Sequence[str] | None) -> dict[str, int]:
+    """Return which words an entity is of, where its text is given as these."""
+    if words is None:
+        return {}
+    starts = word_starts(words)
+    return {"start_word": bisect_right(starts, entity.start) - 1, "end_word": bisect_left(starts, entity.end)}
 
 
 _NOTES = pa.schema(
@@ -157,5 +186,7 @@ _NOTES = pa.schema(
         ("starts", pa.list_(pa.int32())),
         ("ends", pa.list_(pa.int32())),
         ("is_text", pa.list_(pa.bool_())),
+        ("words", pa.list_(pa.string())),
+        ("word_ids", pa.list_(pa.int32())),
     ]
 )

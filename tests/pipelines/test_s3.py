@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from batchloom import pipelines
 from batchloom.models.patience import Patience
@@ -20,6 +21,7 @@ from batchloom.pipelines.planning.shards import find_shards
 from batchloom.pipelines.stores.connection import Connection
 from batchloom.pipelines.stores.patient_file import PatientFile
 from batchloom.pipelines.stores.storage import Store
+from tests.forms import write
 from tests.pipelines.reading import ShardReader, ranges_of
 
 REFUSALS = [
@@ -142,6 +144,28 @@ def test_a_job_reads_from_s3_and_writes_to_s3(make_job, make_sentences, s3) -> N
     assert not pipelines.verify("s3://archive/summaries", s3).ok
     assert pipelines.run(job).timing["units_computed"] == 1
     assert pipelines.verify("s3://archive/summaries", s3).ok
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("form", [".csv.gz", ".jsonl", "delta"])
+def test_a_job_over_each_kind_of_input_reads_it_from_s3(make_job, make_sentences, s3, tmp_path, form) -> None:
+    rows = pa.table({"id": range(12), "text": make_sentences(12)})
+    if form == "delta":
+        write_deltalake(tmp_path / "in", rows, partition_by=["id"])
+        DeltaTable(tmp_path / "in").delete("id = 7")
+    else:
+        (tmp_path / "in").mkdir()
+        write(rows.slice(0, 5), tmp_path / "in", "a", form)
+        write(rows.slice(5, 7), tmp_path / "in", "b", form)
+    url = f"s3://archive/kinds/{form.strip('.')}"
+    job_filesystem(s3).put(str(tmp_path / "in"), url, recursive=True)
+    job = make_job(paths=(url,), output=f"{url}-answers", rows_per_unit=3, keep_columns=("id",), storage_options=s3)
+    pipelines.run(job)
+    verification = pipelines.verify(f"{url}-answers", s3)
+    assert verification.ok, verification.problems
+    table = pq.read_table(f"{url}-answers".removeprefix("s3://"), filesystem=job_filesystem(s3)).sort_by("id")
+    assert table["id"].to_pylist() == [number for number in range(12) if form != "delta" or number != 7]
+    assert all(table["summary_text"].to_pylist())
 
 
 def job_filesystem(options: dict[str, Any]) -> Any:

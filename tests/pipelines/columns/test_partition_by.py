@@ -4,10 +4,11 @@ from urllib.parse import quote
 
 import pytest
 
-from batchloom.pipelines.columns.given import partitions
+from batchloom.pipelines.columns.given import partitions_of_path
 from batchloom.pipelines.columns.partition_by import check_partition_by, partition_folder
 from batchloom.pipelines.config import OutputConfig
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.planning.source import Source
 
 SHARDS = ["lang=en/day=1/a.parquet", "lang=de/day=1/a.parquet"]
 
@@ -29,7 +30,7 @@ SHARDS = ["lang=en/day=1/a.parquet", "lang=de/day=1/a.parquet"]
 def test_values_are_escaped_as_in_hive_and_come_back(value, folder) -> None:
     shard = f"lang={quote(value, safe='')}/a.parquet"
     assert partition_folder(shard, ["lang"]) == f"lang={folder}/"
-    assert partitions(partition_folder(shard, ["lang"]) + "part") == {"lang": value or None}
+    assert partitions_of_path(partition_folder(shard, ["lang"]) + "part") == {"lang": value or None}
 
 
 def test_folders_are_in_the_order_that_is_asked_for() -> None:
@@ -52,5 +53,17 @@ def test_folders_are_in_the_order_that_is_asked_for() -> None:
 )
 def test_what_cannot_be_is_refused_with_what_can(asked, shards, problem) -> None:
     with pytest.raises(ConfigError, match=problem):
-        check_partition_by(OutputConfig(path="out", partition_by=asked), shards, {"error"})
-    check_partition_by(OutputConfig(path="out", partition_by=("lang", "day")), SHARDS, {"error"})
+        check_partition_by(OutputConfig(path="out", partition_by=asked), [source(shard) for shard in shards], {"error"})
+    check_partition_by(OutputConfig(path="out", partition_by=("lang", "day")), [*map(source, SHARDS)], {"error"})
+
+
+def test_folders_are_those_of_a_tables_paths_where_these_tell_its_partitions() -> None:
+    asked = OutputConfig(path="out", partition_by=("lang",))
+    check_partition_by(asked, [source("lang=d%2Fe/a.parquet", (("lang", "d/e"),))], set())
+    for path in ("x1/a.parquet", "lang=en/a.parquet"):
+        with pytest.raises(ConfigError, match="lang is no partition of the input"):
+            check_partition_by(asked, [source(path, (("lang", "d/e"),))], set())
+
+
+def source(name: str, partitions: tuple[tuple[str, str | None], ...] | None = None) -> Source:
+    return Source(name, name, 1, "", partitions=partitions)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +19,8 @@ from batchloom.pipelines.ledger.resume import rows_with_errors
 from batchloom.pipelines.ledger.sealed import Sealed, sealed
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.units import Part
-from batchloom.pipelines.stages.assemble import Assemble, Order
+from batchloom.pipelines.selection.mask import Mask
+from batchloom.pipelines.stages.assemble import Assemble, Order, spread
 from batchloom.pipelines.stores.storage import Store
 from tests.pipelines.ledger.conftest import ANSWERS, answers_of
 
@@ -172,6 +174,24 @@ def test_a_part_is_written_in_another_format_from_itself(lines, assemble, source
     )
     if form == "parquet":
         assert pq.read_table(tmp_path / "out" / new.part).select(ANSWERS.names) == rows
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_rows_that_are_not_chosen_stay_known_in_another_format(lines, assemble, source, planned, form) -> None:
+    before, after = (lines, assemble) if form == "parquet" else (assemble, lines)
+    chosen = Mask.of(np.array([row % 3 > 0 for row in range(10)]))
+    rows = answers_of(range(6), errors=2)
+    old = before.put(planned[0], {source.name: source}, [spread(rows, chosen)], {})
+    new = after(Order(planned[0], {source.name: source}, (), old))
+    for record in (old, new):
+        assert (record.num_rows, record.num_errors) == (6, 2)
+    whole = PartFile.of(after.store, new.part).whole()
+    assert whole.footer.chosen == chosen
+    assert whole.table(ANSWERS) == rows
+    assert rows_with_errors(after.store, [new], frozenset()) == [((1, 3),)]
+    none = Mask.of(np.zeros(10, bool))
+    empty = after.put(planned[1], {source.name: source}, [spread(answers_of(range(0)), none)], {})
+    assert PartFile.of(after.store, empty.part).whole().table(ANSWERS).num_rows == empty.num_rows == 0
 
 
 def test_a_part_that_is_damaged_gives_no_answers(lines, put, source, planned, tmp_path) -> None:

@@ -193,3 +193,11 @@ def test_a_perplexity_that_no_float_holds_is_an_error(monkeypatch, ask_case):
     assert (row["error"]["stage"], row["error"]["kind"]) == ("finish", "not_finite")
     assert "The row's perplexity is not finite" in row["error"]["message"]
     assert row["log_likelihood"] is row["perplexity"] is None
+
+
+@pytest.mark.parametrize("task", CASES)
+def test_a_unit_without_rows_has_the_columns_and_no_row(ask_case, task):
+    """As where a selection leaves out all of its rows."""
+    part = ask_case(task, [])
+    assert part.column_names == [*COLUMNS[task], *LEDGER]
+    assert part.num_rows == 0

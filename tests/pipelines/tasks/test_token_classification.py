@@ -4,11 +4,16 @@ import json
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import transformers
 
+from batchloom import models
 from batchloom.models import load_tokenizer
+from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.tasks import TaskSpec, create_task
+from batchloom.pipelines.tasks.base import ColumnKind
 from batchloom.pipelines.tasks.entities import Entity, Token, entities_of, groups, without_overlaps
 from batchloom.pipelines.tasks.windows import windows
 
@@ -20,13 +25,16 @@ def tagger(make_checkpoint):
     return make_checkpoint("BloomForTokenClassification", id2label=LABELS, label2id={v: k for k, v in LABELS.items()})
 
 
-def reference(folder, text, strategy, ignored=("O",)):
+def reference(folder, text, strategy, ignored=("O",), **settings):
     """The pipeline's entities, moved from the space before a word to the word."""
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
     model = transformers.AutoModelForTokenClassification.from_pretrained(folder)
     pipeline = transformers.pipeline("token-classification", model=model, tokenizer=tokenizer)
     found = []
-    for one in pipeline(text, aggregation_strategy=strategy, ignore_labels=list(ignored)):
+    answers = pipeline(text, aggregation_strategy=strategy, ignore_labels=list(ignored), **settings)
+    if settings:
+        (answers,), text = answers, " ".join(text)
+    for one in answers:
         word = text[one["start"] : one["end"]]
         start = one["start"] + len(word) - len(word.lstrip())
         name = one["entity" if strategy == "none" else "entity_group"]
@@ -60,6 +68,61 @@ def test_a_long_text_is_read_in_windows(ask, tagger, make_sentences):
         len(list(windows(len(encoded.ids), 2048, 128))) - 1
     )
     assert part["num_truncated_tokens"][0].as_py() == 0
+
+
+WORDS = [
+    ["The", "harbour", "of", "New York", ",", "in", "Genève", "."],
+    ["東京の", "川", "を", "見る😀"],
+    ["river", "", " ", "zone"],
+    ["one"],
+]
+
+
+@pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
+def test_entities_of_words_are_those_of_the_pipeline_with_the_words_that_they_are_of(ask, equal, tagger, strategy):
+    options = {"aggregation_strategy": strategy, "ignore_labels": [], "is_split_into_words": True}
+    rows = [*WORDS, None, [], ["a", None], [" "]]
+    part = ask("token-classification", tagger, {"text": pa.array(rows, pa.list_(pa.string()))}, options=options)
+    assert [error and error["kind"] for error in part["error"].to_pylist()] == [
+        None, None, None, None, "null_text", "empty_text", "null_text", "empty_text",
+    ]  # fmt: skip
+    for words, ours in zip(WORDS, part["entities"].to_pylist(), strict=False):
+        text = " ".join(words)
+        starts = [len(" ".join(words[:number])) + (number > 0) for number in range(len(words))]
+        for one in ours:
+            assert text[one["start"] : one["end"]] == one["word"]
+            first, last = one["start_word"], one["end_word"] - 1
+            assert starts[first] <= one["start"] < starts[first] + len(words[first])
+            assert starts[last] < one["end"] <= starts[last] + len(words[last])
+    names = ("entity_group", "word", "start", "end", "score")
+    if strategy in ("none", "simple"):  # whose words are the tokenizer's, and not those that are given
+        words = WORDS[3] if strategy == "simple" else WORDS[0]
+        ours = part["entities"][3 if strategy == "simple" else 0].as_py()
+        theirs = [one for one in reference(tagger, words, strategy, (), is_split_into_words=True) if one[1].strip()]
+        equal("token-classification", [[tuple(one[name] for name in names) for one in ours]], [theirs], 1e-5)
+
+
+def test_each_given_word_has_one_label_in_any_script():
+    text = "東京の川 New York"
+    tokens = [Token(0, 2, np.zeros(1), 0), Token(2, 3, np.zeros(1), 0), Token(3, 4, np.zeros(1), 0)]
+    tokens += [Token(5, 8, np.zeros(1), 1), Token(8, 13, np.zeros(1), 1)]
+    found = groups(text, tokens, "first")
+    assert [text[word[0].start : word[-1].end] for word in found] == ["東京の川", "New York"]
+
+
+def test_a_column_of_lists_is_read_where_it_is_said_to_hold_words(tagger):
+    (kind,) = classifier_of(tagger, {}).input_columns().values()
+    assert kind is ColumnKind.TEXT
+    (kind,) = classifier_of(tagger, {"is_split_into_words": True}).input_columns().values()
+    assert kind is ColumnKind.TEXTS
+
+
+def classifier_of(tagger, options):
+    checkpoint = models.describe(tagger, task="token-classification")
+    spec = TaskSpec(
+        task="token-classification", input=InputConfig(paths=()), options=options, generation={}, checkpoint=checkpoint
+    )
+    return create_task(spec)
 
 
 def tokens_of(text, *lengths):
