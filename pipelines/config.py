@@ -63,6 +63,10 @@ class InputConfig:
     """Arguments for the fsspec filesystem, such as an endpoint. Secrets belong in the environment."""
 
 
+JSON_ENDINGS = {"none": "", "gzip": ".gz", "zstd": ".zst"}
+"""Of compressed files of JSON Lines."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig:
     """The output: where parts are written."""
@@ -75,17 +79,33 @@ class OutputConfig:
     rows_per_part: int | None = None
     """The largest number of rows in an output file. None: 16,384 where text is generated, 131,072 elsewhere, and in any
     case no more than 256 MiB of the input. What is finished of a part survives a kill whatever its size."""
-    compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] = "zstd"
-    """Of output files. snappy is for old readers, none for columns that hardly shrink, such as embeddings. As the two
-    below it may be changed between two runs of a job: parts are then written again, and nothing is computed."""
+    format: Literal["parquet", "jsonl"] = "parquet"
+    """Of output files. jsonl is JSON Lines: an object a line. As what follows it may be changed between two runs of a
+    job: parts are then written again, and nothing is computed."""
+    partition_by: tuple[str, ...] = ()
+    """Hive partitions of the input by which files lie in folders, `lang=en/`; these columns are not in the files. It
+    may be changed where no file that is there has rows of several folders."""
+    compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] | None = None
+    """Of output files. None: zstd for parquet, gzip for jsonl, which has no snappy and lz4. snappy is for old readers,
+    none for columns that hardly shrink, such as embeddings."""
     row_group_rows: int = 16384
-    """The largest number of rows in a row group of an output file: what readers fetch and skip as a whole. A group also
+    """The largest number of rows in a row group of a Parquet file: what readers fetch and skip as a whole. A group also
     ends at 32 MiB."""
     statistics: bool = True
-    """Whether output files hold the smallest and largest value of each column and row group, by which readers skip
+    """Whether Parquet files hold the smallest and largest value of each column and row group, by which readers skip
     groups."""
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Arguments for the fsspec filesystem."""
+
+    @property
+    def codec(self) -> str:
+        """The compression of files."""
+        return self.compression or ("zstd" if self.format == "parquet" else "gzip")
+
+    @property
+    def ending(self) -> str:
+        """Of the names of files."""
+        return ".parquet" if self.format == "parquet" else f".jsonl{JSON_ENDINGS[self.codec]}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from batchloom.jobs.reports.replica_estimate import ReplicaEstimate
 from batchloom.models import Machine
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.errors import OutputError
-from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.ledger.resume import Done
@@ -57,7 +56,7 @@ class DryRun:
             "num_units_done": plan.num_units - num_units_left,
             "num_rows_done": plan.num_rows - num_rows_left,
             "output": plan.config.output.path,
-            "columns": [*plan.keep_columns, *(field.name for field in [*plan.task.output_fields(), *LEDGER_FIELDS])],
+            "columns": [*plan.columns.names, *plan.config.output.partition_by],
             "generation": dict(plan.generation),
             "task_options": plan.task.settings(),
             "notes": list(plan.notes),

@@ -111,7 +111,7 @@ def _read(view: View, records: Sequence[PartRecord]) -> pa.Table:
     schema = pa.schema(LEDGER_FIELDS)
     tables = [schema.empty_table()]
     for record in records:
-        table = view.read(record.part, lambda file: file.read(columns=schema.names).select(schema.names).cast(schema))
+        table = view.read(record.part, lambda part: part.columns(schema))
         tables += [] if table is None else [table]
     return pa.concat_tables(tables)
 

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import ConfigError, OutputError
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import answers, ledger
 from batchloom.pipelines.ledger.manifest import Manifest
-from batchloom.pipelines.ledger.ownership import ENDING
-from batchloom.pipelines.ledger.parts import is_part_name, read_footer
+from batchloom.pipelines.ledger.part_files import PartFile
+from batchloom.pipelines.ledger.parts import is_part_name, key_of, mark_of
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.stores.storage import Store, Stored
 
@@ -64,16 +63,16 @@ class View:
     @property
     def num_configurations(self) -> int:
         """Whose parts are here: more than one where two jobs have written."""
-        return len({record.part[-ENDING:] for record in self.records})
+        return len({mark_of(record.part) for record in self.records})
 
     def sample(self, num_rows: int) -> list[Row]:
         """Return at most `num_rows` rows, from parts spread evenly over the output."""
         chosen = spread(self.records, num_rows)
         rows_per_part = math.ceil(num_rows / max(len(chosen), 1))
-        read = [self.read(record.part, lambda file: _first_rows(file, rows_per_part)) for record in chosen]
+        read = [self.read(record.part, lambda part: _rows(part.first_rows(rows_per_part))) for record in chosen]
         return [row for rows in read if rows is not None for row in rows][:num_rows]
 
-    def read(self, part: str, what: Callable[[pq.ParquetFile], Found]) -> Found | None:
+    def read(self, part: str, what: Callable[[PartFile], Found]) -> Found | None:
         """Return `what` of a part; None, and a warning in the log, where the part cannot be read."""
         if part not in self.there:
             log.warning("%s is missing. batchloom verify says more.", part)
@@ -94,21 +93,28 @@ def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
         return View(store, _told(manifest.job), manifest, manifest.parts, found.parts)
 
     def record_of(part: str) -> PartRecord | None:
-        return _read(store, part, lambda file: read_footer(part, found.parts[part].size, file.metadata).record)
+        return _read(store, part, lambda file: file.footer(found.parts[part].size).record)
 
     known, unknown = ledger.known_parts(store, found, filter(is_part_name, found.parts))
     with ThreadPoolExecutor(READ_THREADS) as pool:
         read = [record for record in pool.map(record_of, unknown) if record is not None]
-    records = Register.joined([known, Register.of(read)]).sorted()
+    records = _once(Register.joined([known, Register.of(read)]).sorted())
     if found.job is None and not records:
         raise OutputError(f"{output} holds no batchloom output.{ledger.deeper(found)} A job creates it at its start.")
     told = _told(found.job.job if found.job else {})
     return View(store, told, None, records, found.parts, _num_rows_answered(found))
 
 
+def _once(records: Register) -> Register:
+    """Return one record of each part: while a job writes parts in another format they may be there in both."""
+    keys = [key_of(part) for part in records.table["part"].to_pylist()]
+    place = {key: row for row, key in enumerate(keys)}
+    return records.chosen([place[key] == row for row, key in enumerate(keys)])
+
+
 def _num_rows_answered(found: ledger.Found) -> int:
     """Return the rows in files of answers whose part is not written."""
-    written = {answers.folder_of_name(name) for name in found.parts}
+    written = set(map(key_of, found.parts))
     return sum(answers.num_rows_in(names) for folder, names in found.answers.items() if folder not in written)
 
 
@@ -140,22 +146,18 @@ def chosen_columns(rows: Sequence[Row], asked: Sequence[str] | None = None) -> l
     return list(asked)
 
 
-def _read(store: Store, part: str, what: Callable[[pq.ParquetFile], Found]) -> Found | None:
+def _read(store: Store, part: str, what: Callable[[PartFile], Found]) -> Found | None:
     try:
-        with store.open(part) as file:
-            return what(pq.ParquetFile(file, page_checksum_verification=True))
+        return what(PartFile.of(store, part))
     except Exception as error:  # damage and stores have many errors, and one part's must not hide the others
         log.warning("%s cannot be read: %s: %s. batchloom verify says more.", part, type(error).__name__, error)
         return None
 
 
-def _first_rows(file: pq.ParquetFile, num_rows: int) -> list[Row]:
-    batch = next(file.iter_batches(batch_size=num_rows), None)
-    if batch is None:
-        return []
+def _rows(table: pa.Table) -> list[Row]:
     return [
-        {name: _value(column[row]) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
-        for row in range(batch.num_rows)
+        {name: _value(column[row]) for name, column in zip(table.column_names, table.columns, strict=True)}
+        for row in range(table.num_rows)
     ]
 
 

@@ -19,7 +19,12 @@ def partitions(source: Source) -> dict[str, str | None]:
     """Return the values of a file's partitions, where no table tells them by its path: `lang=en/a.parquet`."""
     if source.partitions is not None:
         return dict(source.partitions)
-    pairs = (folder.partition("=") for folder in source.name.split("/")[:-1])
+    return partitions_of_path(source.name)
+
+
+def partitions_of_path(name: str) -> dict[str, str | None]:
+    """Return the values of partitions by a file's path below the input's folder."""
+    pairs = (folder.partition("=") for folder in name.split("/")[:-1])
     return {key: None if value == NO_VALUE else unquote(value) for key, equals, value in pairs if key and equals}
 
 

@@ -115,11 +115,6 @@ def folder_of(part: Part, fingerprint: str) -> str:
     return f"{part.id}-{fingerprint[:8]}"
 
 
-def folder_of_name(part: str) -> str:
-    """Return the folder of a part by the part's name."""
-    return part.removesuffix(".parquet")[-len("0123456789ab-01234567") :]
-
-
 def by_folder(files: Mapping[str, Stored]) -> dict[str, list[str]]:
     """Return the names of files with answers by the folder of their part. Those that were emptied have none."""
     found: dict[str, list[str]] = {}

@@ -18,12 +18,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from batchloom.pipelines.columns.as_json import json_schema
 from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import JobError, OutputError, PipelineError, StoreError
 from batchloom.pipelines.ledger import answers
 from batchloom.pipelines.ledger.manifest import Manifest, Summary
-from batchloom.pipelines.ledger.parts import Footer, is_part_name, read_part
+from batchloom.pipelines.ledger.part_files import SEALS, PartFile
+from batchloom.pipelines.ledger.parts import ENDINGS, Footer, output_folder
 from batchloom.pipelines.ledger.register import Register
+from batchloom.pipelines.ledger.sealed import sealed
 from batchloom.pipelines.records import from_json, parsed
 from batchloom.pipelines.replicas.probe import Answers
 from batchloom.pipelines.stores.storage import Store, Stored
@@ -34,6 +37,7 @@ JOB = "_batchloom/job.json"
 PROBE = "_batchloom/probe.json"
 PARTS = "_batchloom/parts.pq"
 RECORDS = "_batchloom/records"
+COLUMNS = "_batchloom/columns.pq"
 MANIFEST = "_batchloom/manifest.json"
 SUCCESS = "_SUCCESS"
 LOGGED_RECORDS, LOGGED_SECONDS = 1000, 60.0  # records, or seconds of them, that a file of RECORDS holds
@@ -60,7 +64,7 @@ class Found:
     """The contents of an output folder."""
 
     parts: Mapping[str, Stored]
-    """Parquet files, by name: parts, and strangers' files that readers would take for parts."""
+    """Files that end as a part's, by name: parts, and strangers' files that readers would take for parts."""
     others: tuple[str, ...]
     """Other files, without hidden ones."""
     job: JobRecord | None
@@ -71,6 +75,8 @@ class Found:
     """Files with answers of unfinished parts, by the folder of the part."""
     records: tuple[str, ...]
     """Files with records of parts."""
+    seals: frozenset[str] = frozenset()
+    """Files with the accounts of parts of JSON Lines."""
 
 
 def look(store: Store) -> Found:
@@ -78,39 +84,44 @@ def look(store: Store) -> Found:
     files = store.listing()
     shown = [name for name in files if not _is_free(name)]
     return Found(
-        parts={name: files[name] for name in shown if name.endswith(".parquet")},
-        others=tuple(name for name in shown if not name.endswith(".parquet")),
+        parts={name: files[name] for name in shown if name.endswith(ENDINGS)},
+        others=tuple(name for name in shown if not name.endswith(ENDINGS)),
         job=_read_job(store) if JOB in files else None,
         is_closed=MANIFEST in files and SUCCESS in files,
         answers=answers.by_folder(files),
         records=tuple(name for name in sorted(files) if name == PARTS or name.startswith(f"{RECORDS}/")),
+        seals=frozenset(name for name in files if name.startswith(f"{SEALS}/")),
     )
 
 
 def deeper(found: Found) -> str:
     """Return advice for a folder that is no output: where outputs lie below it."""
-    folders = {folder for folder, _, name in (path.rpartition("/") for path in found.parts) if is_part_name(name)}
+    folders = {folder for folder in map(output_folder, found.parts) if folder is not None}
     return f" Below it are outputs: {some(sorted(folders))}." if folders else " Check the path."
 
 
 def _is_free(name: str) -> bool:
     """Whether a file of this name is nobody's concern: readers of the folder skip it, all of them. Some take every
     `*.parquet`, whatever it begins with."""
-    is_parquet = name.endswith(".parquet") and "/" not in name
-    return name.startswith(("_", ".")) and not is_parquet
+    is_data = name.endswith(ENDINGS) and "/" not in name
+    return name.startswith(("_", ".")) and not is_data
 
 
-def open_job(store: Store, job: Mapping[str, Any], overwritten: Found | None) -> None:
+def open_job(store: Store, job: Mapping[str, Any], overwritten: Found | None, superseded: Sequence[str] = ()) -> None:
     """Prepare the folder: remove the manifest, `_SUCCESS` and what is to be overwritten, and write job.json.
+
+    `superseded`: parts whose rows others have.
 
     Raises: OutputError where the folder cannot be written, before anything is computed.
     """
     names = store.names()
     try:
-        store.remove([name for name in (SUCCESS, MANIFEST) if name in names])
+        store.remove([*(name for name in (SUCCESS, MANIFEST) if name in names), *superseded])
         if overwritten is not None:
             store.remove([*overwritten.records, *overwritten.parts])
             store.remove_folder(answers.FOLDER)
+            if overwritten.seals:
+                store.remove_folder(SEALS)
         store.put(JOB, json.dumps(job, indent=1, sort_keys=True).encode())
     except StoreError as error:
         raise OutputError(f"Output {store.url} cannot be written. {error}") from error
@@ -154,7 +165,7 @@ def whole_parts(store: Store, found: Found, names: Iterable[str]) -> tuple[Regis
 
     def one(name: str) -> Footer | str:
         try:
-            return read_part(name, store.read(name))
+            return PartFile.of(store, name).whole().footer
         except (ValueError, FileNotFoundError) as error:
             return str(error)
 
@@ -241,8 +252,13 @@ def _is_equal(store: Store, record: PartRecord) -> bool:
         return False
 
 
-def close_job(store: Store, manifest: Manifest) -> None:
-    """Write the records and the manifest, then `_SUCCESS`, the marker that other tools wait for; remove the rest."""
+def close_job(store: Store, manifest: Manifest, columns: pa.Schema | None = None) -> None:
+    """Write the records and the manifest, then `_SUCCESS`, the marker that other tools wait for; remove the rest.
+
+    `columns`: of parts that do not tell their types, which readers may ask for.
+    """
+    if columns is not None:
+        store.put(COLUMNS, sealed(json_schema(columns).empty_table(), {}))
     store.put(PARTS, manifest.parts.to_bytes())
     store.put(MANIFEST, json.dumps(manifest.summary(), indent=1, sort_keys=True).encode())
     store.put(SUCCESS, b"")

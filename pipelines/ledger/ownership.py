@@ -12,15 +12,14 @@ import pyarrow.parquet as pq
 
 from batchloom.pipelines.errors import JobError, OutputError, failing_as
 from batchloom.pipelines.ledger.ledger import READ_THREADS, Found, some
-from batchloom.pipelines.ledger.parts import is_part_name
+from batchloom.pipelines.ledger.part_files import SEALS
+from batchloom.pipelines.ledger.parts import ending_of, is_part_name, key_of, mark_of
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.ledger.sealed import FOOTER_KEY
 from batchloom.pipelines.planning.fingerprint import differences
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.planning.spans import Coverage
 from batchloom.pipelines.stores.storage import Store
-
-ENDING = len("-00000000.parquet")  # of the end of a part's name that all parts of a job share
 
 
 def strangers(found: Found) -> list[str]:
@@ -39,9 +38,9 @@ def refuse_foreign(job: JobPlan, found: Found) -> None:
         )
     _refuse_strangers(store, strangers(found))
     if mode == "overwrite":
-        _refuse_strangers(store, _without_record(store, sorted(found.parts)))
+        _refuse_strangers(store, _without_record(store, found))
         return
-    others = sorted(name for name in found.parts if name[-ENDING:] != _ending(job))
+    others = sorted(name for name in found.parts if mark_of(name) != job.fingerprint[:8])
     if others:
         raise OutputError(_another_configuration(job, found, others))
 
@@ -55,7 +54,7 @@ def refuse_company(job: JobPlan, found: Found, ours: Iterable[str]) -> None:
         raise JobError(_stranger_message(job.output, strange) + " Then run this job again: it is closed at once.")
     foreign = sorted(set(found.parts) - set(ours))
     if foreign:
-        kinds = ", ".join(sorted({f"*{name[-ENDING:]}" for name in foreign}))
+        kinds = ", ".join(sorted({f"*-{mark_of(name)}{ending_of(name)}" for name in foreign}))
         raise JobError(
             f"Output {job.output.url} holds {len(foreign)} parts that another job wrote while this one ran ({kinds}), "
             "so rows would be there twice, and the output is not closed. Remove those parts and run this job again, or "
@@ -72,20 +71,17 @@ def _stranger_message(store: Store, names: Sequence[str]) -> str:
     return (
         f"Output {store.url} holds files that no batchloom job wrote ({some(names)}). Readers of the folder would take "
         "them for answers or fail at them, and output.mode: overwrite does not remove them either. Move them away; "
-        "what begins with an underscore and does not end in .parquet may stay."
+        "what begins with an underscore and does not end in .parquet or .jsonl may stay."
     )
-
-
-def _ending(job: JobPlan) -> str:
-    return f"-{job.fingerprint[:8]}.parquet"
 
 
 def _another_configuration(job: JobPlan, found: Found, others: Sequence[str]) -> str:
     before = found.job
-    if before is not None and any(name.endswith(f"-{before.fingerprint[:8]}.parquet") for name in others):
+    if before is not None and any(mark_of(name) == before.fingerprint[:8] for name in others):
         differing = "".join(f"  {line}\n" for line in differences(before.fingerprint_of, job.fingerprint_of))
     else:
-        differing = f"  {len(others)} parts ({some(others)}), and this job's end in {_ending(job)}\n"
+        own = f"-{job.fingerprint[:8]}{job.config.output.ending}"
+        differing = f"  {len(others)} parts ({some(others)}), and this job's end in {own}\n"
     return (
         f"Output {job.output.url} belongs to another configuration:\n{differing}"
         "Change the job file back, choose another output.path, or set output.mode: overwrite."
@@ -132,10 +128,14 @@ def _no_mixture(job: JobPlan, shard_of: Mapping[str, str], what: str, remedy: st
     )
 
 
-def _without_record(store: Store, names: Sequence[str]) -> list[str]:
-    """Return the readable Parquet files among those with a part's name that have no record of ours."""
+def _without_record(store: Store, found: Found) -> list[str]:
+    """Return the readable files among those with a part's name that have no record of ours."""
+    names = sorted(found.parts)
+    sealed = {name.removeprefix(f"{SEALS}/").partition("/")[0] for name in found.seals}
 
     def is_without(name: str) -> bool:
+        if not name.endswith(".parquet"):
+            return key_of(name) not in sealed
         with store.open(name) as file:
             try:
                 metadata = pq.read_metadata(file)

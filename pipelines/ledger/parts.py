@@ -1,14 +1,15 @@
-"""A part: a sealed file with rows of the output. Its name, and the account in its footer. It knows no task."""
+"""A part: a file with rows of the output. Its name, and the account that a seal covers. It knows no task."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from batchloom.pipelines.columns.partition_by import partition_folder
 from batchloom.pipelines.counts import Counts, PartRecord
 from batchloom.pipelines.ledger.sealed import Sealed, footer_of
 from batchloom.pipelines.planning.spans import Span
@@ -16,6 +17,9 @@ from batchloom.pipelines.planning.units import Part
 from batchloom.pipelines.records import from_json
 from batchloom.pipelines.selection.mask import Mask
 
+ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
+"""Of parts; readers take other files that end so for parts."""
+_NAME = re.compile(r"(?:[^/=]+=[^/]*/)*part-[^/]*-([0-9a-f]{12}-([0-9a-f]{8}))(\.parquet|\.jsonl(?:\.gz|\.zst)?)")
 TOKEN_COUNTS = ("num_input_tokens", "num_output_tokens", "num_truncated_tokens")
 
 
@@ -39,31 +43,46 @@ class _Account:
     layout: str
     version: str
     """Of batchloom."""
+    partition_by: tuple[str, ...] = ()
+    ending: str = ".parquet"
+    """Of the file's name. Parquet is Parquet, and says nothing."""
     counts: Counts
 
 
 def is_part_name(name: str) -> bool:
-    """Return whether a file's name has the form of a part's."""
-    return re.fullmatch(r"part-[^/]*-[0-9a-f]{12}-[0-9a-f]{8}\.parquet", name) is not None
+    """Return whether a file's name, below its output folder, has the form of a part's."""
+    return _NAME.fullmatch(name) is not None
 
 
-def footer_for(
-    spans: Iterable[Span],
-    counts: Mapping[str, Any],
-    fingerprint: str,
-    layout: str,
-    version: str,
-    chosen: Mask | None = None,
-) -> dict[str, Any]:
-    """Return what a part's footer says, as JSON values. `counts`: those of Counts; `chosen` of the spans' rows."""
-    return {
-        "spans": [[span.shard, span.identity, span.start, span.stop] for span in spans],
-        "fingerprint": fingerprint,
-        "layout": layout,
-        "version": version,
-        "counts": dict(counts),
-        **({} if chosen is None else {"chosen": asdict(chosen)}),
-    }
+def key_of(name: str) -> str:
+    """Return what tells which rows of which job a part has, whatever it is written as; empty for a stranger's file."""
+    match = _NAME.fullmatch(name)
+    return match[1] if match else ""
+
+
+def mark_of(name: str) -> str:
+    """Return what all parts of one job have in their names; empty for a stranger's file."""
+    match = _NAME.fullmatch(name)
+    return match[2] if match else ""
+
+
+def ending_of(name: str) -> str:
+    """Return the ending of a part's name."""
+    return next(ending for ending in ENDINGS if name.endswith(ending))
+
+
+def output_folder(path: str) -> str | None:
+    """Return the folder of an output by the path of a part in it; None where it is no part's."""
+    parts = path.split("/")
+    while len(parts) > 1 and "=" in parts[-2]:
+        parts[-2:] = ["/".join(parts[-2:])]
+    return "/".join(parts[:-1]) if is_part_name(parts[-1]) else None
+
+
+def footer_for(spans: Iterable[Span], counts: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a part's footer says, as JSON values. `counts`: those of Counts. `others`: the rest of _Account."""
+    named = [[span.shard, span.identity, span.start, span.stop] for span in spans]
+    return {"spans": named, "counts": dict(counts), **others}
 
 
 def chosen_of(footer: Mapping[str, Any], num_rows: int) -> Mask | None:
@@ -100,15 +119,22 @@ def read_footer(name: str, size: int, metadata: pq.FileMetaData) -> Footer:
     return _footer(name, size, "", footer_of(metadata), metadata.num_rows)
 
 
-def _footer(name: str, size: int, sha256: str, values: Mapping[str, Any], num_rows: int) -> Footer:
+def footer_of_seal(name: str, size: int, sha256: str, account: Mapping[str, Any], num_rows: int) -> Footer:
+    """Return what the seal of a part of JSON Lines says, whose bytes it covers. Raises: as `read_footer`."""
+    return _footer(name, size, sha256, account, num_rows, "seal")
+
+
+def _footer(
+    name: str, size: int, sha256: str, values: Mapping[str, Any], num_rows: int, where: str = "footer"
+) -> Footer:
     try:
         account = from_json(_Account, values)
         spans = tuple(_span(fields) for fields in account.spans)
         chosen = chosen_of(values, Part(spans).num_rows)
     except ValueError as error:
-        raise ValueError(f"its footer's record is wrong: {error}") from error
+        raise ValueError(f"its {where}'s record is wrong: {error}") from error
     num_chosen = Part(spans).num_rows if chosen is None else chosen.num_chosen
-    for problem in _contradictions(name, spans, account, num_rows, num_chosen):
+    for problem in _contradictions(name, spans, account, num_rows, num_chosen, where):
         raise ValueError(problem)
     record = PartRecord(
         **vars(account.counts), part=name, spans=spans, layout=account.layout, bytes=size, sha256=sha256
@@ -123,12 +149,14 @@ def _span(fields: Sequence[Any]) -> Span:
 
 
 def _contradictions(
-    name: str, spans: tuple[Span, ...], account: _Account, num_rows: int, num_chosen: int
+    name: str, spans: tuple[Span, ...], account: _Account, num_rows: int, num_chosen: int, where: str
 ) -> Iterator[str]:
     part = Part(spans)
     if not spans:
-        yield "its footer names no rows"
-    elif part.name(account.fingerprint) != name:
-        yield f"its footer is that of {part.name(account.fingerprint)}"
+        yield f"its {where} names no rows"
+    elif (own := part.name(account.fingerprint, account.ending, account.partition_by)) != name:
+        yield f"its {where} is that of {own}"
+    elif len({partition_folder(span.shard, account.partition_by) for span in spans}) > 1:
+        yield f"its {where} names rows of several partitions"
     elif not num_chosen == account.counts.num_rows == num_rows:
-        yield f"it has {num_rows} rows, and by its footer {account.counts.num_rows}, for {num_chosen} rows of input"
+        yield f"it has {num_rows} rows, and by its {where} {account.counts.num_rows}, for {num_chosen} rows of input"

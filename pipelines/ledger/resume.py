@@ -5,16 +5,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from batchloom.pipelines.columns.partition_by import partition_folder
 from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import OutputError, failing_as
+from batchloom.pipelines.fields import ERROR_FIELD
 from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.ledger.answers import Saved, folder_of, saved_for
-from batchloom.pipelines.ledger.parts import chosen_of
+from batchloom.pipelines.ledger.part_files import PartFile
+from batchloom.pipelines.ledger.parts import key_of
 from batchloom.pipelines.ledger.register import Register
-from batchloom.pipelines.ledger.sealed import footer_of
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.planning.spans import Coverage, Range, Span, outside
 from batchloom.pipelines.planning.units import Part, Unit, units_of
@@ -47,6 +49,8 @@ class Done:
     coverage: Coverage = field(default_factory=Coverage)
     answers: Mapping[str, Iterable[str]] = field(default_factory=dict)
     """Files with answers of unfinished parts, by folder."""
+    superseded: tuple[str, ...] = ()
+    """Parts whose very rows another part has, as after a change of the format that was stopped."""
 
     @staticmethod
     def find(job: JobPlan, found: ledger.Found) -> "Done":
@@ -56,9 +60,11 @@ class Done:
         are not known.
         """
         register, wrong = ledger.whole_parts(job.output, found, sorted(found.parts))
+        register, superseded = _without_superseded(job, register)
         coverage = ownership.refuse_mixture(job, register)
-        done = Done(register, coverage, found.answers)
-        written_anew = {pending.part.name(job.fingerprint) for pending in done.pending(job)} if wrong else set()
+        done = Done(register, coverage, found.answers, superseded)
+        parts = [Part(record.spans) for record in done.of_another_layout(job)] if wrong else []
+        written_anew = {job.name_of(part) for part in [*parts, *(one.part for one in done.pending(job) if wrong)]}
         for name, problem in wrong.items():
             if name not in written_anew:
                 raise OutputError(
@@ -86,17 +92,38 @@ class Done:
         return [self.register[row] for row, other in enumerate(is_other) if other]
 
 
+def _without_superseded(job: JobPlan, register: Register) -> tuple[Register, tuple[str, ...]]:
+    """Return the parts without those whose very rows another part has, and the names of these. Of parts that differ in
+    nothing but how they are written, that of the job's layout stays."""
+    names, layouts = (register.table[name].to_pylist() for name in ("part", "layout"))
+    stays: dict[str, int] = {}
+    for row in sorted(range(len(names)), key=lambda row: layouts[row] == job.layout):
+        stays[key_of(names[row])] = row
+    if len(stays) == len(names):
+        return register, ()
+    is_kept = [stays[key_of(name)] == row for row, name in enumerate(names)]
+    return register.chosen(is_kept), tuple(name for name, kept in zip(names, is_kept, strict=True) if not kept)
+
+
 def rewritten(job: JobPlan, record: PartRecord, missing: Iterable[Range] = ()) -> Pending:
     """Return the part as one to be written again: with other columns, or with some rows computed anew.
 
-    Raises: OutputError where its input is gone.
+    Raises: OutputError where its input is gone, or its rows are to be in several folders.
     """
     gone = sorted({span.shard for span in record.spans} - set(job.shards_by_name))
     if gone:
         raise OutputError(
             f"{record.part} has to be written again, as other columns are kept than before, or files are written in "
             f"another way, and its input is gone ({ledger.some(gone)}). Put it back, or set input.keep_columns, "
-            "output.compression, output.row_group_rows and output.statistics as they were."
+            "output.format, output.partition_by, output.compression, output.row_group_rows and output.statistics as "
+            "they were."
+        )
+    by = job.config.output.partition_by
+    if len({partition_folder(span.shard, by) for span in record.spans}) > 1:
+        raise OutputError(
+            f"output.partition_by: [{', '.join(by)}] is asked for, and {record.part} has rows of several of these "
+            f"folders, and is not cut. Set output.partition_by as it was, choose another output.path, or set "
+            "output.mode: overwrite."
         )
     return Pending(Part(record.spans), tuple(missing), earlier=record)
 
@@ -108,10 +135,10 @@ def rows_with_errors(store: Store, records: Iterable[PartRecord], kinds: frozens
     """
 
     def of(record: PartRecord) -> tuple[Range, ...]:
-        with failing_as(f"Reading the errors of {record.part}"), store.open(record.part) as file:
-            part = pq.ParquetFile(file)
-            found = pc.struct_field(part.read(columns=["error"])["error"], "kind").to_pylist()
-            chosen = chosen_of(footer_of(part.metadata), record.num_covered)
+        with failing_as(f"Reading the errors of {record.part}"):
+            file = PartFile.of(store, record.part)
+            found = pc.struct_field(file.columns(pa.schema([ERROR_FIELD]))["error"], "kind").to_pylist()
+            chosen = file.footer(record.bytes).chosen
         rows = [row for row, kind in enumerate(found) if kind is not None and (not kinds or kind in kinds)]
         return tuple(_ranges(rows if chosen is None else chosen.rows[rows].tolist()))
 

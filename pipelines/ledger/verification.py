@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchloom.models.redaction import redacted
 from batchloom.pipelines.config import InputConfig
@@ -20,7 +19,8 @@ from batchloom.pipelines.errors import ConfigError, InputError, NoInputError, Ou
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import ledger
 from batchloom.pipelines.ledger.manifest import Manifest
-from batchloom.pipelines.ledger.parts import counts_of, is_part_name, read_part
+from batchloom.pipelines.ledger.part_files import PartFile, seal_name
+from batchloom.pipelines.ledger.parts import counts_of, is_part_name
 from batchloom.pipelines.planning.fingerprint import fingerprint
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.limit import limited, selected, words_for_left_out
@@ -94,6 +94,7 @@ def verify(
         num_errors=manifest.parts.totals()["errors"] - sum(record.num_errors for record in bad),
         num_left_out=num_left_out - sum(record.num_covered - record.num_rows for record in bad),
         problems=[
+            *_check_seals(manifest, found),
             *(f"{one.part}: it is missing ({one.num_rows} rows of {_first(one.spans)})" for one in missing.values()),
             *(problem for problems in wrong.values() for problem in problems),
             *_check_names(manifest, found),
@@ -160,19 +161,18 @@ def read_in_threads(store: Store, expected: str, records: Sequence[PartRecord]) 
 
 def _check_part(store: Store, expected: str, record: PartRecord) -> Iterator[str]:
     try:
-        content = store.read(record.part)
+        whole = PartFile.of(store, record.part).whole()
+        counted = counts_of(whole.table(pa.schema(LEDGER_FIELDS)))
     except FileNotFoundError:
         yield f"{record.part}: it is missing ({record.num_rows} rows of {_first(record.spans)})"
         return
     except StoreError as error:  # a folder of that name, or a store that does not give it
         yield f"{record.part}: it cannot be read. {error}"
         return
-    try:
-        part = read_part(record.part, content)
-        counted = counts_of(pq.read_table(pa.BufferReader(content), columns=[field.name for field in LEDGER_FIELDS]))
     except (ValueError, KeyError, pa.ArrowException, OSError) as error:
         yield f"{record.part}: {error}"
         return
+    part = whole.footer
     if part.record.sha256 != record.sha256:
         yield f"{record.part}: its bytes are not the ones that were written"
         return
@@ -193,6 +193,14 @@ def _check_names(manifest: Manifest, found: ledger.Found) -> Iterator[str]:
     for name, count in named.items():
         if count > 1:
             yield f"manifest: it names {name} {count} times"
+
+
+def _check_seals(manifest: Manifest, found: ledger.Found) -> Iterator[str]:
+    """Yield the parts of JSON Lines whose account is not there: the next run might have to compute them again."""
+    parts = (manifest.parts.table[name].to_pylist() for name in ("part", "sha256"))
+    for name, sha256 in zip(*parts, strict=True):
+        if not name.endswith(".parquet") and (seal := seal_name(name, sha256)) not in found.seals:
+            yield f"{name}: its seal is missing, {seal}"
 
 
 def _check_totals(manifest: Manifest) -> Iterator[str]:

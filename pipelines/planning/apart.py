@@ -12,8 +12,9 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
 from batchloom.models.patience import Patience
-from batchloom.pipelines.config import JobConfig
+from batchloom.pipelines.config import JobConfig, OutputConfig
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.formats.table import format_of
 from batchloom.pipelines.planning.shards import Shard
 from batchloom.pipelines.stores.connection import Connection, open_filesystem
 from batchloom.pipelines.stores.listing import is_glob
@@ -36,7 +37,7 @@ def check_apart(config: JobConfig, shards: Sequence[Shard]) -> None:
             whole = PurePosixPath(path)
             fixed = PurePosixPath(*takewhile(lambda part: not is_glob(part), whole.parts))
             names = {path, str(_real(source.filesystem, str(fixed)) / whole.relative_to(fixed))}
-        if any(_finds_parts(name, output, is_pattern) for name in names for output in outputs):
+        if any(_finds_parts(name, output, config.output, is_pattern) for name in names for output in outputs):
             below.append(path)
     if below:
         raise ConfigError(
@@ -54,13 +55,13 @@ def _is_below(path: str, folders: Iterable[str]) -> bool:
     return any(path.startswith(folder) for folder in folders)
 
 
-def _finds_parts(name: str, output: str, is_pattern: bool) -> bool:
-    """Return whether an input path, or a pattern, finds parts in an output folder."""
+def _finds_parts(name: str, output: str, how: OutputConfig, is_pattern: bool) -> bool:
+    """Return whether an input path, or a pattern, finds parts in an output folder. `how`: they are written."""
     if not is_pattern:
         return output.startswith(name.rstrip("/") + "/")
-    part = PurePosixPath(output, "part.parquet")
+    part = PurePosixPath(output, *(f"{key}=value" for key in how.partition_by), f"part{how.ending}")
     found = [one for one in (part, *part.parents) if re.fullmatch(glob_translate(name), str(one))]
-    return any(one.suffix == ".parquet" for one in found)  # the part, or a folder, read whole
+    return any(format_of(str(one)) for one in found)  # the part, or a folder, read whole
 
 
 def _exists(path: str, filesystem: Any) -> bool:

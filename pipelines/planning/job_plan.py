@@ -18,8 +18,10 @@ from batchloom.models.errors import ModelError
 from batchloom.models.patience import Patience
 from batchloom.models.redaction import redacted_values, shareable
 from batchloom.pipelines.columns.choose import choose_columns
-from batchloom.pipelines.config import EngineConfig, JobConfig
+from batchloom.pipelines.columns.partition_by import check_partition_by, partition_folder
+from batchloom.pipelines.config import JSON_ENDINGS, EngineConfig, JobConfig
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.formats.base import Columns, Format
 from batchloom.pipelines.formats.parquet import Parquet
 from batchloom.pipelines.planning.apart import check_apart
@@ -82,8 +84,12 @@ class JobPlan:
         """The components of the layout: what decides a part's columns and their bytes beside the answers."""
         kept = [[name, str(self.schema.field(name).type)] for name in self.keep_columns]
         output = self.config.output
-        file = {name: getattr(output, name) for name in ("compression", "row_group_rows", "statistics")}
-        return {"keep_columns": kept, "format": "parquet", **file}
+        file: dict[str, Any] = {"format": output.format, "compression": output.codec}
+        if output.format == "parquet":
+            file |= {"row_group_rows": output.row_group_rows, "statistics": output.statistics}
+        if output.partition_by:
+            file["partition_by"] = list(output.partition_by)
+        return {"keep_columns": kept, **file}
 
     @cached_property
     def layout(self) -> str:
@@ -92,6 +98,16 @@ class JobPlan:
     @cached_property
     def shards_by_name(self) -> dict[str, Shard]:
         return {shard.name: shard for shard in self.shards}
+
+    @property
+    def columns(self) -> pa.Schema:
+        """Of the parts."""
+        kept = [self.schema.field(name).remove_metadata() for name in self.keep_columns]
+        return pa.schema([*kept, *self.task.output_fields(), *LEDGER_FIELDS])
+
+    def name_of(self, part: Part) -> str:
+        """Return the name of a part's file."""
+        return part.name(self.fingerprint, self.config.output.ending, self.config.output.partition_by)
 
     @property
     def part_size(self) -> Size:
@@ -107,7 +123,11 @@ class JobPlan:
     @cached_property
     def parts(self) -> list[Part]:
         """The parts of an output that begins empty, in the order of rows."""
-        return list(parts_of(self.shards, self.part_size))
+        by_folder: dict[str, list[Shard]] = {}
+        for shard in self.shards:
+            folder = partition_folder(shard.name, self.config.output.partition_by)
+            by_folder.setdefault(folder, []).append(shard)
+        return [part for shards in by_folder.values() for part in parts_of(shards, self.part_size)]
 
     @cached_property
     def num_units(self) -> int:
@@ -213,7 +233,10 @@ def plan(config: JobConfig) -> JobPlan:
     if config.input.limit is not None:
         read_as["limit"] = config.input.limit
     read_as |= selection.settings
-    task = task.beside(keep_columns)
+    task = task.beside({*keep_columns, *config.output.partition_by})
+    own = {field.name for field in [*task.output_fields(), *LEDGER_FIELDS]}
+    check_partition_by(config.output, [shard.source for shard in shards if shard.num_rows], own)
+    keep_columns = tuple(name for name in keep_columns if name not in config.output.partition_by)
     return JobPlan(
         config=config,
         checkpoint=checkpoint,
@@ -332,6 +355,11 @@ def _check_numbers(config: JobConfig) -> None:
     for name in ("delimiter", "quote", "escape"):
         if len((text := getattr(config.input.csv, name) or " ").encode()) != 1 or text in "\r\n":
             problems.append(f"input.csv.{name}: is {text!r}, must be one ASCII character, or null.")
+    if config.output.format == "jsonl" and config.output.codec not in JSON_ENDINGS:
+        problems.append(
+            f"output.compression: is {config.output.codec}, and JSON Lines (output.format: jsonl) is written with "
+            f"{', '.join(JSON_ENDINGS)}."
+        )
     for name in ("max_error_rate", "max_degenerate_rate"):
         if not 0 <= (rate := getattr(config.limits, name)) <= 1:
             problems.append(f"limits.{name}: is {rate}, must be between 0 and 1.")

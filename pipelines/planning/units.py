@@ -1,6 +1,6 @@
 """Cut shards into parts, and parts into units: what is one file of the output, and what is computed together.
 
-Three sizes. A *part* is a Parquet file of the output: as many rows as readers like. A *unit* is what is computed
+Three sizes. A *part* is a file of the output: as many rows as readers like. A *unit* is what is computed
 together: as much as memory likes. What a kill cannot take back are the answers of finished units, whether or not
 their part is finished. Neither size decides an answer, so both may change between two runs of a job.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+from batchloom.pipelines.columns.partition_by import partition_folder
 from batchloom.pipelines.planning.shards import Shard
 from batchloom.pipelines.planning.spans import Range, Span, common, within
 from batchloom.pipelines.selection.mask import Mask
@@ -50,9 +51,11 @@ class Part:
     def stem(self) -> str:
         return stem(self.spans)
 
-    def name(self, fingerprint: str) -> str:
-        """Return the file's name, a function of the rows and the fingerprint."""
-        return f"part-{self.stem}-{self.id}-{fingerprint[:8]}.parquet"
+    def name(self, fingerprint: str, ending: str = ".parquet", partition_by: Sequence[str] = ()) -> str:
+        """Return the file's name below the output folder, a function of the rows, the fingerprint, and how parts are
+        written."""
+        folder = partition_folder(self.spans[0].shard, partition_by)
+        return f"{folder}part-{self.stem}-{self.id}-{fingerprint[:8]}{ending}"
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class Assembly:
     @property
     def parts(self) -> tuple[str, ...]:
         """The names of the parts that are assembled now."""
-        return tuple(attempt.pending.part.name(self._fingerprint) for attempt in self._running.values())
+        return tuple(self._assemble.name(attempt.pending.part) for attempt in self._running.values())
 
     def answered(self, unit: UnitRecord) -> None:
         """Take note of a unit whose answers are saved."""
@@ -137,7 +137,7 @@ class Assembly:
             times = "once" if attempts == 1 else f"{attempts} times in a row"
             last = str(reason).partition("\n")[0].rstrip(" .")  # Ray goes on with pages of advice
             reason = JobError(
-                f"{part.name(self._fingerprint)} could not be assembled: the task was lost {times} "
+                f"{self._assemble.name(part)} could not be assembled: the task was lost {times} "
                 f"(limits.max_unit_attempts). The last loss: {type(reason).__name__}: {last}. Look for lost nodes, "
                 "for a lack of memory on them, and for processes that are stopped."
             )

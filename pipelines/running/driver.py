@@ -72,9 +72,10 @@ def _run(
     if retry_errors is not None:
         on_event(Retrying(len(retry.missing), dict(retry.errors), dict(account.errors)))
     account.check_limit()
-    manifest = None if is_overwriting or todo.pending else _closed_manifest(account, found)
+    is_settled = not (is_overwriting or todo.pending or done.superseded)
+    manifest = _closed_manifest(account, found) if is_settled else None
     if manifest is None:
-        ledger.open_job(store, job.job_record(), overwritten=found if is_overwriting else None)
+        ledger.open_job(store, job.job_record(), found if is_overwriting else None, done.superseded)
         job.keep_footers()
         pulse.begin()
         with _going_on(), ledger.RecordLog(store) as records:
@@ -87,7 +88,7 @@ def _run(
         found = ledger.check_parts(store, manifest.parts)
         ownership.refuse_company(job, found, ours=manifest.parts.table["part"].to_pylist())
         pulse.end("finished")
-        ledger.close_job(store, manifest)
+        ledger.close_job(store, manifest, job.columns if config.output.format == "jsonl" else None)
     on_event(Finished(manifest))
     return manifest
 

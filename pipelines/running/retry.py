@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from batchloom.pipelines.counts import added
 from batchloom.pipelines.errors import ERROR_KINDS, ConfigError, OutputError
 from batchloom.pipelines.ledger.ledger import Found, JobRecord
+from batchloom.pipelines.ledger.parts import key_of
 from batchloom.pipelines.ledger.resume import Done, Pending, rows_with_errors
 from batchloom.pipelines.planning.fingerprint import as_json, differences, fingerprint
 from batchloom.pipelines.planning.job_plan import JobPlan
@@ -57,7 +58,7 @@ def continued(job: JobPlan, found: Found, kinds: Collection[str] | None) -> JobP
 
 def _is_of(job: JobRecord, found: Found) -> bool:
     """Return whether the parts and answers that are there are the job's, and its record is whole."""
-    names = [*(name.removesuffix(".parquet") for name in found.parts), *found.answers]
+    names = [*map(key_of, found.parts), *found.answers]
     is_whole = fingerprint(job.fingerprint_of) == job.fingerprint
     return is_whole and bool(names) and all(name.endswith(f"-{job.fingerprint[:8]}") for name in names)
 

@@ -8,10 +8,9 @@ Memory holds the file as it grows, a row group of it, and the answers and column
 may be killed at any point, and is tried again.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import JobError, failing_as
 from batchloom.pipelines.fields import ERROR_FIELD
 from batchloom.pipelines.ledger.answers import Saved
-from batchloom.pipelines.ledger.parts import TOKEN_COUNTS, counts_of, footer_for, read_part
-from batchloom.pipelines.ledger.sealed import Sealed, SealedWriter
+from batchloom.pipelines.ledger.part_files import PartFile, PartWriter, seal_name
+from batchloom.pipelines.ledger.parts import TOKEN_COUNTS, counts_of, footer_for
 from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.spans import Range, outside, within
 from batchloom.pipelines.planning.units import Part
@@ -73,13 +72,18 @@ class Assemble:
             MemoryError.
         """
         degenerate: Counter[str] = Counter()
-        with failing_as(f"Assembling {order.part.name(self.fingerprint)}", MemoryError):
+        with failing_as(f"Assembling {self.name(order.part)}", MemoryError):
             try:
                 record = self.put(order.part, order.sources, self._gathered(order, degenerate), degenerate)
             except FileNotFoundError as error:
                 return self._written_by_another(order, error)
+            self._remove_earlier(order, record)
             self.store.discard([saved.name for saved in order.saved])
             return record
+
+    def name(self, part: Part) -> str:
+        """Return the name of a part's file."""
+        return part.name(self.fingerprint, self.output.ending, self.output.partition_by)
 
     def put(
         self, part: Part, sources: Mapping[str, Source], answers: Iterable[pa.Table], degenerate: Mapping[str, int]
@@ -89,8 +93,8 @@ class Assemble:
         `answers` as `spread` gives them: rows that are not chosen are none of the file, but of its account.
         `degenerate`: how many of them are; it is looked at when all have been taken. Raises: as `__call__`.
         """
-        name = part.name(self.fingerprint)
-        writer = SealedWriter(self._schema, self.output.compression, self.output.statistics)
+        name = self.name(part)
+        writer = PartWriter.of(self.output, self._schema)
         nothing = counts_of(self._schema.empty_table())
         kinds: Counter[str] = Counter(nothing.pop("errors_by_kind"))
         counts: Counter[str] = Counter(nothing)
@@ -107,18 +111,13 @@ class Assemble:
             "errors_by_kind": dict(sorted(kinds.items())),
             "degenerate": dict(degenerate),
         }
-        mask = Mask.of(np.concatenate(chosen)) if chosen else None
-        content = writer.seal(footer_for(part.spans, account, self.fingerprint, self.layout, self.version, mask))
-        stored = self.store.put(name, content)
-        return PartRecord(
-            part=name,
-            spans=part.spans,
-            layout=self.layout,
-            bytes=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-            version=stored.version,
-            **account,
-        )
+        own: dict[str, Any] = {"fingerprint": self.fingerprint, "layout": self.layout, "version": self.version}
+        if self.output.partition_by:
+            own["partition_by"] = self.output.partition_by
+        if chosen:
+            own["chosen"] = asdict(Mask.of(np.concatenate(chosen)))
+        written = writer.put(self.store, name, footer_for(part.spans, account, own))
+        return PartRecord(part=name, spans=part.spans, layout=self.layout, **vars(written), **account)
 
     def _rows(
         self, part: Part, sources: Mapping[str, Source], answers: Iterable[pa.Table], chosen: list[Flags]
@@ -181,20 +180,29 @@ class Assemble:
 
     def _read_part(self, record: PartRecord) -> tuple[pa.Table, Mask | None]:
         """Return the answers in a part, and which of its rows have one."""
-        content = self.store.read(record.part)
         try:
-            chosen = read_part(record.part, content).chosen
-            return Sealed.of(content).table(self.answers.names).cast(self.answers), chosen
+            whole = PartFile.of(self.store, record.part).whole()
+            return whole.table(self.answers), whole.footer.chosen
         except ValueError as error:
             raise JobError(f"{record.part}: {error}. The same command computes it again.") from error
+
+    def _remove_earlier(self, order: Order, record: PartRecord) -> None:
+        """Remove what a part was before, where that has another name, and its seal. Raises: StoreError."""
+        earlier = order.earlier
+        if earlier is None or (earlier.part, earlier.sha256) == (record.part, record.sha256):
+            return
+        if earlier.part != record.part:
+            self.store.remove([earlier.part])
+        if not earlier.part.endswith(".parquet"):
+            self.store.discard([seal_name(earlier.part, earlier.sha256)])
 
     def _written_by_another(self, order: Order, missing: FileNotFoundError) -> PartRecord:
         """Return the record of a part that an attempt before, or another run of the job, has assembled of the same
         answers."""
-        name = order.part.name(self.fingerprint)
+        name = self.name(order.part)
         gone = JobError(f"{missing} is gone, and with it answers. The same command computes them again.")
         try:
-            record = read_part(name, self.store.read(name)).record
+            record = PartFile.of(self.store, name).whole().footer.record
         except (FileNotFoundError, ValueError):
             raise gone from missing
         if order.earlier is not None and record.sha256 == order.earlier.sha256:

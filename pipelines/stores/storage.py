@@ -23,6 +23,7 @@ TEMPORARY = "_batchloom/tmp"
 UNKNOWN_BYTES = 1 << 30  # of a file that was not listed: what its reading is given time for
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
 PRIVATE = "_batchloom/"  # of these files only their owner may read: they tell how a job was run
+PUBLIC = "_batchloom/columns.pq"  # but not this one, which readers of the parts may need
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ def version_of(info: Mapping[str, Any]) -> str:
 
 
 def _mode(name: str) -> int:
-    return 0o600 if name.startswith(PRIVATE) else 0o666  # less the umask
+    return 0o600 if name.startswith(PRIVATE) and name != PUBLIC else 0o666  # less the umask
 
 
 def absolute(url: str) -> str:

@@ -90,17 +90,20 @@ def test_a_default_is_promised_only_where_there_is_one(complaints: Any) -> None:
 
 def test_an_unknown_key_that_resembles_none_lists_what_there_is(complaints: Any) -> None:
     assert complaints(WHOLE | {"output": {"path": "out", "zzz": 1}}) == [
-        "line 8 output.zzz: unknown key. There are: path, mode, rows_per_part, compression, row_group_rows, "
-        "statistics, storage_options."
+        "line 8 output.zzz: unknown key. There are: path, mode, rows_per_part, format, partition_by, "
+        "compression, row_group_rows, statistics, storage_options."
     ]
 
 
 def test_how_files_are_written_is_checked(complaints: Any) -> None:
     output = {"path": "out", "compression": "brotli", "row_group_rows": "all", "statistics": 1}
+    output |= {"format": "csv", "partition_by": "lang"}
     assert complaints(WHOLE | {"output": output}) == [
         "line 8 output.compression: the text 'brotli' is not one of zstd, snappy, gzip, lz4 or none.",
         "line 9 output.row_group_rows: needs a whole number, found the text 'all'.",
         "line 10 output.statistics: needs true or false, found the whole number 1.",
+        "line 11 output.format: the text 'csv' is not one of parquet or jsonl.",
+        "line 12 output.partition_by: needs a list, found the text 'lang'. Write [lang].",
     ]
 
 

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,18 +33,24 @@ def form() -> str:
 
 
 @pytest.fixture
-def job_file(tmp_path: Path, checkpoint: str, make_sentences, form: str) -> Path:
-    folder = tmp_path / "corpus"
-    folder.mkdir()
+def how() -> dict[str, Any]:
+    """Parts are written."""
+    return {}
+
+
+@pytest.fixture
+def job_file(tmp_path: Path, checkpoint: str, make_sentences, form: str, how: dict[str, Any]) -> Path:
     for shard in range(3):
+        folder = tmp_path / "corpus" / (f"lang={shard % 2}" if "partition_by" in how else "")
+        folder.mkdir(parents=True, exist_ok=True)
         first = shard * NUM_ROWS // 3
         table = pa.table({"id": range(first, first + NUM_ROWS // 3), "text": make_sentences(NUM_ROWS // 3, seed=shard)})
         write(table, folder, str(shard), form)
     job = {
         "task": "summarization",
         "model": checkpoint,
-        "input": {"paths": [str(folder)], "rows_per_unit": ROWS_PER_UNIT},
-        "output": {"path": str(tmp_path / "out"), "rows_per_part": ROWS_PER_UNIT},
+        "input": {"paths": [str(tmp_path / "corpus")], "rows_per_unit": ROWS_PER_UNIT},
+        "output": {"path": str(tmp_path / "out"), "rows_per_part": ROWS_PER_UNIT, **how},
         "generation": {"num_beams": 4, "max_length": 60, "min_length": 50},
     }
     path = tmp_path / "job.yaml"
@@ -59,7 +66,7 @@ def start(job_file: Path, output: Path, *settings: str) -> subprocess.Popen:
 
 
 def parts(output: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in output.glob("*.parquet")}
+    return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("part-*")}
 
 
 def kill_when(process: subprocess.Popen, output: Path, num_parts: int) -> None:
@@ -71,7 +78,7 @@ def kill_when(process: subprocess.Popen, output: Path, num_parts: int) -> None:
 
 def wait_for_parts(process: subprocess.Popen, output: Path, num_parts: int) -> None:
     deadline = time.monotonic() + 120
-    while len(list(output.glob("*.parquet"))) < num_parts:
+    while len(list(output.rglob("part-*"))) < num_parts:
         assert process.poll() is None, process.stdout.read().decode()
         assert time.monotonic() < deadline, "no progress"
         time.sleep(0.02)
@@ -87,11 +94,15 @@ def wait_until_quiet(output: Path) -> dict[str, bytes]:
 
 
 SLOW_FORMS = [
-    pytest.param(form, marks=pytest.mark.slow) for form in (".jsonl", ".jsonl.gz", ".csv", ".tsv.zst", ".txt")
+    *(pytest.param(form, {}, marks=pytest.mark.slow) for form in (".jsonl", ".jsonl.gz", ".csv", ".tsv.zst", ".txt")),
+    pytest.param(".parquet", {"format": "jsonl"}, marks=pytest.mark.slow),
+    pytest.param(
+        ".parquet", {"format": "jsonl", "compression": "none", "partition_by": ["lang"]}, marks=pytest.mark.slow
+    ),
 ]
 
 
-@pytest.mark.parametrize("form", [".parquet", *SLOW_FORMS])
+@pytest.mark.parametrize(("form", "how"), [(".parquet", {}), *SLOW_FORMS])
 def test_a_job_killed_three_times_ends_like_one_that_was_not(job_file: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     process = start(job_file, whole)
