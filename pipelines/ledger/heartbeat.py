@@ -53,7 +53,7 @@ class Heartbeat:
     trouble: str = ""
     """Its last failed unit, lost replica or wait, in words."""
     ended: str = ""
-    """How the run ended: "finished", or its error. Empty while it runs, and where it was killed."""
+    """The error that ended the run. Empty while it runs, and where it was killed; a finished job has no heartbeat."""
 
     def age(self) -> float:
         """Seconds since it was written, by this machine's clock; 0 where that one is behind."""

@@ -2,9 +2,10 @@
 
 Layout: parts at the top. `_batchloom/job.json` holds the components of the fingerprint, so that a refusal can name what
 differs; `_batchloom/probe.json`, for jobs with several ranks, one rank's answers (replicas/probe.py). While a job runs,
-`_batchloom/answers` holds the answers of units whose part is not finished, and `_batchloom/records` what is known of
-parts that are. At the end their records are in `_batchloom/parts.pq`, and `_batchloom/manifest.json` and
-`_SUCCESS` are written last. Only the parts, and answers, say what is done: records save reading them.
+`_batchloom/heartbeat.json` tells how far it is, `_batchloom/answers` holds the answers of units whose part is not
+finished, and `_batchloom/records` what is known of parts that are. At the end their records are in
+`_batchloom/parts.pq`, and `_batchloom/manifest.json` and `_SUCCESS` are written last. Only the parts, and answers, say
+what is done: records save reading them.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ import pyarrow as pa
 from batchloom.pipelines.columns.as_json import json_schema
 from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import JobError, OutputError, PipelineError, StoreError
-from batchloom.pipelines.ledger import answers
+from batchloom.pipelines.ledger import answers, heartbeat
 from batchloom.pipelines.ledger.manifest import Manifest, Summary
 from batchloom.pipelines.ledger.part_files import SEALS, PartFile
 from batchloom.pipelines.ledger.parts import ENDINGS, Footer, output_folder
@@ -262,7 +263,7 @@ def close_job(store: Store, manifest: Manifest, columns: pa.Schema | None = None
     store.put(PARTS, manifest.parts.to_bytes())
     store.put(MANIFEST, json.dumps(manifest.summary(), indent=1, sort_keys=True).encode())
     store.put(SUCCESS, b"")
-    store.discard(folders=[RECORDS, answers.FOLDER])
+    store.discard([heartbeat.NAME], folders=[RECORDS, answers.FOLDER])
     store.discard_temporary()
 
 

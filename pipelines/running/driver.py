@@ -87,7 +87,7 @@ def _run(
         _check_rows(manifest, account)
         found = ledger.check_parts(store, manifest.parts)
         ownership.refuse_company(job, found, ours=manifest.parts.table["part"].to_pylist())
-        pulse.end("finished")
+        pulse.rest()
         ledger.close_job(store, manifest, job.columns if config.output.format == "jsonl" else None)
     on_event(Finished(manifest))
     return manifest

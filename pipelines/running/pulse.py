@@ -74,11 +74,16 @@ class Pulse:
         self._thread = threading.Thread(target=self._beat_until_over, name="heartbeat", daemon=True)
         self._thread.start()
 
-    def end(self, how: str) -> None:
-        """Beat for the last time."""
+    def rest(self) -> None:
+        """Beat no more: the job is about to be closed, which removes the heartbeat."""
         if self._thread is not None:
             self._over.set()
             self._thread.join(IMPATIENCE.timeout)
+
+    def end(self, how: str) -> None:
+        """Beat for the last time."""
+        self.rest()
+        if self._thread is not None:
             self._ended = how
             self._beat()
 

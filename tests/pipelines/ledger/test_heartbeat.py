@@ -64,7 +64,7 @@ def test_a_heartbeat_is_read_as_it_was_written(store: Store) -> None:
 @pytest.mark.parametrize(
     ("changes", "is_alive"),
     [({}, True), ({"at": time.time() + 500}, True), ({"at": time.time() - LOST_SECONDS - 5}, False),
-     ({"ended": "finished"}, False)],
+     ({"ended": "Stop"}, False)],
 )  # fmt: skip
 def test_a_driver_of_another_machine_lives_as_long_as_it_beats(store: Store, changes, is_alive: bool) -> None:
     assert one(**changes).is_alive(Lock(store)) is is_alive
@@ -113,7 +113,7 @@ def test_a_run_beside_one_of_another_machine_is_refused_when_it_beats(store: Sto
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("after", [None, one(ended="finished")])
+@pytest.mark.parametrize("after", [None, one(ended="Stop")])
 def test_a_run_after_one_of_another_machine_begins_when_it_beats_no_more(store: Store, after: Heartbeat | None) -> None:
     heartbeat.write(store, one())
     if after is not None:
@@ -157,4 +157,4 @@ def test_a_store_that_fails_stops_no_run(tmp_path: Path) -> None:
     (tmp_path / "out/_batchloom").write_text("a file where a folder must be")
     with Pulse(Store(str(tmp_path / "out"), {}, Patience(seconds=0.1)), "f", True) as beating:
         beating.begin()
-        beating.end("finished")
+        beating.end("OSError: no more")
