@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -19,6 +19,7 @@ from batchloom.pipelines.errors import ConfigError, ErrorLimitError, JobError, P
 
 # Ray, torch, pyarrow and pydantic take seconds to import. Each command imports what it needs, so --help is fast.
 if TYPE_CHECKING:
+    from batchloom.jobs.remote.ray_job import RayJob
     from batchloom.jobs.reports.view import View
     from batchloom.jobs.terminal.output import Output
     from batchloom.pipelines.config import JobConfig
@@ -52,6 +53,8 @@ RetryErrors = Annotated[
     str | None,
     typer.Option("--retry-errors", metavar="[=KIND,...]", help="Compute rows with errors again: all, or these kinds."),
 ]
+Address = Annotated[str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The Ray dashboard: HOST, or HOST:PORT.")]
+RayJobId = Annotated[str, typer.Argument(metavar="JOB", help="The id that submit told; `batchloom jobs` lists them.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
 
 
@@ -185,27 +188,82 @@ def plan(
 @app.command()
 def submit(
     job: Annotated[str, typer.Argument(metavar="JOB.YAML", help="The job file.")],
-    address: Annotated[str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The Ray dashboard, http://host:8265.")],
+    address: Address,
     sets: Sets = None,
     wait: Annotated[bool, typer.Option(help="Stay, show the job's log and end with its exit code.")] = True,
+    ship: Annotated[
+        bool, typer.Option("--ship", help="Send this version of batchloom and its packages: the nodes have none.")
+    ] = False,
+    variables: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="NAME", help="Pass this variable of the environment. Repeatable."),
+    ] = None,
+    driver_cpus: Annotated[float | None, typer.Option(min=0, help="CPUs that Ray reserves for the driver.")] = None,
+    driver_memory: Annotated[
+        float | None, typer.Option(metavar="GB", min=0, help="Memory that Ray reserves for the driver.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a job on a Ray cluster whose nodes have batchloom installed."""
+    """Run a job on a Ray cluster."""
     with _command(as_json) as output:
-        from batchloom.jobs.submit import Submission, absolute
+        from batchloom.jobs.remote import dashboard
+        from batchloom.jobs.remote.submission import Deployment, absolute, variables_of
+        from batchloom.jobs.remote.submission import submit as start
 
         config, local = absolute(_load(job, sets, {}))
+        memory = None if driver_memory is None else int(driver_memory * 1e9)
+        deployment = Deployment(ship, variables_of(variables or []), driver_cpus, memory)
         if local:
             output.note("\n  ".join(["The cluster must see these paths as this machine does:", *local]))
-        submission = Submission.start(config, address)
-        output.result({"event": "submitted", "job": submission.id, "address": address})
-        output.say(f"Submitted {submission.id}")
+        started = start(config, dashboard.url_of(address), deployment)
+        output.result({"event": "submitted", "job": started.id, "address": started.address})
+        output.say(f"Submitted {started.id}")
         if wait:
-            with _still_running(submission.id, address):
-                code = submission.follow(output.relay)
-            output.result({"event": "ended", "job": submission.id, "exit_code": int(code), "meaning": code.meaning})
-            output.say(f"{submission.id} ended with exit code {int(code)}: {code.meaning}")
-            raise typer.Exit(code)
+            _follow(started, output)
+        where = f"{started.id} --address {started.address}"
+        output.say(f"Follow it: batchloom attach {where}", f"Stop it:   batchloom stop {where}")
+
+
+@app.command()
+def jobs(address: Address, as_json: Json = False) -> None:
+    """List the jobs that were submitted to a cluster, newest first."""
+    with _command(as_json) as output:
+        from dataclasses import asdict
+
+        from batchloom.jobs.remote import dashboard
+        from batchloom.jobs.remote.ray_job import jobs_of
+
+        found = jobs_of(dashboard.url_of(address))
+        for one in found:
+            output.result({"event": "job", **asdict(one)})
+        if found:
+            rows = [one.words() for one in found]
+            output.rows(rows, list(rows[0]))
+        else:
+            output.say("No job was submitted there by batchloom.")
+
+
+@app.command()
+def logs(job: RayJobId, address: Address) -> None:
+    """Print the log of a submitted job as far as it is."""
+    with _command(as_json=False) as output:
+        output.relay(_ray_job(job, address).log())
+
+
+@app.command()
+def attach(job: RayJobId, address: Address, as_json: Json = False) -> None:
+    """Follow a submitted job's log, and end with its exit code."""
+    with _command(as_json) as output:
+        _follow(_ray_job(job, address), output)
+
+
+@app.command()
+def stop(job: RayJobId, address: Address, as_json: Json = False) -> None:
+    """Stop a submitted job. What is finished stays, and the same job submitted again goes on from there."""
+    with _command(as_json) as output:
+        code = _ray_job(job, address).stop()
+        output.result({"event": "ended", "job": job, "exit_code": int(code), "meaning": code.meaning})
+        output.say(f"{job} ended with exit code {int(code)}: {code.meaning}")
 
 
 @app.command()
@@ -309,14 +367,30 @@ def _command(as_json: bool) -> Iterator["Output"]:
         raise typer.Exit(stop.code) from None
 
 
+def _ray_job(job: str, address: str) -> "RayJob":
+    from batchloom.jobs.remote import dashboard
+    from batchloom.jobs.remote.ray_job import RayJob
+
+    return RayJob.find(job, dashboard.url_of(address))
+
+
+def _follow(job: "RayJob", output: "Output") -> NoReturn:
+    with _still_running(job):
+        code = job.follow(output.relay)
+    output.result({"event": "ended", "job": job.id, "exit_code": int(code), "meaning": code.meaning})
+    output.say(f"{job.id} ended with exit code {int(code)}: {code.meaning}")
+    raise typer.Exit(code)
+
+
 @contextmanager
-def _still_running(job: str, address: str) -> Iterator[None]:
+def _still_running(job: "RayJob") -> Iterator[None]:
     """Make an interrupt end the watching of a submitted job, and not the job."""
     try:
         with signals.handled():
             yield
     except signals.Stop as stop:
-        words = f"{job} goes on. To stop it: ray job stop {job} --address {address}"
+        where = f"{job.id} --address {job.address}"
+        words = f"{job.id} goes on. To follow it: batchloom attach {where}. To stop it: batchloom stop {where}"
         raise signals.Stop(stop.code, words) from None
 
 

@@ -17,7 +17,8 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 from batchloom import pipelines
 from batchloom.jobs import signals
 from batchloom.jobs.exit_codes import ExitCode
-from batchloom.jobs.submit import Submission
+from batchloom.jobs.remote import submission
+from batchloom.jobs.remote.ray_job import RayJob
 from batchloom.pipelines.errors import JobError
 from batchloom.pipelines.ledger.ledger import MANIFEST
 
@@ -136,12 +137,15 @@ def test_a_signal_while_the_manifest_is_written_leaves_it_whole_or_absent(
 
 
 def test_a_signal_while_a_submitted_job_is_watched_says_that_it_goes_on(batchloom, make_job, monkeypatch) -> None:
-    submission = MagicMock(id="raysubmit_1")
-    submission.follow.side_effect = lambda _: turned_into_another_error()
-    monkeypatch.setattr(Submission, "start", lambda *_: submission)
+    started = MagicMock(id="raysubmit_1", address="http://head:8265")
+    started.follow.side_effect = lambda _: turned_into_another_error()
+    monkeypatch.setattr(submission, "submit", lambda *_: started)
     said = batchloom("submit", make_job(), "--address", "http://head:8265")
     assert said.code == ExitCode.INTERRUPTED
-    assert said.err.endswith("\nraysubmit_1 goes on. To stop it: ray job stop raysubmit_1 --address http://head:8265\n")
+    where = "raysubmit_1 --address http://head:8265"
+    assert said.err.endswith(
+        f"\nraysubmit_1 goes on. To follow it: batchloom attach {where}. To stop it: batchloom stop {where}\n"
+    )
     assert "Stopped" not in said.err
 
 
@@ -165,7 +169,7 @@ def test_a_submitted_job_that_was_stopped_ends_as_one_that_got_sigterm() -> None
         type=JobType.SUBMISSION, entrypoint="batchloom", status=JobStatus.STOPPED
     )
     told: list[str] = []
-    assert Submission("raysubmit_1", "http://head:8265", client).follow(told.append) == ExitCode.TERMINATED
+    assert RayJob("raysubmit_1", "http://head:8265", client).follow(told.append) == ExitCode.TERMINATED
     assert told == ["Stopped.\n"]
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchloom.jobs.remote.dashboard import url_of
 from batchloom.pipelines.errors import JobError
 
 Run = Callable[..., Any]
@@ -238,12 +239,33 @@ def test_what_nobody_expected_keeps_its_traceback(batchloom: Run, make_job: Run,
         batchloom("run", make_job())
 
 
-def test_an_address_without_http_is_refused_before_anything_is_asked(batchloom: Run, make_job: Run) -> None:
-    """Ray took it for a client's address: 40 seconds of noise, then an RpcError."""
-    said = batchloom("submit", make_job(), "--address", "localhost:8299")
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [("head", "http://head:8265"), ("head:80", "http://head:80"), ("http://head", "http://head:8265"),
+     ("http://head:8299/", "http://head:8299/"), ("https://ray.example.com/a", "https://ray.example.com/a"),
+     ("[::1]", "http://[::1]:8265"), ("10.0.0.7:8265", "http://10.0.0.7:8265")],
+)  # fmt: skip
+def test_the_address_of_a_dashboard_needs_neither_http_nor_port(address: str, url: str) -> None:
+    """Ray took an address without http for a client's: 40 seconds of noise, then an RpcError."""
+    assert url_of(address) == url
+
+
+@pytest.mark.parametrize("address", ["", "http://", "head:port", "head:99999"])
+@pytest.mark.parametrize("command", ["jobs", "logs", "attach", "stop"])
+def test_an_address_that_is_none_is_refused_before_anything_is_asked(
+    batchloom: Run, command: str, address: str
+) -> None:
+    said = batchloom(command, *(["job"] if command != "jobs" else []), "--address", address)
     assert said.code == 2
-    assert said.err.splitlines()[-1] == (
-        "Error: --address localhost:8299: it is no URL. Write http://localhost:8299, the dashboard's address."
+    assert said.err.startswith(f"Error: --address {address}: ")
+    assert said.err.endswith("Write the dashboard's host and port, head:8265.\n")
+
+
+def test_a_variable_that_is_not_set_is_refused_before_anything_is_asked(batchloom: Run, make_job: Run) -> None:
+    said = batchloom("submit", make_job(), "--address", "localhost:8299", "--env", "LOOM_NOT_SET")
+    assert said.code == 2
+    assert said.err == (
+        "Error: --env LOOM_NOT_SET: not set in this environment. Export it first: export LOOM_NOT_SET=...\n"
     )
 
 

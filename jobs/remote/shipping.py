@@ -1,0 +1,81 @@
+"""What nodes without batchloom need to run its jobs: a wheel of this version, and the packages that it stands on."""
+
+import hashlib
+import os
+import re
+import zipfile
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+
+import batchloom
+from batchloom.pipelines.errors import ConfigError
+
+CLUSTERS_OWN = {"ray"}  # of the cluster's version, which everything there has to share
+WHEEL = "Wheel-Version: 1.0\nGenerator: batchloom\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+OF_PROTOCOLS = {  # what reads and writes these URLs
+    "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs",
+    "hf": "huggingface_hub",
+}  # fmt: skip
+
+
+def write_wheel(folder: Path) -> Path:
+    """Write a wheel of the batchloom that runs here, installed or a checkout, and return its path."""
+    name = f"batchloom-{version('batchloom')}"
+    files = {
+        **dict(_modules()),
+        f"{name}.dist-info/METADATA": (distribution("batchloom").read_text("METADATA") or "").encode(),
+        f"{name}.dist-info/WHEEL": WHEEL.encode(),
+    }
+    record = f"{name}.dist-info/RECORD"
+    lines = [f"{path},sha256={_hash(content)},{len(content)}" for path, content in files.items()]
+    path = folder / f"{name}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name, content in {**files, record: "\n".join([*lines, f"{record},,", ""]).encode()}.items():
+            wheel.writestr(
+                zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED
+            )  # without a time, so that equal code is an equal upload
+    return path
+
+
+def requirements(urls: Iterable[str]) -> list[str]:
+    """Return batchloom's requirements in the versions that are installed here, those of the URLs' protocols with them.
+
+    Raises: ConfigError where a URL's package is not installed here.
+    """
+    own = [line for line in distribution("batchloom").requires or [] if "extra ==" not in line]
+    needed = [name for line in own for name in re.findall(r"^[\w.-]+", line)]
+    needed += sorted({OF_PROTOCOLS[protocol] for protocol in map(_protocol, urls) if protocol in OF_PROTOCOLS})
+    return [f"{name}=={_version(name)}" for name in needed if name not in CLUSTERS_OWN]
+
+
+def _modules() -> Iterator[tuple[str, bytes]]:
+    """Yield our files; in a checkout, folders are links."""
+    assert batchloom.__file__ is not None
+    root = Path(batchloom.__file__).parent
+    for folder, inner, names in os.walk(root, followlinks=True):
+        inner[:] = sorted(name for name in inner if name != "__pycache__")
+        for name in sorted(names):
+            path = Path(folder, name)
+            if path.suffix == ".py" or name == "py.typed":
+                yield f"batchloom/{path.relative_to(root).as_posix()}", path.read_bytes()
+
+
+def _hash(content: bytes) -> str:
+    return urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+
+
+def _protocol(url: str) -> str:
+    return url.partition("://")[0] if "://" in url else ""
+
+
+def _version(name: str) -> str:
+    """Return a package's version; what marks a build (2.9.0+cu128) is this machine's own."""
+    try:
+        return version(name).partition("+")[0]
+    except PackageNotFoundError:
+        raise ConfigError(
+            f"--ship sends the packages of this machine by their versions, and {name} is not installed here. "
+            f"Install it: pip install {name}."
+        ) from None
