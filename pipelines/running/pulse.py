@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 import uuid
-from dataclasses import replace
 from types import TracebackType
 
 from batchloom.models.patience import Patience
@@ -30,6 +29,7 @@ class Pulse:
 
     def __init__(self, store: Store, fingerprint: str, even_if_running: bool) -> None:
         """`even_if_running`: do not look for another driver."""
+        self._to_look_at = store
         self._store = Store(store.url, store.options, IMPATIENCE, store.known)
         self._fingerprint, self._even_if_running = fingerprint, even_if_running
         self._lock = Lock(store)
@@ -126,7 +126,7 @@ class Pulse:
 
     def _refuse_another(self, is_ours: bool) -> None:
         """Raises: OutputError where another driver holds this machine's lock, or beats on another machine."""
-        last = heartbeat.read(self._store_to_look_at())
+        last = self._last()
         if not is_ours:
             raise OutputError(self._refusal(last))
         if last is None or last.ended or last.is_of_here or last.age() > UNSURE_SECONDS:
@@ -139,14 +139,19 @@ class Pulse:
         until = time.monotonic() + patience
         while time.monotonic() < until:
             time.sleep(LOOK_SECONDS)
-            now = heartbeat.read(self._store_to_look_at())
+            now = self._last()
             if now is None or now.ended:
                 return
             if (now.run, now.beat) != (last.run, last.beat):
                 raise OutputError(self._refusal(now))
 
-    def _store_to_look_at(self) -> Store:
-        return replace(self._store, patience=Patience())
+    def _last(self) -> Heartbeat | None:
+        """Return the heartbeat that is there. An output that cannot be read is told by those that need it."""
+        try:
+            return heartbeat.read(self._to_look_at)
+        except StoreError as error:
+            log.debug("the heartbeat was not read: %s", error)
+            return None
 
     def _refusal(self, last: Heartbeat | None) -> str:
         who = "" if last is None else f": process {last.process_id} on {last.host}, {last.num_rows_done:,} rows done"
