@@ -247,7 +247,7 @@ def jobs(address: Address, as_json: Json = False) -> None:
 def logs(job: RayJobId, address: Address) -> None:
     """Print the log of a submitted job as far as it is."""
     with _command(as_json=False) as output:
-        output.relay(_ray_job(job, address).log())
+        output.say(*_ray_job(job, address).log().splitlines())
 
 
 @app.command()

@@ -21,11 +21,16 @@ OF_PROTOCOLS = {  # what reads and writes these URLs
 
 
 def write_wheel(folder: Path) -> Path:
-    """Write a wheel of the batchloom that runs here, installed or a checkout, and return its path."""
-    name = f"batchloom-{version('batchloom')}"
+    """Write a wheel of the batchloom that runs here, installed or a checkout, and return its path.
+
+    It names no requirements: Ray installs such a wheel into a folder of its own with all that it requires, torch again.
+    """
+    own_version = version("batchloom")
+    name = f"batchloom-{own_version}"
+    metadata = f"Metadata-Version: 2.1\nName: batchloom\nVersion: {own_version}\n"
     files = {
         **dict(_modules()),
-        f"{name}.dist-info/METADATA": (distribution("batchloom").read_text("METADATA") or "").encode(),
+        f"{name}.dist-info/METADATA": metadata.encode(),
         f"{name}.dist-info/WHEEL": WHEEL.encode(),
     }
     record = f"{name}.dist-info/RECORD"
@@ -33,9 +38,8 @@ def write_wheel(folder: Path) -> Path:
     path = folder / f"{name}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         for name, content in {**files, record: "\n".join([*lines, f"{record},,", ""]).encode()}.items():
-            wheel.writestr(
-                zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED
-            )  # without a time, so that equal code is an equal upload
+            # without a time, so that equal code is an equal upload
+            wheel.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
     return path
 
 

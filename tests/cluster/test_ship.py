@@ -19,6 +19,7 @@ from batchloom.pipelines.errors import ConfigError
 from tests.cluster.heads import Head, started
 
 ROOT = Path(__file__).resolve().parents[2]
+NOTHING_ELSE = {"PYTHONPATH": ""}
 
 
 def test_a_wheel_has_all_modules_and_is_the_same_each_time(tmp_path: Path) -> None:
@@ -57,7 +58,12 @@ def bare(tmp_path: Path) -> Path:
     (site / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n")  # its own .pth files are not read
     python = tmp_path / "bare/bin/python"
     found = subprocess.run(
-        [python, "-c", "import batchloom"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [python, "-c", "import batchloom"],
+        cwd=tmp_path,
+        env=os.environ | NOTHING_ELSE,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "No module named 'batchloom'" in found.stderr
     return python
@@ -66,7 +72,7 @@ def bare(tmp_path: Path) -> Path:
 @pytest.fixture
 def bare_head(bare: Path, tmp_path: Path) -> Iterator[Head]:
     (tmp_path / "elsewhere").mkdir()
-    with started(bare, tmp_path / "elsewhere", {}) as head:
+    with started(bare, tmp_path / "elsewhere", NOTHING_ELSE) as head:
         yield head
 
 

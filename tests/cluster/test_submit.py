@@ -96,11 +96,11 @@ def test_jobs_are_listed_followed_stopped_and_taken_up(submit: Callable[..., Any
     assert again.returncode == 0, again.stderr
     events = [json.loads(line) for line in again.stdout.splitlines()]
     assert [event["event"] for event in events] == ["submitted", "ended"]
-    assert "75 rows, all answered" in command("logs", events[0]["job"]).stderr
+    assert "75 rows, all answered" in command("logs", events[0]["job"]).stdout
     table = command("jobs").stdout
     assert table.index(events[0]["job"]) < table.index(job_id)  # newest first
-    assert re.search(rf"{events[0]['job']} +succeeded", table)
-    assert re.search(rf"{job_id} +stopped", table)
+    assert re.search(rf"{events[0]['job']}\s+(state: )?succeeded \(0\)", table)
+    assert re.search(rf"{job_id}\s+(state: )?stopped", table)
     assert pipelines.verify(str(tmp_path / "stopped")).ok
     unknown = command("attach", "batchloom-nobody")
     assert unknown.returncode == 2
