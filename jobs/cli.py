@@ -186,6 +186,42 @@ def plan(
 
 
 @app.command()
+def init(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="summarization, zero-shot-classification, ...")],
+) -> None:
+    """Print a job file for a task, with every key, its default and its meaning."""
+    with _command(as_json=False) as output:
+        from batchloom.jobs import job_guide
+
+        output.say(*job_guide.template(task).splitlines())
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of job files, for editors."""
+    with _command(as_json=False) as output:
+        import json
+
+        from batchloom.jobs import job_guide
+
+        output.say(json.dumps(job_guide.schema(), indent=1))
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Path, fsspec URL or hf://org/name@revision.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a checkpoint is: classes, labels, lengths, defaults, memory. Its weights are not loaded."""
+    with _command(as_json) as output:
+        from batchloom.jobs.reports.inspection import Inspection
+
+        found = Inspection.of(model)
+        output.result(found.values())
+        output.pairs(found.words())
+
+
+@app.command()
 def submit(
     job: Annotated[str, typer.Argument(metavar="JOB.YAML", help="The job file.")],
     address: Address,

@@ -45,6 +45,11 @@ def resolve(
     return (None, sorted(problems, key=_reading_order)) if problems else (config, [])
 
 
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema by which `resolve` validates."""
+    return _ADAPTER.json_schema()
+
+
 def describe(value: Any) -> str:
     """Return a value as messages name it: `the text 'x'`, `the whole number 3`, `a list`, `nothing`."""
     match value:

@@ -175,7 +175,7 @@ class JobConfig:
     """A resolved job file. Fields that decide answers enter the fingerprint: pipelines/planning/job_plan.py."""
 
     task: str
-    """One of pipelines.tasks.TASKS."""
+    """What is done to the rows: summarization, text-generation, zero-shot-classification, ... (docs/tasks.md)."""
     model: str
     """A checkpoint in hub format: path, fsspec URL or hf://org/name@revision."""
     input: InputConfig
