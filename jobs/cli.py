@@ -102,11 +102,11 @@ def main() -> None:
         handler.is_over = True
 
 
-class BareRetry(TyperCommand):
-    """Takes --retry-errors without kinds, too: typer has no options whose value can be left out."""
+class BareKinds(TyperCommand):
+    """Takes --retry-errors and --errors without kinds, too: typer has no options whose value can be left out."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, ["--retry-errors=" if arg == "--retry-errors" else arg for arg in args])
+        return super().parse_args(ctx, [f"{arg}=" if arg in ("--retry-errors", "--errors") else arg for arg in args])
 
 
 def _tell_unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -118,7 +118,7 @@ def _tell_unexpected(kind: type[BaseException], error: BaseException, trace: Tra
     Output().relay("".join(traceback.format_exception(kind, error, trace)))
 
 
-@app.command(cls=BareRetry)
+@app.command(cls=BareKinds)
 def run(
     job: JobFile = None,
     sets: Sets = None,
@@ -325,19 +325,33 @@ def verify(
         raise typer.Exit(ExitCode.OK if found.ok else ExitCode.FAILED)
 
 
-@app.command()
+@app.command(cls=BareKinds)
 def show(
     folder: Folder,
     rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="How many rows.")] = 10,
     columns: Annotated[str | None, typer.Option(metavar="A,B,...", help="Only these columns.")] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="EXPRESSION", help='The first rows for which it is true: "id = 7".')
+    ] = None,
+    errors: Annotated[
+        str | None, typer.Option("--errors", metavar="[=KIND,...]", help="Rows with errors: all, or these kinds.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show some rows of an output, its totals and its errors, also while the job runs."""
     with _command(as_json) as output:
         from batchloom.jobs.reports.view import chosen_columns
+        from batchloom.pipelines.selection.words import WhereError
 
-        view = _look(folder)
-        sample = view.sample(rows)
+        view, kinds = _look(folder), _names(errors)
+        conditions = [] if where is None else [where if kinds is None else f"({where})"]
+        if kinds is not None:
+            of_kinds = ", ".join("'" + kind.replace("'", "''") + "'" for kind in kinds)
+            conditions.append(f"error.kind in ({of_kinds})" if kinds else "error is not null")
+        try:
+            sample = view.matching(" and ".join(conditions), rows, kinds) if conditions else view.sample(rows)
+        except WhereError as error:
+            raise ConfigError(str(error).replace("input.where", "--where", 1)) from None
         chosen = chosen_columns(sample, _names(columns))
         told = [{name: row.get(name) for name in chosen} for row in sample] if columns is not None else sample
         output.result({"totals": view.totals, "errors_by_kind": view.errors_by_kind}, rows=told)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,6 +17,8 @@ from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.part_files import PartFile
 from batchloom.pipelines.ledger.parts import is_part_name, key_of, mark_of
 from batchloom.pipelines.ledger.register import Register
+from batchloom.pipelines.selection.grammar import parse
+from batchloom.pipelines.selection.meaning import check_names, expression_of, mask_of
 from batchloom.pipelines.stores.storage import Store, Stored
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,28 @@ class View:
         rows_per_part = math.ceil(num_rows / max(len(chosen), 1))
         read = [self.read(record.part, lambda part: _rows(part.first_rows(rows_per_part))) for record in chosen]
         return [row for rows in read if rows is not None for row in rows][:num_rows]
+
+    def matching(self, where: str, num_rows: int, kinds: Collection[str] | None = None) -> list[Row]:
+        """Return at most `num_rows` rows for which an expression is true, in the order of the parts, which are read
+        until there are enough. Fields of structs are columns: `error.kind`. `kinds`: none but parts with such errors
+        are read, of all kinds where it is empty.
+
+        Raises: WhereError where it is no expression, or names no column of the output.
+        """
+        tree, found = parse(where), list[Row]()
+        for record in self.records:
+            if len(found) == num_rows:
+                break
+            there = record.errors_by_kind
+            if kinds is not None and not (set(kinds) & set(there) if kinds else there):
+                continue
+            table = self.read(record.part, lambda part, record=record: part.first_rows(record.num_rows))  # type: ignore[misc]
+            if table is not None and table.num_rows:
+                rows = _with_fields(table)
+                check_names(where, tree, rows.column_names)
+                mask = mask_of(rows, expression_of(where, tree, rows.schema))
+                found += _rows(table.filter(mask).slice(0, num_rows - len(found)))
+        return found
 
     def read(self, part: str, what: Callable[[PartFile], Found]) -> Found | None:
         """Return `what` of a part; None, and a warning in the log, where the part cannot be read."""
@@ -152,6 +176,16 @@ def _read(store: Store, part: str, what: Callable[[PartFile], Found]) -> Found |
     except Exception as error:  # damage and stores have many errors, and one part's must not hide the others
         log.warning("%s cannot be read: %s: %s. batchloom verify says more.", part, type(error).__name__, error)
         return None
+
+
+def _with_fields(table: pa.Table) -> pa.Table:
+    """Return the table with columns for the fields of its structs, at any depth."""
+    flat = table
+    while flat.num_columns and any(pa.types.is_struct(field.type) for field in flat.schema):
+        flat = flat.flatten()
+        new = [name for name in flat.column_names if name not in table.column_names]
+        table = pa.table([*table.columns, *(flat[name] for name in new)], names=[*table.column_names, *new])
+    return table
 
 
 def _rows(table: pa.Table) -> list[Row]:

@@ -175,6 +175,25 @@ def test_status_counts_answers_whose_part_is_not_written(batchloom: Run, unfinis
     assert re.search(r"Rows +25 of 30 \(83%\), 5 of them not yet in a part", batchloom("status", unfinished).out)
 
 
+def test_show_finds_rows(batchloom: Run, finished: Any) -> None:
+    def ids(*options: str) -> list[str]:
+        (said,) = batchloom("show", finished.output, "--json", *options).json
+        return [row["id"] for row in said["rows"]]
+
+    assert ids("--where", "id = '<b>7</b>'") == ["<b>7</b>"]
+    assert ids("--where", "id like '<b>2%' and error is null", "-n", "3") == ["<b>2</b>", "<b>20</b>", "<b>21</b>"]
+    wrong = ["<b>3</b>", "<b>14</b>", "<b>25</b>"]
+    assert ids("--errors", "-n", "100") == wrong
+    assert [ids(f"--errors={kind}") for kind in ("null_text", "empty_text", "too_long")] == [[one] for one in wrong]
+    assert ids("--errors=too_long,null_text") == [wrong[0], wrong[2]]
+    assert ids("--errors", "--where", "num_input_tokens = 0 or error.kind = 'x'", "-n", "1") == wrong[:1]
+    assert ids("--errors=no_such_kind") == []
+    assert "too_long: " in batchloom("show", finished.output, "--errors=too_long").out
+    said = batchloom("show", finished.output, "--where", "idd = 7")
+    assert said.code == 2
+    assert said.err.startswith("Error: --where: at character 1, there is no column 'idd'. Did you mean id?")
+
+
 def test_status_of_an_output_that_was_spoilt_says_so(batchloom: Run, finished: Any, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     shutil.copytree(finished.output, folder)
