@@ -89,7 +89,7 @@ class Lock:
     user's."""
 
     def __init__(self, store: Store) -> None:
-        folder = Path(tempfile.gettempdir()) / f"batchloom-{os.getuid()}"
+        folder = Path(tempfile.gettempdir()) / f".batchloom-locks-{os.getuid()}"
         self._path = folder / f"{hashlib.sha256(store.url.encode()).hexdigest()[:32]}.lock"
         self._file: IO[bytes] | None = None
 

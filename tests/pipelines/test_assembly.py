@@ -107,7 +107,8 @@ def assembly_of(
     parts = list(parts_of([shard], Size(10, 1 << 60)))
     limits = SimpleNamespace(limits=LimitsConfig(max_unit_attempts=attempts, stall_minutes=stall_minutes))
     job: Any = SimpleNamespace(fingerprint=FINGERPRINT, shards_by_name={"a.parquet": shard}, config=limits)
-    return Assembly(job, SimpleNamespace(), [Pending(part, ()) for part in parts]), parts  # type: ignore[arg-type]
+    assemble: Any = SimpleNamespace(name=lambda part: part.name(FINGERPRINT))
+    return Assembly(job, assemble, [Pending(part, ()) for part in parts]), parts
 
 
 def all_of(one: Assembly) -> list[Any]:

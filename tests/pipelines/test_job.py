@@ -543,7 +543,7 @@ def test_a_rolling_archive_keeps_the_answers_to_inputs_that_were_deleted(make_jo
     (corpus / "b.parquet").unlink()
     pq.write_table(pa.table({"id": [75], "text": ["One more."], "note": ["x"]}), corpus / "d.parquet")
     with pytest.raises(
-        OutputError, match=r"inputs that are gone since: b\.parquet \(3 parts\).*set input\.missing: keep"
+        OutputError, match=r"inputs that are gone since: b\.parquet \(parts: 3\).*set input\.missing: keep"
     ):
         pipelines.run(job)
     keeping = replace(job, input=replace(job.input, missing="keep"))
