@@ -9,6 +9,7 @@ import uuid
 from types import TracebackType
 
 from batchloom.models.patience import Patience
+from batchloom.models.redaction import redacted
 from batchloom.pipelines.errors import OutputError, StoreError
 from batchloom.pipelines.ledger import heartbeat
 from batchloom.pipelines.ledger.heartbeat import BEAT_SECONDS, Heartbeat, Lock
@@ -54,7 +55,7 @@ class Pulse:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self.end(f"{kind.__name__}: {error}"[:SHOWN] if str(error) else kind.__name__)
+            self.end(f"{kind.__name__}: {error}" if str(error) else kind.__name__)
         self._lock.release()
 
     def __call__(self, event: Event) -> None:
@@ -84,7 +85,7 @@ class Pulse:
         """Beat for the last time."""
         self.rest()
         if self._thread is not None:
-            self._ended = how
+            self._ended = _shown(how)
             self._beat()
 
     def _beat_until_over(self) -> None:
@@ -120,7 +121,7 @@ class Pulse:
             output_tokens_per_second=progress.output_tokens_per_second,
             num_replicas=self._replicas.num_ready,
             num_replicas_starting=self._replicas.num_starting,
-            trouble=self._trouble[:SHOWN],
+            trouble=_shown(self._trouble),
             ended=self._ended,
         )
 
@@ -129,7 +130,8 @@ class Pulse:
         last = self._last()
         if not is_ours:
             raise OutputError(self._refusal(last))
-        if last is None or last.ended or last.is_of_here or last.age() > UNSURE_SECONDS:
+        is_known_dead = last is not None and last.is_of_here and self._lock.tells
+        if last is None or last.ended or is_known_dead or last.age() > UNSURE_SECONDS:
             return
         patience = 3 * BEAT_SECONDS
         log.warning(
@@ -160,3 +162,8 @@ class Pulse:
             "same command goes on from there. Two drivers at once lose nothing and compute everything twice: "
             "--even-if-running (in Python even_if_running=True) starts one nevertheless."
         )
+
+
+def _shown(words: str) -> str:
+    """Return what others may read of an error: without credentials, which may be cut in two afterwards alone."""
+    return redacted(words)[:SHOWN]
