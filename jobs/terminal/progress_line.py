@@ -1,5 +1,6 @@
 """Format progress as one line: a live one for a terminal, plain ones at intervals for a log."""
 
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 
@@ -16,16 +17,19 @@ from batchloom.pipelines.metrics import (
     PartDone,
     Planned,
     ReplicaEnded,
+    Replicas,
     ReplicasStarting,
     Retrying,
     UnitDone,
     Waiting,
 )
+from batchloom.pipelines.telemetry.usage import CURES
 from batchloom.pipelines.watching.progress import Progress
 
 PLAIN_SECONDS = 10.0  # between two plain lines, so that the log of a long job stays readable
 MIN_BAR, MAX_BAR = 8, 36
 GAP = 2
+SPINNER = 2  # its width, with the space behind it
 
 
 class LiveLine:
@@ -39,12 +43,15 @@ class LiveLine:
         progress, width = self._progress, options.max_width
         if not progress.is_running:
             waited = wording.duration(progress.seconds)
-            self._spinner.update(text=Text(f"{progress.stage} ({waited})", no_wrap=True, overflow="ellipsis"))
+            text = textwrap.shorten(f"{progress.stage} ({waited})", max(1, width - SPINNER), placeholder=" …")
+            self._spinner.update(text=Text(text, no_wrap=True))
             yield self._spinner
             return
         text = _fitting(figures(progress), width - MIN_BAR - GAP)
-        bar_width = min(MAX_BAR, width - len(text) - GAP)
         done, total = progress.done_of
+        if len(text) > width - 1 - GAP:
+            text = f"{done / max(1, total):.0%}"
+        bar_width = min(MAX_BAR, width - len(text) - GAP)
         line = Table.grid(padding=(0, GAP, 0, 0))
         line.add_row(ProgressBar(total, done, width=max(bar_width, 1)), Text(text, no_wrap=True))
         yield line
@@ -74,6 +81,8 @@ class PlainLines:
                 self._tell(replica_ended(event))
             case UnitDone():
                 self._tell_figures(is_last=self._progress.num_units_done == self._progress.num_units)
+            case Replicas() if self._progress.is_running:  # also while no unit is done
+                self._tell_figures(is_last=False)
             case PartDone() if not self._progress.computes:
                 self._tell_figures(is_last=self._progress.num_parts_done == self._progress.num_parts)
 
@@ -108,7 +117,9 @@ def figures(progress: Progress) -> list[str]:
         f"{wording.rate(rows)} rows/s" if rows else "",
         _tokens(progress),
         _replicas(progress),
-        f"{progress.num_units_done:,}/{progress.num_units:,} units",
+        f"{progress.num_units_done:,}/{progress.num_units:,} units{_in_flight(progress)}",
+        f"padding {progress.padding:.2f}" if progress.padding else "",
+        _starved(progress),
     ]
     return [figure for figure in told if figure]
 
@@ -128,10 +139,19 @@ def _tokens(progress: Progress) -> str:
 
 
 def _replicas(progress: Progress) -> str:
-    ready, starting = progress.num_replicas, progress.num_replicas_starting
+    ready, starting = progress.replicas.num_ready, progress.replicas.num_starting
     if not starting:
         return wording.plural(ready, "replica") if ready else ""
-    return f"{wording.plural(ready, 'replica')}, {starting:,} starting"
+    return f"{wording.plural(ready, 'replica')}, {starting:,} pending"
+
+
+def _in_flight(progress: Progress) -> str:
+    return f", {progress.replicas.num_units:,} in flight" if progress.replicas.num_units else ""
+
+
+def _starved(progress: Progress) -> str:
+    stage = progress.starved_by
+    return "" if stage is None else f"starved by {CURES[stage][0]}"
 
 
 def planned(event: Planned) -> str:

@@ -12,12 +12,13 @@ import os
 import socket
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
 from batchloom.pipelines.records import from_json, parsed
 from batchloom.pipelines.stores.storage import Store
+from batchloom.pipelines.telemetry.usage import ReplicaUsage, Usage
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,16 @@ class Heartbeat:
     num_replicas: int = 0
     """That have loaded their model and report."""
     num_replicas_starting: int = 0
+    num_units_in_flight: int = 0
+    """That replicas compute."""
+    padding: float | None = None
+    """Computed over real prompt tokens."""
+    usage: Usage = field(default_factory=Usage)
+    """Seconds of all replicas."""
+    most_waiting: tuple[ReplicaUsage, ...] = ()
+    """Those that waited longest for units."""
+    hint: str = ""
+    """Which stage they wait for, and what helps; empty where they hardly wait."""
     trouble: str = ""
     """Its last failed unit, lost replica or wait, in words."""
     ended: str = ""

@@ -13,7 +13,7 @@ from batchloom.models.redaction import redacted
 from batchloom.pipelines.errors import OutputError, StoreError
 from batchloom.pipelines.ledger import heartbeat
 from batchloom.pipelines.ledger.heartbeat import BEAT_SECONDS, Heartbeat, Lock
-from batchloom.pipelines.metrics import Event, ReplicaEnded, Replicas, UnitFailed, Waiting
+from batchloom.pipelines.metrics import Event, ReplicaEnded, UnitFailed, Waiting
 from batchloom.pipelines.stores.storage import Store
 from batchloom.pipelines.watching.progress import Progress
 
@@ -35,7 +35,7 @@ class Pulse:
         self._fingerprint, self._even_if_running = fingerprint, even_if_running
         self._lock = Lock(store)
         self._progress = Progress()
-        self._replicas, self._trouble, self._ended = Replicas(0, 0), "", ""
+        self._trouble = self._ended = ""
         self._run, self._beats, self._started = uuid.uuid4().hex, 0, time.time()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -61,8 +61,6 @@ class Pulse:
     def __call__(self, event: Event) -> None:
         self._progress(event)
         match event:
-            case Replicas():
-                self._replicas = event
             case UnitFailed():
                 self._trouble = f"{event.shard} (rows {event.start}-{event.stop}): {event.reason}"
             case ReplicaEnded():
@@ -119,8 +117,13 @@ class Pulse:
             rows_per_second=progress.rows_per_second,
             input_tokens_per_second=progress.input_tokens_per_second,
             output_tokens_per_second=progress.output_tokens_per_second,
-            num_replicas=self._replicas.num_ready,
-            num_replicas_starting=self._replicas.num_starting,
+            num_replicas=progress.replicas.num_ready,
+            num_replicas_starting=progress.replicas.num_starting,
+            num_units_in_flight=progress.replicas.num_units,
+            padding=progress.padding,
+            usage=progress.replicas.usage,
+            most_waiting=progress.replicas.most_waiting,
+            hint=progress.hint,
             trouble=_shown(self._trouble),
             ended=self._ended,
         )

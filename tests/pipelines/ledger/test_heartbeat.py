@@ -22,6 +22,7 @@ from batchloom.pipelines.metrics import Planned, Replicas, UnitDone, UnitFailed
 from batchloom.pipelines.running import pulse
 from batchloom.pipelines.running.pulse import Pulse
 from batchloom.pipelines.stores.storage import Store
+from batchloom.pipelines.telemetry.usage import ReplicaUsage, Usage
 
 HOLD = """
 import sys, time
@@ -138,7 +139,14 @@ def test_a_pulse_tells_how_far_a_run_is_and_how_it_ended(store: Store) -> None:
     with contextlib.suppress(RuntimeError), beating:
         beating(Planned(num_shards=1, num_units=4, num_rows=100, num_units_done=1, num_rows_done=10, num_parts=3))
         beating.begin()
-        for event in (Replicas(1, 2), UnitDone(record), UnitFailed("a.parquet", 5, 9, "disk full")):
+        usage = Usage(loading=9.0, computing=4.0, waiting=8.0)
+        waiting = (ReplicaUsage("10.0.0.9", 7, usage),)
+        measures = {"engine_prompt_tokens": 10.0, "engine_padded_tokens": 11.0, "tokenize_seconds": 30.0}
+        for event in (
+            Replicas(1, 2, 5, usage, waiting),
+            UnitDone(record, measures),
+            UnitFailed("a.parquet", 5, 9, "disk full"),
+        ):
             beating(event)
         until = time.monotonic() + 30
         while (now := heartbeat.read(store)) is None or now.beat < 2:
@@ -146,6 +154,9 @@ def test_a_pulse_tells_how_far_a_run_is_and_how_it_ended(store: Store) -> None:
             time.sleep(0.02)
         assert (now.num_rows, now.num_rows_done, now.num_errors, now.num_units_failed) == (100, 40, 2, 1)
         assert (now.num_replicas, now.num_replicas_starting) == (1, 2)
+        assert (now.num_units_in_flight, now.padding) == (5, 1.1)
+        assert (now.usage, now.most_waiting) == (usage, waiting)
+        assert now.hint.startswith("starved by tokenization: replicas waited 67% of their time for units; ")
         assert now.trouble == "a.parquet (rows 5-9): disk full"
         assert not now.ended
         raise RuntimeError("no more")
@@ -190,7 +201,7 @@ def test_no_credential_of_an_error_is_in_a_heartbeat(store: Store) -> None:
     assert last.trouble == "a.parquet (rows 5-9): Reading https://***@host/x?X-Amz-Signature=***"
 
 
-def no_locks(file: object, operation: int) -> None:  # as NFS without its lock service says it
+def no_locks(*_: object) -> None:  # as NFS without its lock service says it
     raise OSError(errno.ENOLCK, "No locks available")
 
 
