@@ -1,8 +1,10 @@
 """Each second and each token is counted once."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
+from batchloom.pipelines.telemetry import measures
 from batchloom.pipelines.telemetry.measures import Increments, add, padding, stage_seconds, timed
 
 
@@ -20,17 +22,21 @@ def test_increments_add_up_whoever_asks() -> None:
     assert increments.take() == {"tokens": 0}
 
 
-def test_what_is_timed_is_the_making_and_not_the_use() -> None:
+def test_what_is_timed_is_the_making_and_not_the_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(measures.time, "perf_counter", lambda: now)
+
     def made():
+        nonlocal now
         for number in range(3):
-            time.sleep(0.02)
+            now += 1.0
             yield number
 
-    seconds = 0.0
-    for number, took in timed(made()):
-        seconds += took
-        time.sleep(0.05 * (number < 2))
-    assert 0.06 <= seconds < 0.12
+    taken = []
+    for number, seconds in timed(made()):
+        taken.append((number, seconds))
+        now += 100.0
+    assert taken == [(0, 1.0), (1, 1.0), (2, 1.0)]
 
 
 def test_sums_are_kept_and_read_by_stage() -> None:
