@@ -13,7 +13,7 @@ COLUMNS_AT_ONCE = 4096  # of a row, by the 8 warps that share it
 def best_and_normalizer(logits_RV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return each row's largest logit and its token, the first of equals, and the log-sum-exp, float32: all [R].
 
-    A row with a NaN or +infinity has the normalizer NaN; one of -inf alone has -inf, and token 0.
+    A row with a NaN or +infinity has NaN for both; one of -inf alone has -inf, and token 0.
     """
     num_rows, vocab_size = logits_RV.shape
     if logits_RV.stride(1) != 1:
@@ -60,6 +60,7 @@ def vocabulary_kernel(  # type: ignore[no-untyped-def]
     shift = tl.where(best == float("-inf"), 0.0, best)
     total = tl.sum(sum_K * tl.exp(best_K - shift), 0)
     place = tl.min(tl.where(best_K == best, place_K, VOCAB_SIZE - 1), 0)
+    best = tl.where(total == total, best, total)  # NaN is larger than nothing, so a row of it has no best logit
     tl.store(value_R + row, best.to(value_R.dtype.element_ty))
     tl.store(token_R + row, place.to(tl.int64))
     tl.store(normalizer_R + row, shift + tl.log(total))
