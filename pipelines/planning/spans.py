@@ -1,8 +1,9 @@
 """Spans of rows, and the rows of shards that some spans cover. It knows no files."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 Range = tuple[int, int]
 """Rows `[start, stop)`."""
@@ -63,15 +64,19 @@ class Coverage:
         return sum(stop - start for start, stop in self._ranges.get(shard, []))
 
 
-def within(spans: Sequence[Span], ranges: Iterable[Range]) -> Iterator[Span]:
-    """Yield the spans that lie at ranges of the rows that `spans` are, one after the other."""
+def starts_of(spans: Iterable[Span]) -> list[int]:
+    """Return the row at which each span begins, of the rows that they are one after the other."""
+    return list(accumulate((span.num_rows for span in spans), initial=0))[:-1]
+
+
+def within(spans: Sequence[Span], starts: Sequence[int], ranges: Iterable[Range]) -> Iterator[Span]:
+    """Yield the spans that lie at ranges of the rows that `spans` are, one after the other. `starts`: of these."""
     for low, high in ranges:
-        first = 0
-        for span in spans:
+        for place in range(max(0, bisect_right(starts, low) - 1), bisect_left(starts, high)):
+            span, first = spans[place], starts[place]
             start, stop = max(low - first, 0), min(high - first, span.num_rows)
             if start < stop:
                 yield Span(span.shard, span.identity, span.start + start, span.start + stop)
-            first += span.num_rows
 
 
 def outside(num_rows: int, ranges: Iterable[Range]) -> list[Range]:
