@@ -50,7 +50,7 @@ class Coverage:
         """Return the ranges of a span that are not covered, in order."""
         ranges = self._ranges.get(span.shard, [])
         missing, start = [], span.start
-        for low, high in ranges[max(0, bisect_right(ranges, (span.start, span.start)) - 1) :]:
+        for low, high in _from(ranges, span.start):
             if low >= span.stop:
                 break
             if low > start:
@@ -93,10 +93,14 @@ def common(one: Iterable[Range], other: Sequence[Range]) -> list[Range]:
     """Return the ranges that lie in both lists, each of which is ascending and disjoint."""
     found = []
     for low, high in one:
-        place = max(0, bisect_right(other, (low, low)) - 1)
-        for start, stop in other[place:]:
+        for start, stop in _from(other, low):
             if start >= high:
                 break
             if max(low, start) < min(high, stop):
                 found.append((max(low, start), min(high, stop)))
     return found
+
+
+def _from(ranges: Sequence[Range], row: int) -> Iterator[Range]:
+    """Yield ranges, which ascend, from the last one that begins at or before a row. A slice would be a copy of all."""
+    return (ranges[place] for place in range(max(0, bisect_right(ranges, (row, row)) - 1), len(ranges)))

@@ -68,3 +68,21 @@ def test_a_few_rows_of_many_spans_are_found_without_going_through_all_of_them() 
         many[row] for start in range(0, 10_000, 100) for row in range(start, start + 10)
     ]
     assert looked.num_looks <= 1100
+
+
+def test_a_few_ranges_of_many_are_found_without_a_copy_of_all() -> None:
+    """Rows with errors of a part, in units of a row, were copied for each unit."""
+
+    class Looked(list[tuple[int, int]]):
+        num_looks = 0
+
+        def __getitem__(self, place):
+            assert isinstance(place, int), "a slice is a copy"
+            self.num_looks += 1
+            return super().__getitem__(place)
+
+    looked = Looked((row, row + 1) for row in range(0, 20_000, 2))
+    assert [row for low in range(0, 20_000, 200) for row in rows(common([(low, low + 2)], looked))] == [
+        *range(0, 20_000, 200)
+    ]
+    assert looked.num_looks < 3000
