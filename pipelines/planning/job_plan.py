@@ -352,9 +352,12 @@ def _check_numbers(config: JobConfig) -> None:
             f"engine.replicas: max is {config.engine.replicas.max}, less than min, {config.engine.replicas.min}."
         )
     problems += _gpu_problems(config.engine)
+    csv = config.input.csv
     for name in ("delimiter", "quote", "escape"):
-        if len((text := getattr(config.input.csv, name) or " ").encode()) != 1 or text in "\r\n":
+        if len((text := getattr(csv, name) or " ").encode()) != 1 or text in "\r\n\0":
             problems.append(f"input.csv.{name}: is {text!r}, must be one ASCII character, or null.")
+    if csv.delimiter and csv.delimiter in (csv.quote, csv.escape):
+        problems.append(f"input.csv.delimiter: is {csv.delimiter!r}, and so is input.csv.quote or input.csv.escape.")
     if config.output.format == "jsonl" and config.output.codec not in JSON_ENDINGS:
         problems.append(
             f"output.compression: is {config.output.codec}, and JSON Lines (output.format: jsonl) is written with "
