@@ -44,7 +44,7 @@ def check_partition_by(output: OutputConfig, sources: Collection[Source], own: C
 def _keys(source: Source) -> list[str]:
     """Return the partitions of a file, of a table's those that its path tells as well: a part knows paths alone."""
     told = partitions_of_path(source.name)
-    return [key for key, value in partitions(source).items() if key in told and told[key] == value]
+    return [key for key, value in partitions(source).items() if key in told and (told[key] or None) == (value or None)]
 
 
 def _advice(output: OutputConfig, known: Collection[str]) -> str:
