@@ -71,6 +71,19 @@ def test_show_finds_the_same_rows_in_each_layout(batchloom: Run, tree: Path, tmp
     assert wrong.err.splitlines()[1] == "  sizes = 7"
 
 
+def test_show_reads_numbers_that_fill_64_bits_from_json_lines(batchloom: Run, tmp_path) -> None:
+    """Of such an output no row was shown."""
+    (tmp_path / "in").mkdir()
+    large = pa.array([2**64 - 1, None, 2], pa.uint64())
+    inside = pa.array([[2**64 - 1], None, [1]], pa.list_(pa.uint64()))
+    write(pa.table({"id": range(3), "text": list("abc"), "u": large, "l": inside}), tmp_path / "in", "a", ".parquet")
+    finish(summaries([str(tmp_path / "in")], tmp_path / "out", format="jsonl"))
+    (said,) = batchloom("show", tmp_path / "out", "--json").json
+    assert [row["u"] for row in said["rows"]] == large.to_pylist()
+    (said,) = batchloom("show", tmp_path / "out", "--json", "--where", "u > 9223372036854775807").json
+    assert [row["id"] for row in said["rows"]] == [0]
+
+
 def test_status_says_the_same_rows_before_and_after_the_end(batchloom: Run, tree: Path, tmp_path) -> None:
     job = summaries([str(tree)], tmp_path / "out")
     finish(replace(job, input=replace(job.input, where="lang = 'en'")))
