@@ -24,7 +24,7 @@ from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.formats.base import Columns, Format
 from batchloom.pipelines.formats.parquet import Parquet
-from batchloom.pipelines.planning.apart import check_apart
+from batchloom.pipelines.planning.apart import check_apart, check_in_no_table
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.limit import limited, selected, words_for_left_out
@@ -225,6 +225,8 @@ def plan(config: JobConfig) -> JobPlan:
         config = _of_version(config, found[0].format)
         looked_at = limited(found, config.input.limit)
         check_apart(config, looked_at)
+    with _gathering(problems):
+        check_in_no_table(config.output, Patience(config.limits.storage_patience))
     _raise_all(problems)
     models.check_ranks(checkpoint.config, config.engine.tensor_parallel)
     schema, keep_columns = choose_columns(config.input, task, looked_at, schemas, selection)
