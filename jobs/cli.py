@@ -157,6 +157,9 @@ def plan(
     text_column: TextColumn = None,
     keep_columns: KeepColumns = None,
     limit: Limit = None,
+    sample: Annotated[
+        int, typer.Option(metavar="ROWS", min=1, help="Read so many rows: tokens, truncations and errors to expect.")
+    ] = 0,
     as_json: Json = False,
     memory: Annotated[float, _machine("Of a device, in GB.")] = Machine.memory / 1e9,
     bandwidth: Annotated[float, _machine("Between a device and its memory, in GB/s.")] = Machine.bandwidth / 1e9,
@@ -179,7 +182,7 @@ def plan(
             link=link * 1e9,
             storage=storage * 1e9,
         )
-        dry_run = DryRun.of(_load(job, sets, flags), machine, tokens)
+        dry_run = DryRun.of(_load(job, sets, flags), machine, tokens, sample)
         output.result(dry_run.values())
         output.pairs(dry_run.words())
         dry_run.refuse()

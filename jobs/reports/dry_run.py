@@ -5,7 +5,7 @@ It starts and writes nothing.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from batchloom import pipelines
@@ -18,6 +18,7 @@ from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.ledger.resume import Done
 from batchloom.pipelines.planning.job_plan import JobPlan
+from batchloom.pipelines.running.forecast import Forecast
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,17 @@ class DryRun:
     replica: ReplicaEstimate
     done: Done | None
     """What is there of the job; None where `run` would refuse the output."""
+    forecast: Forecast | None = None
+    """None where no rows were to be read."""
 
     @staticmethod
-    def of(config: JobConfig, machine: Machine, num_tokens: int) -> "DryRun":
+    def of(config: JobConfig, machine: Machine, num_tokens: int, num_sampled: int = 0) -> "DryRun":
         """Plan the job. Raises: ConfigError or ModelError where the job cannot run."""
         plan = pipelines.plan(config)
         found = ledger.look(plan.output)
         share = replace(machine, memory=config.engine.gpus_per_replica * machine.memory)
-        return DryRun(plan, found, ReplicaEstimate(plan, share, num_tokens), _done(plan, found))
+        forecast = Forecast.of(plan, num_sampled) if num_sampled else None
+        return DryRun(plan, found, ReplicaEstimate(plan, share, num_tokens), _done(plan, found), forecast)
 
     def refuse(self) -> None:
         """Do nothing where `run` would accept the output. Raises: OutputError where it would refuse it."""
@@ -62,6 +66,7 @@ class DryRun:
             "notes": list(plan.notes),
             "fingerprint": plan.fingerprint,
             "replica": self.replica.values(),
+            "forecast": None if self.forecast is None else asdict(self.forecast),
         }
 
     def words(self) -> dict[str, str]:
@@ -79,6 +84,7 @@ class DryRun:
             "Generation": _lines(values["generation"]),
             "Task options": _lines(values["task_options"]),
             **({"Note": "\n".join(values["notes"])} if values["notes"] else {}),
+            **({} if self.forecast is None else _expected(self.forecast)),
             **self.replica.words(),
             "Fingerprint": values["fingerprint"],
         }
@@ -89,6 +95,21 @@ class DryRun:
             return self.plan.num_units, self.plan.num_rows
         units = [unit.num_rows for one in self.done.pending(self.plan) if one.missing for unit in one.units(self.plan)]
         return len(units), sum(units)
+
+
+def _expected(forecast: Forecast) -> dict[str, str]:
+    """Say what rows that were looked at make for all."""
+    looked_at, expected = forecast.num_looked_at, forecast.expected
+    kinds = {kind: expected(count) for kind, count in forecast.errors_by_kind.items()}
+    told = {
+        "Sample": f"{wording.plural(looked_at, 'row')} of spread places, in {wording.duration(forecast.seconds)}",
+        "Tokens": f"about {expected(forecast.num_input_tokens):,} in, of which the model is asked "
+        f"{expected(forecast.num_asked_tokens):,}; {expected(forecast.num_truncated_tokens):,} truncated",
+        "Errors": f"about {sum(kinds.values()):,} rows ({wording.kinds(kinds)})" if kinds else f"none in {looked_at:,}",
+    }
+    if forecast.num_chosen < looked_at:
+        told["Chosen"] = f"about {expected(forecast.num_chosen):,} rows, as {forecast.num_chosen:,} of {looked_at:,}"
+    return told
 
 
 def _done(plan: JobPlan, found: ledger.Found) -> Done | None:

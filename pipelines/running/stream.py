@@ -6,7 +6,7 @@
 A row of the dataset is a unit (stages/work.py), and every stage is `map_batches(batch_size=1)`: one unit a call.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib.metadata import version
@@ -29,11 +29,10 @@ from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.replicas import probe, spanning
 from batchloom.pipelines.replicas.placement import STAGE_CPUS, Placement, place
 from batchloom.pipelines.running.assembly import Assembly
+from batchloom.pipelines.running.reading import read_of, reader_of
 from batchloom.pipelines.stages.assemble import Assemble
-from batchloom.pipelines.stages.choose import Choose
 from batchloom.pipelines.stages.infer import Infer
-from batchloom.pipelines.stages.read import Read, stretches
-from batchloom.pipelines.stages.reader import Reader
+from batchloom.pipelines.stages.read import stretches
 from batchloom.pipelines.stages.tokenize import Tokenize, bucket_tokens
 from batchloom.pipelines.stages.write import Write, from_outcome
 from batchloom.pipelines.stores.storage import Store
@@ -173,24 +172,8 @@ def _taken(pump: Pump[Any], watchdog: Watchdog, pace: Pace, on_event: Callable[[
 def assembler(job: JobPlan) -> Assemble:
     """Return what makes the parts of a job."""
     answers = pa.schema([*job.task.output_fields(), *LEDGER_FIELDS])
-    kept = _reader(job, job.keep_columns)
+    kept = reader_of(job, job.keep_columns)
     return Assemble(job.output, kept, answers, job.fingerprint, job.layout, version("batchloom"), job.config.output)
-
-
-def _reader(job: JobPlan, columns: Iterable[str]) -> Reader:
-    """Return what reads these columns of the input."""
-    schema = pa.schema([job.schema.field(name) for name in columns])
-    config = job.config.input
-    return Reader(schema, dict(config.storage_options), config.paths[0], job.patience, job.format)
-
-
-def _read(job: JobPlan) -> Read:
-    """Return what reads the rows that are answered."""
-    wanted = job.task.input_columns()
-    if not job.selection:
-        return Read(_reader(job, wanted))
-    choose = Choose(_reader(job, job.selection.columns), job.selection)
-    return Read(_reader(job, dict.fromkeys([*wanted, *job.selection.columns])), choose, job.unit_size)
 
 
 def _probe_answers(job: JobPlan) -> Any:
@@ -242,7 +225,7 @@ def _dataset(
     units = (unit for one in pending if one.missing for unit in one.units(job))
     least = max(-(-num_units // MAX_STRETCHES), min(num_units // MAX_JOINED, MAX_JOINED) if job.selection else 1)
     rows = [{"stretch": stretch.to_json()} for stretch in stretches(units, job.shards_by_name, least)]
-    read = _read(job)
+    read = read_of(job)
     compute_once = engine.compute_once and not job.generation.get("do_sample")  # samples are drawn with the row's seed
     num_tokens = bucket_tokens(job.task, engine.max_batch_tokens, placement.device)
     tokenize = Tokenize(job.task, job.checkpoint.pinned, num_tokens, compute_once)
