@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale --units 1000 10000 100000 1000000
     python -m benchmarks.scale --units 11000 --units-per-part 1         10,000 parts, when it is resumed
-    python -m benchmarks.scale --units 1000000 --kill                   the last 1,000 units computed, killed half way
+    python -m benchmarks.scale --units 1000000 --kill                   the last 1,000 units computed, and killed
 
 Shards have 100 row groups of ten rows, a unit each; a part has 64 units, unless told. Parts are put with made-up
 answers, as computing a million units takes hours. All else is what `run` and `verify` do, on local files in the page

@@ -18,11 +18,9 @@ from batchloom.pipelines.tasks import TASKS
 
 WIDTH = 100
 SCHEMA_FILE = "job.schema.json"
-DEFINITION = "#/$defs/"
 REQUIRED = {"task": "", "model": "models/mine", "input.paths": ["corpus/"], "output.path": "out"}
 OPTIONS: dict[str, dict[str, Any]] = {  # of tasks that need some
     "zero-shot-classification": {"candidate_labels": ["politics", "sport", "science"]},
-    "text-generation": {},
 }
 GENERATION: dict[str, dict[str, Any]] = {"text-generation": {"max_new_tokens": 64}}
 
@@ -106,7 +104,7 @@ def _needed(name: str, task: str) -> Any:
         case "task":
             return task
         case "task_options":
-            return OPTIONS.get(task) or None
+            return OPTIONS.get(task)
         case "generation":
             return GENERATION.get(task)
     return REQUIRED.get(name)

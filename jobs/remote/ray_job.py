@@ -28,13 +28,14 @@ class RayJob:
     @staticmethod
     def find(job_id: str, address: str) -> "RayJob":
         """Return a job of a cluster. Raises: ConfigError where it has none of this id, or no dashboard answers."""
-        known = jobs_of(address)
+        client = connect(address)
+        known = _sights(client, address)
         if job_id not in [one.id for one in known]:
             others = ", ".join(one.id for one in known[:SHOWN]) or "none"
             raise ConfigError(
                 f"The cluster at {address} has no batchloom job {job_id}. The newest that it has: {others}."
             )
-        return RayJob(job_id, address, connect(address))
+        return RayJob(job_id, address, client)
 
     def log(self) -> str:
         """Return the job's log so far. Raises: ConfigError, JobError as `clear_errors`."""
@@ -117,7 +118,10 @@ class JobSight:
 
 def jobs_of(address: str) -> list[JobSight]:
     """Return the batchloom jobs of a cluster, newest first. Raises: ConfigError, JobError as `clear_errors`."""
-    client = connect(address)
+    return _sights(connect(address), address)
+
+
+def _sights(client: Any, address: str) -> list[JobSight]:
     with clear_errors(address):
         found = [one for one in client.list_jobs() if one.submission_id and "batchloom" in (one.metadata or {})]
     sights = [
