@@ -64,8 +64,9 @@ def plan(
     keep_columns: KeepColumns = None,
     limit: Limit = None,
     sample: Annotated[
-        int, typer.Option(metavar="ROWS", min=1, help="Read so many rows: tokens, truncations and errors to expect.")
-    ] = 0,
+        int | None,
+        typer.Option(metavar="ROWS", min=1, help="Read so many rows: tokens, truncations and errors to expect."),
+    ] = None,
     as_json: Json = False,
     memory: Annotated[float, _machine("Of a device, in GB.")] = Machine.memory / 1e9,
     bandwidth: Annotated[float, _machine("Between a device and its memory, in GB/s.")] = Machine.bandwidth / 1e9,
@@ -88,7 +89,7 @@ def plan(
             link=link * 1e9,
             storage=storage * 1e9,
         )
-        dry_run = DryRun.of(load(job, sets, given), machine, tokens, sample)
+        dry_run = DryRun.of(load(job, sets, given), machine, tokens, sample or 0)
         output.result(dry_run.values())
         output.pairs(dry_run.words())
         dry_run.refuse()
