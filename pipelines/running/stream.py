@@ -29,11 +29,10 @@ from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.replicas import probe, spanning
 from batchloom.pipelines.replicas.placement import STAGE_CPUS, Placement, place
 from batchloom.pipelines.running.assembly import Assembly
-from batchloom.pipelines.running.reading import read_of, reader_of
+from batchloom.pipelines.running.stages import read_of, reader_of, settings_of, tokenize_of
 from batchloom.pipelines.stages.assemble import Assemble
 from batchloom.pipelines.stages.infer import Infer
 from batchloom.pipelines.stages.read import stretches
-from batchloom.pipelines.stages.tokenize import Tokenize, bucket_tokens
 from batchloom.pipelines.stages.write import Write, from_outcome
 from batchloom.pipelines.stores.storage import Store
 from batchloom.pipelines.watching.pace import Pace
@@ -68,7 +67,7 @@ def stream(
         PipelineError, ModelError: what a stage raised.
         JobError: anything else that ended the stream; its message is the innermost cause's.
     """
-    with cluster.connected(), _translated_errors():
+    with cluster.connected(), translated_errors():
         assemble = assembler(job)
         assembly = Assembly(job, assemble, pending)
         if num_units:
@@ -221,24 +220,12 @@ def _dataset(
     roster: Roster,
     probe_answers: Any,
 ) -> Dataset:
-    config, engine = job.config, job.config.engine
+    engine = job.config.engine
     units = (unit for one in pending if one.missing for unit in one.units(job))
     least = max(-(-num_units // MAX_STRETCHES), min(num_units // MAX_JOINED, MAX_JOINED) if job.selection else 1)
     rows = [{"stretch": stretch.to_json()} for stretch in stretches(units, job.shards_by_name, least)]
-    read = read_of(job)
-    compute_once = engine.compute_once and not job.generation.get("do_sample")  # samples are drawn with the row's seed
-    num_tokens = bucket_tokens(job.task, engine.max_batch_tokens, placement.device)
-    tokenize = Tokenize(job.task, job.checkpoint.pinned, num_tokens, compute_once)
-    infer: dict[str, Any] = {
-        "task": job.task,
-        "model": job.checkpoint.pinned,
-        "dtype": engine.dtype,
-        "device": placement.device,
-        "tensor_parallel": engine.tensor_parallel,
-        "max_batch_tokens": engine.max_batch_tokens,
-        "seed": config.seed,
-        "probe_answers": probe_answers,
-    }
+    read, tokenize = read_of(job), tokenize_of(job, placement.device)
+    infer = settings_of(job, placement.device, probe_answers)
     write = Write(job.task, job.checkpoint.pinned, assemble)
     one_unit: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
     return (
@@ -258,7 +245,7 @@ def _dataset(
 
 
 @contextmanager
-def _translated_errors() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
     """Replace Ray's nested errors by the one inside that says what went wrong: ours, else the innermost."""
     try:
         yield
