@@ -1,5 +1,6 @@
 """Commands on a job: run, plan."""
 
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -19,11 +20,15 @@ from batchloom.jobs.cli.options import (
     Task,
     TextColumn,
 )
-from batchloom.models.footprint import Machine
+from batchloom.jobs.cli.without_pandas import keep_pandas_out
+from batchloom.pipelines.errors import ConfigError
 
 
-def _machine(help_text: str) -> Any:
-    return typer.Option(help=help_text, min=1, rich_help_panel="What estimates assume: an H100 of a node of eight")
+def _machine(help_text: str, kind: type = float) -> Any:
+    bounds: dict[str, Any] = {} if kind is str else {"min": 1}
+    return typer.Option(
+        help=help_text, rich_help_panel="The GPU of estimates: the one that is here, or an H100", **bounds
+    )
 
 
 def run(
@@ -67,29 +72,38 @@ def plan(
         int | None,
         typer.Option(metavar="ROWS", min=1, help="Read so many rows: tokens, truncations and errors to expect."),
     ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Start one replica on some hundred rows: speed, and hours for all.")
+    ] = False,
+    price_per_hour: Annotated[
+        float | None, typer.Option(metavar="MONEY", min=0, help="Of one replica: what all will cost, with --probe.")
+    ] = None,
     as_json: Json = False,
-    memory: Annotated[float, _machine("Of a device, in GB.")] = Machine.memory / 1e9,
-    bandwidth: Annotated[float, _machine("Between a device and its memory, in GB/s.")] = Machine.bandwidth / 1e9,
-    half_flops: Annotated[float, _machine("In float16 and bfloat16, in TFLOP/s.")] = Machine.half_flops / 1e12,
-    float_flops: Annotated[float, _machine("In float32, in TFLOP/s.")] = Machine.float_flops / 1e12,
-    link: Annotated[float, _machine("Between devices, each way, in GB/s.")] = Machine.link / 1e9,
-    storage: Annotated[float, _machine("From storage to all ranks together, in GB/s.")] = Machine.storage / 1e9,
-    tokens: Annotated[int, _machine("That a sequence looks back at, its source included.")] = 1024,
+    gpu: Annotated[str | None, _machine("Its figures: h100, a100, l4, ...", str)] = None,
+    memory: Annotated[float | None, _machine("Of a device, in GB.")] = None,
+    bandwidth: Annotated[float | None, _machine("Between a device and its memory, in GB/s.")] = None,
+    half_flops: Annotated[float | None, _machine("In float16 and bfloat16, in TFLOP/s.")] = None,
+    float_flops: Annotated[float | None, _machine("In float32, in TFLOP/s.")] = None,
+    link: Annotated[float | None, _machine("Between devices, each way, in GB/s.")] = None,
+    storage: Annotated[float | None, _machine("From storage to all ranks together, in GB/s.")] = None,
+    tokens: Annotated[int | None, _machine("That a sequence looks back at, its source included.")] = None,
 ) -> None:
     """Show what `run` would do, without doing it."""
     given = flags(task, model, inputs, output_path, text_column, keep_columns, limit)
     with command(as_json) as output:
-        from batchloom.jobs.reports.dry_run import DryRun
+        if not probe:
+            keep_pandas_out()
+        from batchloom.jobs.reports.assumption import Assumption
+        from batchloom.jobs.reports.dry_run import DryRun, Looks
 
-        machine = Machine(
-            memory=memory * 1e9,
-            bandwidth=bandwidth * 1e9,
-            half_flops=half_flops * 1e12,
-            float_flops=float_flops * 1e12,
-            link=link * 1e9,
-            storage=storage * 1e9,
-        )
-        dry_run = DryRun.of(load(job, sets, given), machine, tokens, sample or 0)
+        units = {"memory": 1e9, "bandwidth": 1e9, "half_flops": 1e12, "float_flops": 1e12, "link": 1e9, "storage": 1e9}
+        told = (memory, bandwidth, half_flops, float_flops, link, storage)
+        figures = {name: value * units[name] for name, value in zip(units, told, strict=True) if value is not None}
+        if price_per_hour is not None and not probe:
+            raise ConfigError("--price-per-hour: nobody knows how many hours. Add --probe, which measures the speed.")
+        looks = Looks(sample or 0, probe, price_per_hour)
+        with output.relaying() if probe else nullcontext():
+            dry_run = DryRun.of(load(job, sets, given), Assumption.of(gpu, figures), tokens, looks)
         output.result(dry_run.values())
         output.pairs(dry_run.words())
         dry_run.refuse()

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from batchloom import pipelines
-from batchloom.jobs import spec
 from batchloom.jobs.reports import wording
 from batchloom.jobs.reports.view import View
 from batchloom.models.errors import ModelError
@@ -132,6 +131,8 @@ def _num_rows(view: View, job: JobConfig | None) -> int | None:
     if view.manifest is not None:
         return view.totals["rows"] + view.totals["left_out"]
     try:
+        from batchloom.jobs import spec
+
         return pipelines.plan(job or spec.from_record(view.job, view.store.url)).num_rows
     except (ConfigError, ModelError):
         return None
