@@ -5,11 +5,14 @@ from typing import Annotated
 import typer
 
 from batchloom.jobs.cli.command import command
-from batchloom.jobs.cli.options import Json
+from batchloom.jobs.cli.options import Json, task_names
 
 
 def init(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="summarization, zero-shot-classification, ...")],
+    task: Annotated[
+        str,
+        typer.Argument(metavar="TASK", help="summarization, zero-shot-classification, ...", autocompletion=task_names),
+    ],
 ) -> None:
     """Print a job file for a task, with every key, its default and its meaning."""
     with command(as_json=False) as output:

@@ -18,7 +18,6 @@ app = typer.Typer(
     name="batchloom",
     help="Batch inference for BART, BLOOM and Blenderbot over Parquet: one job file, from a laptop to a cluster.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -11,7 +11,16 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the job: generation.num_beams=1. Repeatable."),
 ]
-Task = Annotated[str | None, typer.Option("--task", help="Instead of the job file's task.")]
+
+
+def task_names(incomplete: str) -> list[str]:
+    """Return the tasks that begin so, for shells that complete them."""
+    from batchloom.pipelines.tasks import TASKS
+
+    return [name for name in TASKS if name.startswith(incomplete)]
+
+
+Task = Annotated[str | None, typer.Option("--task", help="Instead of the job file's task.", autocompletion=task_names)]
 Model = Annotated[str | None, typer.Option("--model", help="Path, fsspec URL or hf://org/name@revision.")]
 Input = Annotated[list[str] | None, typer.Option("--input", metavar="PATH", help="File, folder or glob. Repeatable.")]
 Target = Annotated[str | None, typer.Option("--output", metavar="PATH", help="The output folder.")]

@@ -7,6 +7,7 @@ import typer
 from batchloom.jobs.cli.command import command
 from batchloom.jobs.cli.given import address, look, names
 from batchloom.jobs.cli.options import Folder, Json
+from batchloom.jobs.cli.without_pandas import keep_pandas_out
 from batchloom.jobs.exit_codes import ExitCode
 from batchloom.pipelines.errors import ConfigError
 
@@ -21,6 +22,9 @@ def verify(
     """Recount inputs and parts against the manifest: is every row there once, as it was written?"""
     with command(as_json) as output:
         from dataclasses import asdict
+
+        if not deep:
+            keep_pandas_out()
 
         from batchloom import pipelines
 
@@ -47,6 +51,7 @@ def show(
 ) -> None:
     """Show some rows of an output, its totals and its errors, also while the job runs."""
     with command(as_json) as output:
+        keep_pandas_out()
         from batchloom.jobs.reports.view import chosen_columns
         from batchloom.pipelines.selection.words import WhereError
 
@@ -69,6 +74,7 @@ def show(
 def status(folder: Folder, as_json: Json = False) -> None:
     """Show how far a job is, from its output alone."""
     with command(as_json) as output:
+        keep_pandas_out()
         from batchloom.jobs.reports.status import Status
 
         found = Status.of(look(folder), address(folder)[2])
@@ -83,6 +89,7 @@ def report(
 ) -> None:
     """Report on an output: rows, speed, padding, errors, lengths, samples."""
     with command(as_json) as output:
+        keep_pandas_out()
         from batchloom.jobs.reports.report import Report
 
         found = Report.of(look(folder))
