@@ -15,7 +15,7 @@ import torch
 from batchloom.models.generation.memory.gpu import fused
 from batchloom.models.generation.memory.gpu.attention import BlockReader, BlockReads
 from batchloom.models.generation.memory.gpu.blocks import BLOCK_SIZE, BlockStore
-from batchloom.models.generation.memory.gpu.tables import PromptBlocks, prompt_table, read_arrays
+from batchloom.models.generation.memory.gpu.tables import PromptBlocks, prompt_table, read_shapes, write_reads
 from benchmarks.gpu import bytes_a_second
 
 CASES = {  # prompts, readers of each, their median length, heads, head_dim, with ALiBi
@@ -45,7 +45,9 @@ def main() -> None:
         store.descent_BRS.fill_(True)
         rows = [prompt for prompt in prompts for _ in range(width)]
         table = prompt_table(rows)
-        arrays = read_arrays([table], len(rows), store.end, table.blocks_NM.shape[1], width)
+        shapes = read_shapes(len(rows), store.end, table.blocks_NM.shape[1], width)
+        arrays = [np.empty(shape, dtype=np.int64) for shape in shapes]
+        write_reads([table], arrays)
         reads = BlockReads(*(torch.from_numpy(array).to(device) for array in arrays))
         q_NHK = torch.randn(len(rows), num_heads, head_dim, dtype=torch.bfloat16, device=device)
         position_N = torch.full((len(rows),), 2000, device=device)

@@ -1,13 +1,12 @@
 """Layer norms, and those of a residual sum, which are one kernel on a GPU. They know no layer."""
 
-import logging
 from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
-logger = logging.getLogger(__name__)
+from batchloom.models.kernels import kernel_or
 
 FUSED_ROWS = 2048  # with fewer, Triton's launch takes longer than what it saves
 
@@ -35,16 +34,14 @@ def plain_norm_of_sum(residual_ND: Tensor, update_ND: Tensor, norm: nn.LayerNorm
 
 @cache
 def _norm_of_sum_on(device: torch.device) -> NormOfSum:
-    """Return the kernel where Triton works, which is tried out, and plain torch elsewhere."""
-    if device.type != "cuda":
-        return plain_norm_of_sum
-    try:
+    """Return the kernel where Triton works, and plain torch elsewhere."""
+
+    def load() -> NormOfSum:
         from batchloom.models.layers.norm_kernel import norm_of_sum
 
         like_ND = torch.zeros(1, 16, device=device)
         norm_of_sum(like_ND, like_ND, nn.LayerNorm(16, device=device))
-        torch.cuda.synchronize(device)
-    except Exception as error:  # of Triton, its compiler, the C compiler, the driver: all mean that it cannot be used
-        logger.info("norms are made by plain torch, since Triton does not work here: %s", error)
-        return plain_norm_of_sum
-    return norm_of_sum
+        return norm_of_sum
+
+    plain: NormOfSum = plain_norm_of_sum
+    return kernel_or(plain, device, load, without="norms are made by plain torch")

@@ -3,8 +3,13 @@
 [rows, vocabulary] is the largest tensor of a step, so each pass over it is written once, here, and counted.
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor
+
+from batchloom.models.kernels import kernel_or
 
 TILE = 128  # tokens: one streaming pass gives the maximum of each tile, and the largest of 400 maxima cost nothing
 
@@ -13,8 +18,41 @@ TILE = 128  # tokens: one streaming pass gives the maximum of each tile, and the
 LOGITS_AT_ONCE = {False: 200_000, True: 64_000_000}
 
 
+Reduction = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
 def log_normalizer(logits_RV: Tensor) -> Tensor:
     """Return the log-sum-exp of each row, float32 [R]: a logit minus this is a log-probability."""
+    if logits_RV.device.type == "cpu":
+        return plain_log_normalizer(logits_RV)
+    return best_and_normalizer(logits_RV)[2]
+
+
+def best_and_normalizer(logits_RV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each row's largest logit and its token, the first of equals, and its log-sum-exp, float32: all [R]."""
+    return _reduction_on(logits_RV.device)(logits_RV)
+
+
+def plain_best_and_normalizer(logits_RV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    value_R, token_R = logits_RV.max(dim=-1)
+    return value_R, token_R, plain_log_normalizer(logits_RV)
+
+
+@cache
+def _reduction_on(device: torch.device) -> Reduction:
+    """Return the kernel where Triton works, and plain torch elsewhere."""
+
+    def load() -> Reduction:
+        from batchloom.models.generation.search.vocabulary_kernel import best_and_normalizer
+
+        best_and_normalizer(torch.zeros(1, 16, device=device))
+        return best_and_normalizer
+
+    plain: Reduction = plain_best_and_normalizer
+    return kernel_or(plain, device, load, without="tokens are chosen by plain torch")
+
+
+def plain_log_normalizer(logits_RV: Tensor) -> Tensor:
     num_rows, vocab_size = logits_RV.shape
     rows_at_once = max(1, LOGITS_AT_ONCE[logits_RV.device.type == "cuda"] // vocab_size)
     normalizer_R = logits_RV.new_empty(num_rows, dtype=torch.float32)

@@ -52,10 +52,9 @@ class SamplingCohort(Cohort):
     def _choose(self, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
         """Return each row's next token, and its log-probability in the distribution that it was chosen from."""
         if not self.params.do_sample:
-            best_R1, token_R1 = self.vocabulary.best(logits_RV, 1)
-            log_prob_R = best_R1[:, 0].float() - self.vocabulary.log_normalizer(logits_RV)
+            best_R, token_R, normalizer_R = self.vocabulary.best_and_normalizer(logits_RV)
             # Where every token is banned, the first one has probability 0; -inf minus -inf would be NaN.
-            return token_R1[:, 0], log_prob_R.masked_fill_(best_R1[:, 0] == -torch.inf, -torch.inf)
+            return token_R, (best_R.float() - normalizer_R).masked_fill_(best_R == -torch.inf, -torch.inf)
         step_R = self.history.length_R - self.history.start_length_R
         return warp(logits_RV, self.params, self.vocabulary).draw(self._key_R, step_R)
 

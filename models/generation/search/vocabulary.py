@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from batchloom.models.generation.model import Model
-from batchloom.models.generation.search.candidates import log_normalizer, top_candidates
+from batchloom.models.generation.search.candidates import best_and_normalizer, log_normalizer, top_candidates
 from batchloom.models.ranks.division import rank_slice
 from batchloom.models.ranks.group import TensorParallel
 
@@ -29,6 +29,10 @@ class Vocabulary:
     def best(self, logits_RV: Tensor, num: int) -> tuple[Tensor, Tensor]:
         """Return the `num` largest logits of each row, best first: values [R, C] and tokens [R, C]."""
         return top_candidates(logits_RV, num)
+
+    def best_and_normalizer(self, logits_RV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return each row's largest logit and its token, the first of equals, and `log_normalizer`: all [R]."""
+        return best_and_normalizer(logits_RV)
 
     def whole(self, logits_RV: Tensor) -> Tensor:
         """Return the logits of all tokens, gathered from all ranks."""
@@ -86,6 +90,17 @@ class DividedVocabulary(Vocabulary):
         token_RC = all_R2C[:, 1].gather(1, order_RC)
         num = min(num, self.size)
         return value_RC[:, :num].to(logits_RV.dtype), token_RC[:, :num].long()
+
+    def best_and_normalizer(self, logits_RV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        value_R, column_R, normalizer_R = best_and_normalizer(logits_RV)
+        token_R = (column_R + self.own.start).clamp(max=self.size - 1)
+        own_R3 = torch.stack((value_R.double(), token_R.double(), normalizer_R.double()), dim=1)
+        all_R3C = self.group.all_gather(own_R3[:, :, None])
+        best_R1 = all_R3C[:, 0].argmax(
+            -1, keepdim=True
+        )  # the first of equals: the lowest rank, which has the lowest tokens
+        value_R, token_R = (all_R3C[:, place].gather(1, best_R1)[:, 0] for place in (0, 1))
+        return value_R.to(logits_RV.dtype), token_R.long(), all_R3C[:, 2].float().logsumexp(-1)
 
     def whole(self, logits_RV: Tensor) -> Tensor:
         return self.group.all_gather(logits_RV)[:, : self.size]

@@ -26,6 +26,7 @@ class BlockReads:
     count_B: Tensor  # entries of a block that are written
     table_NM: Tensor  # each row's blocks, NULL_BLOCK where it has fewer than M
     place_NM: Tensor  # the row's index among that block's readers
+    length_N: Tensor  # how many blocks it has
 
 
 class BlockReader:

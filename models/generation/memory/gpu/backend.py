@@ -20,13 +20,18 @@ from batchloom.models.generation.memory.gpu.tables import (
     BlockTable,
     PromptBlocks,
     concatenated,
+    num_columns,
+    padded,
     prompt_table,
-    read_arrays,
+    read_shapes,
+    write_reads,
 )
 from batchloom.models.generation.memory.gpu.units import BlockUnits
 from batchloom.models.generation.memory.prefill import Prefilled, PromptBatch
 from batchloom.models.generation.model import GenerativeModel
 from batchloom.models.generation.requests import Request
+
+NUM_WRITES, NUM_READS = 3, 5  # arrays that say where new entries go, and of each store what is read
 
 Layer = tuple[Tensor, Tensor]  # keys and values
 
@@ -117,15 +122,24 @@ class PagedBackend:
         need = StepShape(
             num_rows=len(prompts),
             num_blocks=tuple(store.end for store in self._stores),
-            num_columns=tuple(sum(table.blocks_NM.shape[1] for table in own) for own in tables),
+            num_columns=tuple(map(num_columns, tables)),
         )
         shape = self._graphs.shape(need, [store.capacity for store in self._stores])
-        rest = (0, shape.num_rows - len(prompts))
-        arrays = [np.pad(written_2N[0], rest, constant_values=PADDING_BLOCK), np.pad(written_2N[1], rest)]
-        arrays.append(np.pad(generated.place_N, rest))
-        for store, own, blocks, columns in zip(self._stores, tables, shape.num_blocks, shape.num_columns, strict=True):
-            arrays += read_arrays(own, shape.num_rows, blocks, columns, store.num_readers)
-        return self._graphs.inputs(shape, arrays)
+        shapes: list[tuple[int, ...]] = [(shape.num_rows,)] * NUM_WRITES
+        for store, blocks, columns in zip(self._stores, shape.num_blocks, shape.num_columns, strict=True):
+            shapes += read_shapes(shape.num_rows, blocks, columns, store.num_readers)
+        inputs = self._graphs.inputs(shape, shapes)
+        host = inputs.host()
+        for values_N, array, padding in zip(
+            (*written_2N, generated.place_N), host[:NUM_WRITES], (PADDING_BLOCK, 0, 0), strict=True
+        ):
+            padded(values_N, array, padding)
+        write_reads(tables[0], host[NUM_WRITES : NUM_WRITES + NUM_READS])
+        if len(tables) == 2 and inputs.prompts is not table:  # they seldom change, and stand in arrays of their own
+            write_reads(tables[1], host[NUM_WRITES + NUM_READS :])
+            inputs.prompts = table
+        inputs.send()
+        return inputs
 
     def _compact(self, all_units: Sequence[BlockUnits], prompts: Sequence[PromptBlocks]) -> None:
         """Compact the stores, and renumber the blocks of whatever runs."""
@@ -166,9 +180,10 @@ class PagedBackend:
 
 
 def _writes_and_reads(inputs: StaticInputs) -> tuple[BlockWrites, list[BlockReads]]:
-    """Name the static arrays: three say where new entries go, then four for each store what is read."""
+    """Name the static arrays."""
     numbers = inputs.numbers
-    return BlockWrites(*numbers[:3]), [BlockReads(*numbers[first : first + 4]) for first in range(3, len(numbers), 4)]
+    firsts = range(NUM_WRITES, len(numbers), NUM_READS)
+    return BlockWrites(*numbers[:NUM_WRITES]), [BlockReads(*numbers[first : first + NUM_READS]) for first in firsts]
 
 
 def _repeated(k_HSK: Tensor, v_HSK: Tensor, num: int) -> Layer:

@@ -44,6 +44,7 @@ class FusedReader(BlockReader):
                 result_NHK,
                 reads.table_NM,
                 reads.place_NM,
+                reads.length_N,
                 reads.count_B,
                 store.descent_BRS,
                 store.position_BS,
@@ -76,7 +77,7 @@ def try_out(device: torch.device) -> None:
     like = torch.zeros(1, 1, 16, device=device)
     store = BlockStore(1, 1, 16, like)
     numbers = torch.zeros(1, 1, dtype=torch.long, device=device)
-    reads = BlockReads(numbers, numbers[0], numbers, numbers)
+    reads = BlockReads(numbers, numbers[0], numbers, numbers, numbers[0])
     FusedReader(store, reads, numbers[0], None).attend(0, like)
     torch.cuda.synchronize(device)
 
@@ -89,6 +90,7 @@ def attend_kernel(  # type: ignore[no-untyped-def]
     result_NHK,
     table_NM,
     place_NM,
+    length_N,
     count_B,
     descent_BRS,
     position_BS,
@@ -119,32 +121,33 @@ def attend_kernel(  # type: ignore[no-untyped-def]
     if HAS_ALIBI:
         slope = tl.load(slope_H + head).to(tl.float32)
         position = tl.load(position_N + row).to(tl.float32)
-    for column in range(0, NUM_COLUMNS, AT_ONCE):
+    length = tl.load(length_N + row)
+    for column in range(0, length, AT_ONCE):
         column_S = column + entry_S // BLOCK_SIZE
-        block_S = tl.load(table_NM + row * NUM_COLUMNS + column_S, mask=column_S < NUM_COLUMNS, other=NULL_BLOCK)
-        is_block_S = block_S != NULL_BLOCK
-        if tl.max(block_S, 0) != NULL_BLOCK:
-            place_S = tl.load(place_NM + row * NUM_COLUMNS + column_S, mask=is_block_S, other=0)
-            count_S = tl.load(count_B + block_S, mask=is_block_S, other=0)
-            is_written_S = offset_S < count_S
-            descent_S = tl.load(
-                descent_BRS + (block_S * NUM_READERS + place_S) * BLOCK_SIZE + offset_S, mask=is_written_S, other=0
-            )
-            sees_S = is_written_S & (descent_S != 0)
-            where_SK = (((block_S * num_heads + head) * BLOCK_SIZE + offset_S) * HEAD_DIM)[:, None] + dim_K[None, :]
-            sees_SK = sees_S[:, None] & is_dim_K[None, :]
-            k_SK = tl.load(k_BHSK + where_SK, mask=sees_SK, other=0.0).to(tl.float32)
-            v_SK = tl.load(v_BHSK + where_SK, mask=sees_SK, other=0.0).to(tl.float32)
-            score_S = tl.sum(k_SK * q_K[None, :], 1)
-            if HAS_ALIBI:
-                at_S = tl.load(position_BS + block_S * BLOCK_SIZE + offset_S, mask=sees_S, other=0.0)
-                score_S += slope * (at_S - position)
-            score_S = tl.where(sees_S, score_S, float("-inf"))
-            new_largest = tl.maximum(largest, tl.max(score_S, 0))
-            weight_S = tl.exp(score_S - new_largest)
-            shrinks = tl.exp(largest - new_largest)
-            total = total * shrinks + tl.sum(weight_S, 0)
-            sum_K = sum_K * shrinks + tl.sum(weight_S[:, None] * v_SK, 0)
-            largest = new_largest
+        is_block_S = column_S < length
+        at_S = row * NUM_COLUMNS + column_S
+        block_S = tl.load(table_NM + at_S, mask=is_block_S, other=NULL_BLOCK)
+        place_S = tl.load(place_NM + at_S, mask=is_block_S, other=0)
+        count_S = tl.load(count_B + block_S, mask=is_block_S, other=0)
+        is_written_S = offset_S < count_S
+        descent_S = tl.load(
+            descent_BRS + (block_S * NUM_READERS + place_S) * BLOCK_SIZE + offset_S, mask=is_written_S, other=0
+        )
+        sees_S = is_written_S & (descent_S != 0)
+        where_SK = (((block_S * num_heads + head) * BLOCK_SIZE + offset_S) * HEAD_DIM)[:, None] + dim_K[None, :]
+        sees_SK = sees_S[:, None] & is_dim_K[None, :]
+        k_SK = tl.load(k_BHSK + where_SK, mask=sees_SK, other=0.0).to(tl.float32)
+        v_SK = tl.load(v_BHSK + where_SK, mask=sees_SK, other=0.0).to(tl.float32)
+        score_S = tl.sum(k_SK * q_K[None, :], 1)
+        if HAS_ALIBI:
+            position_S = tl.load(position_BS + block_S * BLOCK_SIZE + offset_S, mask=sees_S, other=0.0)
+            score_S += slope * (position_S - position)
+        score_S = tl.where(sees_S, score_S, float("-inf"))
+        new_largest = tl.maximum(largest, tl.max(score_S, 0))
+        weight_S = tl.exp(score_S - new_largest)
+        shrinks = tl.exp(largest - new_largest)
+        total = total * shrinks + tl.sum(weight_S, 0)
+        sum_K = sum_K * shrinks + tl.sum(weight_S[:, None] * v_SK, 0)
+        largest = new_largest
     result_K = sum_K / tl.maximum(total, 1e-30)
     tl.store(result_NHK + own + dim_K, result_K.to(result_NHK.dtype.element_ty), mask=is_dim_K)

@@ -5,16 +5,16 @@ What changes between two steps must lie in buffers that keep their addresses, an
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from batchloom.models.generation.memory.gpu.shapes import StepShape
-from batchloom.models.transfers import Numbers, upload
+from batchloom.models.transfers import Numbers
 
 logger = logging.getLogger(__name__)
 
@@ -25,21 +25,39 @@ EAGER_USES = (
 
 
 class StaticInputs:
-    """Buffers of one shape for integers from the host, tokens and positions; also their graph and its logits."""
+    """Buffers of one shape for integers from the host, tokens and positions; also their graph and its logits.
 
-    def __init__(self, arrays: Sequence[Numbers], num_rows: int, device: torch.device) -> None:
-        self._numbers_I = torch.zeros(sum(array.size for array in arrays), dtype=torch.long, device=device)
-        views = self._numbers_I.split([array.size for array in arrays])
-        self.numbers = [view.view(array.shape) for view, array in zip(views, arrays, strict=True)]
+    The integers are written where they are sent from, in pinned memory: nothing is padded, joined or copied before.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], num_rows: int, device: torch.device) -> None:
+        sizes = [math.prod(shape) for shape in shapes]
+        is_cuda = device.type == "cuda"
+        self._host_I = torch.zeros(sum(sizes), dtype=torch.long, pin_memory=is_cuda)
+        self._numbers_I = torch.zeros(sum(sizes), dtype=torch.long, device=device)
+        self._is_sent = torch.cuda.Event() if is_cuda else None
+        self._host = [
+            view.numpy().reshape(shape) for view, shape in zip(self._host_I.split(sizes), shapes, strict=True)
+        ]
+        self.numbers = [view.view(shape) for view, shape in zip(self._numbers_I.split(sizes), shapes, strict=True)]
+        self.prompts: object = None  # what the host's arrays were last written for
         self.input_ids_N = torch.zeros(num_rows, dtype=torch.long, device=device)
         self.position_N = torch.zeros_like(self.input_ids_N)
         self.num_uses = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits_NV = torch.empty(0)
 
-    def load(self, arrays: Sequence[Numbers]) -> None:
-        """Upload the next step's integers in one copy."""
-        self._numbers_I.copy_(upload([np.concatenate([array.ravel() for array in arrays])], self._numbers_I.device)[0])
+    def host(self) -> list[Numbers]:
+        """Return the arrays to write the next step's integers into, which have those of the last one."""
+        if self._is_sent is not None:
+            self._is_sent.synchronize()  # long past: a search waits for the device once a step
+        return self._host
+
+    def send(self) -> None:
+        """Upload the integers in one copy."""
+        self._numbers_I.copy_(self._host_I, non_blocking=True)
+        if self._is_sent is not None:
+            self._is_sent.record(torch.cuda.current_stream(self._numbers_I.device))
 
     def load_rows(self, input_ids_N: Tensor, position_N: Tensor) -> None:
         """Load the next step's tokens; padding rows keep their old contents, whose results nobody reads."""
@@ -65,13 +83,12 @@ class Graphs:
         new = need.roomy(capacities)
         return min(serving, key=lambda shape: (self._by_shape[shape].graph is None, shape.total), default=new)
 
-    def inputs(self, shape: StepShape, arrays: Sequence[Numbers]) -> StaticInputs:
-        """Return the buffers of a shape, loaded with these integers."""
-        inputs = self._by_shape.pop(shape, None) or StaticInputs(arrays, shape.num_rows, self._device)
+    def inputs(self, shape: StepShape, shapes: Sequence[tuple[int, ...]]) -> StaticInputs:
+        """Return the buffers of a step's shape; `shapes`: of its integers."""
+        inputs = self._by_shape.pop(shape, None) or StaticInputs(shapes, shape.num_rows, self._device)
         self._by_shape[shape] = inputs  # the most recently used one stands last
         if len(self._by_shape) > MAX_SHAPES:
             del self._by_shape[next(iter(self._by_shape))]
-        inputs.load(arrays)
         return inputs
 
     def execute(self, inputs: StaticInputs, compute: Callable[[StaticInputs], Tensor]) -> Tensor:

@@ -7,6 +7,8 @@ steps.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from operator import ge
 
 MIN_ROWS = 8
 MIN_COLUMNS = 4
@@ -21,17 +23,19 @@ class StepShape:
     num_blocks: tuple[int, ...]
     num_columns: tuple[int, ...]
 
-    @property
+    @cached_property
     def total(self) -> int:
         """Blocks of all stores."""
         return sum(self.num_blocks)
 
+    @cached_property
+    def _sizes(self) -> tuple[int, ...]:
+        return (self.num_rows, *self.num_blocks, *self.num_columns)
+
     def serves(self, need: "StepShape") -> bool:
         """Return whether everything needed fits, with few unused blocks and rows."""
-        mine, needed = ((one.num_rows, *one.num_blocks, *one.num_columns) for one in (self, need))
-        fits = all(own >= other for own, other in zip(mine, needed, strict=True))
-        is_near = 4 * (self.total - FEW_BLOCKS) <= 5 * need.total
-        return fits and is_near and self.num_rows <= max(MIN_ROWS, 2 * need.num_rows)
+        is_near = 4 * (self.total - FEW_BLOCKS) <= 5 * need.total and self.num_rows <= max(MIN_ROWS, 2 * need.num_rows)
+        return is_near and all(map(ge, self._sizes, need._sizes))
 
     def roomy(self, capacities: Iterable[int]) -> "StepShape":
         """Return a shape for this step and the next ones, with at most as many blocks as the stores have."""

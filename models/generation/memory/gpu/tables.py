@@ -55,19 +55,34 @@ def prompt_table(prompts: Sequence[PromptBlocks]) -> BlockTable:
     return table
 
 
-def read_arrays(
-    tables: Sequence[BlockTable], num_rows: int, num_blocks: int, num_columns: int, num_readers: int
-) -> list[Numbers]:
-    """Return readers [B, R], counts [B], tables [N, M] and places [N, M] of rows that read all of these tables."""
-    reader_BR = np.full((num_blocks, num_readers), num_rows)
-    count_B = np.zeros(num_blocks, dtype=np.int64)
+def read_shapes(num_rows: int, num_blocks: int, num_columns: int, num_readers: int) -> list[tuple[int, ...]]:
+    """Return the shapes of what `write_reads` writes: readers [B, R], counts [B], each row's blocks [N, M], its places
+    among their readers [N, M], and how many these are [N]."""
+    return [(num_blocks, num_readers), (num_blocks,), (num_rows, num_columns), (num_rows, num_columns), (num_rows,)]
+
+
+def num_columns(tables: Sequence[BlockTable]) -> int:
+    """Return the most blocks that one row reads in all of these tables."""
+    return int(sum(np.count_nonzero(table.blocks_NM, axis=1) for table in tables).max())
+
+
+def write_reads(tables: Sequence[BlockTable], arrays: Sequence[Numbers]) -> None:
+    """Write into arrays of those shapes what is read by rows that read all of these tables, one after the other."""
+    reader_BR, count_B, table_NM, place_NM, length_N = arrays
+    reader_BR.fill(len(table_NM))
+    for array in (count_B, table_NM, place_NM, length_N):
+        array.fill(0)
     for table in tables:
         row_E, column_E = table.blocks_NM.nonzero()
-        block_E = table.blocks_NM[row_E, column_E]
-        reader_BR[block_E, table.place_N[row_E]] = row_E
+        block_E, place_E = table.blocks_NM[row_E, column_E], table.place_N[row_E]
+        reader_BR[block_E, place_E] = row_E
         count_B[block_E] = np.clip(table.num_tokens_N[row_E] - column_E * BLOCK_SIZE, 0, BLOCK_SIZE)
-    table_NM = np.concatenate([table.blocks_NM for table in tables], axis=1)
-    places = [table.place_N[:, None].repeat(table.blocks_NM.shape[1], axis=1) for table in tables]
-    place_NM = np.concatenate(places, axis=1)
-    room = ((0, num_rows - len(table_NM)), (0, num_columns - table_NM.shape[1]))
-    return [reader_BR, count_B, np.pad(table_NM, room), np.pad(place_NM, room)]
+        at_E = length_N[row_E] + column_E
+        table_NM[row_E, at_E], place_NM[row_E, at_E] = block_E, place_E
+        length_N[: len(table.blocks_NM)] += np.count_nonzero(table.blocks_NM, axis=1)
+
+
+def padded(values_N: Numbers, array_P: Numbers, padding: int = 0) -> None:
+    """Write values into a longer array, and a number into the rest."""
+    array_P[: len(values_N)] = values_N
+    array_P[len(values_N) :] = padding

@@ -110,6 +110,26 @@ def test_normalizers_are_those_of_one_rank_also_where_a_rank_has_nothing_left(si
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("vocab_size", [5, 83])
+def test_the_best_and_the_normalizer_together_are_those_of_one_rank(size, vocab_size):
+    """In one gathering of three numbers a rank."""
+    logits_RV = noise(7, vocab_size)
+    logits_RV[3, 1:] = -torch.inf
+    logits_RV[4] = -torch.inf
+    logits_RV[5] = 1.0
+    logits_RV[6, 4] = torch.nan
+    value_R, token_R, normalizer_R = WHOLE.best_and_normalizer(logits_RV)
+    assert token_R[3:6].tolist() == [0, 0, 0]
+    found, gathered = on_ranks(size, logits_RV, lambda vocabulary, columns: vocabulary.best_and_normalizer(columns))
+    assert gathered == [size]
+    for values, tokens, normalizers in found:
+        assert torch.equal(values[:6], value_R[:6])
+        assert torch.equal(tokens[:6], token_R[:6])
+        assert normalizers[6].isnan()
+        torch.testing.assert_close(normalizers[:6], normalizer_R[:6], atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_logits_are_found_wherever_they_lie(size):
     logits_RV = noise(2, 83)
     logits_RV[0, 82] = -torch.inf

@@ -12,8 +12,10 @@ from batchloom.models.generation.memory.gpu.tables import (
     BlockTable,
     PromptBlocks,
     concatenated,
+    num_columns,
     prompt_table,
-    read_arrays,
+    read_shapes,
+    write_reads,
 )
 
 
@@ -88,8 +90,12 @@ def test_rows_and_blocks_name_each_other():
     """The drawing of tables.py: two beams of one request beside another request."""
     prompts = [PromptBlocks(np.array([2, 3]), BLOCK_SIZE + 9)] * 2 + [PromptBlocks(np.array([4]), 20)]
     generated = BlockTable(np.array([[5], [5], [6]]), np.array([2, 2, 1]), np.array([0, 1, 0]))
-    reader_BR, count_B, table_NM, place_NM = read_arrays([prompt_table(prompts), concatenated([generated])], 4, 8, 4, 2)
+    arrays = [np.full(shape, 99) for shape in read_shapes(4, 8, 4, 2)]  # what the last step left there
+    write_reads([prompt_table(prompts), concatenated([generated])], arrays)
+    reader_BR, count_B, table_NM, place_NM, length_N = arrays
     assert reader_BR[2:7].tolist() == [[0, 1], [0, 1], [2, 4], [0, 1], [2, 4]]
     assert count_B.tolist() == [0, 0, BLOCK_SIZE, 9, 20, 2, 1, 0]
-    assert table_NM.tolist() == [[2, 3, 5, 0], [2, 3, 5, 0], [4, 0, 6, 0], [0, 0, 0, 0]]
-    assert place_NM[1, :3].tolist() == [1, 1, 1]
+    assert table_NM.tolist() == [[2, 3, 5, 0], [2, 3, 5, 0], [4, 6, 0, 0], [0, 0, 0, 0]]
+    assert place_NM.tolist() == [[0, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert length_N.tolist() == [3, 3, 2, 0]
+    assert num_columns([prompt_table(prompts), concatenated([generated])]) == 3

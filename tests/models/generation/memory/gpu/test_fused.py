@@ -13,7 +13,13 @@ from batchloom.models.generation.memory.gpu import fused, readers
 from batchloom.models.generation.memory.gpu.attention import BlockReader, BlockReads
 from batchloom.models.generation.memory.gpu.blocks import BLOCK_SIZE, BlockStore
 from batchloom.models.generation.memory.gpu.fused import FusedReader
-from batchloom.models.generation.memory.gpu.tables import PromptBlocks, concatenated, prompt_table, read_arrays
+from batchloom.models.generation.memory.gpu.tables import (
+    PromptBlocks,
+    concatenated,
+    prompt_table,
+    read_shapes,
+    write_reads,
+)
 
 LENGTHS = (1, 70, 32, 33)
 
@@ -36,7 +42,8 @@ def filled(num_heads, head_dim, dtype, width=3):
         store.position_BS[torch.from_numpy(prompt.blocks)] = torch.from_numpy(positions)
     rows = [prompt for prompt in prompts for _ in range(width)]
     num_rows = len(rows) + 2  # padding rows, which read nothing
-    arrays = read_arrays([concatenated([prompt_table(rows)])], num_rows, store.end, 4, store.num_readers)
+    arrays = [np.empty(shape, dtype=np.int64) for shape in read_shapes(num_rows, store.end, 4, store.num_readers)]
+    write_reads([concatenated([prompt_table(rows)])], arrays)
     position_N = torch.tensor([prompt.num_tokens + 5 for prompt in rows] + [0, 0])
     q_NHK = torch.randn((num_rows, num_heads, head_dim), generator=generator).to(dtype)
     return store, BlockReads(*map(torch.from_numpy, arrays)), position_N, q_NHK, len(rows)
