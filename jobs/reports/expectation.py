@@ -40,10 +40,8 @@ def rehearsal_words(forecast: Forecast, rehearsal: Rehearsal, price: float | Non
     """Say how fast a replica was, and how long all rows take; `price`: of an hour of one replica."""
     rows = wording.plural(rehearsal.num_rows, "row")
     rate = rehearsal.all_rows / rehearsal.compute_seconds(1) if rehearsal.all_rows else 0.0
-    in_rate, out_rate = (
-        rate * one.total / rehearsal.all_rows if rehearsal.all_rows else 0.0
-        for one in (forecast.asked_tokens, rehearsal.output_tokens)
-    )
+    in_rate = rate * forecast.asked_tokens.total / max(forecast.chosen.total, 1)
+    out_rate = rate * rehearsal.output_tokens.total / max(rehearsal.all_rows, 1)
     seconds, startup, loading = map(
         wording.duration,
         (sum(one.seconds for one in rehearsal.rounds), rehearsal.startup_seconds, rehearsal.loading_seconds),
