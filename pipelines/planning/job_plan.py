@@ -151,15 +151,18 @@ class JobPlan:
     def footprint(self) -> models.Footprint:
         """The memory that one rank of a replica needs; for device "auto", that on a GPU."""
         engine = self.config.engine
-        dtype: str = engine.dtype
-        if dtype == "auto":
-            dtype = "float32" if engine.device == "cpu" else self.checkpoint.dtype
         return models.Footprint(
             config=self.checkpoint.config,
             architecture=self.task.architecture,
             num_ranks=engine.tensor_parallel,
-            dtype=dtype,
+            dtype=self.dtype_on(engine.device),
         )
+
+    def dtype_on(self, device: str) -> str:
+        """Return the dtype that a replica computes in on "cpu" or another device."""
+        if self.config.engine.dtype != "auto":
+            return self.config.engine.dtype
+        return "float32" if device == "cpu" else self.checkpoint.dtype
 
     @cached_property
     def output(self) -> Store:
