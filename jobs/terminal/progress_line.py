@@ -2,7 +2,8 @@
 
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress_bar import ProgressBar
@@ -90,6 +91,27 @@ class PlainLines:
         if is_last or self._clock() - self._told_at >= PLAIN_SECONDS:
             self._told_at = self._clock()
             self._tell("  ".join(figures(self._progress)))
+
+
+class JsonLines:
+    """Pass each event's JSON to `tell`, and every PLAIN_SECONDS what they add up to: rates, time left."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        values: Callable[[Event], Mapping[str, Any]],
+        tell: Callable[[Mapping[str, Any]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._progress, self._values, self._tell, self._clock = progress, values, tell, clock
+        self._told_at = clock()
+
+    def __call__(self, event: Event) -> None:
+        self._progress(event)
+        self._tell(self._values(event))
+        if self._progress.is_running and self._clock() - self._told_at >= PLAIN_SECONDS:
+            self._told_at = self._clock()
+            self._tell({"event": "progress", **self._progress.values()})
 
 
 def retrying(event: Retrying) -> str:

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from batchloom.jobs.terminal.output import JsonLines
-from batchloom.jobs.terminal.progress_line import PLAIN_SECONDS, LiveLine, PlainLines, figures
+from batchloom.jobs.terminal.output import event_values
+from batchloom.jobs.terminal.progress_line import PLAIN_SECONDS, JsonLines, LiveLine, PlainLines, figures
 from batchloom.pipelines.counts import PartRecord, UnitRecord
 from batchloom.pipelines.metrics import (
     Event,
@@ -98,7 +98,7 @@ def test_figures_come_in_the_order_in_which_they_are_wanted(progress: Progress, 
 
 def test_scripts_see_what_people_see(progress: Progress, clock: Clock) -> None:
     told: list[Any] = []
-    watch = JsonLines(progress, told.append, clock)
+    watch = JsonLines(progress, event_values, told.append, clock)
     clock.now = 1.0
     watch(replace(unit(num_errors=1, errors_by_kind={"too_long": 1}), measures={"engine_prompt_tokens": 900.0}))
     assert [one["event"] for one in told] == ["unit_done"]
