@@ -13,7 +13,7 @@ from batchloom.pipelines.tasks import TaskSpec, create_task
 from batchloom.pipelines.tasks.base import Answered
 
 TASKS = {
-    "token-classification": {},
+    "token-classification": {"ignore_labels": ["LABEL_0"]},  # what is no entity
     "question-answering": {},
     "perplexity": {},
     "zero-shot-classification": {"candidate_labels": ["a", "b"]},
