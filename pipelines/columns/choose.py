@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from batchloom.pipelines.columns.given import SOURCE, SOURCE_TYPE, partition_columns, with_partitions
 from batchloom.pipelines.columns.nested import marked, with_paths
-from batchloom.pipelines.columns.texts import is_bytes, is_chat
+from batchloom.pipelines.columns.texts import is_chat, is_list, is_text
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError, InputError
 from batchloom.pipelines.fields import LEDGER_FIELDS
@@ -44,12 +44,12 @@ def choose_columns(
         files = [schema.append(field) for schema in files]
         alike = [replace(one, columns=one.columns.append(field)) for one in alike]
         names.append(SOURCE)
-    _check_present(config, task, names)
+    _check_present(config, task, names, shards[0].format.naming)
     own = list(dict.fromkeys(name for schema in files for name in schema.names))
     kept = _kept(config, task, own, selection.columns)
     chosen = list(dict.fromkeys([*task.input_columns(), *kept, *selection.columns]))
     _check_once(chosen, alike)
-    fields = [_shared_field(name, alike) for name in chosen]
+    fields = list(shards[0].format.settled(pa.schema([_shared_field(name, alike) for name in chosen])))
     if shards[0].format.values_are_texts:
         fields = [pa.field(one.name, pa.string()) if one.name in task.input_columns() else one for one in fields]
     for name, kind in task.input_columns().items():
@@ -94,21 +94,32 @@ def _plain(schema: pa.Schema) -> pa.Schema:
 def _plain_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
         return _plain_type(kind.value_type)
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_plain_type(kind.value_type)))
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_plain_type(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        plain = _plain_type(kind.key_type), _plain_type(kind.item_type)
+        return kind if plain == (kind.key_type, kind.item_type) else pa.map_(*plain)
+    if is_list(kind):
+        values = kind.value_field.with_type(_plain_type(kind.value_type))
+        if pa.types.is_fixed_size_list(kind):
+            return pa.list_(values, kind.list_size)
+        return pa.large_list(values) if pa.types.is_large_list(kind) else pa.list_(values)
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
-def _check_present(config: InputConfig, task: Task, names: Sequence[str]) -> None:
+def _check_present(config: InputConfig, task: Task, names: Sequence[str], naming: str) -> None:
+    """`naming`: Format.naming."""
     missing = [
         name for name in dict.fromkeys([*task.input_columns(), *(config.keep_columns or ())]) if name not in names
     ]
+    if missing and not names:
+        raise InputError("The files of the input are empty: they have neither rows nor columns. Check input.paths.")
     if missing:
+        above = [name for name in missing if any(f"/{name}=" in path for path in config.paths)]
         raise InputError(
-            f"Columns {_quoted(missing)} are not in the input. It has: {', '.join(names)}. "
-            "Set input.text_column (or the task's own columns) and input.keep_columns to some of these."
+            f"Columns {_quoted(missing)} are not in the input. It has: {', '.join(names)}. {naming}{' ' * bool(naming)}"
+            + (f"For the partitions {_quoted(above)}, let input.paths name the folder above them. " if above else "")
+            + "Set input.text_column (or the task's own columns) and input.keep_columns to some of these."
         )
 
 
@@ -182,15 +193,10 @@ def _holds(found: pa.DataType, kind: ColumnKind) -> bool:
     if pa.types.is_null(found):
         return True
     if kind is ColumnKind.TEXTS:
-        return _is_list(found) and _holds(found.value_type, ColumnKind.TEXT)
-    if kind is ColumnKind.TEXT_OR_TEXTS and _is_list(found):
+        return is_list(found) and _holds(found.value_type, ColumnKind.TEXT)
+    if kind is ColumnKind.TEXT_OR_TEXTS and is_list(found):
         return _holds(found.value_type, ColumnKind.TEXT) or is_chat(found)
-    is_text = any(is_kind(found) for is_kind in (pa.types.is_string, pa.types.is_large_string, is_bytes))
-    return is_text or (kind is ColumnKind.VALUE and (pa.types.is_primitive(found) or pa.types.is_decimal(found)))
-
-
-def _is_list(found: pa.DataType) -> bool:
-    return pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)
+    return is_text(found) or (kind is ColumnKind.VALUE and (pa.types.is_primitive(found) or pa.types.is_decimal(found)))
 
 
 def _quoted(names: Iterable[str]) -> str:
