@@ -56,12 +56,9 @@ def show(
         from batchloom.pipelines.selection.words import WhereError
 
         view, kinds = look(folder), names(errors)
-        conditions = [] if where is None else [where if kinds is None else f"({where})"]
-        if kinds is not None:
-            of_kinds = ", ".join("'" + kind.replace("'", "''") + "'" for kind in kinds)
-            conditions.append(f"error.kind in ({of_kinds})" if kinds else "error is not null")
+        is_search = where is not None or kinds is not None
         try:
-            sample = view.matching(" and ".join(conditions), rows, kinds) if conditions else view.sample(rows)
+            sample = view.matching(rows, where, kinds) if is_search else view.sample(rows)
         except WhereError as error:
             raise ConfigError(str(error).replace("input.where", "--where", 1)) from None
         chosen = chosen_columns(sample, names(columns))

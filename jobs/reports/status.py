@@ -24,20 +24,26 @@ class Status:
 
     view: View
     num_rows: int | None
-    """Of the whole job, those that it leaves out included; None where its model or input cannot be read from here."""
+    """That the job looks at, those that it leaves out included; None where its model or input cannot be read from
+    here."""
     seconds_since_part: float | None
     """Since the newest part was written; None without parts, or where the filesystem has no times."""
     heartbeat: Heartbeat | None = None
     """What its last driver said; None where it is an earlier version's."""
     is_running: bool = False
+    num_rows_excluded: int | None = None
+    """More rows, in files that the selection leaves out by their partitions; None where that is not looked at."""
 
     @staticmethod
     def of(view: View, job: JobConfig | None = None) -> "Status":
         """`job`: with the credentials that the output's record has not; None takes the record's."""
         last = heartbeat.read(view.store)
         is_running = last is not None and last.is_alive(heartbeat.Lock(view.store))
-        num_rows = last.num_rows if last is not None and is_running and last.num_rows else _num_rows(view, job)
-        return Status(view, num_rows, _seconds_since_part(view), last, is_running)
+        if last is not None and is_running and last.num_rows:
+            told: tuple[int | None, int | None] = last.num_rows, None
+        else:
+            told = _num_rows(view, job)
+        return Status(view, told[0], _seconds_since_part(view), last, is_running, told[1])
 
     @property
     def is_finished(self) -> bool:
@@ -52,7 +58,8 @@ class Status:
             "num_rows": self.num_rows,
             "num_rows_done": self._num_done,
             "num_rows_in_parts": self.view.totals["rows"],
-            "num_rows_left_out": self.view.totals["left_out"],
+            "num_rows_left_out": self._num_left_out,
+            "num_rows_excluded": self.num_rows_excluded,
             "parts_missing_or_changed": self.view.spoilt,
             "num_errors": self.view.totals["errors"],
             "errors_by_kind": dict(self.view.errors_by_kind),
@@ -65,7 +72,7 @@ class Status:
             "Job": f"{self.view.job['task']}, {self.view.job['model']}",
             "State": self._state(),
             **self._driver(),
-            "Rows": _of(self._num_done, self.num_rows) + self._left_out() + self._in_no_part(),
+            "Rows": _of(self._num_done, self.num_rows) + self._in_no_part() + self._left_out(),
             "Parts": f"{len(self.view.records):,}",
             "Errors": wording.kinds(self.view.errors_by_kind) or "none",
             **self._last_part(),
@@ -84,11 +91,17 @@ class Status:
 
     @property
     def _num_done(self) -> int:
-        return self.view.totals["rows"] + self.view.totals["left_out"] + self.view.num_rows_answered
+        return self.view.totals["rows"] + self._num_left_out + self.view.num_rows_answered
+
+    @property
+    def _num_left_out(self) -> int:
+        """Of the rows in parts' spans: a manifest's total has those in excluded files as well."""
+        return self.view.records.totals()["left_out"]
 
     def _left_out(self) -> str:
-        num = self.view.totals["left_out"]
-        return f", {num:,} of them left out" if num else ""
+        left_out = f", {self._num_left_out:,} of them left out" if self._num_left_out else ""
+        num = self.num_rows_excluded
+        return left_out + (f"; {num:,} more in files that their partitions leave out" if num else "")
 
     def _driver(self) -> dict[str, str]:
         """Say what its driver said last; nothing of a job that is finished."""
@@ -127,15 +140,19 @@ def _speed(last: Heartbeat) -> dict[str, str]:
     return {"Speed": f"{wording.rate(last.rows_per_second)} rows/s, {tokens}, {replicas}{starting}; {left} left"}
 
 
-def _num_rows(view: View, job: JobConfig | None) -> int | None:
+def _num_rows(view: View, job: JobConfig | None) -> tuple[int | None, int | None]:
+    """Return how many rows the job looks at, and how many more are in files that it excludes."""
     if view.manifest is not None:
-        return view.totals["rows"] + view.totals["left_out"]
+        totals = view.records.totals()
+        num_excluded = view.manifest.totals["left_out"] - totals["left_out"]
+        return totals["rows"] + totals["left_out"], num_excluded
     try:
         from batchloom.jobs import spec
 
-        return pipelines.plan(job or spec.from_record(view.job, view.store.url)).num_rows
+        plan = pipelines.plan(job or spec.from_record(view.job, view.store.url))
     except (ConfigError, ModelError):
-        return None
+        return None, None
+    return plan.num_rows, plan.num_rows_excluded
 
 
 def _seconds_since_part(view: View) -> float | None:

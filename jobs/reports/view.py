@@ -5,9 +5,12 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import ConfigError, OutputError
@@ -72,17 +75,17 @@ class View:
         read = [self.read(record.part, lambda part: _rows(part.first_rows(rows_per_part))) for record in chosen]
         return [row for rows in read if rows is not None for row in rows][:num_rows]
 
-    def matching(self, where: str, num_rows: int, kinds: Collection[str] | None = None) -> list[Row]:
+    def matching(self, num_rows: int, where: str | None = None, kinds: Collection[str] | None = None) -> list[Row]:
         """Return at most `num_rows` rows for which an expression is true, in the order of the parts, which are read
-        until there are enough. Fields of structs are columns: `error.kind`. `kinds`: none but parts with such errors
-        are read, of all kinds where it is empty.
+        until there are enough. Fields of structs are columns: `error.kind`. `kinds`: none but rows with such errors, of
+        all kinds where it is empty.
 
         Raises: WhereError where it is no expression, or names no column of the output.
         """
         from batchloom.pipelines.selection.grammar import parse
         from batchloom.pipelines.selection.meaning import check_names, expression_of, mask_of
 
-        tree, found = parse(where), list[Row]()
+        tree, found = None if where is None else parse(where), list[Row]()
         for record in self.records:
             if len(found) == num_rows:
                 break
@@ -90,12 +93,37 @@ class View:
             if kinds is not None and not (set(kinds) & set(there) if kinds else there):
                 continue
             table = self.read(record.part, lambda part, record=record: part.first_rows(record.num_rows))  # type: ignore[misc]
-            if table is not None and table.num_rows:
-                rows = _with_fields(table)
+            if table is None or not table.num_rows:
+                continue
+            table = self._typed(table)
+            rows = _with_fields(table)
+            mask = pa.chunked_array([pa.repeat(True, len(rows))])
+            if where is not None and tree is not None:
                 check_names(where, tree, rows.column_names)
                 mask = mask_of(rows, expression_of(where, tree, rows.schema))
-                found += _rows(table.filter(mask).slice(0, num_rows - len(found)))
+            if kinds is not None:
+                is_asked = pc.is_in(rows["error.kind"], pa.array(kinds, pa.string())) if kinds else None
+                mask = pc.and_(mask, pc.is_valid(rows["error"]) if is_asked is None else is_asked)
+            found += _rows(table.filter(mask).slice(0, num_rows - len(found)))
         return found
+
+    def _typed(self, table: pa.Table) -> pa.Table:
+        """Return rows with the types of columns that hold nothing but nulls: JSON does not tell these."""
+        fields = [
+            field.with_type(self._types.get(field.name, field.type)) if pa.types.is_null(field.type) else field
+            for field in table.schema
+        ]
+        return table.cast(pa.schema(fields))
+
+    @cached_property
+    def _types(self) -> dict[str, pa.DataType]:
+        """Of the output's own columns, and of all where it is finished."""
+        types = {field.name: field.type for field in LEDGER_FIELDS}
+        try:
+            content = self.store.read(ledger.COLUMNS)
+            return types | {field.name: field.type for field in pq.read_schema(pa.BufferReader(content))}
+        except (FileNotFoundError, pa.ArrowException, OSError):  # readers of JSON Lines want it, and it is not checked
+            return types
 
     def read(self, part: str, what: Callable[[PartFile], Found]) -> Found | None:
         """Return `what` of a part; None, and a warning in the log, where the part cannot be read."""

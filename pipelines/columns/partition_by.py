@@ -31,7 +31,7 @@ def check_partition_by(output: OutputConfig, sources: Collection[Source], own: C
     problems = [f"{key} stands there twice" for key, count in Counter(asked).items() if count > 1]
     problems += [f"{key} is a column of the output's own" for key in asked if key in own]
     problems += [f"readers skip folders that begin as {key} does" for key in asked if key.startswith(("_", "."))]
-    for key in asked:
+    for key in dict.fromkeys(asked):
         if not known[key]:
             problems.append(f"{key} is no partition of the input")
         elif known[key] < len(keys_of):
@@ -44,7 +44,7 @@ def check_partition_by(output: OutputConfig, sources: Collection[Source], own: C
 def _keys(source: Source) -> list[str]:
     """Return the partitions of a file, of a table's those that its path tells as well: a part knows paths alone."""
     told = partitions_of_path(source.name)
-    return [key for key, value in partitions(source).items() if key in told and told[key] == value]
+    return [key for key, value in partitions(source).items() if key in told and (told[key] or None) == (value or None)]
 
 
 def _advice(output: OutputConfig, known: Collection[str]) -> str:

@@ -197,7 +197,8 @@ class _JsonLinesFile(PartFile):
 
     def first_rows(self, num_rows: int) -> pa.Table:
         lines = (line for block in self.whole().blocks() for line in block.splitlines())
-        return pa.Table.from_pylist([json.loads(line) for line in islice(lines, num_rows)])
+        rows = [json.loads(line) for line in islice(lines, num_rows)]
+        return pa.table({name: _typed([row[name] for row in rows]) for name in rows[0]} if rows else {})
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,17 @@ def _blocks(name: str, content: bytes) -> Iterator[bytes]:
             rest += piece
     if rest:
         yield rest
+
+
+def _typed(values: list[Any]) -> pa.Array:
+    """Return values of JSON with the type that they tell, which is not always the one that they were written from."""
+    try:
+        return pa.array(values)
+    except OverflowError:  # of uint64
+        try:
+            return pa.array(values, pa.uint64())
+        except (TypeError, OverflowError, pa.ArrowException):  # inside of lists and objects
+            return pa.array([None if value is None else json.dumps(value, ensure_ascii=False) for value in values])
 
 
 def _parsed(lines: bytes, schema: pa.Schema) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Whether an output and its input lie in each other, by their paths and through links."""
+"""Whether an output and its input lie in each other, or an output in a table, by their paths and through links."""
 
 import os
 import re
@@ -18,6 +18,7 @@ from batchloom.pipelines.formats.table import format_of
 from batchloom.pipelines.planning.shards import Shard
 from batchloom.pipelines.stores.connection import Connection, open_filesystem
 from batchloom.pipelines.stores.listing import is_glob
+from batchloom.pipelines.tables.marks import table_around
 
 
 def check_apart(config: JobConfig, shards: Sequence[Shard]) -> None:
@@ -44,6 +45,19 @@ def check_apart(config: JobConfig, shards: Sequence[Shard]) -> None:
             f"output.path: {config.output.path} and the input ({below[0]}) lie in each other, so "
             "parts would be read as input. Choose an output folder beside the input."
         )
+
+
+def check_in_no_table(config: OutputConfig, patience: Patience) -> None:
+    """Raise ConfigError where the output is, or lies in, the folder of a table: its engine removes files that its log
+    does not name. Raises: StoreError."""
+    output = Connection(config.path, config.storage_options, patience)
+    for folder in dict.fromkeys([output.path, str(_real(output.filesystem, output.path))]):
+        around = output.call(f"Looking at {config.path}", "list", partial(table_around, folder, {}))
+        if around is not None:
+            raise ConfigError(
+                f"output.path: {config.path} lies in the {around[1]} table {around[0]}, from which files that are not "
+                "the table's are removed (VACUUM, orphan files). Choose a folder beside it."
+            )
 
 
 def _real(filesystem: Any, path: str) -> PurePosixPath:

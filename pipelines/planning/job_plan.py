@@ -24,7 +24,7 @@ from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.formats.base import Columns, Format
 from batchloom.pipelines.formats.parquet import Parquet
-from batchloom.pipelines.planning.apart import check_apart
+from batchloom.pipelines.planning.apart import check_apart, check_in_no_table
 from batchloom.pipelines.planning.fingerprint import as_json, fingerprint
 from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.limit import limited, selected, words_for_left_out
@@ -228,6 +228,8 @@ def plan(config: JobConfig) -> JobPlan:
         config = _of_version(config, found[0].format)
         looked_at = limited(found, config.input.limit)
         check_apart(config, looked_at)
+    with _gathering(problems):
+        check_in_no_table(config.output, Patience(config.limits.storage_patience))
     _raise_all(problems)
     models.check_ranks(checkpoint.config, config.engine.tensor_parallel)
     schema, keep_columns = choose_columns(config.input, task, looked_at, schemas, selection)
@@ -355,9 +357,12 @@ def _check_numbers(config: JobConfig) -> None:
             f"engine.replicas: max is {config.engine.replicas.max}, less than min, {config.engine.replicas.min}."
         )
     problems += _gpu_problems(config.engine)
+    csv = config.input.csv
     for name in ("delimiter", "quote", "escape"):
-        if len((text := getattr(config.input.csv, name) or " ").encode()) != 1 or text in "\r\n":
+        if len((text := getattr(csv, name) or " ").encode()) != 1 or text in "\r\n\0":
             problems.append(f"input.csv.{name}: is {text!r}, must be one ASCII character, or null.")
+    if csv.delimiter and csv.delimiter in (csv.quote, csv.escape):
+        problems.append(f"input.csv.delimiter: is {csv.delimiter!r}, and so is input.csv.quote or input.csv.escape.")
     if config.output.format == "jsonl" and config.output.codec not in JSON_ENDINGS:
         problems.append(
             f"output.compression: is {config.output.codec}, and JSON Lines (output.format: jsonl) is written with "

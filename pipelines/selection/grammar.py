@@ -11,15 +11,16 @@ value      column | 'text' | number | true | false | date '..' | timestamp '..' 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 from batchloom.pipelines.selection.tree import Call, Literal, Name, Node
-from batchloom.pipelines.selection.words import WhereError, Word, WordKind, words
+from batchloom.pipelines.selection.words import WhereError, Word, WordKind, short, words
 
 COMPARISONS = {"=": "=", "<>": "<>", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 FUNCTIONS = ("length", "lower")
 RESERVED = ("and", "or", "not", "in", "is", "like", "between", "null", "true", "false")
 MAX_DEPTH = 100
+MAX_CONDITIONS = 1000  # Arrow's recursion over all of them took 8 MB of stack, and the process, at 10,000
 
 
 def parse(text: str) -> Node:
@@ -33,6 +34,7 @@ class _Parser:
         self._words = list(words(text))
         self._next = 0
         self._depth = 0
+        self._num_conditions = 0
 
     def whole(self) -> Node:
         node = self._any_of()
@@ -62,6 +64,10 @@ class _Parser:
 
     def _tested(self, value: Node) -> Node:
         at, word = self._word.at, self._word
+        self._num_conditions += 1
+        if self._num_conditions > MAX_CONDITIONS:
+            problem = f"it has more than {MAX_CONDITIONS:,} conditions. Many values of a column are a list: in (1, 2)."
+            raise WhereError(self._text, value.at, problem)
         if word.kind is WordKind.MARK and word.text in COMPARISONS:
             self._next += 1
             return Call(at, COMPARISONS[word.text], (value, self._value()))
@@ -98,7 +104,7 @@ class _Parser:
             case WordKind.TEXT:
                 return Literal(word.at, word.text)
             case WordKind.NUMBER:
-                return Literal(word.at, Decimal(word.text))
+                return self._number(word.at, word.text)
             case WordKind.QUOTED:
                 return self._name(word)
             case WordKind.NAME if word.text.lower() not in RESERVED:
@@ -107,7 +113,7 @@ class _Parser:
                 return Literal(word.at, word.text.lower() == "true")
             case WordKind.MARK if word.text in ("+", "-") and self._word.kind is WordKind.NUMBER:
                 self._next += 1
-                return Literal(word.at, Decimal(word.text + self._words[self._next - 1].text))
+                return self._number(word.at, word.text + self._words[self._next - 1].text)
             case WordKind.MARK if word.text == "(":
                 with self._deeper(word.at):
                     node = self._any_of()
@@ -115,6 +121,12 @@ class _Parser:
                 return node
         self._next -= 1
         raise self._unexpected("a column, a value, not, or (")
+
+    def _number(self, at: int, text: str) -> Literal:
+        try:
+            return Literal(at, Decimal(text))
+        except InvalidOperation:
+            raise WhereError(self._text, at, f"{short(text)} is no number that can be compared.") from None
 
     def _named(self, word: Word, small: str) -> Node:
         if small in ("date", "timestamp") and self._word.kind is WordKind.TEXT:
@@ -124,7 +136,7 @@ class _Parser:
         if self._word.text == "(" and self._word.kind is WordKind.MARK:
             if small not in FUNCTIONS:
                 known = ", ".join(f"{name}()" for name in FUNCTIONS)
-                raise WhereError(self._text, word.at, f"there is no function {word.text}(). There are: {known}.")
+                raise WhereError(self._text, word.at, f"there is no function {short(word.text)}(). There are: {known}.")
             self._next += 1
             with self._deeper(word.at):
                 node = self._value()
@@ -186,7 +198,7 @@ def moment_of(text: str, at: int, value: str, is_date: bool) -> date:
     except ValueError:
         example = "2024-12-31" if is_date else "2024-12-31 23:59:59"
         what = "date" if is_date else "date and time"
-        raise WhereError(text, at, f"{value!r} is no {what}, which is written as '{example}'.") from None
+        raise WhereError(text, at, f"{short(value)!r} is no {what}, which is written as '{example}'.") from None
 
 
 def _negated(is_negated: bool, node: Node) -> Node:

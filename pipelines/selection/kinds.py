@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
+from functools import cache
 
 import pyarrow as pa
 
 from batchloom.pipelines.columns.texts import is_bytes
+from batchloom.pipelines.selection.words import short
 
 LARGEST = 1 << 63
 DIGITS = 38  # before and behind the point, where whole numbers meet fractions: as many as 256 bits hold of both
@@ -26,6 +28,7 @@ class Kind(Enum):
     OTHER = "of a type that cannot be compared"
 
     @staticmethod
+    @cache
     def of(found: pa.DataType) -> "Kind":
         """Return the kind of a column's values."""
         is_list = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -58,7 +61,7 @@ def type_of(value: str | Decimal | bool | date | None) -> pa.DataType:
     exponent = value.as_tuple().exponent
     scale = max(0, -exponent) if isinstance(exponent, int) else 0
     if scale > DIGITS or abs(value) >= 10**DIGITS:
-        raise OverflowError(f"{value} has more digits than can be compared exactly")
+        raise OverflowError(f"{short(str(value))} has more digits than can be compared exactly")
     return pa.int64() if value == int(value) and abs(value) < LARGEST else pa.decimal256(2 * DIGITS, scale)
 
 
@@ -92,9 +95,9 @@ def _common_number(own: list[pa.DataType], given: list[pa.DataType]) -> pa.DataT
         return pa.float64() if is_double else pa.float32()
     if all(pa.types.is_integer(one) and one != pa.uint64() for one in every):
         return pa.int64()
-    scale = max((one.scale for one in every if pa.types.is_decimal(one)), default=0)
+    scale = max([0, *(one.scale for one in every if pa.types.is_decimal(one))])
     whole = max((one.precision - one.scale for one in own if pa.types.is_decimal(one)), default=0)
-    if not 0 <= scale <= DIGITS or whole > DIGITS:
+    if scale > DIGITS or whole > DIGITS:
         raise TypeError("they have more digits than can be compared exactly")
     return pa.decimal256(2 * DIGITS, scale)
 

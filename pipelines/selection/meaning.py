@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from batchloom.pipelines.selection.grammar import moment_of
 from batchloom.pipelines.selection.kinds import Kind, common_type, in_type, type_of
 from batchloom.pipelines.selection.tree import LOGICAL, Call, Literal, Name, Node, Value, names_in
-from batchloom.pipelines.selection.words import WhereError
+from batchloom.pipelines.selection.words import WhereError, short
 
 COMPARED: Mapping[str, Callable[[pc.Expression, pc.Expression], pc.Expression]] = {
     "=": lambda one, other: one == other,
@@ -24,6 +24,8 @@ COMPARED: Mapping[str, Callable[[pc.Expression, pc.Expression], pc.Expression]] 
     ">": lambda one, other: one > other,
     ">=": lambda one, other: one >= other,
 }
+
+SHOWN_NAMES, SHOWN_OPERANDS = 50, 4  # in messages, at most
 
 
 def check_names(text: str, tree: Node, there: Sequence[str]) -> None:
@@ -36,7 +38,9 @@ def check_names(text: str, tree: Node, there: Sequence[str]) -> None:
             small = {one.lower(): one for one in there}
             near = difflib.get_close_matches(name.name.lower(), small, 1)
             meant = f" Did you mean {small[near[0]]}?" if near else ""
-            raise WhereError(text, name.at, f"there is no column {name.name!r}.{meant} There are: {', '.join(there)}.")
+            more = f" and {len(there) - SHOWN_NAMES} more" if len(there) > SHOWN_NAMES else ""
+            known = ", ".join(there[:SHOWN_NAMES]) + more
+            raise WhereError(text, name.at, f"there is no column {short(name.name)!r}.{meant} There are: {known}.")
 
 
 def expression_of(text: str, tree: Node, schema: pa.Schema) -> pc.Expression:
@@ -94,7 +98,7 @@ class _Meaning:
                 return _Operand(at, field.type, f"column {name}, {_a(Kind.of(field.type))} ({field.type})", column)
             case Literal(at, value):
                 try:
-                    return _Operand.of_literal(node, f"the {_noun(value)} {value}")
+                    return _Operand.of_literal(node, f"the {_noun(value)} {short(str(value))}")
                 except OverflowError as error:
                     raise self._wrong(at, f"{error}.") from error
         expression, found = self._called(node, [self.of(one) for one in node.arguments])
@@ -141,6 +145,8 @@ class _Meaning:
                 raise self._wrong(item.at, f"a list holds texts, numbers, dates, true and false; found {item.words}.")
         value, *items = self._alike(node, operands)
         values = [in_type(item.literal.value, item.type).as_py() for item in items if item.literal is not None]
+        if pa.types.is_floating(value.type) and 0.0 in values:
+            values += [0.0, -0.0]  # is_in tells them apart, and = does not
         column = _cast(value, value.type)
         found = pc.is_in(column, value_set=pa.array(values, value.type))
         return pc.if_else(column.is_valid(), found, pc.scalar(pa.scalar(None, pa.bool_())))
@@ -151,7 +157,9 @@ class _Meaning:
         if len(kinds) == 1:
             operands = [self._as_moment(one, Kind.TIME in kinds) for one in operands]
         valued = [one for one in operands if one.kind is not Kind.NOTHING]
-        compared = " and ".join(dict.fromkeys(one.words for one in operands))
+        words = list(dict.fromkeys(one.words for one in operands))
+        more = [f"{len(words) - SHOWN_OPERANDS} more"] if len(words) > SHOWN_OPERANDS else []
+        compared = " and ".join([*words[:SHOWN_OPERANDS], *more])
         if len({one.kind for one in valued}) > 1 or any(one.kind in (Kind.LIST, Kind.OTHER) for one in valued):
             raise self._wrong(node.at, f"{compared} cannot be compared.{_cure(valued)}")
         try:

@@ -69,6 +69,11 @@ class Selection:
         return {}
 
     @cached_property
+    def _expressions(self) -> dict[pa.Schema, pc.Expression]:
+        """By the types of the columns: all rows of a file, and mostly of all files, have the same."""
+        return {}
+
+    @cached_property
     def _tree(self) -> Node | None:
         return None if self.where is None else parse(self.where)
 
@@ -128,7 +133,9 @@ class Selection:
                 )
                 unclear |= dict.fromkeys(bad, RowError("read", "not_utf8", message))
             columns.append(column)
-        is_true = mask_of(pa.table(columns, schema), expression_of(self.where, self._tree, schema))
+        if schema not in self._expressions:
+            self._expressions[schema] = expression_of(self.where, self._tree, schema)
+        is_true = mask_of(pa.table(columns, schema), self._expressions[schema])
         return pc.fill_null(is_true, False).to_numpy(), unclear
 
     def _texts(self, schema: pa.Schema) -> pa.Schema:

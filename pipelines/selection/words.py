@@ -7,6 +7,8 @@ from enum import Enum
 
 from batchloom.pipelines.errors import ConfigError
 
+SHOWN = 60  # characters of a word in a message, at most
+
 
 class WordKind(Enum):
     """The kinds of words."""
@@ -34,8 +36,8 @@ class Word:
             case WordKind.END:
                 return "the end"
             case WordKind.TEXT:
-                return f"the text {self.text!r}"
-        return repr(self.text)
+                return f"the text {short(self.text)!r}"
+        return repr(short(self.text))
 
 
 class WhereError(ConfigError):
@@ -46,8 +48,13 @@ class WhereError(ConfigError):
         end = at + 40
         shown = f"{'...' if begin else ''}{text[begin:end]}{'...' if end < len(text) else ''}"
         place = " " * (at - begin + (3 if begin else 0))
-        lines = shown.translate({ord(space): " " for space in "\n\r\t"})
+        lines = shown.encode(errors="replace").decode().translate({ord(space): " " for space in "\n\r\t"})
         super().__init__(f"input.where: at character {at + 1}, {problem}\n  {lines}\n  {place}^")
+
+
+def short(text: str) -> str:
+    """Return a text as messages show it."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 _WORD = re.compile(
@@ -65,6 +72,10 @@ _WORD = re.compile(
 
 def words(text: str) -> Iterator[Word]:
     """Yield the words of a text, and its end. Raises: WhereError where something is no word."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise WhereError(text, error.start, f"{text[error.start]!r} is half of a character.") from None
     place = 0
     while True:
         found = _WORD.match(text, place)

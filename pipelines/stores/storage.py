@@ -157,7 +157,7 @@ class Store:
             if isinstance(filesystem, LocalFileSystem):
                 try:
                     self._put_local(name, content)
-                except FileNotFoundError:  # a concurrent job here ended and removed the temporary folder of both
+                except FileNotFoundError:  # a concurrent job here removed the temporary folder of both, or an empty one
                     self._put_local(name, content)
             else:
                 filesystem.pipe_file(self.path(name), content)
@@ -195,8 +195,11 @@ class Store:
         finally:
             os.close(folder)
 
-    def remove(self, names: list[str]) -> None:
-        """Remove files; one that is not there, and not listed, is removed. Raises: StoreError."""
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files, and folders that they leave empty; a file that is not there, and not listed, is removed.
+
+        Raises: StoreError.
+        """
 
         def rm(filesystem: Any, name: str) -> None:
             self._listed.pop(name, None)
@@ -205,15 +208,26 @@ class Store:
             except FileNotFoundError:
                 if name in self.names():  # otherwise an attempt whose answer was lost has removed it
                     raise
+            if isinstance(filesystem, LocalFileSystem):
+                self._remove_empty_folders(name)
 
         for name in names:
             self._connection.call(f"Removing {self.url}/{name}", "remove", partial(rm, name=name))
+
+    def _remove_empty_folders(self, name: str) -> None:
+        """Remove the folders that a file was in, and that hold nothing now. Object stores have none."""
+        while "/" in name:
+            name = name.rpartition("/")[0]
+            try:
+                os.rmdir(self.path(name))
+            except OSError:  # it holds something, or a concurrent job was faster
+                return
 
     def discard(self, names: Sequence[str] = (), folders: Sequence[str] = ()) -> None:
         """Remove files and folders that nobody needs any more. Where that cannot be done, as where credentials permit
         no removal, they stay, and the log says so."""
         try:
-            self.remove(list(names))
+            self.remove(names)
             for folder in folders:
                 self.remove_folder(folder)
         except StoreError as error:

@@ -60,6 +60,8 @@ def find_table(
         )
     for start in dict.fromkeys([base, _real(connection, base)] if files else []):
         around = connection.call(f"Looking at {start}", "list", partial(table_around, start, known))
+        if around is not None and around[0] == path:  # an empty folder marks it, which is not in a listing
+            return FoundTable(around[1], path, seen)
         if around is not None:
             raise InputError(
                 f"Input path {path!r} lies inside of the {around[1]} table {around[0]}, whose files may hold rows that "

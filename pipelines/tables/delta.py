@@ -14,7 +14,7 @@ from batchloom.pipelines.stores.connection import Connection
 from batchloom.pipelines.tables.columns import NAMES, NUMBER, TableParquet
 from batchloom.pipelines.tables.delta_log import DeltaLog, fetch_vectors
 from batchloom.pipelines.tables.marks import DELTA
-from batchloom.pipelines.tables.table import LiveFile, Table, as_texts, path_on
+from batchloom.pipelines.tables.table import LiveFile, Table, as_texts, first_line, path_on
 
 VECTORS = "deletionVectors"
 # Of reader features, those that change nothing in how live files are read, or what is done here.
@@ -52,9 +52,9 @@ def open_delta(connection: Connection, folder: str, version: int | None, listed:
             mode = table.metadata().configuration.get("delta.columnMapping.mode", "none")
         except (DeltaError, OSError) as error:
             raise InputError(
-                f"Version {version} of the Delta table {folder} cannot be read by deltalake: {error}. Deletion vectors "
-                "of other tables and features that it does not know can be removed by writing the table again (in "
-                "Spark: REORG TABLE ... APPLY (PURGE), OPTIMIZE)."
+                f"Version {version} of the Delta table {folder} cannot be read by deltalake: {first_line(error)}. "
+                "Deletion vectors of other tables and features that it does not know can be removed by writing the "
+                "table again (in Spark: REORG TABLE ... APPLY (PURGE), OPTIMIZE)."
             ) from error
     columns = pa.schema([_marked(field, mode) for field in schema])
     format = TableParquet(DELTA, folder, version, log.newest, columns)

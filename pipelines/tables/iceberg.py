@@ -16,7 +16,7 @@ from batchloom.pipelines.errors import ConfigError, InputError
 from batchloom.pipelines.stores.connection import Connection
 from batchloom.pipelines.tables.columns import NAMES, NUMBER, REQUIRED, TableParquet
 from batchloom.pipelines.tables.marks import ICEBERG
-from batchloom.pipelines.tables.table import LiveFile, Table, as_texts, path_on
+from batchloom.pipelines.tables.table import LiveFile, Table, as_texts, first_line, path_on
 
 HINT = "version-hint.text"
 _METADATA = re.compile(r"v?(\d+)\b.*\.metadata\.json(\.gz)?")
@@ -55,16 +55,23 @@ def _readable(connection: Connection, folder: str, path: str, version: int | Non
             "it, or did the snapshot expire meanwhile? Choose another by input.version."
         ) from error
     except (ValidationError, ValueError, NotImplementedError, KeyError, pa.ArrowException) as error:
-        raise InputError(f"The Iceberg table {folder} cannot be read: {error}. {_COMPACT}") from error
+        raise InputError(f"The Iceberg table {folder} cannot be read: {first_line(error)}. {_COMPACT}") from error
 
 
 def _opened(connection: Connection, folder: str, path: str, version: int | None) -> Table:
     from pyiceberg.catalog.noop import NoopCatalog
+    from pyiceberg.exceptions import ValidationError
     from pyiceberg.serializers import FromInputFile
     from pyiceberg.table import Table as IcebergTable
 
     files = _files_of(connection, folder, path)
-    metadata = FromInputFile.table_metadata(files.new_input(path))
+    try:
+        metadata = FromInputFile.table_metadata(files.new_input(path))
+    except (ValidationError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged or holds no metadata of an Iceberg table: {first_line(error)}. Name the one that the "
+            "catalog has as input.paths, or put it back."
+        ) from error
     files.location = metadata.location.rstrip("/")
     table = IcebergTable((folder,), metadata, path, files, NoopCatalog("given"))
     current = table.current_snapshot()

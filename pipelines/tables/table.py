@@ -32,6 +32,11 @@ class Table:
     files: Sequence[LiveFile]
 
 
+def first_line(error: Exception) -> str:
+    """Return what an error says: libraries add traces of their own."""
+    return str(error).strip().split("\n")[0].rstrip(".")
+
+
 def as_texts(values: pa.Array, column: pa.Field, table: str) -> list[str | None]:
     """Return values of a partition's column as texts that can be cast back. Raises: InputError where there are none."""
     try:

@@ -98,7 +98,7 @@ def test_another_format_is_written_of_what_is_there_and_computes_nothing(parquet
         assert len({name.partition(".parquet-")[2].partition(".")[2] for name in written(job)}) == 1
     assert not {ReplicasStarting, UnitDone} & set(kinds)
     assert written(parquet) == before
-    assert not list((Path(parquet.output.path) / "_batchloom").glob("seals/*/*"))
+    assert not (Path(parquet.output.path) / "_batchloom/seals").exists()
 
 
 def test_parts_lie_in_folders_whatever_interrupts_the_job(make_job, tmp_path, make_sentences) -> None:

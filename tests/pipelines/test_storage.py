@@ -65,6 +65,32 @@ def test_a_writer_survives_a_job_that_cleans_up_beside_it(tmp_path, monkeypatch)
     assert store.read("a.parquet") == b"part"
 
 
+def test_a_file_takes_the_folders_with_it_that_it_was_alone_in(tmp_path) -> None:
+    store = Store(str(tmp_path / "out"))
+    for name in ("lang=en/day=1/a", "lang=en/day=2/a", "lang=de/day=1/a"):
+        store.put(name, b"a")
+    store.discard_temporary()
+    store.remove(["lang=en/day=1/a", "lang=de/day=1/a"])
+    assert sorted(path.name for path in tmp_path.rglob("*=*")) == ["day=2", "lang=en"]
+    store.remove(["lang=en/day=2/a"])
+    assert (tmp_path / "out").is_dir()
+    assert not list(tmp_path.rglob("*=*"))
+
+
+def test_a_writer_survives_a_folder_that_another_leaves_empty(tmp_path, monkeypatch) -> None:
+    store, replace = Store(str(tmp_path)), os.replace
+    store.put("lang=en/before", b"part")
+
+    def after_removal(source: str, target: str) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        store.remove(["lang=en/before"])
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", after_removal)
+    store.put("lang=en/a.parquet", b"part")
+    assert store.read("lang=en/a.parquet") == b"part"
+
+
 def test_a_folder_that_vanishes_while_it_is_listed_does_not_hide_the_files_beside_it(tmp_path, monkeypatch) -> None:
     """As `_batchloom/tmp` does when a concurrent job ends."""
     store = Store(str(tmp_path))

@@ -60,6 +60,7 @@ def test_what_cannot_be_is_refused_with_what_can(asked, shards, problem) -> None
 def test_folders_are_those_of_a_tables_paths_where_these_tell_its_partitions() -> None:
     asked = OutputConfig(path="out", partition_by=("lang",))
     check_partition_by(asked, [source("lang=d%2Fe/a.parquet", (("lang", "d/e"),))], set())
+    check_partition_by(asked, [source("lang=/a.parquet", (("lang", None),))], set())  # of deltalake, an empty text
     for path in ("x1/a.parquet", "lang=en/a.parquet"):
         with pytest.raises(ConfigError, match="lang is no partition of the input"):
             check_partition_by(asked, [source(path, (("lang", "d/e"),))], set())

@@ -24,6 +24,8 @@ ROWS = pa.table(
         "z": pa.array([dt.datetime(2024, 1, 1, tzinfo=dt.UTC), None, None, None], pa.timestamp("us", "Europe/Berlin")),
         "l": [["a"], [], None, ["a", "b"]],
         "nothing": pa.nulls(4),
+        "zero": [0.0, -0.0, -0.0, 1.0],
+        "hundreds": pa.array([Decimal(100)] * 4, pa.decimal128(5, -2)),
         "s": [{"a": 1}] * 4,
         "raw": pa.array([b"a", b"\xff", None, b"b"]),
         "doc.lang": ["x", "y", "x", "y"],
@@ -62,6 +64,11 @@ def chosen(where: str) -> list[int]:
         ("- 1 < n and n < 1e3", [0, 1]),
         ("f = 0.1", [0]),  # as the column has it
         ("f > 0", [0, 1]),
+        ("f in (1, 0) or f not in (0.1, 2)", [3]),  # NaN is in no list
+        ("zero = 0", [0, 1, 2]),
+        ("zero in (0, 5)", [0, 1, 2]),
+        ("zero not in (-0.0)", [3]),
+        ("hundreds = 100 and hundreds < d", []),
         ("u > 9223372036854775808", [0]),
         ("u > -1", [0, 1, 3]),
         ("u in (3, 9223372036854775813)", [0, 3]),
@@ -128,6 +135,8 @@ def test_rows_for_which_it_is_true_are_chosen(where, rows) -> None:
         ("b; c", 2, "';' means nothing here"),
         ("(" * 200 + "b" + ")" * 200, 101, "nested more than 100 deep"),
         ("not " * 500 + "b", 401, "nested more than 100 deep"),
+        (" or ".join(["b"] * 20_000), 5001, "more than 1,000 conditions. Many values of a column are a list"),
+        ("n = 1e" + "9" * 30, 5, "is no number that can be compared"),
         ("length(" * 300, 701, "nested more than 100 deep"),
     ],
 )
@@ -139,6 +148,27 @@ def test_what_cannot_be_meant_is_refused_with_its_place(where, at, words) -> Non
     assert words in first
     assert mark.endswith("^")
     assert shown[len(mark) - 1 : len(mark)] == where[at - 1 : at]
+
+
+@pytest.mark.parametrize(
+    "where", ["n = 'LONG'", "LONG = 1", "n = date 'LONG'", "n in (LIST, 'a')", "LONG(n) = 1", "n LONG"]
+)
+def test_refusals_are_short_whatever_is_refused(where) -> None:
+    where = where.replace("LONG", "x" * 9999).replace("LIST", ", ".join(map(str, range(9999))))
+    with pytest.raises(ConfigError) as refused:
+        chosen(where)
+    assert len(str(refused.value)) < 600
+
+
+def test_half_of_a_character_is_refused_in_words_that_can_be_printed() -> None:
+    with pytest.raises(ConfigError, match=r"at character 10, '\\ud800' is half of a character") as refused:
+        chosen("lang = 'a\ud800'")
+    assert "lang = 'a?'" in str(refused.value).encode().decode()
+
+
+def test_refusals_name_some_of_many_columns() -> None:
+    with pytest.raises(ConfigError, match=r"Did you mean column_7\?.* column_49 and 9950 more\.\n"):
+        Selection("columns_7 = 1").check_names([f"column_{number}" for number in range(10_000)])
 
 
 def test_a_row_whose_text_is_no_utf8_is_told_of() -> None:

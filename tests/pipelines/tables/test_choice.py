@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchloom.pipelines.config import InputConfig
+from batchloom.models.patience import Patience
+from batchloom.pipelines.config import InputConfig, OutputConfig
 from batchloom.pipelines.errors import ConfigError, InputError
+from batchloom.pipelines.planning.apart import check_in_no_table
 from batchloom.pipelines.planning.shards import find_shards
 from batchloom.pipelines.tables import marks
 from tests.pipelines.tables.rows import input_of, rows_of
@@ -54,6 +56,27 @@ def test_links_do_not_hide_a_table(lake, kind, tmp_path) -> None:
     os.symlink(lake / "db/t/data", tmp_path / "link")
     with pytest.raises(InputError, match=rf"inside of the {kind} table"):
         find_shards(input_of(tmp_path / "link"))
+
+
+@pytest.mark.parametrize("place", ["", "answers", "data/lang=en/out", "not/there/yet"])
+def test_an_output_in_a_table_is_refused(lake, kind, tmp_path, place) -> None:
+    """VACUUM and the removal of orphan files would take the answers with them."""
+    os.symlink(lake / "db/t", tmp_path / "link")
+    for table in (lake / "db/t", tmp_path / "link"):
+        with pytest.raises(ConfigError, match=rf"output\.path: .* lies in the {kind} table .*Choose a folder"):
+            check_in_no_table(OutputConfig(path=str(table / place)), Patience())
+    check_in_no_table(OutputConfig(path=str(lake / "db/answers")), Patience())
+
+
+@pytest.mark.parametrize(
+    ("mark", "words"), [("_delta_log", "has no commit and no checkpoint"), (".hoodie", "is a Hudi table, which is not")]
+)
+def test_a_log_that_is_an_empty_folder_is_refused_with_what_to_do(tmp_path, mark, words) -> None:
+    """It was said to lie inside of itself."""
+    (tmp_path / mark).mkdir()
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=words):
+        find_shards(input_of(tmp_path))
 
 
 def test_plain_files_beside_a_table_are_read(lake) -> None:

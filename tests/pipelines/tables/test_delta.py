@@ -250,6 +250,14 @@ def test_a_table_that_needs_what_this_reader_does_not_know_is_refused_by_name(tm
         find_shards(input_of(tmp_path / "t"))
 
 
+def test_a_damaged_log_is_refused_in_a_few_words(table) -> None:
+    """The library's traceback stood in the message."""
+    max((table / "_delta_log").glob("*.json")).write_text("{nonsense")
+    with pytest.raises(InputError, match=r"cannot be read by deltalake: .*whilst parsing") as refused:
+        find_shards(input_of(table))
+    assert "\n" not in str(refused.value)
+
+
 def test_a_table_in_any_store_is_read_through_its_filesystem(table) -> None:
     import fsspec
 

@@ -177,6 +177,15 @@ def test_the_metadata_file_is_the_newest_or_the_one_that_is_named(table) -> None
     assert ids_of(folder_of(table)) == list(range(20, 25))
 
 
+@pytest.mark.parametrize("content", ["", "{}", '{"format-version": 2}', "nonsense"])
+def test_damaged_metadata_are_refused_by_name(table, content) -> None:
+    newest = max((folder_of(table) / "metadata").glob("*.metadata.json"))
+    newest.write_text(content)
+    with pytest.raises(InputError, match=rf"{newest.name} is damaged or holds no metadata") as refused:
+        find_shards(input_of(folder_of(table)))
+    assert "\n" not in str(refused.value)
+
+
 def test_a_snapshot_whose_files_are_gone_is_refused_by_name(table) -> None:
     first = table.snapshots()[0].snapshot_id
     (gone,) = [task.file.file_path for task in table.scan(snapshot_id=first).plan_files()]
