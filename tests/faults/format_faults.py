@@ -80,6 +80,7 @@ def part_in_another_folder(scene: Scene) -> None:
     (part,) = scene.some_parts(1)
     other = next(folder for folder in scene.output.glob("lang=*") if folder != part.parent)
     shutil.move(part, other / part.name)
+    scene.mends.append((other / part.name).unlink)
 
 
 @fault("SIGKILL of the driver, and the table moves on", prepare=in_a_table)
