@@ -24,7 +24,7 @@ from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import JobError, OutputError, PipelineError, StoreError
 from batchloom.pipelines.ledger import answers, heartbeat
 from batchloom.pipelines.ledger.manifest import Manifest, Summary
-from batchloom.pipelines.ledger.part_files import SEALS, PartFile
+from batchloom.pipelines.ledger.part_files import SEALS, PartFile, seal_name
 from batchloom.pipelines.ledger.parts import ENDINGS, Footer, output_folder
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.ledger.sealed import sealed
@@ -143,13 +143,15 @@ def recorded(store: Store, found: Found) -> Register:
 
 
 def known_parts(store: Store, found: Found, names: Iterable[str]) -> tuple[Register, list[str]]:
-    """Return the records of the parts that have the size and version of their record, and the other parts."""
+    """Return the records of the parts that have the size and version of their record, and the other parts. A part of
+    JSON Lines without its seal is one of these."""
     wanted = set(names)
     kept = recorded(store, found)
     row_of: dict[str, int] = {}
-    columns = (kept.table[name].to_pylist() for name in ("part", "bytes", "version"))
-    for row, (name, size, version) in enumerate(zip(*columns, strict=True)):
-        if name in wanted and found.parts[name] == Stored(size, version) and version:
+    columns = (kept.table[name].to_pylist() for name in ("part", "bytes", "version", "sha256"))
+    for row, (name, size, version, sha256) in enumerate(zip(*columns, strict=True)):
+        is_sealed = name.endswith(".parquet") or seal_name(name, sha256) in found.seals
+        if name in wanted and found.parts[name] == Stored(size, version) and version and is_sealed:
             row_of[name] = row
     known = Register(kept.table.take(pa.array(row_of.values(), pa.int64())))
     return known, sorted(wanted - set(row_of))
