@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from batchloom.models.checkpoints.pinned import PinnedModel
     from batchloom.models.checkpoints.streamed import stream_model
     from batchloom.models.families.table import architectures
-    from batchloom.models.footprint import Footprint, Machine
+    from batchloom.models.footprint import Footprint
     from batchloom.models.generation.engine import Engine, EngineStats, RequestOutput, SequenceOutput
     from batchloom.models.generation.params import GenerationParams
+    from batchloom.models.machines import MACHINES, Machine
     from batchloom.models.ranks.division import check_ranks
     from batchloom.models.single_pass.single_pass import SinglePass
     from batchloom.models.tokenizers import Encoded, Tokenizer, load_tokenizer
@@ -23,7 +24,8 @@ _HOME = {
     "EngineStats": "batchloom.models.generation.engine",
     "Footprint": "batchloom.models.footprint",
     "GenerationParams": "batchloom.models.generation.params",
-    "Machine": "batchloom.models.footprint",
+    "MACHINES": "batchloom.models.machines",
+    "Machine": "batchloom.models.machines",
     "PinnedModel": "batchloom.models.checkpoints.pinned",
     "RequestOutput": "batchloom.models.generation.engine",
     "SequenceOutput": "batchloom.models.generation.engine",
@@ -44,6 +46,7 @@ __all__ = [
     "EngineStats",
     "Footprint",
     "GenerationParams",
+    "MACHINES",
     "Machine",
     "PinnedModel",
     "RequestOutput",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from batchloom.models.families.config import ModelConfig, StackSize
 from batchloom.models.families.table import family_of
+from batchloom.models.machines import Machine
 
 # The share of the memory beside the weights that the KV cache may take, by device. The rest is for activations and
 # logits, and on a CPU for other processes.
@@ -19,26 +20,6 @@ BLOCK_PADDING = 1.5
 # Device memory for the driver's context, communication buffers and what the allocator cannot use.
 RESERVED_BYTES = 4e9
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """The hardware of one rank. The defaults are the maker's figures of an NVIDIA H100 SXM, 80 GB, with NVLink."""
-
-    memory: float = 80e9
-    """Memory of a device, in bytes."""
-    bandwidth: float = 3.35e12
-    """Bytes a second between a device and its memory."""
-    half_flops: float = 989e12
-    """Operations a second in float16 and bfloat16, dense."""
-    float_flops: float = 67e12
-    """Operations a second in float32."""
-    link: float = 450e9
-    """Bytes a second from one device to another, in each direction."""
-    latency: float = 10e-6
-    """Seconds of an all-reduce of a few bytes."""
-    storage: float = 5e9
-    """Bytes a second from storage to all ranks of a replica together."""
 
 
 @dataclass(frozen=True, kw_only=True)

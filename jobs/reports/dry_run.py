@@ -1,23 +1,42 @@
 """What a job would do: rows, units, what is done already, parameters, a replica's memory and speed.
 
-It starts and writes nothing.
+It starts nothing, unless a probe is asked for, and writes nothing that stays.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from batchloom import pipelines
-from batchloom.jobs.reports import wording
+from batchloom.jobs.reports import expectation, wording
+from batchloom.jobs.reports.assumption import Assumption
 from batchloom.jobs.reports.replica_estimate import ReplicaEstimate
-from batchloom.models import Machine
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.errors import OutputError
+from batchloom.pipelines.forecasting.forecast import Forecast
+from batchloom.pipelines.forecasting.rehearsal import Rehearsal
+from batchloom.pipelines.forecasting.sample import Sample
 from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.ledger.resume import Done
 from batchloom.pipelines.planning.job_plan import JobPlan
+from batchloom.pipelines.stores.permission import check_writable
+
+SAMPLED_ROWS = 5000  # where a probe is asked for, and nobody says how many
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What a dry run looks at beside the plan."""
+
+    num_sampled: int = 0
+    """Rows that are read and tokenized."""
+    is_probed: bool = False
+    """One replica is started, and computes some of them."""
+    price: float | None = None
+    """Of an hour of one replica."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +48,57 @@ class DryRun:
     replica: ReplicaEstimate
     done: Done | None
     """What is there of the job; None where `run` would refuse the output."""
+    unwritable: OutputError | None = None
+    """Why a run could not write what is left."""
+    forecast: Forecast | None = None
+    """None where no rows were to be read."""
+    rehearsal: Rehearsal | None = None
+    price: float | None = None
 
     @staticmethod
-    def of(config: JobConfig, machine: Machine, num_tokens: int) -> "DryRun":
-        """Plan the job. Raises: ConfigError or ModelError where the job cannot run."""
+    def of(
+        config: JobConfig, assumption: Assumption, num_tokens: int | None = None, looks: Looks = Looks()
+    ) -> "DryRun":
+        """Plan the job. Raises: ConfigError or ModelError where the job cannot run; JobError where a probe fails."""
         plan = pipelines.plan(config)
         found = ledger.look(plan.output)
-        share = replace(machine, memory=config.engine.gpus_per_replica * machine.memory)
-        return DryRun(plan, found, ReplicaEstimate(plan, share, num_tokens), _done(plan, found))
+        done = _done(plan, found)
+        dry_run = DryRun(plan, found, ReplicaEstimate(plan, assumption, num_tokens), done, price=looks.price)
+        dry_run = replace(dry_run, unwritable=dry_run._unwritable())
+        if not looks.num_sampled and not looks.is_probed:
+            return dry_run
+        dry_run.refuse()  # before anything takes minutes
+        sample = Sample.of(plan, looks.num_sampled or SAMPLED_ROWS)
+        forecast = Forecast.of(plan, sample)
+        rehearsal = dry_run._rehearsed(sample, forecast) if looks.is_probed else None
+        return replace(dry_run, forecast=forecast, rehearsal=rehearsal)
+
+    def _rehearsed(self, sample: Sample, forecast: Forecast) -> Rehearsal:
+        from batchloom.pipelines.forecasting.rehearsing import rehearse
+
+        num_units, num_rows = self._left
+        return rehearse(self.plan, sample, forecast.chosen.total * num_rows / self.plan.num_rows, num_units)
+
+    def _unwritable(self) -> OutputError | None:
+        """Return why the output cannot be written, where something is left to write."""
+        if self.done is None or not self._left[1]:
+            return None
+        try:
+            check_writable(self.plan.output)
+        except OutputError as error:
+            return error
+        return None
 
     def refuse(self) -> None:
-        """Do nothing where `run` would accept the output. Raises: OutputError where it would refuse it."""
+        """Do nothing where `run` would accept the output. Raises: OutputError where it would refuse it, or fail."""
         if self.done is None:
             ownership.refuse_foreign(self.plan, self.found)
             Done.find(self.plan, self.found)
+        if self.unwritable is not None:
+            raise self.unwritable
 
     def values(self) -> dict[str, Any]:
-        plan, (num_units_left, num_rows_left) = self.plan, self._left()
+        plan, (num_units_left, num_rows_left) = self.plan, self._left
         return {
             "task": plan.config.task,
             "model": plan.config.model,
@@ -62,6 +115,9 @@ class DryRun:
             "notes": list(plan.notes),
             "fingerprint": plan.fingerprint,
             "replica": self.replica.values(),
+            "is_writable": self.unwritable is None,
+            "forecast": None if self.forecast is None else asdict(self.forecast),
+            "rehearsal": self.rehearsal and expectation.rehearsal_values(self.rehearsal, self.price),
         }
 
     def words(self) -> dict[str, str]:
@@ -79,10 +135,20 @@ class DryRun:
             "Generation": _lines(values["generation"]),
             "Task options": _lines(values["task_options"]),
             **({"Note": "\n".join(values["notes"])} if values["notes"] else {}),
+            **self._expected(),
             **self.replica.words(),
             "Fingerprint": values["fingerprint"],
         }
 
+    def _expected(self) -> dict[str, str]:
+        if self.forecast is None:
+            return {}
+        told = expectation.forecast_words(self.forecast, self.rehearsal)
+        if self.rehearsal is None:
+            return told
+        return told | expectation.rehearsal_words(self.forecast, self.rehearsal, self.price)
+
+    @cached_property
     def _left(self) -> tuple[int, int]:
         """Return how many units, and rows, a run would compute."""
         if self.done is None:

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from batchloom import pipelines
-from batchloom.jobs import spec
 from batchloom.jobs.reports import wording
 from batchloom.jobs.reports.view import View
 from batchloom.models.errors import ModelError
@@ -148,6 +147,8 @@ def _num_rows(view: View, job: JobConfig | None) -> tuple[int | None, int | None
         num_excluded = view.manifest.totals["left_out"] - totals["left_out"]
         return totals["rows"] + totals["left_out"], num_excluded
     try:
+        from batchloom.jobs import spec
+
         plan = pipelines.plan(job or spec.from_record(view.job, view.store.url))
     except (ConfigError, ModelError):
         return None, None

@@ -20,8 +20,6 @@ from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.part_files import PartFile
 from batchloom.pipelines.ledger.parts import is_part_name, key_of, mark_of
 from batchloom.pipelines.ledger.register import Register
-from batchloom.pipelines.selection.grammar import parse
-from batchloom.pipelines.selection.meaning import check_names, expression_of, mask_of
 from batchloom.pipelines.stores.storage import Store, Stored
 
 log = logging.getLogger(__name__)
@@ -84,6 +82,9 @@ class View:
 
         Raises: WhereError where it is no expression, or names no column of the output.
         """
+        from batchloom.pipelines.selection.grammar import parse
+        from batchloom.pipelines.selection.meaning import check_names, expression_of, mask_of
+
         tree, found = None if where is None else parse(where), list[Row]()
         for record in self.records:
             if len(found) == num_rows:

@@ -10,41 +10,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from batchloom.jobs.exit_codes import ExitCode
 from batchloom.jobs.reports import wording
-from batchloom.jobs.reports.figures import Figures
-from batchloom.jobs.reports.view import Row, View
-from batchloom.jobs.terminal.progress_line import LiveLine, PlainLines, planned, retrying
-from batchloom.jobs.terminal.row_table import RowTable
-from batchloom.jobs.terminal.silence import replica_ended, waiting
 from batchloom.jobs.terminal.stray_lines import caught
 from batchloom.jobs.terminal.visible import VisibleConsole, forsake, json_line
 from batchloom.models.redaction import redacted, redacted_values
-from batchloom.pipelines.ledger.manifest import Manifest
-from batchloom.pipelines.ledger.verification import Verification
-from batchloom.pipelines.metrics import (
-    Event,
-    Finished,
-    PartDone,
-    PartFailed,
-    Planned,
-    ReplicaEnded,
-    Replicas,
-    ReplicasStarting,
-    Retrying,
-    UnitDone,
-    UnitFailed,
-    Waiting,
-)
-from batchloom.pipelines.tasks import TASKS
-from batchloom.pipelines.tasks.cures import advice
-from batchloom.pipelines.watching.progress import Progress
+
+# Every command prints, and few of them run a job: what knows jobs is imported where it is used.
+if TYPE_CHECKING:
+    from batchloom.jobs.reports.view import Row, View
+    from batchloom.pipelines.ledger.manifest import Manifest
+    from batchloom.pipelines.ledger.verification import Verification
+    from batchloom.pipelines.metrics import Event
+    from batchloom.pipelines.watching.progress import Progress
 
 
 class Output:
@@ -55,7 +39,12 @@ class Output:
         self._stdout = sys.stdout
         self._out = VisibleConsole()
         self._err = VisibleConsole(stderr=True)
-        self._progress = Progress()
+
+    @cached_property
+    def _progress(self) -> "Progress":
+        from batchloom.pipelines.watching.progress import Progress
+
+        return Progress()
 
     # ----------------------------------------------------------------------------------------------- text and JSON
 
@@ -72,9 +61,11 @@ class Output:
             for number, line in enumerate(value.splitlines() or [""]):
                 self.say(f"{name if number == 0 else '':<{column}}{line}")
 
-    def rows(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
+    def rows(self, rows: "Sequence[Row]", columns: Sequence[str]) -> None:
         """Print some columns of some rows as a table; nothing under --json."""
         if rows and not self.as_json:
+            from batchloom.jobs.terminal.row_table import RowTable
+
             self._out.print(RowTable(rows, columns))
 
     def result(self, value: Mapping[str, Any], **data: Any) -> None:
@@ -119,8 +110,12 @@ class Output:
     # ---------------------------------------------------------------------------------------------- a job's progress
 
     @contextmanager
-    def watching(self) -> Iterator[Callable[[Event], None]]:
+    def watching(self) -> "Iterator[Callable[[Event], None]]":
         """Yield a watcher for `pipelines.run` that shows progress. Meanwhile stdout, where Ray prints, is stderr."""
+        from rich.live import Live
+
+        from batchloom.jobs.terminal.progress_line import LiveLine, PlainLines
+
         progress = self._progress
         with self.relaying() as console, redirect_stdout(sys.stderr):
             if self.as_json:
@@ -131,8 +126,10 @@ class Output:
             else:
                 yield PlainLines(progress, lambda text: console.print(f"{_now()}  {text}", soft_wrap=True))
 
-    def finished(self, manifest: Manifest, path: str) -> None:
+    def finished(self, manifest: "Manifest", path: str) -> None:
         """Print how a job ended; `path` is the output as the user wrote it."""
+        from batchloom.jobs.reports.figures import Figures
+
         found = self._progress.num_units_found
         if found == self._progress.num_units:
             anew = self._progress.num_parts_done
@@ -145,7 +142,7 @@ class Output:
         result = wording.outcome(manifest.totals, manifest.errors_by_kind)
         self.pairs({"Result": result, **errors, **figures, "Output": path})
 
-    def verified(self, found: Verification) -> None:
+    def verified(self, found: "Verification") -> None:
         """Print the result of a verification."""
         rows, parts = wording.plural(found.num_rows, "row"), wording.plural(found.num_parts, "part")
         counted = "an input that is gone" if found.num_input_rows is None else f"{found.num_input_rows:,} in the input"
@@ -159,7 +156,7 @@ class Output:
             self.say(f"{problems}:", *[f"  {problem}" for problem in found.problems])
         self.say(*[f"Not compared: {note}" for note in found.notes])
 
-    def view(self, view: View) -> None:
+    def view(self, view: "View") -> None:
         """Print the totals of an output folder."""
         state = "" if view.manifest else "Not finished. So far: "
         self.say("", f"{state}{wording.outcome(view.totals, view.errors_by_kind)}")
@@ -171,6 +168,9 @@ def _now() -> str:
 
 def _advice(job: Mapping[str, Any], errors_by_kind: Mapping[str, int]) -> str | None:
     """Return what to do about most of a job's errors; None where it has none, or is one of a newer version."""
+    from batchloom.pipelines.tasks import TASKS
+    from batchloom.pipelines.tasks.cures import advice
+
     task = TASKS.get(job.get("task", ""))
     return None if task is None else advice(errors_by_kind, task.cures, job.get("task_options", {}))
 
@@ -184,7 +184,11 @@ class _Notes(logging.Handler):
         self._output.note(record.getMessage())
 
 
-def _show(console: Console, progress: Progress, event: Event) -> None:
+def _show(console: Console, progress: "Progress", event: "Event") -> None:
+    from batchloom.jobs.terminal.progress_line import planned, retrying
+    from batchloom.jobs.terminal.silence import replica_ended, waiting
+    from batchloom.pipelines.metrics import Planned, ReplicaEnded, Retrying, Waiting
+
     progress(event)
     match event:
         case Planned():
@@ -197,8 +201,22 @@ def _show(console: Console, progress: Progress, event: Event) -> None:
             console.print(Text(replica_ended(event), "yellow"))
 
 
-def event_values(event: Event) -> dict[str, Any]:
+def event_values(event: "Event") -> dict[str, Any]:
     """Return an event's JSON. `finished` leaves out the parts, each of which had its own `part_done`."""
+    from batchloom.pipelines.metrics import (
+        Finished,
+        PartDone,
+        PartFailed,
+        Planned,
+        ReplicaEnded,
+        Replicas,
+        ReplicasStarting,
+        Retrying,
+        UnitDone,
+        UnitFailed,
+        Waiting,
+    )
+
     match event:
         case Planned():
             return {"event": "planned", **asdict(event)}

@@ -5,6 +5,8 @@ The hashes are part of a job's fingerprint: sha256 over the contents of the weig
 
 import hashlib
 import logging
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,7 +15,7 @@ from typing import Any
 
 from batchloom.models.checkpoints.hub import ModelSource, open_source
 from batchloom.models.checkpoints.pinned import DECIDING, PinnedFile, PinnedModel
-from batchloom.models.checkpoints.weight_file import WeightFile
+from batchloom.models.checkpoints.weight_file import ITEM_BYTES, HeaderEntry, WeightFile
 from batchloom.models.errors import CheckpointError
 from batchloom.models.families.config import ModelConfig
 from batchloom.models.families.family import Family
@@ -25,6 +27,9 @@ from batchloom.models.generation.params import OPTIONS, SPECIAL_TOKENS
 
 # Fields of config.json that decide what is generated: ours, and those of transformers that params refuse.
 GENERATION_FIELDS = (*OPTIONS, *ABSENT)
+
+FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+FLOAT_DTYPES = (*FLOATS, "F64")  # of tensors in safetensors: the first three are computed in
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +45,7 @@ class CheckpointInfo:
     generation_defaults: dict[str, Any]  # overlaid by task_specific_params of the task
     prefix: str  # text that the checkpoint expects before each input; bart-large-cnn: one space
     max_positions: int | None  # the longest sequence in tokens; None where there is no limit
-    dtype: str  # of the weights, by config.json: "float32", "bfloat16" or "float16"; float32 for any other
+    dtype: str  # of most bytes of the weights: "float32", "bfloat16" or "float16"; float32 for any other
     folder: Path  # holds config.json and the tokenizer's files
     pinned: PinnedModel  # what is to be loaded: these files and no others
 
@@ -75,7 +80,7 @@ def describe(uri: str, task: str | None = None) -> CheckpointInfo:
     defaults = generation_defaults(raw_config, source.read_json("generation_config.json"))
     defaults |= {key: value for key, value in task_params.items() if key != "prefix" and value is not None}
     files = weight_files(source)
-    check_whole(files, config, architecture)
+    headers = check_whole(files, config, architecture)
     with ThreadPoolExecutor(max_workers=8) as pool:  # hashlib releases the GIL
         weights = list(pool.map(WeightFile.pin, files))
     fingerprinted = family_of(config).tokenizer.fingerprinted
@@ -87,7 +92,7 @@ def describe(uri: str, task: str | None = None) -> CheckpointInfo:
         generation_defaults=defaults,
         prefix=str(task_params.get("prefix") or raw_config.get("prefix") or ""),
         max_positions=config.max_positions,
-        dtype=_dtype(raw_config),
+        dtype=_dtype(headers, raw_config),
         folder=source.folder,
         pinned=PinnedModel(source.uri, (*small, *weights)),
     )
@@ -108,24 +113,35 @@ def _task_params(raw_config: Mapping[str, Any], task: str | None, where: str) ->
     return dict(params)
 
 
-def check_whole(files: Sequence[WeightFile], config: ModelConfig, architecture: str) -> None:
-    """Check that no weight file is cut, and that the tensors have config.json's sizes, reading headers alone.
+def check_whole(files: Sequence[WeightFile], config: ModelConfig, architecture: str) -> dict[str, HeaderEntry]:
+    """Check that no weight file is cut, and that the tensors have config.json's sizes, reading headers alone, which are
+    returned.
 
-    The shapes in a .bin file are not known without torch; loading compares them. Raises: CheckpointError.
+    The tensors of a .bin file are not known without torch; loading compares them. Raises: CheckpointError.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
+    headers: dict[str, HeaderEntry] = {}
     for file in files:
         if file.name.endswith(".safetensors"):
-            shapes |= {name: entry.shape for name, entry in file.header().items()}
+            headers |= file.header()
         else:
             file.check_whole()
     if all(file.name.endswith(".safetensors") for file in files):
+        shapes = {name: entry.shape for name, entry in headers.items()}
         check_sizes(config, architecture, shapes, where=f"Model {files[0].source.uri!r}")
+    return headers
 
 
-def _dtype(raw_config: Mapping[str, Any]) -> str:
-    named = str(raw_config.get("dtype") or raw_config.get("torch_dtype")).removeprefix("torch.")
-    return named if named in ("bfloat16", "float16") else "float32"
+def _dtype(headers: Mapping[str, HeaderEntry], raw_config: Mapping[str, Any]) -> str:
+    """Return what loading takes for dtype "auto" on a GPU. Tensors of .bin files are not known: config.json tells."""
+    if not headers:
+        named = str(raw_config.get("dtype") or raw_config.get("torch_dtype")).removeprefix("torch.")
+        return named if named in FLOATS.values() else "float32"
+    num_bytes = Counter[str]()
+    for entry in headers.values():
+        if entry.dtype in FLOAT_DTYPES:
+            num_bytes[entry.dtype] += math.prod(entry.shape) * ITEM_BYTES[entry.dtype]
+    most = max(num_bytes, key=lambda dtype: num_bytes[dtype], default="F32")
+    return FLOATS.get(most, "float32")
 
 
 def generation_defaults(raw_config: Mapping[str, Any], raw_generation: Mapping[str, Any] | None) -> dict[str, Any]:

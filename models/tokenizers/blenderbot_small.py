@@ -3,6 +3,7 @@
 import re
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
@@ -101,13 +102,10 @@ class BlenderbotSmallTokenizer(Tokenizer):
         return [self._of_words(words) for words in texts]
 
     def _of_words(self, words: Sequence[str]) -> Encoded:
-        encoded = Encoded(ids=[], offsets=[], sequence_ids=[], word_ids=[])
+        parts = [Encoded.of([], [], [], [])]
         for word, (start, own) in enumerate(zip(word_starts(words), self.encode_offsets(words), strict=True)):
-            encoded.ids.extend(own.ids)
-            encoded.offsets.extend((start + first, start + last) for first, last in own.offsets)
-            encoded.sequence_ids.extend(own.sequence_ids)
-            encoded.word_ids.extend([word] * len(own.ids))
-        return encoded
+            parts.append(replace(own, offsets=own.offsets + np.int32(start), word_ids=np.full_like(own.word_ids, word)))
+        return Encoded.joined(parts)
 
     def token_spans(self, text: str) -> Int32Array:
         check_texts([text], None)
@@ -139,18 +137,23 @@ class BlenderbotSmallTokenizer(Tokenizer):
         return ids
 
     def _encoded(self, sequences: list[str]) -> Encoded:
-        encoded = Encoded(ids=[], offsets=[], sequence_ids=[], word_ids=[])
+        ids, places, sequence_ids, word_ids = (array("i") for _ in range(4))
         for sequence_id, text in enumerate(sequences):
             for word_id, piece in enumerate(self._pieces(text)):
                 if piece.added_id is None:
-                    ids, spans = self._word_ids[piece.text], self._word_ids.spans(piece.text)
+                    own, spans = self._word_ids[piece.text], self._word_ids.spans(piece.text)
                 else:
-                    ids, spans = (piece.added_id,), [(0, len(piece.text))]
-                encoded.ids.extend(ids)
-                encoded.offsets.extend((piece.start + start, piece.start + end) for start, end in spans)
-                encoded.sequence_ids.extend([sequence_id] * len(ids))
-                encoded.word_ids.extend([word_id] * len(ids))
-        return encoded
+                    own, spans = (piece.added_id,), [(0, len(piece.text))]
+                ids.extend(own)
+                places.extend(piece.start + place for span in spans for place in span)
+                sequence_ids.extend([sequence_id] * len(own))
+                word_ids.extend([word_id] * len(own))
+        return Encoded(
+            ids=np.asarray(ids),
+            offsets=np.asarray(places).reshape(-1, 2),
+            sequence_ids=np.asarray(sequence_ids),
+            word_ids=np.asarray(word_ids),
+        )
 
     def _pieces(self, text: str) -> Iterator["_Piece"]:
         start = 0

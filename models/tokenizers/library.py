@@ -16,6 +16,7 @@ from batchloom.models.tokenizers.overlay import role_content
 from batchloom.models.tokenizers.pieces import Piece, cut_at_spaces, is_local
 from batchloom.models.tokenizers.settings import Settings
 from batchloom.models.tokenizers.tokenizer import (
+    NO_TEXT,
     Encoded,
     Int32Array,
     Tokenizer,
@@ -78,10 +79,13 @@ class LibraryTokenizer(Tokenizer):
 
     def encode_offsets(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
         check_texts(texts, pairs)
-        return [
-            Encoded(ids=e.ids, offsets=e.offsets, sequence_ids=e.sequence_ids, word_ids=e.word_ids)
-            for e in self._run(self._backend.encode_batch, texts, pairs, add_special_tokens=True)
-        ]
+        if pairs is not None or not self._is_local:
+            return [_encoded(one) for one in self._run(self._backend.encode_batch, texts, pairs, True)]
+        before, after = (Encoded.of(ids, *_around(len(ids))) for ids in self._around)
+        parts: list[list[Encoded]] = [[before] for _ in texts]
+        for index, part in self._placed(texts):
+            parts[index].append(part)
+        return [Encoded.joined([*own, after]) for own in parts]
 
     def encode_words(self, texts: Sequence[Sequence[str]]) -> list[Encoded]:
         check_texts([word for words in texts for word in words], None)
@@ -89,24 +93,36 @@ class LibraryTokenizer(Tokenizer):
         for start, stop in _slices([" ".join(words) for words in texts], None):
             some = [_readable(list(words)) for words in texts[start:stop]]
             for words, e in zip(some, self._backend.encode_batch(some, is_pretokenized=True), strict=True):
-                starts = word_starts(words)
-                places = zip(e.offsets, e.word_ids, strict=True)
-                offsets = [(0, 0) if word is None else (starts[word] + a, starts[word] + b) for (a, b), word in places]
-                encoded.append(Encoded(ids=e.ids, offsets=offsets, sequence_ids=e.sequence_ids, word_ids=e.word_ids))
+                own = _encoded(e)
+                is_text = own.word_ids != NO_TEXT
+                own.offsets[is_text] += np.array(word_starts(words), np.int32)[own.word_ids[is_text], None]
+                own.offsets[~is_text] = 0
+                encoded.append(own)
         return encoded
 
     def token_spans(self, text: str) -> Int32Array:
         check_texts([text], None)
-        pieces = list(cut_at_spaces(text)) if self._is_local else [Piece(text, 0, is_last=True)]
+        return Encoded.joined([part for _, part in self._placed([text])]).offsets
+
+    def _placed(self, texts: Sequence[str]) -> Iterator[tuple[int, Encoded]]:
+        """Yield (index of the text, the next of its tokens), without special tokens around."""
+        pieces = [
+            (index, piece)
+            for index, text in enumerate(texts)
+            for piece in (cut_at_spaces(text) if self._is_local else [Piece(text, 0, is_last=True)])
+        ]
         # The character before a piece goes with it: what stands at the start of a text may get a space before it.
-        inside = [(text[piece.start - 1] if piece.start else "") + piece.text for piece in pieces]
-        spans = []
-        for piece, encoding in zip(pieces, self._run(self._backend.encode_batch, inside, None, False), strict=True):
-            own = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+        inside = [(texts[index][piece.start - 1] if piece.start else "") + piece.text for index, piece in pieces]
+        word = 0  # the last of the piece before
+        encodings = self._run(self._backend.encode_batch, inside, None, add_special_tokens=False)
+        for (index, piece), encoding in zip(pieces, encodings, strict=True):
+            own = _encoded(encoding)
             if piece.start:
-                own = own[np.array(encoding.word_ids) > 0] + (piece.start - 1)
-            spans.append(own)
-        return np.concatenate(spans)
+                own = own.part(own.word_ids > 0)
+                own.offsets[:] += piece.start - 1
+                own.word_ids[:] += word
+            word = int(own.word_ids.max(initial=word if piece.start else 0))
+            yield index, own
 
     def decode_batch(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
         rows = [row.tolist() if isinstance(row, np.ndarray) else list(row) for row in ids]
@@ -174,6 +190,15 @@ def _slices(texts: Sequence[str], pairs: Sequence[str] | None) -> Iterator[tuple
         num_characters += num_more
     if start < len(texts):
         yield start, len(texts)
+
+
+def _encoded(encoding: Encoding) -> Encoded:
+    return Encoded.of(encoding.ids, encoding.offsets, encoding.sequence_ids, encoding.word_ids)
+
+
+def _around(num_tokens: int) -> tuple[list[tuple[int, int]], list[None], list[None]]:
+    """Return the places of added special tokens."""
+    return [(0, 0)] * num_tokens, [None] * num_tokens, [None] * num_tokens
 
 
 def _joined(texts: list[str], pairs: list[str] | None) -> list[Any]:

@@ -13,18 +13,62 @@ from batchloom.models.errors import RequestError
 Int32Array = npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """The tokens of one text or pair, and each token's position in its text; lists of equal length."""
+NO_TEXT = -1  # sequence and word of an added special token
 
-    ids: list[int]
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoded:
+    """The tokens of one text or pair, and each token's position in its text.
+
+    Arrays of equal length: Python's lists of these take 250 bytes a token.
+    """
+
+    ids: Int32Array
     """Token ids, special tokens included."""
-    offsets: list[tuple[int, int]]
-    """Characters [start, end) in the original text; (0, 0) for an added special token."""
-    sequence_ids: list[int | None]
-    """0 for the text, 1 for its pair, None for an added special token."""
-    word_ids: list[int | None]
-    """The tokenizer's words, counted from 0 in each sequence; None for an added special token."""
+    offsets: Int32Array
+    """Characters [start, end) in the original text, [tokens, 2]; [0, 0) for an added special token."""
+    sequence_ids: Int32Array
+    """0 for the text, 1 for its pair, NO_TEXT for an added special token."""
+    word_ids: Int32Array
+    """The tokenizer's words, counted from 0 in each sequence; NO_TEXT for an added special token."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Encoded) and all(
+            np.array_equal(own, vars(other)[name]) for name, own in vars(self).items()
+        )
+
+    @staticmethod
+    def of(
+        ids: Sequence[int],
+        offsets: Sequence[tuple[int, int]],
+        sequence_ids: Sequence[int | None],
+        word_ids: Sequence[int | None],
+    ) -> "Encoded":
+        """Return the arrays of these lists, which have None for an added special token."""
+        return Encoded(
+            ids=np.array(ids, np.int32),
+            offsets=np.array(offsets, np.int32).reshape(-1, 2),
+            sequence_ids=_numbers(sequence_ids),
+            word_ids=_numbers(word_ids),
+        )
+
+    @staticmethod
+    def joined(parts: Sequence["Encoded"]) -> "Encoded":
+        """Return one after the other; a single one as it is."""
+        if len(parts) == 1:
+            return parts[0]
+        return Encoded(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
+
+    def part(self, chosen: "slice | npt.NDArray[np.bool_]") -> "Encoded":
+        """Return some of the tokens."""
+        return Encoded(**{name: own[chosen] for name, own in vars(self).items()})
+
+
+def _numbers(places: Sequence[int | None]) -> Int32Array:
+    return np.array([NO_TEXT if place is None else place for place in places], np.int32)
 
 
 class Tokenizer(ABC):

@@ -43,7 +43,7 @@ def _as_json(array: pa.Array) -> pa.Array:
         inner = [_as_json(one) for one in array.flatten()]
         return pa.StructArray.from_arrays(inner, [field.name for field in kind], mask=array.is_null())
     if pa.types.is_nested(kind):
-        return _list_as_json(array.cast(pa.list_(kind.value_type)))
+        return _list_as_json(array if pa.types.is_list(kind) else array.cast(pa.list_(_no_null(kind.value_type))))
     if pa.types.is_floating(kind):
         number = array.cast(pa.float32()) if kind == pa.float16() else array
         is_number = pc.is_finite(number)
@@ -65,7 +65,13 @@ def _as_json(array: pa.Array) -> pa.Array:
 def _list_as_json(array: pa.ListArray) -> pa.ListArray:
     """`values` are those of the whole array that this one may be a slice of, and `offsets` are places in them."""
     offsets = pa.array(array.offsets.to_numpy())  # a copy: a mask beside offsets that are a slice is not supported
-    return pa.ListArray.from_arrays(offsets, _as_json(array.values), mask=array.is_null())
+    values = _as_json(array.values)
+    return pa.ListArray.from_arrays(offsets, values.cast(_no_null(values.type)), mask=array.is_null())
+
+
+def _no_null(kind: pa.DataType) -> pa.DataType:
+    """Return the type of values in a list: Arrow's casts and its reader of JSON lose nulls in lists of nothing else."""
+    return pa.string() if pa.types.is_null(kind) else kind
 
 
 def _utf8(array: pa.Array) -> pa.Array:

@@ -1,12 +1,15 @@
 """Choose the input columns that a job reads and keeps, with types that all shards share. It reads no row."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import pyarrow as pa
 
-from batchloom.pipelines.columns.given import SOURCE, SOURCE_TYPE, with_partitions
+from batchloom.pipelines.columns.given import SOURCE, SOURCE_TYPE, partition_columns, with_partitions
 from batchloom.pipelines.columns.nested import marked, with_paths
-from batchloom.pipelines.columns.texts import is_bytes, is_chat
+from batchloom.pipelines.columns.texts import is_chat, is_list, is_text
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError, InputError
 from batchloom.pipelines.fields import LEDGER_FIELDS
@@ -31,27 +34,56 @@ def choose_columns(
     must be in every shard. Raises: InputError where a column is missing, ambiguous or of an unusable type; ConfigError
     where a kept column has the name of an output column, or the selection means nothing for these columns.
     """
-    files = [with_partitions(_plain(schema), shard.source) for shard, schema in zip(shards, schemas, strict=True)]
     wanted = [*task.input_columns(), *(config.keep_columns or ()), *selection.columns]
-    plain = [with_paths(schema, wanted) for schema in files]
-    names = list(dict.fromkeys(name for schema in plain for name in schema.names))
+    alike = _alike(shards, schemas, wanted)
+    names = list(dict.fromkeys(name for one in alike for name in one.fields))
     selection.check_names(names)
+    files = [one.file for one in alike]
     if SOURCE in wanted and SOURCE not in names:
-        files, plain = ([schema.append(pa.field(SOURCE, SOURCE_TYPE)) for schema in some] for some in (files, plain))
+        field = pa.field(SOURCE, SOURCE_TYPE)
+        files = [schema.append(field) for schema in files]
+        alike = [replace(one, columns=one.columns.append(field)) for one in alike]
         names.append(SOURCE)
-    _check_present(config, task, names)
+    _check_present(config, task, names, shards[0].format.naming)
     own = list(dict.fromkeys(name for schema in files for name in schema.names))
     kept = _kept(config, task, own, selection.columns)
     chosen = list(dict.fromkeys([*task.input_columns(), *kept, *selection.columns]))
-    _check_once(chosen, shards, plain)
-    fields = [_shared_field(name, shards, plain) for name in chosen]
+    _check_once(chosen, alike)
+    fields = list(shards[0].format.settled(pa.schema([_shared_field(name, alike) for name in chosen])))
     if shards[0].format.values_are_texts:
         fields = [pa.field(one.name, pa.string()) if one.name in task.input_columns() else one for one in fields]
     for name, kind in task.input_columns().items():
-        _check_in_every_shard(name, shards, plain)
+        _check_in_every_shard(name, alike)
         _check_kind(next(field for field in fields if field.name == name), kind)
     selection.check_types(pa.schema(fields))
     return marked(pa.schema(fields), files), kept
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """Shards of the same columns: a job may have 100,000 shards, and 2,000 columns, of a few kinds."""
+
+    shards: list[Shard]
+    file: pa.Schema
+    """The columns of the files."""
+    columns: pa.Schema
+    """These, and those inside of them that are wanted by their paths."""
+
+    @cached_property
+    def fields(self) -> dict[str, pa.Field]:
+        return {field.name: field for field in self.columns}
+
+
+def _alike(shards: Sequence[Shard], schemas: Sequence[pa.Schema], wanted: Sequence[str]) -> list[_Alike]:
+    """Return shards by their columns, in the order of the first of each."""
+    found: dict[tuple[int, tuple[str, ...]], _Alike] = {}
+    for shard, schema in zip(shards, schemas, strict=True):
+        key = id(schema), partition_columns(shard.source)
+        if key not in found:
+            file = with_partitions(_plain(schema), shard.source)
+            found[key] = _Alike([], file, with_paths(file, wanted))
+        found[key].shards.append(shard)
+    return list(found.values())
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
@@ -62,21 +94,32 @@ def _plain(schema: pa.Schema) -> pa.Schema:
 def _plain_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
         return _plain_type(kind.value_type)
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_plain_type(kind.value_type)))
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_plain_type(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        plain = _plain_type(kind.key_type), _plain_type(kind.item_type)
+        return kind if plain == (kind.key_type, kind.item_type) else pa.map_(*plain)
+    if is_list(kind):
+        values = kind.value_field.with_type(_plain_type(kind.value_type))
+        if pa.types.is_fixed_size_list(kind):
+            return pa.list_(values, kind.list_size)
+        return pa.large_list(values) if pa.types.is_large_list(kind) else pa.list_(values)
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
-def _check_present(config: InputConfig, task: Task, names: Sequence[str]) -> None:
+def _check_present(config: InputConfig, task: Task, names: Sequence[str], naming: str) -> None:
+    """`naming`: Format.naming."""
     missing = [
         name for name in dict.fromkeys([*task.input_columns(), *(config.keep_columns or ())]) if name not in names
     ]
+    if missing and not names:
+        raise InputError("The files of the input are empty: they have neither rows nor columns. Check input.paths.")
     if missing:
+        above = [name for name in missing if any(f"/{name}=" in path for path in config.paths)]
         raise InputError(
-            f"Columns {_quoted(missing)} are not in the input. It has: {', '.join(names)}. "
-            "Set input.text_column (or the task's own columns) and input.keep_columns to some of these."
+            f"Columns {_quoted(missing)} are not in the input. It has: {', '.join(names)}. {naming}{' ' * bool(naming)}"
+            + (f"For the partitions {_quoted(above)}, let input.paths name the folder above them. " if above else "")
+            + "Set input.text_column (or the task's own columns) and input.keep_columns to some of these."
         )
 
 
@@ -95,23 +138,24 @@ def _kept(config: InputConfig, task: Task, names: Sequence[str], selected_by: Se
     return tuple(dict.fromkeys(kept))
 
 
-def _check_once(chosen: Sequence[str], shards: Sequence[Shard], schemas: Sequence[pa.Schema]) -> None:
+def _check_once(chosen: Sequence[str], alike: Sequence[_Alike]) -> None:
     """Raise InputError where a shard has several columns of one name, which Parquet allows: the choice is ambiguous."""
-    for shard, schema in zip(shards, schemas, strict=True):
-        twice = [name for name in chosen if schema.names.count(name) > 1]
+    for one in alike:
+        counts = Counter(one.columns.names)
+        twice = [name for name in chosen if counts[name] > 1]
         if twice:
             raise InputError(
-                f"{shard.name} has several columns of the name {_quoted(twice)}. "
+                f"{one.shards[0].name} has several columns of the name {_quoted(twice)}. "
                 "Rename them in the file, or leave the name out of input.keep_columns and the task's columns."
             )
 
 
-def _shared_field(name: str, shards: Sequence[Shard], schemas: Sequence[pa.Schema]) -> pa.Field:
+def _shared_field(name: str, alike: Sequence[_Alike]) -> pa.Field:
     """Return the column with a type that every shard's can be cast to: null takes the others' type, numbers widen."""
     shared = pa.schema([])
-    for shard, schema in zip(shards, schemas, strict=True):
-        if name in schema.names:
-            own = pa.schema([schema.field(name)])
+    for one in alike:
+        if name in one.fields:
+            own, shard = pa.schema([one.fields[name]]), one.shards[0]
             if not shard.format.has_own_types:
                 shared = pa.schema([merged(shared.field(name), own.field(0))]) if shared.names else own
                 continue
@@ -126,12 +170,13 @@ def _shared_field(name: str, shards: Sequence[Shard], schemas: Sequence[pa.Schem
     return shared.field(name)
 
 
-def _check_in_every_shard(name: str, shards: Sequence[Shard], schemas: Sequence[pa.Schema]) -> None:
-    pairs = [(shard, schema) for shard, schema in zip(shards, schemas, strict=True) if shard.num_rows]
-    without = [shard.name for shard, schema in pairs if name not in schema.names]
+def _check_in_every_shard(name: str, alike: Sequence[_Alike]) -> None:
+    with_rows = [(shard.name, one) for one in alike for shard in one.shards if shard.num_rows]
+    without = [shard for shard, one in with_rows if name not in one.fields]
     if without:
+        num_shards = sum(len(one.shards) for one in alike)
         raise InputError(
-            f"Column {name!r} is missing in {len(without)} of {len(shards)} shards ({', '.join(without[:3])}"
+            f"Column {name!r} is missing in {len(without)} of {num_shards} shards ({', '.join(without[:3])}"
             f"{', ...' if len(without) > 3 else ''}). Narrow input.paths, or give them the column."
         )
 
@@ -148,15 +193,10 @@ def _holds(found: pa.DataType, kind: ColumnKind) -> bool:
     if pa.types.is_null(found):
         return True
     if kind is ColumnKind.TEXTS:
-        return _is_list(found) and _holds(found.value_type, ColumnKind.TEXT)
-    if kind is ColumnKind.TEXT_OR_TEXTS and _is_list(found):
+        return is_list(found) and _holds(found.value_type, ColumnKind.TEXT)
+    if kind is ColumnKind.TEXT_OR_TEXTS and is_list(found):
         return _holds(found.value_type, ColumnKind.TEXT) or is_chat(found)
-    is_text = any(is_kind(found) for is_kind in (pa.types.is_string, pa.types.is_large_string, is_bytes))
-    return is_text or (kind is ColumnKind.VALUE and (pa.types.is_primitive(found) or pa.types.is_decimal(found)))
-
-
-def _is_list(found: pa.DataType) -> bool:
-    return pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)
+    return is_text(found) or (kind is ColumnKind.VALUE and (pa.types.is_primitive(found) or pa.types.is_decimal(found)))
 
 
 def _quoted(names: Iterable[str]) -> str:

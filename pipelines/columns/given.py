@@ -33,8 +33,13 @@ def with_partitions(schema: pa.Schema, source: Source) -> pa.Schema:
 
     A partition stands in the place of a column of the same name, as in Hive. A table's has a type.
     """
-    keys = tuple(partitions(source)) if source.partitions is None else ()
+    keys = partition_columns(source)
     return _with(schema, keys) if keys else schema
+
+
+def partition_columns(source: Source) -> tuple[str, ...]:
+    """Return the columns that the path of a file has, and the file need not have."""
+    return tuple(partitions(source)) if source.partitions is None else ()
 
 
 @cache

@@ -33,7 +33,8 @@ def outermost(schema: pa.Schema) -> pa.Schema:
 def column_at(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | None:
     """Return a chosen column of a file's table; None where it has none."""
     if field.metadata != INSIDE:
-        return table[field.name] if field.name in table.column_names else None
+        place = table.schema.get_field_index(field.name)
+        return table.column(place) if place >= 0 else None
     top, *path = field.name.split(".")
     if _type_at(table.schema, field.name) is None:
         return None

@@ -12,12 +12,22 @@ def is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether values are texts, or bytes that may be."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or is_bytes(kind))
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether values are lists: polars writes large ones, and arrays of one size."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
 def is_chat(kind: pa.DataType) -> bool:
     """Return whether values are lists of turns, each with a role and a content."""
-    if not pa.types.is_list(kind) or not pa.types.is_struct(kind.value_type):
+    if not is_list(kind) or not pa.types.is_struct(kind.value_type):
         return False
     place = kind.value_type.get_field_index(CONTENT)
-    return place >= 0 and bool(pa.types.is_string(kind.value_type.field(place).type))
+    return place >= 0 and is_text(kind.value_type.field(place).type)
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -25,10 +35,10 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
     if is_chat(kind):
         turns = [row and [turn and turn[CONTENT] for turn in row] for row in column.to_pylist()]
-        return pa.chunked_array([pa.array(turns, pa.list_(pa.string()))])
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    is_unchecked = is_bytes(kind.value_type if is_list else kind)
-    return column.cast(pa.list_(pa.string()) if is_list else pa.string(), safe=not is_unchecked)
+        content = kind.value_type.field(CONTENT).type
+        return as_text(pa.chunked_array([pa.array(turns, pa.list_(content))]))
+    is_unchecked = is_bytes(kind.value_type if is_list(kind) else kind)
+    return column.cast(pa.list_(pa.string()) if is_list(kind) else pa.string(), safe=not is_unchecked)
 
 
 def readable(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:

@@ -35,7 +35,8 @@ class Footer:
     num_bytes: int
     """The length of a Parquet file's footer; 0 for others."""
     schema: pa.Schema
-    """One object for all files of the same schema; without metadata, which differs where the schema does not."""
+    """One object for all files of the same schema; without metadata, which differs where the schema does not.
+    What is in the files decides `Format.settled`."""
     offsets: Sequence[int] = ()
     """The byte at which each row group begins, and at which the last ends, of the content as it is when decompressed;
     empty for Parquet, whose footer has them."""
@@ -87,6 +88,15 @@ class Format(ABC):
         `ranges` of the file's rows: none is empty, they ascend and do not overlap. Raises: as `file.read`;
         RowGroupError where rows do not decode, OSError, EOFError or pa.ArrowException where nothing does.
         """
+
+    def settled(self, schema: pa.Schema) -> pa.Schema:
+        """Return the types of columns that the files have together, by what `describe` found in each."""
+        return schema
+
+    @property
+    def naming(self) -> str:
+        """A sentence on how the names of columns were found; empty where a file tells them itself."""
+        return ""
 
     @property
     def news(self) -> str:

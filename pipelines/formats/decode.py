@@ -13,14 +13,14 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchloom.pipelines.formats.base import RowGroupError, cut, overlaps
-from batchloom.pipelines.formats.footer import leaves_of, read_footer
+from batchloom.pipelines.formats.footer import columns_of_leaves, leaves_of, read_footer
 from batchloom.pipelines.planning.spans import Range
 from batchloom.pipelines.stores.patient_file import Positioned
 
@@ -29,6 +29,9 @@ PIECE_BYTES = 8 << 20  # of a column chunk that is streamed; together they have 
 SMALLEST_PIECE = 1 << 18
 BATCH_BYTES = 8 << 20  # of columns, before compression, that are decoded at a time
 BATCH_ROWS = 4096  # the same for short rows
+REPEATED_BYTES = 64 << 20  # the same where each row may repeat the longest text that a column chunk has room for
+REPEATED_ROWS = 256  # but so many rows at least
+DICTIONARY_BYTES = 2 << 20  # a chunk of no more, and four for each row, may be a dictionary that rows point into
 SPARED = 16  # for each wanted byte, 1/16 byte between two chunks may be fetched as well: it saves a request
 
 
@@ -42,7 +45,9 @@ class _RowGroup:
     chunks: tuple[Range, ...]
     """Where the wanted columns lie in the file."""
     decoded_bytes: int
-    """Bytes of these columns before compression."""
+    """Bytes of these columns before compression. Texts that are repeated count once."""
+    repeated_bytes: int
+    """The most that a text can have which is repeated."""
 
     @property
     def num_bytes(self) -> int:
@@ -51,7 +56,8 @@ class _RowGroup:
     @property
     def batch_rows(self) -> int:
         row_bytes = self.decoded_bytes // (self.rows[1] - self.rows[0])
-        return min(max(BATCH_BYTES // max(row_bytes, 1), 1), BATCH_ROWS)
+        most = max(REPEATED_BYTES // max(self.repeated_bytes, 1), REPEATED_ROWS)
+        return min(max(BATCH_BYTES // max(row_bytes, 1), 1), BATCH_ROWS, most)
 
 
 def decoded(
@@ -74,8 +80,8 @@ def rows_of(
     """Yield as `decoded`, of a file whose footer was read."""
     chunks = _Chunks(file)
     parquet = opened(chunks, metadata)
-    paths = [f"{metadata.schema.column(leaf).path}." for leaf in range(metadata.num_columns)]
-    present = [name for name in columns if any(path.startswith(f"{name}.") for path in paths)]
+    there = set(chain.from_iterable(columns_of_leaves(metadata)))
+    present = [name for name in columns if name in there]
     row_groups = _wanted(metadata, leaves_of(metadata, present), ranges)
     yield from cut(_batches(parquet, chunks, present, row_groups), ranges)
 
@@ -110,8 +116,15 @@ def _wanted(metadata: pq.FileMetaData, leaves: Sequence[int], ranges: Sequence[R
                 rows=(first, stop),
                 chunks=tuple(sorted(_place_of(chunk) for chunk in chunks)),
                 decoded_bytes=sum(chunk.total_uncompressed_size for chunk in chunks),
+                repeated_bytes=max((chunk.total_uncompressed_size for chunk in chunks if _repeats(chunk)), default=0),
             )
         first = stop
+
+
+def _repeats(chunk: pq.ColumnChunkMetaData) -> bool:
+    """Return whether all texts may be in a dictionary, each once. Writers give one up at a megabyte."""
+    is_small = chunk.total_uncompressed_size <= DICTIONARY_BYTES + 4 * chunk.num_values
+    return bool(is_small and chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY")
 
 
 def _place_of(chunk: pq.ColumnChunkMetaData) -> Range:

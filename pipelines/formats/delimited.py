@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
-from batchloom.pipelines.formats.records import RecordFormat, merged
+from batchloom.pipelines.formats.records import LONG, RecordFormat, merged
 
-LONG = pa.decimal128(19)  # stands for whole numbers of which floating point has not all digits, while types are guessed
 LONG_NUMBER = "^-?[0-9]{16,}$"
-LEADING_ZERO = "^[+-]?0[0-9]"
+NO_NUMBER = "^[+]|^-?0[0-9]"  # a telephone number, a postal code
+INFINITE = "(?i)inf"
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class Csv(RecordFormat):
             field = rb"(?:%s%s%s%s|(?!%s)%s)" % (quote, inner, quote, plain, quote, plain)
         return re.compile(rb"(?:%s%s)*+%s(?:\r\n|\n|\r(?!\n|\Z))" % (field, delimiter, field))
 
+    @property
+    def naming(self) -> str:
+        names = "what the first record says" if self.header_row else "numbered, as input.csv.header is false"
+        return f"Names are {names}, and between columns is {self.delimiter!r} (input.csv.header, input.csv.delimiter)."
+
     def header(self, first: bytes) -> tuple[tuple[str, ...], bool]:
         if not self.header_row:
             return tuple(self._read([first], autogenerate_column_names=True).column_names), False
@@ -66,12 +71,12 @@ class Csv(RecordFormat):
 
     def merged(self, schema: pa.Schema, other: pa.Schema) -> pa.Schema:
         """Columns are told by their places: several may have one name."""
-        return pa.schema(list(map(_merged, schema, other))) if schema.names else other
+        return pa.schema(list(map(merged, schema, other))) if schema.names else other
 
     def settled(self, schema: pa.Schema) -> pa.Schema:
         """A column without a value is one of empty texts."""
-        kinds = [{pa.null(): pa.string(), LONG: pa.int64()}.get(kind, kind) for kind in schema.types]
-        return pa.schema(list(zip(schema.names, kinds, strict=True)))
+        kinds = [pa.string() if pa.types.is_null(kind) else kind for kind in schema.types]
+        return super().settled(pa.schema(list(zip(schema.names, kinds, strict=True))))
 
     def settings(self) -> dict[str, object]:
         own = {"header": self.header_row, "delimiter": self.delimiter, "quote": self.quote, "escape": self.escape}
@@ -111,7 +116,7 @@ def _guessed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     try:
         numbers = present.cast(pa.int64())
     except pa.ArrowInvalid:
-        return column if _any_like(present, LEADING_ZERO, LONG_NUMBER) else _as_floats(column, present)
+        return column if _any_like(present, NO_NUMBER, LONG_NUMBER) else _as_floats(column, present)
     if not numbers.cast(pa.string()).equals(present):
         return column
     return numbers.cast(LONG) if _any_like(present, LONG_NUMBER) else numbers
@@ -119,18 +124,12 @@ def _guessed(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _as_floats(column: pa.ChunkedArray, present: pa.ChunkedArray) -> pa.ChunkedArray:
     try:
-        return present.cast(pa.float64())
+        numbers = present.cast(pa.float64())
     except pa.ArrowInvalid:
         return column
+    is_too_large = pc.and_not(pc.is_inf(numbers), pc.match_substring_regex(present, INFINITE))
+    return column if pc.any(is_too_large).as_py() else numbers
 
 
 def _any_like(column: pa.ChunkedArray, *patterns: str) -> bool:
     return any(pc.any(pc.match_substring_regex(column, pattern)).as_py() for pattern in patterns)
-
-
-def _merged(before: pa.Field, after: pa.Field) -> pa.Field:
-    """Return a column for both: long numbers and fractions have no type in common but text."""
-    kinds = {before.type, after.type} - {pa.null(), pa.int64()}
-    if LONG in kinds:
-        return pa.field(before.name, LONG if kinds == {LONG} else pa.string())
-    return merged(before, after)

@@ -1,6 +1,6 @@
 """A footer is the end of a Parquet file: it tells where row groups lie, how large they are, and of which columns."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,9 +36,15 @@ def _read(file: Positioned, start: int, stop: int) -> bytes:
 
 def leaves_of(metadata: pq.FileMetaData, names: Iterable[str]) -> list[int]:
     """Return the numbers of the leaf columns that belong to the columns of these names: nested ones have several."""
-    paths = [metadata.schema.column(leaf).path for leaf in range(metadata.num_columns)]
-    chosen = tuple(f"{name}." for name in names)
-    return [leaf for leaf, path in enumerate(paths) if f"{path}.".startswith(chosen)]
+    chosen = set(names)
+    return [leaf for leaf, columns in enumerate(columns_of_leaves(metadata)) if not chosen.isdisjoint(columns)]
+
+
+def columns_of_leaves(metadata: pq.FileMetaData) -> Iterator[list[str]]:
+    """Yield the names of the columns that each leaf belongs to: a.b.c to a, to a.b, and to a.b.c itself."""
+    for leaf in range(metadata.num_columns):
+        steps = metadata.schema.column(leaf).path.split(".")
+        yield [".".join(steps[:num_steps]) for num_steps in range(1, len(steps) + 1)]
 
 
 def column_bytes(

@@ -1,16 +1,21 @@
 """JSON Lines: each line is an object, whose members are columns. What JSON calls a string is text."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from batchloom.pipelines.formats.records import RecordFormat
+from batchloom.pipelines.formats.records import EXACT, LONG, MAX_MEMBERS, RecordFormat, too_many_columns
 from batchloom.pipelines.records import is_deeper
 
+MAX_CELLS = 1 << 24  # of the table of a row group
+_NAME = re.compile(rb'"([^"\\]*+)"\s*+:')
 MAX_DEPTH = 100  # Arrow's parser overflows the stack at some ten thousand
 
 
@@ -30,10 +35,14 @@ class JsonLines(RecordFormat):
         return (), False
 
     def guess(self, records: Sequence[bytes], names: Sequence[str]) -> pa.Table:  # noqa: ARG002
-        table = _by_arrow(records, None)
-        if table is None:
+        table = None if _has_many_names(records) else _by_arrow(records, None)
+        if table is None or any(map(_may_be_rounded, _leaves(table))):
             table = _guessed([_loaded(record) for record in records])
-        return table.cast(pa.schema([(field.name, _plain(field.type)) for field in table.schema]))
+        return table
+
+    def kinds(self, rows: pa.Table) -> pa.Schema:
+        columns = [column.combine_chunks() for column in rows.columns]
+        return pa.schema(list(zip(rows.column_names, map(_kind_of, columns), strict=True)))
 
     def parse(self, records: Sequence[bytes], names: Sequence[str], schema: pa.Schema) -> pa.Table:  # noqa: ARG002
         table = _by_arrow(records, schema)
@@ -42,9 +51,12 @@ class JsonLines(RecordFormat):
         rows = [_loaded(record) for record in records]
         return pa.table([_array([row.get(field.name) for row in rows], field.type) for field in schema], schema)
 
-    def settled(self, schema: pa.Schema) -> pa.Schema:
-        """Objects that are always empty have no type that Parquet could write."""
-        return pa.schema([(field.name, pa.string() if _has_empty(field.type) else field.type) for field in schema])
+
+def _has_many_names(records: Sequence[bytes]) -> bool:
+    """Return whether objects may have so many members of different names that a table of them has mostly nulls: of
+    short records with keys that are data, a mebibyte would become gigabytes."""
+    content = b"".join(records)
+    return content.count(b":") > MAX_MEMBERS and len(set(_NAME.findall(content))) > MAX_MEMBERS
 
 
 def _by_arrow(records: Sequence[bytes], schema: pa.Schema | None) -> pa.Table | None:
@@ -64,6 +76,7 @@ def _by_arrow(records: Sequence[bytes], schema: pa.Schema | None) -> pa.Table | 
         table = pj.read_json(
             pa.BufferReader(content), options, pj.ParseOptions(schema, unexpected_field_behavior=unexpected)
         )
+        table.validate()  # lists that hold nothing but nulls come with fewer values than they say
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
     return table if table.num_rows == len(records) else None
@@ -72,7 +85,7 @@ def _by_arrow(records: Sequence[bytes], schema: pa.Schema | None) -> pa.Table | 
 def _loaded(record: bytes) -> dict[str, Any]:
     """Return the object in a line. Raises: ValueError where it is none."""
     try:
-        row = json.loads(record, parse_int=_number)
+        row = json.loads(record)
         if is_deeper(row, MAX_DEPTH):
             raise RecursionError
     except RecursionError:
@@ -82,53 +95,88 @@ def _loaded(record: bytes) -> dict[str, Any]:
     return row
 
 
-def _number(text: str) -> int | float:
-    number = int(text)
-    return number if -(1 << 63) <= number < 1 << 63 else float(text)
-
-
 def _guessed(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """Return rows as a table, whose columns are texts where their values have no type in common."""
-    columns = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row.get(name) for row in rows]
-        kinds = {type(value) for value in values} - {type(None)}
-        try:
-            if len(kinds) > 1 and kinds != {int, float}:
-                raise pa.ArrowTypeError("text")
-            columns[name] = _array(values, pa.float64() if len(kinds) > 1 else None)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            columns[name] = _array(values, pa.string())
-    return pa.table(columns)
+    """Return rows as a table, with texts where values have no type in common."""
+    names = dict.fromkeys(chain.from_iterable(rows))
+    if len(names) * len(rows) > MAX_CELLS:
+        raise too_many_columns(len(names))
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return pa.table({name: _array(values, _kind_in(values)) for name, values in columns.items()})
 
 
-def _array(values: Sequence[Any], kind: pa.DataType | None) -> pa.Array:
-    if kind == pa.string():
-        return pa.array(map(_text, values), kind)
-    if kind == pa.float64():
-        return pa.array([value if value is None else float(value) for value in values], kind)
-    return pa.array(values, kind)
+def _kind_in(values: Iterable[Any]) -> pa.DataType:
+    """Return the type of values together."""
+    there = [value for value in values if value is not None]
+    kinds = set(map(type, there))
+    if not kinds:
+        return pa.null()
+    if kinds == {dict}:
+        members: dict[str, list[Any]] = {}
+        for name, value in chain.from_iterable(one.items() for one in there):
+            members.setdefault(name, []).append(value)
+        if len(members) > MAX_MEMBERS:
+            return pa.string()
+        return pa.struct([(name, _kind_in(values)) for name, values in members.items()])
+    if kinds == {list}:
+        return pa.list_(_kind_in(chain.from_iterable(there)))
+    if kinds == {bool}:
+        return pa.bool_()
+    if kinds <= {int, float}:
+        longest = max((abs(value) for value in there if isinstance(value, int)), default=0)
+        if longest < EXACT:
+            return pa.float64() if float in kinds else pa.int64()
+        return LONG if kinds == {int} and longest < 1 << 63 else pa.string()
+    return pa.string()
 
 
-def _text(value: Any) -> str | None:
-    """Return a text as it is, and anything else as JSON."""
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    return pa.array([_shaped(value, kind) for value in values], kind)
 
 
-def _plain(found: pa.DataType) -> pa.DataType:
-    """Return a type with text in place of the times that Arrow sees in it."""
+def _shaped(value: Any, kind: pa.DataType) -> Any:
+    """Return a value as one of a type that has room for it: where that is text, anything else is JSON."""
+    if value is None:
+        return None
+    if pa.types.is_string(kind):
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if pa.types.is_list(kind):
+        return [_shaped(one, kind.value_type) for one in value]
+    if pa.types.is_struct(kind):
+        return {field.name: _shaped(value.get(field.name), field.type) for field in kind}
+    return float(value) if pa.types.is_floating(kind) else value
+
+
+def _leaves(values: pa.Table | pa.Array) -> Iterator[pa.Array]:
+    """Yield the values that are neither in lists nor objects."""
+    if isinstance(values, pa.Table):
+        for column in values.columns:
+            yield from _leaves(column.combine_chunks())
+    elif pa.types.is_list(values.type):
+        yield from _leaves(values.values)
+    elif pa.types.is_struct(values.type):
+        for inner in values.flatten():
+            yield from _leaves(inner)
+    else:
+        yield values
+
+
+def _may_be_rounded(leaf: pa.Array) -> bool:
+    """Return whether Arrow may have taken whole numbers for floating point that has not all of their digits."""
+    return pa.types.is_floating(leaf.type) and _has_long(leaf)
+
+
+def _has_long(numbers: pa.Array) -> bool:
+    bounds = pc.min_max(numbers).as_py()
+    return any(abs(bound) >= EXACT for bound in bounds.values() if bound is not None)
+
+
+def _kind_of(values: pa.Array) -> pa.DataType:
+    """Return the type, with text in place of the times that Arrow sees, and LONG where whole numbers are long."""
+    found = values.type
+    if pa.types.is_list(found):
+        return pa.list_(_kind_of(values.values))
+    if pa.types.is_struct(found):
+        return pa.struct(list(zip(found.names, map(_kind_of, values.flatten()), strict=True)))
     if pa.types.is_temporal(found):
         return pa.string()
-    if pa.types.is_list(found):
-        return pa.list_(_plain(found.value_type))
-    if pa.types.is_struct(found):
-        return pa.struct([(field.name, _plain(field.type)) for field in found])
-    return found
-
-
-def _has_empty(found: pa.DataType) -> bool:
-    if pa.types.is_list(found):
-        return _has_empty(found.value_type)
-    if pa.types.is_struct(found):
-        return found.num_fields == 0 or any(_has_empty(field.type) for field in found)
-    return False
+    return LONG if pa.types.is_integer(found) and _has_long(values) else found

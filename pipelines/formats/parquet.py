@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 import pyarrow as pa
 
 from batchloom.pipelines.formats.base import Columns, Footer, Format, compact
+from batchloom.pipelines.formats.beginnings import LONGEST, told_by
 from batchloom.pipelines.formats.decode import decoded, schema_of
-from batchloom.pipelines.formats.footer import column_bytes, read_footer
+from batchloom.pipelines.formats.footer import MAGIC, column_bytes, read_footer
 from batchloom.pipelines.planning.spans import Range
 from batchloom.pipelines.stores.patient_file import Positioned
 
@@ -26,7 +27,14 @@ class Parquet(Format):
     has_own_types: ClassVar[bool] = True
 
     def describe(self, file: Positioned, path: str, columns: Columns | None, footer_bytes: int) -> Footer:  # noqa: ARG002
-        metadata, num_bytes = read_footer(file, footer_bytes)
+        try:
+            metadata, num_bytes = read_footer(file, footer_bytes)
+        except pa.ArrowInvalid as error:
+            file.seek(0)
+            beginning = file.read(LONGEST)
+            if not beginning.startswith(MAGIC) and (told := told_by(beginning)):
+                raise pa.ArrowInvalid(told) from error
+            raise
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         read_bytes, kept_bytes = ([], []) if columns is None else column_bytes(metadata, groups, columns)
         return Footer(

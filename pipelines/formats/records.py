@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pyarrow as pa
 
 from batchloom.pipelines.formats.base import Columns, Footer, Format, RowGroupError, compact, cut, overlaps
+from batchloom.pipelines.formats.beginnings import LONGEST, told_by
 from batchloom.pipelines.formats.contents import Contents, compression_of
 from batchloom.pipelines.formats.scan import Scan, records_in
 from batchloom.pipelines.planning.spans import Range
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
 
 FETCHED_BYTES = 8 << 20  # of row groups that are fetched at once
 UTF8_MARK = b"\xef\xbb\xbf"
-UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 DAMAGE = (ValueError, TypeError, OverflowError, NotImplementedError)  # with pyarrow's own, but for a lack of memory
+
+LONG = pa.decimal128(19)  # stands for whole numbers of which floating point has not all digits, until types are settled
+EXACT = 1 << 53  # floating point has all digits of whole numbers below
+MAX_MEMBERS = 500  # of an object; with more of different names it is a map, whose keys are data, and text
+MAX_COLUMNS = 100_000
 
 _LINE = re.compile(rb"[^\n]*+\n")
 
@@ -53,6 +58,10 @@ class RecordFormat(Format):
     def guess(self, records: Sequence[bytes], names: Sequence[str]) -> pa.Table:
         """Return the records as rows, with types by what they look like. Raises: DAMAGE where one is damaged."""
 
+    def kinds(self, rows: pa.Table) -> pa.Schema:
+        """Return the types of rows that were guessed, as `merged` takes them."""
+        return rows.schema
+
     @abstractmethod
     def parse(self, records: Sequence[bytes], names: Sequence[str], schema: pa.Schema) -> pa.Table:
         """Return the records as rows of `schema`. `names` of all columns. Raises: DAMAGE where one is damaged."""
@@ -70,31 +79,36 @@ class RecordFormat(Format):
         return pa.schema(list(fields.values()))
 
     def settled(self, schema: pa.Schema) -> pa.Schema:
-        """Return the schema of a whole file, after all records were seen."""
-        return schema
+        return pa.schema([(field.name, settled(field.type)) for field in schema])
 
     def describe(self, file: Positioned, path: str, columns: Columns | None, footer_bytes: int) -> Footer:  # noqa: ARG002
         names = tuple[str, ...]()
 
         def is_header(record: bytes) -> bool:
             nonlocal names
-            names, found = self.header(record)
+            try:
+                names, found = self.header(record)
+            except UnicodeDecodeError as error:
+                raise pa.ArrowInvalid(_words(error)) from error
             return found
 
         contents = Contents(file, path)
-        mark = contents.read(0, len(UTF8_MARK))
-        if mark.startswith(UTF16_MARKS):
-            raise pa.ArrowInvalid("it is UTF-16; convert it to UTF-8, such as by iconv -f UTF-16 -t UTF-8")
-        scan = Scan(contents, self.record, self.blank, is_header, len(mark) if mark == UTF8_MARK else 0)
+        beginning = contents.read(0, LONGEST)
+        if told := told_by(beginning):
+            raise pa.ArrowInvalid(told)
+        mark = UTF8_MARK if beginning.startswith(UTF8_MARK) else b""
+        scan = Scan(contents, self.record, self.blank, is_header, len(mark))
         schema = pa.schema([])
         rows, read_bytes, kept_bytes, offsets = list[int](), list[int](), list[int](), list[int]()
         for records, start, stop in scan.groups():
             tables = list(self._each(records, lambda some: self.guess(some, names)))
             whole = [table for table in tables if isinstance(table, pa.Table)]
             if not whole and not rows:
-                raise pa.ArrowInvalid(f"none of its first {len(records)} records can be read: {tables[0]}")
+                raise pa.ArrowInvalid(f"none of its first {len(records)} records can be read: {_words(tables[0])}")
             for table in whole:
-                schema = self.merged(schema, table.schema)
+                schema = self.merged(schema, self.kinds(table))
+            if len(schema) > MAX_COLUMNS:
+                raise too_many_columns(len(schema))
             offsets += [stop] if offsets else [start, stop]
             rows.append(len(records))
             if columns is not None:
@@ -107,7 +121,7 @@ class RecordFormat(Format):
             read_bytes=compact(read_bytes),
             kept_bytes=compact(kept_bytes),
             num_bytes=0,
-            schema=self.settled(schema),
+            schema=schema,
             offsets=compact(offsets) if offsets else (),
         )
 
@@ -168,6 +182,19 @@ class RecordFormat(Format):
                 yield from self._each(records[middle:], made)
 
 
+def _words(error: object) -> str:
+    cure = "; iconv -f LATIN1 -t UTF-8 makes UTF-8 of Latin-1" if isinstance(error, UnicodeDecodeError) else ""
+    return f"{error}{cure}"
+
+
+def too_many_columns(num_columns: int) -> pa.ArrowCapacityError:
+    """Return what ends a file; it is no damage of records."""
+    return pa.ArrowCapacityError(
+        f"its objects have {num_columns} members of different names, as where keys are data; such as jq -c "
+        "'to_entries[]' makes an object with key and value of each"
+    )
+
+
 def _runs(places: Sequence[tuple[int, int]], ranges: Sequence[Range], most: int) -> Iterator[list[tuple[int, int]]]:
     """Yield row groups that are wanted, neighbours in one run of `most` bytes or a longer one: the places between."""
     run: list[tuple[int, int]] = []
@@ -184,11 +211,34 @@ def _runs(places: Sequence[tuple[int, int]], ranges: Sequence[Range], most: int)
 
 def merged(before: pa.Field, after: pa.Field) -> pa.Field:
     """Return a column for the values of both: numbers widen, and what has no type in common is text."""
-    try:
-        both = [pa.schema([before]), pa.schema([after.with_name(before.name)])]
-        return pa.unify_schemas(both, promote_options="permissive").field(0)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.field(before.name, pa.string())
+    return pa.field(before.name, _common(before.type, after.type))
+
+
+def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """Return the type that has all values of both, in objects and lists what they hold together."""
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    if pa.types.is_list(one) and pa.types.is_list(other):
+        return pa.list_(_common(one.value_type, other.value_type))
+    if pa.types.is_struct(one) and pa.types.is_struct(other):
+        kinds = {field.name: field.type for field in one}
+        for field in other:
+            kinds[field.name] = _common(kinds.get(field.name, pa.null()), field.type)
+        return pa.struct(list(kinds.items())) if len(kinds) <= MAX_MEMBERS else pa.string()
+    wider = {one, other} - {pa.int64()}
+    return wider.pop() if wider in ({pa.float64()}, {LONG}) else pa.string()
+
+
+def settled(kind: pa.DataType) -> pa.DataType:
+    """Return a type without what only stands for others. Objects that are always empty are none that Parquet has, and
+    lists of nulls none that Arrow casts without error."""
+    if pa.types.is_list(kind):
+        return pa.list_(pa.string() if pa.types.is_null(kind.value_type) else settled(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, settled(field.type)) for field in kind]) if kind.num_fields else pa.string()
+    return pa.int64() if kind == LONG else kind
 
 
 def _bytes(tables: Sequence[pa.Table], columns: Columns) -> tuple[int, int]:

@@ -77,4 +77,7 @@ def records_in(content: bytes, record: re.Pattern[bytes], blank: bytes) -> list[
 
 
 def _unended(start: int, within: str = "") -> pa.ArrowInvalid:
-    return pa.ArrowInvalid(f"the record at byte {start} does not end{within}: is a quote opened and never closed?")
+    return pa.ArrowInvalid(
+        f"the record at byte {start} does not end{within}: is a quote opened and never closed? "
+        "Where quotes are no more than text, set input.csv.quote: null."
+    )

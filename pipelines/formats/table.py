@@ -21,7 +21,8 @@ def format_named(name: str, csv: CsvConfig) -> Format:
     kind = FORMATS[name]
     if not issubclass(kind, Csv):
         return kind()
-    return kind(csv.header, csv.delimiter or kind.delimiter, csv.quote, csv.escape)
+    escape = csv.escape if csv.escape != csv.quote else None  # so Spark names quotes that are doubled, which all may be
+    return kind(csv.header, csv.delimiter or kind.delimiter, csv.quote, escape)
 
 
 def ending_of(path: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.records import from_json
 
-REQUIRED = {"totals": Register.of([]).totals(), "timing": ("wall_seconds", "units_computed", "units_resumed")}
+TIMING = ("wall_seconds", "units_computed", "units_resumed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Summary:
     def read(values: Any) -> "Summary":
         """Read what `Manifest.summary` made. Raises: ValueError where a value is missing or of another type."""
         summary = from_json(Summary, values)
-        for name, needed in REQUIRED.items():
+        for name, needed in (("totals", Register.of([]).totals()), ("timing", TIMING)):
             for missing in (one for one in needed if one not in getattr(summary, name)):
                 raise ValueError(f"{name}.{missing} is missing")
         return summary

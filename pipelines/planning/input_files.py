@@ -1,6 +1,7 @@
 """Find the files of an input by listing its stores, and tell by their names what they are. It opens none of them."""
 
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,10 @@ from batchloom.pipelines.stores.storage import version_of
 from batchloom.pipelines.tables.choice import FoundTable, Pinned, find_table, only_table, open_table
 from batchloom.pipelines.tables.columns import TableParquet
 from batchloom.pipelines.tables.table import LiveFile
+
+OTHERS = "linked folder or special file"  # beside endings of files, among what is skipped
+
+NO_UTF8 = re.compile("[\ud800-\udfff]")  # Python's stand-ins for bytes of a name
 
 
 class Found(Enum):
@@ -82,8 +87,11 @@ def find_files(config: InputConfig, patience: Patience, pinned: Pinned = lambda:
     own = own - set(DOUBTFUL) or own
     files = [file for file in every if _is_data(file, own)]
     taken = {file.path for file in files}
-    _refuse_unmatched({pattern: [file.path for file in files] for pattern, files in listed.items()}, taken)
-    return InputFiles(chosen, files, Counter(ending_of(file.path) for file in every if file.path not in taken))
+    others = {path for listing in listings.values() for path in listing.others}
+    _refuse_unmatched(listings, taken)
+    _refuse_unwritable(taken)
+    skipped = Counter(ending_of(file.path) for file in every if file.path not in taken)
+    return InputFiles(chosen, files, skipped + Counter({OTHERS: len(others)}))
 
 
 def _each_once(listed: Iterable[Sequence[InputFile]]) -> list[InputFile]:
@@ -116,18 +124,27 @@ def _is_data(file: InputFile, own: Collection[str]) -> bool:
     return file.found is Found.MATCHED and not own and ending not in FORMAT_OF
 
 
-def _refuse_unmatched(found: Mapping[str, Sequence[str]], taken: Collection[str]) -> None:
-    """`found`: the files that are below each path."""
+def _refuse_unmatched(listings: Mapping[str, "_Listed"], taken: Collection[str]) -> None:
     lines = []
-    for pattern, paths in found.items():
-        if not any(path in taken for path in paths):
-            others = Counter(map(ending_of, paths))
+    for pattern, listing in listings.items():
+        if not any(file.path in taken for file in listing.files):
+            others = Counter(ending_of(file.path) for file in listing.files) + Counter({OTHERS: len(listing.others)})
             there = f" There is: {_counted(others)}." if others else ""
             lines.append(f"Input path {pattern!r} matches no file.{there}")
     if lines:
         raise NoInputError(
             "\n".join(lines) + " Check the spelling and the pattern; a folder is searched for files that end in "
             f"{', '.join(FORMAT_OF)}, or as those of input.format do. Others are named one by one, or by a glob."
+        )
+
+
+def _refuse_unwritable(paths: Iterable[str]) -> None:
+    """Raise InputError for names that are no UTF-8, which systems of before have: they cannot be written to a part."""
+    bad = sorted(filter(NO_UTF8.search, paths))
+    if bad:
+        raise InputError(
+            f"The names of {len(bad)} input files are no UTF-8 ({bad[0]!a}). Rename them, such as by "
+            "convmv -f latin1 -t utf8 --notest -r on their folder."
         )
 
 
@@ -198,6 +215,8 @@ class _Listed:
     """In a fixed order, without hidden ones."""
     table: FoundTable | None
     """The table that it is."""
+    others: Sequence[str] = ()
+    """Pipes, devices, and links to folders, which nobody looks into: one called `latest` would give rows twice."""
 
 
 def _listed(config: InputConfig, pattern: str, patience: Patience, known: dict[str, str | None]) -> _Listed:
@@ -208,18 +227,21 @@ def _listed(config: InputConfig, pattern: str, patience: Patience, known: dict[s
     connection = Connection(pattern, config.storage_options, patience)
     try:
         doing = f"Listing input path {pattern!r}"
-        folder, seen, found, how = connection.call(doing, "list", lambda one: _found(one, connection.path.rstrip("/")))
+        path = connection.path.rstrip("/")
+        folder, seen, matched, how = connection.call(doing, "list", lambda one: _found(one, path))
+        found = {path: info for path, info in matched.items() if info["type"] == "file"}
         table = find_table(connection, folder, seen, list(found), known)
     except StoreError as error:
         if error.trouble is Trouble.PASSING:
             raise
         raise InputError(str(error)) from error
     files = [InputFile(path, folder, found[path]["size"], version_of(found[path]), how) for path in sorted(found)]
-    return _Listed(files, table)
+    folders = {path for path, info in seen.items() if info["type"] == "directory"}
+    return _Listed(files, table, sorted(matched.keys() - found.keys() - folders))
 
 
 def _found(filesystem: Any, path: str) -> tuple[str, Listing, Listing, Found]:
-    """Return (folder that the path starts from, all that was listed, infos of the files, how they are found)."""
+    """Return (folder that the path starts from, all that was listed, infos of what is matched, how it is found)."""
     filesystem.invalidate_cache()
     try:
         if is_glob(path) and not filesystem.exists(path):  # a folder may be called "2024[1]"
@@ -236,7 +258,7 @@ def _found(filesystem: Any, path: str) -> tuple[str, Listing, Listing, Found]:
             folder, how, seen, found = posixpath.dirname(path), Found.NAMED, {}, {path: info}
     except FileNotFoundError:
         return "", {}, {}, Found.NAMED
-    return folder, seen, {p: info for p, info in found.items() if info["type"] == "file"}, how
+    return folder, seen, found, how
 
 
 def _followed(filesystem: Any, found: Listing) -> Listing:
@@ -246,7 +268,7 @@ def _followed(filesystem: Any, found: Listing) -> Listing:
     """
 
     def behind(path: str) -> dict[str, Any]:
-        info: dict[str, Any] = filesystem.info(path) if filesystem.exists(path) else {"type": "file", "size": 0}
+        info: dict[str, Any] = filesystem.info(path) if filesystem.exists(path) else {"type": "file", "size": None}
         return info
 
     return {path: behind(path) if info["type"] == "other" else info for path, info in found.items()}

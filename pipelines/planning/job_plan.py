@@ -151,15 +151,18 @@ class JobPlan:
     def footprint(self) -> models.Footprint:
         """The memory that one rank of a replica needs; for device "auto", that on a GPU."""
         engine = self.config.engine
-        dtype: str = engine.dtype
-        if dtype == "auto":
-            dtype = "float32" if engine.device == "cpu" else self.checkpoint.dtype
         return models.Footprint(
             config=self.checkpoint.config,
             architecture=self.task.architecture,
             num_ranks=engine.tensor_parallel,
-            dtype=dtype,
+            dtype=self.dtype_on(engine.device),
         )
+
+    def dtype_on(self, device: str) -> str:
+        """Return the dtype that a replica computes in on "cpu" or another device."""
+        if self.config.engine.dtype != "auto":
+            return self.config.engine.dtype
+        return "float32" if device == "cpu" else self.checkpoint.dtype
 
     @cached_property
     def output(self) -> Store:
@@ -354,9 +357,12 @@ def _check_numbers(config: JobConfig) -> None:
             f"engine.replicas: max is {config.engine.replicas.max}, less than min, {config.engine.replicas.min}."
         )
     problems += _gpu_problems(config.engine)
+    csv = config.input.csv
     for name in ("delimiter", "quote", "escape"):
-        if len((text := getattr(config.input.csv, name) or " ").encode()) != 1 or text in "\r\n":
+        if len((text := getattr(csv, name) or " ").encode()) != 1 or text in "\r\n\0":
             problems.append(f"input.csv.{name}: is {text!r}, must be one ASCII character, or null.")
+    if csv.delimiter and csv.delimiter in (csv.quote, csv.escape):
+        problems.append(f"input.csv.delimiter: is {csv.delimiter!r}, and so is input.csv.quote or input.csv.escape.")
     if config.output.format == "jsonl" and config.output.codec not in JSON_ENDINGS:
         problems.append(
             f"output.compression: is {config.output.codec}, and JSON Lines (output.format: jsonl) is written with "

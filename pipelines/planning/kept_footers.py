@@ -32,7 +32,7 @@ from batchloom.pipelines.stores.storage import Store
 log = logging.getLogger(__name__)
 
 NAME = "_batchloom/footers.pq"
-FORMAT = 3  # another number is not read
+FORMAT = 4  # another number is not read
 HASHED_BYTES = 4 << 30  # of new local files: four seconds at the start of a job
 HASH_THREADS = 4
 NUMBERS = ("row_groups", "read_bytes", "kept_bytes", "offsets")

@@ -1,8 +1,9 @@
 """Spans of rows, and the rows of shards that some spans cover. It knows no files."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 Range = tuple[int, int]
 """Rows `[start, stop)`."""
@@ -49,7 +50,7 @@ class Coverage:
         """Return the ranges of a span that are not covered, in order."""
         ranges = self._ranges.get(span.shard, [])
         missing, start = [], span.start
-        for low, high in ranges[max(0, bisect_right(ranges, (span.start, span.start)) - 1) :]:
+        for low, high in _from(ranges, span.start):
             if low >= span.stop:
                 break
             if low > start:
@@ -63,15 +64,19 @@ class Coverage:
         return sum(stop - start for start, stop in self._ranges.get(shard, []))
 
 
-def within(spans: Sequence[Span], ranges: Iterable[Range]) -> Iterator[Span]:
-    """Yield the spans that lie at ranges of the rows that `spans` are, one after the other."""
+def starts_of(spans: Iterable[Span]) -> list[int]:
+    """Return the row at which each span begins, of the rows that they are one after the other."""
+    return list(accumulate((span.num_rows for span in spans), initial=0))[:-1]
+
+
+def within(spans: Sequence[Span], starts: Sequence[int], ranges: Iterable[Range]) -> Iterator[Span]:
+    """Yield the spans that lie at ranges of the rows that `spans` are, one after the other. `starts`: of these."""
     for low, high in ranges:
-        first = 0
-        for span in spans:
+        for place in range(max(0, bisect_right(starts, low) - 1), bisect_left(starts, high)):
+            span, first = spans[place], starts[place]
             start, stop = max(low - first, 0), min(high - first, span.num_rows)
             if start < stop:
                 yield Span(span.shard, span.identity, span.start + start, span.start + stop)
-            first += span.num_rows
 
 
 def outside(num_rows: int, ranges: Iterable[Range]) -> list[Range]:
@@ -88,10 +93,14 @@ def common(one: Iterable[Range], other: Sequence[Range]) -> list[Range]:
     """Return the ranges that lie in both lists, each of which is ascending and disjoint."""
     found = []
     for low, high in one:
-        place = max(0, bisect_right(other, (low, low)) - 1)
-        for start, stop in other[place:]:
+        for start, stop in _from(other, low):
             if start >= high:
                 break
             if max(low, start) < min(high, stop):
                 found.append((max(low, start), min(high, stop)))
     return found
+
+
+def _from(ranges: Sequence[Range], row: int) -> Iterator[Range]:
+    """Yield ranges, which ascend, from the last one that begins at or before a row. A slice would be a copy of all."""
+    return (ranges[place] for place in range(max(0, bisect_right(ranges, (row, row)) - 1), len(ranges)))

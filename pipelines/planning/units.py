@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from batchloom.pipelines.columns.partition_by import partition_folder
 from batchloom.pipelines.planning.shards import Shard
-from batchloom.pipelines.planning.spans import Range, Span, common, within
+from batchloom.pipelines.planning.spans import Range, Span, common, starts_of, within
 from batchloom.pipelines.selection.mask import Mask
 
 STEM_BYTES = 180  # of the shard's name in a part's name: filesystems allow 255 bytes, and a character may have four
@@ -40,6 +40,14 @@ class Part:
     @cached_property
     def num_rows(self) -> int:
         return sum(span.num_rows for span in self.spans)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return starts_of(self.spans)
+
+    def within(self, ranges: Iterable[Range]) -> Iterator[Span]:
+        """Yield the spans of ranges of its rows."""
+        return within(self.spans, self._starts, ranges)
 
     @cached_property
     def id(self) -> str:
@@ -163,7 +171,7 @@ def num_units(part: Part, shards: Mapping[str, Shard], most: Size) -> int:
 
 
 def _unit(part: Part, ranges: Sequence[Range]) -> Unit:
-    spans = tuple(within(part.spans, ranges))
+    spans = tuple(part.within(ranges))
     return Unit(part.id, tuple(ranges), spans, is_whole=spans == part.spans)
 
 

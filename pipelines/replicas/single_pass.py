@@ -7,7 +7,7 @@ beside it change the last bits of a row's answer (docs/log.md), and a repeated u
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas.results import in_order, not_finite, result_table, too_long
 from batchloom.pipelines.replicas.turns import Turns
-from batchloom.pipelines.tasks.base import Task
+from batchloom.pipelines.tasks.base import Ints, Task, cells_of
 
 if TYPE_CHECKING:
     from batchloom.models import SinglePass
@@ -30,7 +30,8 @@ class Ticket:
     """What a waiting unit holds: its requests, how many of its buckets are open, and results so far."""
 
     requests: pa.Table
-    token_ids: list[list[int]]
+    ids_of: Callable[[int], Ints]
+    """Of a request, by its number."""
     num_open: int
     results: list[pa.Table] = field(default_factory=list)
     done: threading.Event = field(default_factory=threading.Event)
@@ -80,11 +81,13 @@ class SinglePassReplica:
 
     def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:  # noqa: ARG002
         """Block until all requests are answered. Raises: whatever broke one of the unit's batches."""
-        token_ids = requests["token_ids"].to_pylist()
-        errors = [self._refusal(ids) for ids in token_ids]
+        ids_of = cells_of(
+            requests["token_ids"]
+        )  # a list takes ten times as much, and only a batch's is needed at a time
+        errors = [self._refusal(ids_of(number).tolist()) for number in range(len(requests))]
         refused = [number for number, error in enumerate(errors) if error]
         buckets = list(_buckets(requests["bucket"].to_pylist(), errors))
-        ticket = Ticket(requests, token_ids, len(buckets))
+        ticket = Ticket(requests, ids_of, len(buckets))
         with self._adding:
             for bucket in buckets:
                 self._waiting.put((ticket, bucket))
@@ -121,13 +124,13 @@ class SinglePassReplica:
             if ticket.failure is not None:
                 continue
             try:
-                answers = self._compute(numbers, ticket.token_ids)
+                answers = self._compute(numbers, ticket.ids_of)
                 ticket.close([_results_of(ticket.requests, own, **columns) for own, columns in answers])
             except BaseException as failure:
                 ticket.fail(failure)
 
     def _compute(
-        self, numbers: Sequence[int], token_ids: Sequence[Sequence[int]]
+        self, numbers: Sequence[int], ids_of: Callable[[int], Ints]
     ) -> list[tuple[Sequence[int], Mapping[str, Any]]]:
         """Return requests and the columns of their answers: all at once, or by halves where memory ran out on one.
 
@@ -136,26 +139,26 @@ class SinglePassReplica:
         """
         try:
             with self._turns.beside_others():
-                return [(numbers, self._ask(numbers, token_ids))]
+                return [(numbers, self._ask(numbers, ids_of))]
         except (RuntimeError, MemoryError) as error:
             _raise_unless_memory(error)
         if len(numbers) > 1:
             half = len(numbers) // 2
-            return [*self._compute(numbers[:half], token_ids), *self._compute(numbers[half:], token_ids)]
+            return [*self._compute(numbers[:half], ids_of), *self._compute(numbers[half:], ids_of)]
         if self._num_workers > 1:
             try:
                 with self._turns.alone():
-                    return [(numbers, self._ask(numbers, token_ids))]
+                    return [(numbers, self._ask(numbers, ids_of))]
             except (RuntimeError, MemoryError) as error:
                 _raise_unless_memory(error)
-        message = f"{len(token_ids[numbers[0]])} tokens do not fit into memory. Shorten the text."
+        message = f"{len(ids_of(numbers[0]))} tokens do not fit into memory. Shorten the text."
         return [(numbers, {"error": [vars(RowError("infer", "out_of_memory", message))]})]
 
-    def _ask(self, numbers: Sequence[int], token_ids: Sequence[Sequence[int]]) -> Mapping[str, Any]:
+    def _ask(self, numbers: Sequence[int], ids_of: Callable[[int], Ints]) -> Mapping[str, Any]:
         """Return the columns of the answers, with an error where a value is NaN or infinite."""
         from batchloom.models.not_finite import not_finite as message
 
-        answers = self._task.ask(self._pass, [token_ids[number] for number in numbers])
+        answers = self._task.ask(self._pass, [ids_of(number).tolist() for number in numbers])
         is_odd = np.logical_or.reduce([not_finite(column) for column in answers.values()])
         if not is_odd.any():
             return answers

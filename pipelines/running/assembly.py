@@ -23,11 +23,12 @@ from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.planning.shards import sources_of
 from batchloom.pipelines.stages.assemble import Assemble, Order
 
-MAX_TASKS = 16
+MAX_TASKS = 16  # a node
 TASK_CPUS = 0.001  # it waits for stores most of the time, and must find room beside replicas
 TASK_BYTES = 5 << 26  # that a task takes beside its part, its process included (docs/log.md)
 BYTES_STEP = 1 << 27  # tasks that ask Ray for as much as each other share workers
-MAX_BYTES = MAX_TASKS * 3 * BYTES_STEP  # of all tasks: 16 of small parts, or 8 of 256 MiB; one may always run
+MAX_BYTES = MAX_TASKS * 3 * BYTES_STEP  # of these: 16 of small parts, or 8 of 256 MiB; one may always run
+LOOK_SECONDS = 20.0  # between two looks at the nodes, which come and go
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds from a loss to the next attempt, twice as many each time
 LONGEST_TASK = 900.0  # seconds, unless limits.stall_minutes is set: then a task is taken for lost
 
@@ -56,8 +57,7 @@ class Assembly:
     def __init__(self, job: JobPlan, assemble: Assemble, pending: Iterable[Pending]) -> None:
         self._job, self._fingerprint = job, job.fingerprint
         self._assemble = assemble
-        # A task that asks for more than any node has would wait for ever.
-        self._room = min((int(node.get("memory", 0)) for node in cluster.look().nodes), default=0)
+        self._look()
         minutes = job.config.limits.stall_minutes
         self._patience = LONGEST_TASK if minutes is None else 60 * minutes
         self._left: dict[str, int] = {}
@@ -111,11 +111,20 @@ class Assembly:
             overdue = TimeoutError(f"it had not ended after {self._patience:.0f} s")
             yield from self._failed(self._running.pop(task), overdue)
 
+    def _look(self) -> None:
+        nodes = cluster.look().nodes
+        # A task that asks for more than any node has would wait for ever.
+        self._room = min((int(node.get("memory", 0)) for node in nodes), default=0)
+        self._num_nodes, self._looked = max(1, len(nodes)), time.monotonic()
+
     def _start(self) -> None:
+        if self._ready and time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._look()
         now, num_bytes = time.monotonic(), sum(attempt.memory for attempt in self._running.values())
+        most_tasks, most_bytes = MAX_TASKS * self._num_nodes, MAX_BYTES * self._num_nodes
         for _ in range(len(self._ready)):
             attempt = self._ready[0]
-            is_full = len(self._running) >= MAX_TASKS or num_bytes + attempt.memory > MAX_BYTES
+            is_full = len(self._running) >= most_tasks or num_bytes + attempt.memory > most_bytes
             if self._running and is_full:
                 return
             self._ready.popleft()

@@ -6,7 +6,7 @@
 A row of the dataset is a unit (stages/work.py), and every stage is `map_batches(batch_size=1)`: one unit a call.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib.metadata import version
@@ -29,12 +29,10 @@ from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.replicas import probe, spanning
 from batchloom.pipelines.replicas.placement import STAGE_CPUS, Placement, place
 from batchloom.pipelines.running.assembly import Assembly
+from batchloom.pipelines.running.stages import read_of, reader_of, settings_of, tokenize_of
 from batchloom.pipelines.stages.assemble import Assemble
-from batchloom.pipelines.stages.choose import Choose
 from batchloom.pipelines.stages.infer import Infer
-from batchloom.pipelines.stages.read import Read, stretches
-from batchloom.pipelines.stages.reader import Reader
-from batchloom.pipelines.stages.tokenize import Tokenize, bucket_tokens
+from batchloom.pipelines.stages.read import stretches
 from batchloom.pipelines.stages.write import Write, from_outcome
 from batchloom.pipelines.stores.storage import Store
 from batchloom.pipelines.watching.pace import Pace
@@ -69,7 +67,7 @@ def stream(
         PipelineError, ModelError: what a stage raised.
         JobError: anything else that ended the stream; its message is the innermost cause's.
     """
-    with cluster.connected(), _translated_errors():
+    with cluster.connected(), translated_errors():
         assemble = assembler(job)
         assembly = Assembly(job, assemble, pending)
         if num_units:
@@ -173,24 +171,8 @@ def _taken(pump: Pump[Any], watchdog: Watchdog, pace: Pace, on_event: Callable[[
 def assembler(job: JobPlan) -> Assemble:
     """Return what makes the parts of a job."""
     answers = pa.schema([*job.task.output_fields(), *LEDGER_FIELDS])
-    kept = _reader(job, job.keep_columns)
+    kept = reader_of(job, job.keep_columns)
     return Assemble(job.output, kept, answers, job.fingerprint, job.layout, version("batchloom"), job.config.output)
-
-
-def _reader(job: JobPlan, columns: Iterable[str]) -> Reader:
-    """Return what reads these columns of the input."""
-    schema = pa.schema([job.schema.field(name) for name in columns])
-    config = job.config.input
-    return Reader(schema, dict(config.storage_options), config.paths[0], job.patience, job.format)
-
-
-def _read(job: JobPlan) -> Read:
-    """Return what reads the rows that are answered."""
-    wanted = job.task.input_columns()
-    if not job.selection:
-        return Read(_reader(job, wanted))
-    choose = Choose(_reader(job, job.selection.columns), job.selection)
-    return Read(_reader(job, dict.fromkeys([*wanted, *job.selection.columns])), choose, job.unit_size)
 
 
 def _probe_answers(job: JobPlan) -> Any:
@@ -238,24 +220,12 @@ def _dataset(
     roster: Roster,
     probe_answers: Any,
 ) -> Dataset:
-    config, engine = job.config, job.config.engine
+    engine = job.config.engine
     units = (unit for one in pending if one.missing for unit in one.units(job))
     least = max(-(-num_units // MAX_STRETCHES), min(num_units // MAX_JOINED, MAX_JOINED) if job.selection else 1)
     rows = [{"stretch": stretch.to_json()} for stretch in stretches(units, job.shards_by_name, least)]
-    read = _read(job)
-    compute_once = engine.compute_once and not job.generation.get("do_sample")  # samples are drawn with the row's seed
-    num_tokens = bucket_tokens(job.task, engine.max_batch_tokens, placement.device)
-    tokenize = Tokenize(job.task, job.checkpoint.pinned, num_tokens, compute_once)
-    infer: dict[str, Any] = {
-        "task": job.task,
-        "model": job.checkpoint.pinned,
-        "dtype": engine.dtype,
-        "device": placement.device,
-        "tensor_parallel": engine.tensor_parallel,
-        "max_batch_tokens": engine.max_batch_tokens,
-        "seed": config.seed,
-        "probe_answers": probe_answers,
-    }
+    read, tokenize = read_of(job), tokenize_of(job, placement.device)
+    infer = settings_of(job, placement.device, probe_answers)
     write = Write(job.task, job.checkpoint.pinned, assemble)
     one_unit: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
     return (
@@ -275,7 +245,7 @@ def _dataset(
 
 
 @contextmanager
-def _translated_errors() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
     """Replace Ray's nested errors by the one inside that says what went wrong: ours, else the innermost."""
     try:
         yield

@@ -10,7 +10,6 @@ from datetime import date, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import acero
 
 from batchloom.pipelines.selection.grammar import moment_of
 from batchloom.pipelines.selection.kinds import Kind, common_type, in_type, type_of
@@ -58,6 +57,8 @@ def expression_of(text: str, tree: Node, schema: pa.Schema) -> pc.Expression:
 
 def mask_of(rows: pa.Table, expression: pc.Expression) -> pa.ChunkedArray:
     """Return where the expression is true: true, false or null for each row."""
+    from pyarrow import acero  # brings pandas with it, where that is installed: 0.3 s that every plan would pay for
+
     nodes = [
         acero.Declaration("table_source", acero.TableSourceNodeOptions(rows)),
         acero.Declaration("project", acero.ProjectNodeOptions([expression], ["is_chosen"])),

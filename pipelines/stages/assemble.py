@@ -25,7 +25,7 @@ from batchloom.pipelines.ledger.answers import Saved
 from batchloom.pipelines.ledger.part_files import PartFile, PartWriter, seal_name
 from batchloom.pipelines.ledger.parts import TOKEN_COUNTS, counts_of, footer_for
 from batchloom.pipelines.planning.source import Source
-from batchloom.pipelines.planning.spans import Range, outside, within
+from batchloom.pipelines.planning.spans import Range, outside
 from batchloom.pipelines.planning.units import Part
 from batchloom.pipelines.selection.mask import Flags, Mask
 from batchloom.pipelines.stages.reader import Reader
@@ -127,7 +127,7 @@ class Assemble:
         A row whose kept columns are damaged is an error row.
         """
         starts = range(0, part.num_rows, ROWS_AT_ONCE)
-        groups = [tuple(within(part.spans, [(start, start + ROWS_AT_ONCE)])) for start in starts]
+        groups = [tuple(part.within([(start, start + ROWS_AT_ONCE)])) for start in starts]
         for kept, own in zip(self.reader.tables(sources, groups), _at_once(answers), strict=True):
             if isinstance(kept, JobError):
                 raise kept

@@ -124,17 +124,24 @@ def _start(settings: Mapping[str, Any], placement: Placement, claim: Claim | Non
         raise JobError(refusal)
     try:
         with failing_as("Loading the model"):
-            settings = {**settings, "probe_answers": cluster.fetched(settings["probe_answers"])}
-            if claim is not None:
-                replica: Replica = SpanningReplica(settings, placement, claim)
-            else:
-                num_threads = placement.threads_per_rank(*cluster.this_node())
-                replica = start_replica(**settings, num_threads=num_threads, gpu_share=placement.gpu_share)
+            replica = load(settings, placement, claim)
     except RankLostError as lost:
         roster.lost(str(lost))
         _end(lost)
     roster.ready()
     return replica
+
+
+def load(settings: Mapping[str, Any], placement: Placement, claim: Claim | None) -> Replica:
+    """Load a replica on this node, or on those that were claimed.
+
+    Raises: RankLostError; JobError, ModelError or what else keeps the model from being loaded.
+    """
+    settings = {**settings, "probe_answers": cluster.fetched(settings["probe_answers"])}
+    if claim is not None:
+        return SpanningReplica(settings, placement, claim)
+    num_threads = placement.threads_per_rank(*cluster.this_node())
+    return start_replica(**settings, num_threads=num_threads, gpu_share=placement.gpu_share)
 
 
 def _end(lost: RankLostError) -> NoReturn:

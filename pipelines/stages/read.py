@@ -91,11 +91,12 @@ class Read:
     """Of a unit, where units of few chosen rows are joined."""
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        works = self._works(Stretch.from_json(batch["stretch"][0].as_py()))
+        works = self.works(Stretch.from_json(batch["stretch"][0].as_py()))
         for work in works if self.most is None else joined(works, self.most):
             yield work.to_batch()
 
-    def _works(self, stretch: Stretch) -> Iterator[Work]:
+    def works(self, stretch: Stretch) -> Iterator[Work]:
+        """Yield the units of a stretch with their rows, or as ones that failed."""
         read = self.reader.tables(stretch.sources, [unit.spans for unit in stretch.units])
         for unit, rows in zip(stretch.units, read, strict=True):
             sources = {span.shard: stretch.sources[span.shard] for span in unit.spans}

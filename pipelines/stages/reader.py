@@ -157,6 +157,8 @@ class _DamageError(Exception):
 
 def _cast(column: pa.ChunkedArray, field: pa.Field, span: Span) -> pa.ChunkedArray:
     """JobError where a value does not fit: that is no damage of the rows, and no reason to leave them unanswered."""
+    if column.type == field.type:
+        return column  # a cast of lists of nulls to what they are loses values
     try:
         return column.cast(field.type)
     except pa.ArrowException as error:

@@ -60,7 +60,9 @@ class Tokenize:
             columns.append(column)
             unreadable |= dict.fromkeys(bad, _not_utf8(name))
         distinct, answer_of = _distinct(columns) if self.compute_once else (np.arange(rows.num_rows),) * 2
-        prepared = self.task.prepare([column.take(pa.array(distinct)) for column in columns], tokenizer)
+        if len(distinct) < rows.num_rows:
+            columns = [column.take(pa.array(distinct)) for column in columns]
+        prepared = self.task.prepare(columns, tokenizer)
         ledger = {ANSWER_OF: pa.array(answer_of, pa.int32())}
         for name in LEDGER_INPUT:
             ledger[name] = pa.array(getattr(prepared, name)[answer_of], pa.int32())
@@ -96,16 +98,19 @@ def _not_utf8(column: str) -> dict[str, str]:
 
 def _distinct(columns: Sequence[pa.ChunkedArray]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return (the first row of each distinct text [D], for each row the index of its text among these [rows])."""
+    keys = zip(*(_keys(column) for column in columns), strict=True)
     number_of: dict[Hashable, int] = {}
-    distinct: list[int] = []
-    answer_of: list[int] = []
-    for row, texts in enumerate(zip(*(column.to_pylist() for column in columns), strict=True)):
-        key = tuple(tuple(text) if isinstance(text, list) else text for text in texts)
-        if key not in number_of:
-            number_of[key] = len(distinct)
-            distinct.append(row)
-        answer_of.append(number_of[key])
-    return np.array(distinct, dtype=np.int64), np.array(answer_of, dtype=np.int64)
+    answer_of = np.array([number_of.setdefault(key, len(number_of)) for key in keys], dtype=np.int64)
+    _, distinct = np.unique(answer_of, return_index=True)
+    return distinct, answer_of
+
+
+def _keys(column: pa.ChunkedArray) -> Sequence[Hashable]:
+    """Return what is equal where rows are: of texts numbers, so that no text is held twice."""
+    if pa.types.is_list(column.type):
+        return [None if own is None else tuple(own) for own in column.to_pylist()]
+    keys: list[Hashable] = pc.dictionary_encode(column).combine_chunks().indices.to_pylist()
+    return keys
 
 
 def _first_error(

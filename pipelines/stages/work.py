@@ -112,10 +112,16 @@ def _cell(content: pa.Buffer) -> pa.Array:
 
 
 def _to_bytes(table: pa.Table) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
+    counting = pa.MockOutputStream()
+    _write(table, counting)
+    content = pa.allocate_buffer(counting.size())  # a stream that grows would hold it twice
+    _write(table, pa.FixedSizeBufferWriter(content))
+    return content
+
+
+def _write(table: pa.Table, sink: pa.NativeFile) -> None:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue()
 
 
 def _from_bytes(buffer: pa.Buffer | None) -> pa.Table | None:

@@ -69,6 +69,11 @@ class Store:
     def filesystem(self) -> Any:
         return self._connection.filesystem
 
+    @property
+    def is_local(self) -> bool:
+        """It is on a disk of this machine."""
+        return self._connection.is_local
+
     def path(self, name: str = "") -> str:
         root = self._connection.path.rstrip("/")
         return f"{root}/{name}" if name else root

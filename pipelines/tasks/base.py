@@ -1,7 +1,7 @@
 """The interface between tasks and the pipeline. It knows Arrow; no ray, no torch, no storage."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import groupby
@@ -76,14 +76,31 @@ class Answered:
     """The notes of `prepare`."""
 
     def pieces(self) -> Iterator[tuple[int, list[tuple[Values, dict[str, Any]]]]]:
-        """Yield each answered row with its pieces in order: a piece's values, and the note of that row and piece."""
+        """Yield each answered row with its pieces in order: a piece's values, and the note of that row and piece, in
+        which lists are arrays."""
         assert self.notes is not None
-        notes = {(note["row"], note["piece"]): note for note in self.notes.to_pylist()}
-        names = ("row", "piece", "values")
-        answers = zip(*(self.results[name] for name in names), strict=True)
-        read = ((row.as_py(), piece.as_py(), values.values.to_numpy()) for row, piece, values in answers)
-        for row, own in groupby(read, key=lambda answer: answer[0]):
-            yield row, [(values, notes[row, piece]) for _, piece, values in own]
+        number_of = {place: number for number, place in enumerate(_places(self.notes))}
+        cells = {name: cells_of(self.notes[name]) for name in self.notes.column_names}
+        values = cells_of(self.results["values"])
+        for row, own in groupby(enumerate(_places(self.results)), key=lambda answer: answer[1][0]):
+            numbers = [(answer, number_of[place]) for answer, place in own]
+            yield (
+                row,
+                [(values(answer), {name: cell(note) for name, cell in cells.items()}) for answer, note in numbers],
+            )
+
+
+def _places(table: pa.Table) -> Iterator[tuple[int, int]]:
+    return zip(table["row"].to_pylist(), table["piece"].to_pylist(), strict=True)
+
+
+def cells_of(column: pa.ChunkedArray) -> Callable[[int], Any]:
+    """Return what gives a cell of a column: of lists of numbers an array, without a copy of it."""
+    whole = column.combine_chunks()
+    if not pa.types.is_list(whole.type) or pa.types.is_string(whole.type.value_type):
+        return lambda number: whole[number].as_py()
+    offsets, values = whole.offsets.to_numpy(), whole.values.to_numpy(zero_copy_only=False)
+    return lambda number: values[offsets[number] : offsets[number + 1]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,10 +208,19 @@ def refuse_generation(spec: TaskSpec) -> None:
         )
 
 
-def request_table(asked: Sequence[tuple[int, int, Sequence[int]]]) -> pa.Table:
+def request_table(asked: Sequence[tuple[int, int, Sequence[int] | Ints]]) -> pa.Table:
     """Return a table of REQUEST_SCHEMA from (row, piece, token ids)."""
     columns = list(zip(*asked, strict=True)) or [(), (), ()]
     return pa.table(
         [pa.array(column, field.type) for column, field in zip(columns, REQUEST_SCHEMA, strict=True)],
         schema=REQUEST_SCHEMA,
     )
+
+
+def lists_of(values: Mapping[int, pa.Array], num_rows: int, kind: pa.DataType) -> pa.ListArray:
+    """Return a column of lists of `kind` from the lists of some rows, in their order; it is null in the others."""
+    lengths = [len(values[row]) if row in values else 0 for row in range(num_rows)]
+    offsets = pa.array(np.cumsum([0, *lengths]), pa.int32())
+    is_null = pa.array([row not in values for row in range(num_rows)], pa.bool_())
+    whole = pa.concat_arrays([pa.array([], kind), *values.values()])
+    return pa.ListArray.from_arrays(offsets, whole, mask=is_null)

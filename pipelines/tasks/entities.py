@@ -11,7 +11,7 @@ from batchloom.pipelines.tasks.words import is_inside_word
 NO_ENTITY = "O"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Token:
     """Characters [start, end) of the text, and a score for each label."""
 
@@ -22,7 +22,7 @@ class Token:
     """Which of the words it is of, where the text is given as these."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entity:
     """One entity, as in the output column."""
 
@@ -33,7 +33,7 @@ class Entity:
     end: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Labelled:
     """Characters [start, end) with their label, including its B- or I-, and the scores that it has there."""
 

@@ -20,9 +20,10 @@ class PairTemplate:
     def of(tokenizer: "Tokenizer") -> "PairTemplate":
         """Return the template of a pair that the tokenizer encodes itself."""
         pair = tokenizer.encode_offsets(["a"], ["a"])[0]
-        first = [i for i, sequence in enumerate(pair.sequence_ids) if sequence == 0]
-        second = [i for i, sequence in enumerate(pair.sequence_ids) if sequence == 1]
-        return PairTemplate(pair.ids[: first[0]], pair.ids[first[-1] + 1 : second[0]], pair.ids[second[-1] + 1 :])
+        ids, sequences = pair.ids.tolist(), pair.sequence_ids.tolist()
+        first = [i for i, sequence in enumerate(sequences) if sequence == 0]
+        second = [i for i, sequence in enumerate(sequences) if sequence == 1]
+        return PairTemplate(ids[: first[0]], ids[first[-1] + 1 : second[0]], ids[second[-1] + 1 :])
 
     @property
     def num_tokens(self) -> int:

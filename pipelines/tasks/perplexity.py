@@ -16,6 +16,7 @@ from batchloom.pipelines.errors import ConfigError, RowError
 from batchloom.pipelines.tasks.base import (
     Answered,
     ColumnKind,
+    Ints,
     Prepared,
     Task,
     TaskSpec,
@@ -24,7 +25,7 @@ from batchloom.pipelines.tasks.base import (
     with_head,
 )
 from batchloom.pipelines.tasks.options import read_options
-from batchloom.pipelines.tasks.texts import unanswerable
+from batchloom.pipelines.tasks.texts import token_arrays, unanswerable
 from batchloom.pipelines.tasks.windows import window_size, windows
 
 if TYPE_CHECKING:
@@ -90,9 +91,9 @@ class Perplexity(Task):
         errors = unanswerable(texts, self.text_column)
         rows = [row for row in range(len(texts)) if row not in errors]
         num_input = np.zeros(len(texts), dtype=np.int32)
-        asked: list[tuple[int, int, list[int]]] = []
+        asked: list[tuple[int, int, Ints]] = []
         noted: list[dict[str, int]] = []
-        for row, ids in zip(rows, tokenizer.encode_batch([texts[row].as_py() for row in rows]), strict=True):
+        for row, ids in zip(rows, token_arrays([texts[row].as_py() for row in rows], tokenizer), strict=True):
             if len(ids) < 2:
                 errors[row] = RowError("prepare", "too_short", f"{len(ids)} tokens; 2 are needed to score one of them")
                 continue

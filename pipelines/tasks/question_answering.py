@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from batchloom.models.tokenizers.tokenizer import NO_TEXT
 from batchloom.pipelines.errors import ConfigError, RowError
 from batchloom.pipelines.tasks.base import (
     Answered,
     ColumnKind,
+    Ints,
     Prepared,
     Task,
     TaskSpec,
@@ -108,13 +110,13 @@ class QuestionAnswering(Task):
         question_ids = tokenizer.encode_batch(questions, add_special_tokens=False)
         num_input, num_truncated = np.zeros((2, num_rows), dtype=np.int32)
         template = PairTemplate.of(tokenizer)
-        asked: list[tuple[int, int, list[int]]] = []
-        noted: list[dict[str, Any]] = []
+        asked: list[tuple[int, int, Ints]] = []
+        noted: list[tuple[Any, ...]] = []  # as _NOTES has them
         for row, question, context, encoded in zip(
             rows, question_ids, contexts, tokenizer.encode_offsets(contexts), strict=True
         ):
             tokens = _Context.of(context, encoded, self.options.align_to_words)
-            if not tokens.ids:
+            if not len(tokens.ids):
                 errors[row] = no_tokens(self.context_column)
                 continue
             asked_ids = question[: question_room(self.window)]
@@ -127,20 +129,15 @@ class QuestionAnswering(Task):
                 continue
             num_truncated[row] = len(question) - len(asked_ids)
             for piece, (start, stop) in enumerate(windows(len(tokens.ids), room, stride)):
-                ids = template.fill(asked_ids, tokens.ids[start:stop])
+                ids = np.array(template.fill(asked_ids, tokens.ids[start:stop].tolist()), np.int32)
                 asked.append((row, piece, ids))
                 num_input[row] += len(ids)
-                noted.append(
-                    {
-                        "row": row,
-                        "piece": piece,
-                        "text": context if piece == 0 else None,
-                        "first": len(template.before) + len(asked_ids) + len(template.between),
-                        "starts": tokens.starts[start:stop],
-                        "ends": tokens.ends[start:stop],
-                    }
-                )
-        return Prepared(request_table(asked), num_input, num_truncated, errors, pa.Table.from_pylist(noted, _NOTES))
+                first = len(template.before) + len(asked_ids) + len(template.between)
+                text = context if piece == 0 else None
+                noted.append((row, piece, text, first, tokens.starts[start:stop], tokens.ends[start:stop]))
+        columns = list(zip(*noted, strict=True)) or [()] * len(_NOTES)
+        notes = pa.table([pa.array(*each) for each in zip(columns, _NOTES.types, strict=True)], schema=_NOTES)
+        return Prepared(request_table(asked), num_input, num_truncated, errors, notes)
 
     def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
         logits = [np.concatenate([start.numpy(), end.numpy()]) for start, end in model.spans(token_ids)]
@@ -169,7 +166,7 @@ class QuestionAnswering(Task):
             nothing = min(nothing, no_answer)
             own: set[tuple[int, int]] = set()
             for span in found:
-                place = note["starts"][span.start - first], note["ends"][span.stop - 1 - first]
+                place = int(note["starts"][span.start - first]), int(note["ends"][span.stop - 1 - first])
                 if place not in own:
                     scores[place] = max(scores.get(place, 0.0), span.score)
                     own.add(place)
@@ -193,24 +190,25 @@ def question_room(window: int) -> int:
 class _Context:
     """A context's tokens, with the characters that an answer has which begins or ends with each."""
 
-    ids: list[int]
-    starts: list[int]
-    ends: list[int]
+    ids: Ints
+    starts: Ints
+    ends: Ints
 
     @staticmethod
     def of(text: str, encoded: "Encoded", align_to_words: bool) -> "_Context":
-        own = [i for i, sequence in enumerate(encoded.sequence_ids) if sequence is not None]
-        ids, places = [encoded.ids[i] for i in own], [encoded.offsets[i] for i in own]
-        if align_to_words:
-            numbers = [encoded.word_ids[i] for i in own]
-            starts: dict[int | None, int] = {}
-            ends: dict[int | None, int] = {}
-            for number, (start, end) in zip(numbers, places, strict=True):
-                starts.setdefault(number, start)
-                ends[number] = end
-            words = [(starts[number], ends[number]) for number in numbers]
-            places = [whole_word(text, *place) for place in zip(places, words, strict=True)]
-        return _Context(ids, [start for start, _ in places], [end for _, end in places])
+        own = encoded.part(encoded.sequence_ids != NO_TEXT)
+        places = own.offsets
+        if align_to_words and len(own):
+            _, first, number = np.unique(own.word_ids, return_index=True, return_inverse=True)
+            last = len(own) - 1 - np.unique(own.word_ids[::-1], return_index=True)[1]
+            words = np.stack([places[first, 0], places[last, 1]], axis=1)[number]
+            places = words if text.isascii() else _whole_words(text, places, words)
+        return _Context(own.ids, places[:, 0], places[:, 1])
+
+
+def _whole_words(text: str, tokens: Ints, words: Ints) -> Ints:
+    pairs = zip(tokens.tolist(), words.tolist(), strict=True)
+    return np.array([whole_word(text, (a, b), (c, d)) for (a, b), (c, d) in pairs], np.int32)
 
 
 def _no_room(num_question_tokens: int, window: int, doc_stride: int) -> RowError:

@@ -1,5 +1,7 @@
 """Encode a column of texts to requests; shared by tasks. It knows no task and no model."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,6 +47,12 @@ def prepare_texts(
     columns = [pa.array(rows, pa.int32()), pa.array(np.zeros_like(rows), pa.int32()), token_ids]
     requests = pa.table(columns, schema=REQUEST_SCHEMA).filter(pa.array(is_kept))
     return Prepared(requests, num_input, num_truncated, errors)
+
+
+def token_arrays(texts: Sequence[str], tokenizer: "Tokenizer", add_special_tokens: bool = True) -> list[Ints]:
+    """Return the token ids of each text, which lie in one array."""
+    ids, offsets = tokenizer.encode_flat(texts, add_special_tokens=add_special_tokens)
+    return [ids[start:stop] for start, stop in pairwise(offsets.tolist())]
 
 
 def unanswerable(texts: pa.ChunkedArray, column: str) -> dict[int, RowError]:

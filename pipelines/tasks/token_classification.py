@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from batchloom.models.tokenizers.tokenizer import word_starts
+from batchloom.models.tokenizers.tokenizer import NO_TEXT, word_starts
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.tasks.base import (
     Answered,
     ColumnKind,
+    Ints,
     Prepared,
     Task,
     TaskSpec,
+    lists_of,
     refuse_generation,
     request_table,
     with_head,
@@ -27,7 +29,7 @@ from batchloom.pipelines.tasks.texts import no_tokens, unanswerable, unanswerabl
 from batchloom.pipelines.tasks.windows import window_size, windows
 
 if TYPE_CHECKING:
-    from batchloom.models import SinglePass, Tokenizer
+    from batchloom.models import Encoded, SinglePass, Tokenizer
 
 ENTITY_TYPE = pa.struct(
     [
@@ -110,32 +112,30 @@ class TokenClassification(Task):
         errors = unanswerable_words(texts, self.text_column) if is_split else unanswerable(texts, self.text_column)
         rows = [row for row in range(len(texts)) if row not in errors]
         num_input = np.zeros(len(texts), dtype=np.int32)
-        asked: list[tuple[int, int, list[int]]] = []
-        noted: list[dict[str, Any]] = []
+        asked: list[tuple[int, int, Ints]] = []
+        noted: list[tuple[int, int, str | None, Sequence[str] | None]] = []
+        places: list[Encoded] = []  # of the windows
         asked_texts = [texts[row].as_py() for row in rows]
         encode = tokenizer.encode_words if is_split else tokenizer.encode_offsets
         for row, text, encoded in zip(rows, asked_texts, encode(asked_texts), strict=True):
-            if not encoded.ids:
+            if not len(encoded):
                 errors[row] = no_tokens(self.text_column)
                 continue
-            for piece, (start, stop) in enumerate(windows(len(encoded.ids), self.window, self.options.stride)):
-                spans = encoded.offsets[start:stop]
-                asked.append((row, piece, encoded.ids[start:stop]))
+            for piece, (start, stop) in enumerate(windows(len(encoded), self.window, self.options.stride)):
+                places.append(encoded.part(slice(start, stop)))
+                asked.append((row, piece, places[-1].ids))
+                first = piece == 0
                 noted.append(
-                    {
-                        "row": row,
-                        "piece": piece,
-                        "text": None if piece else " ".join(text) if is_split else text,
-                        "words": list(text) if piece == 0 and is_split else None,
-                        "word_ids": encoded.word_ids[start:stop] if is_split else None,
-                        "starts": [span[0] for span in spans],
-                        "ends": [span[1] for span in spans],
-                        "is_text": [sequence is not None for sequence in encoded.sequence_ids[start:stop]],
-                    }
+                    (
+                        row,
+                        piece,
+                        (" ".join(text) if is_split else text) if first else None,
+                        text if first and is_split else None,
+                    )
                 )
                 num_input[row] += stop - start
         return Prepared(
-            request_table(asked), num_input, np.zeros_like(num_input), errors, pa.Table.from_pylist(noted, _NOTES)
+            request_table(asked), num_input, np.zeros_like(num_input), errors, _notes(noted, places, is_split)
         )
 
     def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
@@ -143,25 +143,36 @@ class TokenClassification(Task):
         return {"values": pa.array(logits, pa.list_(pa.float32()))}
 
     def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:  # noqa: ARG002
-        found: list[list[dict[str, Any]] | None] = [None] * answered.num_rows
+        found: dict[int, pa.Array] = {}
         for row, in_windows in answered.pieces():
             text, words = in_windows[0][1]["text"], in_windows[0][1]["words"]
             entities = [entity for values, note in in_windows for entity in self._entities(text, values, note)]
             if len(in_windows) > 1:
                 entities = without_overlaps(entities)
-            found[row] = [{**vars(entity), **_words_of(entity, words)} for entity in entities]
-        return [pa.array(found, pa.list_(self._entity_type))]
+            found[row] = self._column(entities, words)
+        return [lists_of(found, answered.num_rows, self._entity_type)]
+
+    def _column(self, entities: Sequence[Entity], words: Sequence[str] | None) -> pa.Array:
+        columns: dict[str, Sequence[Any]] = {
+            name: [getattr(entity, name) for entity in entities] for name in ENTITY_TYPE.names
+        }
+        if words is not None:
+            starts = word_starts(words)
+            columns["start_word"] = [bisect_right(starts, start) - 1 for start in columns["start"]]
+            columns["end_word"] = [bisect_left(starts, end) for end in columns["end"]]
+        fields = list(self._entity_type)
+        return pa.StructArray.from_arrays([pa.array(columns[one.name], one.type) for one in fields], fields=fields)
 
     def _entities(self, text: str, values: np.ndarray[Any, Any], note: Mapping[str, Any]) -> list[Entity]:
         logits_TL = values.reshape(-1, len(self.labels))
         tokens = [
             Token(start, end, scores, word)
             for start, end, scores, is_text, word in zip(
-                note["starts"],
-                note["ends"],
+                note["starts"].tolist(),
+                note["ends"].tolist(),
                 softmax(logits_TL),
-                note["is_text"],
-                note["word_ids"] or [None] * len(note["starts"]),
+                note["is_text"].tolist(),
+                note["word_ids"].tolist() or [None] * len(logits_TL),
                 strict=True,
             )
             if is_text
@@ -170,12 +181,22 @@ class TokenClassification(Task):
         return list(entities_of(text, tokens, self.labels, options.aggregation_strategy, options.ignore_labels))
 
 
-def _words_of(entity: Entity, words: Sequence[str] | None) -> dict[str, int]:
-    """Return which words an entity is of, where its text is given as these."""
-    if words is None:
-        return {}
-    starts = word_starts(words)
-    return {"start_word": bisect_right(starts, entity.start) - 1, "end_word": bisect_left(starts, entity.end)}
+def _notes(
+    noted: Sequence[tuple[int, int, str | None, Sequence[str] | None]], places: Sequence["Encoded"], is_split: bool
+) -> pa.Table:
+    """Return what `finish` needs of windows. `noted`: row, piece, and, of a row's first, the text and its words."""
+    rows, pieces, texts, words = zip(*noted, strict=True) if noted else ((), (), (), ())
+    columns = {
+        "row": rows,
+        "piece": pieces,
+        "text": texts,
+        "words": words,
+        "starts": [own.offsets[:, 0] for own in places],
+        "ends": [own.offsets[:, 1] for own in places],
+        "is_text": [own.sequence_ids != NO_TEXT for own in places],
+        "word_ids": [own.word_ids if is_split else None for own in places],
+    }
+    return pa.table([pa.array(columns[field.name], field.type) for field in _NOTES], schema=_NOTES)
 
 
 _NOTES = pa.schema(

@@ -17,6 +17,7 @@ from batchloom.pipelines.errors import ConfigError, RowError
 from batchloom.pipelines.tasks.base import (
     Answered,
     ColumnKind,
+    Ints,
     Prepared,
     Task,
     TaskSpec,
@@ -29,7 +30,7 @@ from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.pairs import PairTemplate
 from batchloom.pipelines.tasks.prompts import fields_of
 from batchloom.pipelines.tasks.scores import softmax
-from batchloom.pipelines.tasks.texts import unanswerable
+from batchloom.pipelines.tasks.texts import token_arrays, unanswerable
 
 if TYPE_CHECKING:
     from batchloom.models import SinglePass, Tokenizer
@@ -113,11 +114,11 @@ class ZeroShotClassification(Task):
             if row not in errors and (lacking := _lacking(own))
         }
         rows = [row for row in range(len(texts)) if row not in errors]
-        premises = tokenizer.encode_batch([texts[row].as_py() for row in rows], add_special_tokens=False)
+        premises = token_arrays([texts[row].as_py() for row in rows], tokenizer, add_special_tokens=False)
         hypothesis_ids = self._hypotheses({label for row in rows for label in labels[row]}, tokenizer)
         template = PairTemplate.of(tokenizer)
         num_input, num_truncated = np.zeros((2, len(texts)), dtype=np.int32)
-        asked: list[tuple[int, int, list[int]]] = []
+        asked: list[tuple[int, int, Ints]] = []
         for row, premise in zip(rows, premises, strict=True):
             hypotheses = [hypothesis_ids[label] for label in labels[row]]
             room = self._room(hypotheses, template, premise)
@@ -127,7 +128,8 @@ class ZeroShotClassification(Task):
                 )
                 continue
             num_truncated[row] = len(premise) - room
-            pairs = [template.fill(premise[:room], hypothesis) for hypothesis in hypotheses]
+            read = premise[:room].tolist()
+            pairs = [np.array(template.fill(read, hypothesis), np.int32) for hypothesis in hypotheses]
             num_input[row] = sum(map(len, pairs))
             asked += [(row, piece, pair) for piece, pair in enumerate(pairs)]
         notes = pa.table({"labels": pa.array(labels, pa.list_(pa.string()))}) if self.options.labels_column else None
@@ -138,7 +140,7 @@ class ZeroShotClassification(Task):
         texts = [self.options.hypothesis_template.format(label) for label in in_order]
         return dict(zip(in_order, tokenizer.encode_batch(texts, add_special_tokens=False), strict=True))
 
-    def _room(self, hypotheses: Sequence[list[int]], template: PairTemplate, premise: list[int]) -> int:
+    def _room(self, hypotheses: Sequence[list[int]], template: PairTemplate, premise: Ints) -> int:
         """Return how many tokens of the premise are read: the same for all labels, so as many as fit the longest."""
         if self.max_positions is None:
             return len(premise)

@@ -39,7 +39,7 @@ def test_the_wheel_installs_one_package_and_no_other_name(wheel: Path) -> None:
         names = archive.namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"batchloom"}
-    assert {"batchloom/py.typed", "batchloom/models/families/bart.py", "batchloom/jobs/cli.py"} <= set(names)
+    assert {"batchloom/py.typed", "batchloom/models/families/bart.py", "batchloom/jobs/cli/entry.py"} <= set(names)
 
 
 @pytest.fixture

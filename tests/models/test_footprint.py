@@ -7,7 +7,8 @@ from batchloom.models.checkpoints.loading import empty_model
 from batchloom.models.device import bytes_per_token
 from batchloom.models.families.reading import read_config
 from batchloom.models.families.table import FAMILIES, architectures
-from batchloom.models.footprint import Footprint, Machine
+from batchloom.models.footprint import Footprint
+from batchloom.models.machines import Machine
 from batchloom.models.ranks.group import TensorParallel
 
 BART = {

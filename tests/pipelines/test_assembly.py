@@ -23,7 +23,15 @@ from batchloom.pipelines.planning.source import Source
 from batchloom.pipelines.planning.units import Part, Size, parts_of
 from batchloom.pipelines.replicas.placement import Cluster
 from batchloom.pipelines.running import assembly, stream
-from batchloom.pipelines.running.assembly import BYTES_STEP, LONGEST_TASK, MAX_BYTES, MAX_TASKS, TASK_BYTES, Assembly
+from batchloom.pipelines.running.assembly import (
+    BYTES_STEP,
+    LONGEST_TASK,
+    LOOK_SECONDS,
+    MAX_BYTES,
+    MAX_TASKS,
+    TASK_BYTES,
+    Assembly,
+)
 from batchloom.pipelines.stages.assemble import Assemble, Order
 from batchloom.pipelines.watching.pace import Pace
 from batchloom.pipelines.watching.ray_servers import RayServers, Server
@@ -52,6 +60,8 @@ class Tasks:
     memory: list[int] = field(default_factory=list)
     at_once: list[int] = field(default_factory=list)
     num_sleeps: int = 0
+    nodes: tuple[int, ...] = (NODE_BYTES,)
+    """The memory of each."""
     num_stuck: int = 0
     """Tasks, the first ones that start, that never end."""
     cancelled: list[str] = field(default_factory=list)
@@ -95,7 +105,7 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> Tasks:
     monkeypatch.setattr(assembly.ray, "get", tasks.get)
     monkeypatch.setattr(assembly.ray, "cancel", tasks.cancel)
     monkeypatch.setattr(assembly, "time", SimpleNamespace(monotonic=lambda: tasks.now, sleep=tasks.sleep))
-    monkeypatch.setattr(assembly.cluster, "look", lambda: Cluster([{"memory": NODE_BYTES}, {"memory": 1 << 50}]))
+    monkeypatch.setattr(assembly.cluster, "look", lambda: Cluster([{"memory": one} for one in tasks.nodes]))
     return tasks
 
 
@@ -167,10 +177,23 @@ def test_as_many_tasks_run_at_once_as_have_room(tasks: Tasks) -> None:
     (memory,) = set(tasks.memory)
     assert TASK_BYTES + (1 << 28) <= memory < TASK_BYTES + (1 << 28) + BYTES_STEP
     assert max(tasks.at_once) == MAX_BYTES // memory
-    tasks.at_once, tasks.memory = [], []
+    tasks.at_once, tasks.memory, tasks.nodes = [], [], (1 << 50, NODE_BYTES)
     all_of(assembly_of(2, part_bytes=1 << 40)[0])
     assert tasks.at_once == [1, 1]
-    assert tasks.memory == [NODE_BYTES, NODE_BYTES]  # of the smallest node: Ray would wait for a larger one for ever
+    assert set(tasks.memory) == {NODE_BYTES}  # of the smallest node: Ray would wait for a larger one for ever
+
+
+def test_nodes_that_come_and_go_decide_how_many_tasks_run_and_what_they_ask_for(tasks: Tasks) -> None:
+    """16 ran at once in a cluster of 100 nodes, and where the large nodes had left, tasks asked for what none had."""
+    one, _ = assembly_of(100)
+    assert len(list(one.finished(1.0))) == MAX_TASKS
+    tasks.nodes = (NODE_BYTES,) * 4
+    tasks.now += LOOK_SECONDS
+    assert len(list(one.finished(1.0))) == 4 * MAX_TASKS
+    tasks.nodes, tasks.memory = (BYTES_STEP,), []
+    tasks.now += LOOK_SECONDS
+    assert len(list(one.finished(1.0))) == MAX_TASKS
+    assert set(tasks.memory) == {BYTES_STEP}
 
 
 def test_a_task_that_does_not_end_is_told_of_and_taken_for_lost(tasks: Tasks, monkeypatch) -> None:

@@ -15,11 +15,12 @@ from deltalake import DeltaTable, write_deltalake
 from batchloom import pipelines
 from batchloom.models.patience import Patience
 from batchloom.pipelines.config import InputConfig
-from batchloom.pipelines.errors import InputError, JobError
+from batchloom.pipelines.errors import InputError, JobError, OutputError
 from batchloom.pipelines.metrics import ReplicasStarting, UnitDone
 from batchloom.pipelines.planning.shards import find_shards
 from batchloom.pipelines.stores.connection import Connection
 from batchloom.pipelines.stores.patient_file import PatientFile
+from batchloom.pipelines.stores.permission import check_writable
 from batchloom.pipelines.stores.storage import Store
 from tests.forms import write
 from tests.pipelines.reading import ShardReader, ranges_of
@@ -235,6 +236,16 @@ def test_a_wrong_key_is_told_at_planning_in_one_line(make_job, s3, weather: Weat
         pipelines.plan(job)
     assert time.monotonic() - begun < 30
     assert "Check the address, the credentials and what they permit." in str(raised.value)
+
+
+def test_an_output_that_may_only_be_read_is_told_by_plan(s3, weather: Weather) -> None:
+    store = Store("s3://archive/read-only", s3, Patience(seconds=1.0, doubtful_seconds=1.0))
+    check_writable(store)
+    assert store.names() == {}
+    fresh = replace(store, known=set())
+    weather.refuse(1e6, [("403 Forbidden", "AccessDenied")])
+    with pytest.raises(OutputError, match=r"Output s3://archive/read-only cannot be written: .*PermissionError"):
+        check_writable(fresh)
 
 
 def test_a_bucket_that_is_not_there_is_told_at_once(s3) -> None:

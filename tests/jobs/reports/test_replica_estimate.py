@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from batchloom import models
 
@@ -45,9 +45,9 @@ def test_the_guides_plan_of_bloom_176b_is_what_the_command_prints(
 ) -> None:
     engine = {"dtype": "bfloat16", "tensor_parallel": 8}
     job = make_job(task="text-generation", model=bloom_176b, generation={"max_new_tokens": 64}, engine=engine)
-    said = batchloom("plan", job)
+    said = batchloom("plan", job, "--gpu", "h100")
     assert said.code == 0
-    printed = re.search(r"^Replica .*\n^Weights .*\n^Cache .*\n^Step .*\n", said.out, re.MULTILINE)
+    printed = re.search(r"^Replica .*\n^Weights .*\n^Cache .*\n^Step .*\n^Machine .*\n", said.out, re.MULTILINE)
     assert printed
     assert f"```\n{printed.group()}```" in GUIDE.read_text()
 
@@ -55,7 +55,7 @@ def test_the_guides_plan_of_bloom_176b_is_what_the_command_prints(
 def test_a_plan_is_of_the_machine_that_it_is_told(batchloom: Run, make_job: MakeJob, bloom_176b: str) -> None:
     engine = {"dtype": "bfloat16", "tensor_parallel": 4}
     job = make_job(task="text-generation", model=bloom_176b, generation={"max_new_tokens": 64}, engine=engine)
-    said = batchloom("plan", job)
+    said = batchloom("plan", job, "--gpu", "h100")
     assert re.search(r"Step +no room for a sequence of 1,024 tokens: more ranks, or a larger device", said.out)
     larger = ("--memory", 192, "--bandwidth", 8000, "--storage", 20, "--tokens", 512)
     (values,) = batchloom("plan", job, "--json", *larger).json
@@ -94,3 +94,31 @@ def test_a_plan_of_a_task_that_generates_nothing_has_no_steps(
     assert re.search(r"Weights +705 GB a rank", said.out)
     assert "Cache" not in said.out
     assert "Step" not in said.out
+
+
+def test_sequences_are_as_long_as_the_model_has_room_for(batchloom: Run, make_job: MakeJob, checkpoint: str) -> None:
+    """1,024 tokens were assumed of any model: of one with 64 positions, too."""
+    positions = models.describe(checkpoint).max_positions
+    assert positions is not None
+    job = make_job(generation={"num_beams": 1, "max_length": 8, "min_length": 2}, engine={"device": "auto"})
+    (values,) = batchloom("plan", job, "--json").json
+    assert values["replica"]["tokens_a_sequence"] == positions + 8
+    (values,) = batchloom("plan", job, "--json", "--tokens", 100).json
+    assert values["replica"]["tokens_a_sequence"] == 100
+
+
+def test_the_dtype_of_a_plan_is_that_of_the_weights_as_a_run_takes_it(
+    batchloom: Run, make_job: MakeJob, checkpoint: str, tmp_path: Path
+) -> None:
+    """It was what config.json says, which nobody reads when weights are loaded."""
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16", "torch_dtype": "bfloat16"}))
+    assert models.describe(str(folder)).dtype == "float32"
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: tensor.astype(np.float16) for name, tensor in weights.items()}, folder / "model.safetensors")
+    assert models.describe(str(folder)).dtype == "float16"
+    job = make_job(model=str(folder), engine={"device": "auto"})
+    said = batchloom("plan", job)
+    assert re.search(r"Replica +1 rank, float16 \(float32 on CPUs\), ", said.out)

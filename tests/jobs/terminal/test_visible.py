@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from batchloom.jobs.cli import _tell_unexpected
+from batchloom.jobs.cli.entry import _tell_unexpected
 from batchloom.jobs.exit_codes import ExitCode
 from batchloom.jobs.terminal.output import Output
 from batchloom.jobs.terminal.row_table import RowTable

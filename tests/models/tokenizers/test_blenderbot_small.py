@@ -52,9 +52,10 @@ def test_decoding_is_the_references_also_for_ids_that_do_not_exist(tokenizer, re
 def test_offsets_point_at_the_text_of_each_token(tokenizer, reference, hard_texts, data):
     text = data.draw(hard_texts)
     (encoded,) = tokenizer.encode_offsets([text])
-    assert encoded.ids == tokenizer.encode_batch([text])[0]
-    assert encoded.offsets == sorted(encoded.offsets)
-    for index, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
+    assert encoded.ids.tolist() == tokenizer.encode_batch([text])[0]
+    places = encoded.offsets.tolist()
+    assert places == sorted(places)
+    for index, (start, end) in zip(encoded.ids.tolist(), places, strict=True):
         token, span = reference.convert_ids_to_tokens(index), text[start:end]
         assert start < end
         # İ becomes two characters and Σ one of two: what is left of them does not read like their lower case
@@ -64,22 +65,18 @@ def test_offsets_point_at_the_text_of_each_token(tokenizer, reference, hard_text
 
 def test_offsets_words_and_sequences_of_an_example(tokenizer):
     (encoded,) = tokenizer.encode_offsets(["Hello, it's\n__end__"], ["the"])
-    words = [(s, w) for s, w in zip(encoded.sequence_ids, encoded.word_ids, strict=True)]
+    words = list(zip(encoded.sequence_ids.tolist(), encoded.word_ids.tolist(), strict=True))
     assert sorted(set(words)) == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (0, 6), (1, 0)]
     text = "Hello, it's\n__end__"
-    first = [span for span, s in zip(encoded.offsets, encoded.sequence_ids, strict=True) if s == 0]
+    first = encoded.offsets[encoded.sequence_ids == 0]
     assert "".join(text[start:end] for start, end in first) == "Hello,it's\n__end__"
     assert encoded.ids[words.index((0, 6))] == tokenizer.eos_token_id
 
 
 def test_a_capital_that_becomes_two_characters_keeps_the_offsets_in_place(tokenizer):
     (encoded,) = tokenizer.encode_offsets(["İİ the"])
-    assert {span for span, word in zip(encoded.offsets, encoded.word_ids, strict=True) if word == 0} <= {
-        (0, 1),
-        (0, 2),
-        (1, 2),
-    }
-    assert [span for span, word in zip(encoded.offsets, encoded.word_ids, strict=True) if word == 1][-1][1] == 6
+    assert {tuple(span) for span in encoded.offsets[encoded.word_ids == 0].tolist()} <= {(0, 1), (0, 2), (1, 2)}
+    assert encoded.offsets[encoded.word_ids == 1][-1][1] == 6
 
 
 def test_white_space_is_what_the_references_regex_module_takes_for_it():

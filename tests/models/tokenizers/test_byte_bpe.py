@@ -10,7 +10,7 @@ from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import BartTokenizer, BlenderbotTokenizer, PreTrainedTokenizerFast
 
-from batchloom.models import load_tokenizer
+from batchloom.models import Encoded, load_tokenizer
 from batchloom.models.errors import TokenizerError
 from batchloom.models.tokenizers.vocabulary import read_vocabulary
 
@@ -77,10 +77,8 @@ def assert_same_encoding(ours, reference, texts, pairs=None):
     expected = reference(texts, pairs, return_offsets_mapping=True)
     assert ours.encode_batch(texts, pairs) == expected["input_ids"]
     for index, encoded in enumerate(ours.encode_offsets(texts, pairs)):
-        assert encoded.ids == expected["input_ids"][index]
-        assert encoded.offsets == expected["offset_mapping"][index]
-        assert encoded.sequence_ids == expected.sequence_ids(index)
-        assert encoded.word_ids == expected.word_ids(index)
+        places = expected["offset_mapping"][index], expected.sequence_ids(index), expected.word_ids(index)
+        assert encoded == Encoded.of(expected["input_ids"][index], *places)
     bare = reference(texts, pairs, add_special_tokens=False)["input_ids"]
     assert ours.encode_batch(texts, pairs, add_special_tokens=False) == bare
 

@@ -14,6 +14,7 @@ from transformers import MBartTokenizer, PreTrainedTokenizerFast
 from batchloom.models import describe, load_tokenizer
 from batchloom.models.errors import TokenizerError
 from batchloom.models.tokenizers import pieces
+from batchloom.models.tokenizers.tokenizer import NO_TEXT
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 CODES = ["en_XX", "ro_RO"]
@@ -121,5 +122,5 @@ def test_a_long_text_in_pieces_has_the_tokens_of_the_whole(tokenizer, hard_texts
         patched.setattr(pieces, "PIECE_CHARACTERS", 1)
         assert tokenizer.encode_batch([text]) == ids
         spans = tokenizer.token_spans(text).tolist()
-    own = zip(encoded.offsets, encoded.sequence_ids, strict=True)
-    assert spans == [list(span) for span, sequence in own if sequence is not None]
+        assert tokenizer.encode_offsets([text]) == [encoded]
+    assert spans == encoded.offsets[encoded.sequence_ids != NO_TEXT].tolist()

@@ -36,6 +36,9 @@ CASES: list[tuple[pa.DataType, Any, Any]] = [
     (pa.map_(pa.string(), pa.float32()), [("a", 0.1)], [{"key": "a", "value": 0.1}]),
     (pa.list_(pa.list_(pa.float32())), [[0.1, None], None, []], [[0.1, None], None, []]),
     (pa.list_(pa.int8(), 2), [1, 2], [1, 2]),
+    (pa.list_(pa.null()), [None, None], [None, None]),
+    (pa.large_list(pa.null()), [None, None], [None, None]),
+    (pa.list_(pa.list_(pa.null())), [[None, None], None, []], [[None, None], None, []]),
     (pa.large_list(pa.date32()), [dt.date(2024, 1, 2)], ["2024-01-02"]),
     (pa.struct([("a", pa.float32()), ("b", pa.binary())]), {"a": 0.1, "b": b"x"}, {"a": 0.1, "b": "eA=="}),
 ]

@@ -4,6 +4,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from batchloom.pipelines.columns import choose as module
 from batchloom.pipelines.columns.choose import choose_columns
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError, InputError
@@ -50,6 +51,18 @@ def test_a_kept_column_may_be_missing_in_some_shards() -> None:
     schema, kept = choose({"text": pa.string()}, {"text": pa.string(), "late": pa.int64()})
     assert kept == ("late",)
     assert schema.field("late").type == pa.int64()
+
+
+def test_shards_of_the_same_columns_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 shards of 2,000 columns took 16 s of processor time to plan: each was looked at for each of its columns."""
+    looks = []
+    monkeypatch.setattr(module, "_plain", lambda schema: looks.append(schema) or schema)
+    schema = pa.schema([("text", pa.string()), ("n", pa.int32())])
+    wide = pa.schema([("text", pa.string()), ("n", pa.int64())])
+    shards = [shard(f"{number}.parquet") for number in range(1000)]
+    chosen, kept = choose_columns(InputConfig(paths=("in",)), TASK, shards, [*[schema] * 999, wide])
+    assert (chosen, kept) == (wide, ("n",))
+    assert len(looks) == 2
 
 
 def test_the_text_column_must_be_in_every_shard() -> None:

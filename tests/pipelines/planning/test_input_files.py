@@ -1,6 +1,7 @@
 """Which files of folders and globs are data, of which format, and what is said of the others."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from batchloom.models.patience import Patience
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import InputError, NoInputError
-from batchloom.pipelines.planning.input_files import find_files
+from batchloom.pipelines.planning.input_files import OTHERS, find_files
 from batchloom.pipelines.planning.shards import find_shards
 
 
@@ -37,6 +38,30 @@ def test_the_ending_tells_the_format_and_what_is_no_data_is_counted(tmp_path) ->
     )
     expected = ["a.jsonl", "b.ndjson", "c.JSONL.gz", "x/d.jsonl.zst"]
     assert found(tmp_path) == ("jsonl", expected, {".md": 1, ".txt": 1, ".json": 1, "": 1})
+
+
+def test_a_link_to_a_folder_is_counted_among_what_is_skipped(tmp_path) -> None:
+    """Its files were left out without a word. They are not read: a link called `latest` would give rows twice."""
+    touch(tmp_path, "in/2024/a.parquet", "only/.hidden")
+    (tmp_path / "in" / "latest").symlink_to(tmp_path / "in" / "2024")
+    (tmp_path / "only" / "link").symlink_to(tmp_path / "in" / "2024")
+    assert found(tmp_path / "in") == ("parquet", ["2024/a.parquet"], {OTHERS: 1})
+    assert found(tmp_path / "in", "**") == ("parquet", ["2024/a.parquet"], {OTHERS: 1})
+    assert found(tmp_path / "only", "link")[1] == ["link/a.parquet"]
+    os.mkfifo(tmp_path / "only" / "pipe.jsonl")
+    with pytest.raises(NoInputError, match=r"matches no file\. There is: 1 linked folder or special file\."):
+        found(tmp_path / "only", "pipe.jsonl")
+    os.remove(tmp_path / "only" / "pipe.jsonl")
+    with pytest.raises(NoInputError, match=r"matches no file\. There is: 1 linked folder or special file\."):
+        found(tmp_path / "only")
+
+
+def test_names_that_are_no_utf8_are_refused(tmp_path) -> None:
+    """They ended the job with a UnicodeEncodeError, when its first part was written."""
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.csv")).touch()
+    touch(tmp_path, "é.csv", "a\nb.csv")
+    with pytest.raises(InputError, match=r"The names of 1 input files are no UTF-8 \('.*caf\\udce9\.csv'\)\. Rename"):
+        found(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.json.gz", "a.txt", "a.csv", "a.tsv.bz2"])

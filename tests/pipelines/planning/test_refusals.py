@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from batchloom import pipelines
+from batchloom.jobs.reports.assumption import Assumption
 from batchloom.jobs.reports.dry_run import DryRun
-from batchloom.models import Machine
 from batchloom.models.errors import CheckpointError, TokenizerError
 from batchloom.pipelines.config import ReplicasConfig
 from batchloom.pipelines.errors import ConfigError
@@ -51,7 +51,7 @@ def test_more_tokens_than_the_decoder_has_positions_are_planned_and_said(make_jo
     name, value = next(iter(asked.items()))
     assert note.startswith(f"generation.{name} = {value} is more than the decoder's 128 positions")
     assert plan.generation[name] == value
-    assert DryRun.of(make_job(generation=asked), Machine(), 100).words()["Note"] == note
+    assert DryRun.of(make_job(generation=asked), Assumption(), 100).words()["Note"] == note
     assert pipelines.plan(make_job(generation={"max_length": 129})).notes == ()
     assert pipelines.plan(make_job(generation={"max_new_tokens": 128})).notes == ()
 

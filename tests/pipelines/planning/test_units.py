@@ -155,6 +155,10 @@ def test_linked_files_are_input_as_files_are(tmp_path) -> None:
     (tmp_path / "in" / "c.parquet").symlink_to(tmp_path / "gone")
     with pytest.raises(InputError, match=r"1 of 3 input files cannot be read as Parquet:\n.*c\.parquet"):
         names_of(tmp_path / "in")
+    write(tmp_path / "lines" / "a.parquet", pa.table({"t": ["x"]}))
+    (tmp_path / "lines" / "a.jsonl").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match=r"1 of 1 input files cannot be read as JSON Lines:\n.*a\.jsonl"):
+        find_shards(InputConfig(paths=(str(tmp_path / "lines"),), format="jsonl"))
 
 
 def test_a_dataset_that_a_glob_matches_is_read_whole(tmp_path) -> None:

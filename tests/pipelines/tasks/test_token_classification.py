@@ -12,7 +12,7 @@ from batchloom import models
 from batchloom.models import load_tokenizer
 from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError
-from batchloom.pipelines.tasks import TaskSpec, create_task
+from batchloom.pipelines.tasks import TaskSpec, create_task, token_classification
 from batchloom.pipelines.tasks.base import ColumnKind
 from batchloom.pipelines.tasks.entities import Entity, Token, entities_of, groups, without_overlaps
 from batchloom.pipelines.tasks.windows import windows
@@ -100,6 +100,17 @@ def test_entities_of_words_are_those_of_the_pipeline_with_the_words_that_they_ar
         ours = part["entities"][3 if strategy == "simple" else 0].as_py()
         theirs = [one for one in reference(tagger, words, strategy, (), is_split_into_words=True) if one[1].strip()]
         equal("token-classification", [[tuple(one[name] for name in names) for one in ours]], [theirs], 1e-5)
+
+
+def test_words_are_placed_once_a_row_and_not_for_each_entity(ask, tagger, monkeypatch):
+    """A row of 100,000 words took hours: all of them were gone through for each of its entities."""
+    texts = []
+    place = token_classification.word_starts
+    monkeypatch.setattr(token_classification, "word_starts", lambda words: texts.append(words) or place(words))
+    options = {"ignore_labels": [], "is_split_into_words": True}
+    part = ask("token-classification", tagger, {"text": pa.array(WORDS[:2], pa.list_(pa.string()))}, options=options)
+    assert len(part["entities"][0]) > 1
+    assert texts == WORDS[:2]
 
 
 def test_each_given_word_has_one_label_in_any_script():

@@ -1,0 +1,52 @@
+"""Which machine this is, and what its maker says of it."""
+
+from pathlib import Path
+
+import pytest
+
+from batchloom.models.machines import MACHINES, gpus_here, machine_named, name_of_this
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A100 80GB PCIe", "a100"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA A10G", "a10g"),
+        ("Tesla T4", "t4"),
+        ("Tesla V100-SXM2-16GB", "v100"),
+    ],
+)
+def test_a_machine_is_known_by_its_drivers_name(name: str, key: str) -> None:
+    assert machine_named(name) is MACHINES[key]
+
+
+@pytest.mark.parametrize("name", ["NVIDIA GeForce RTX 4090", "NVIDIA L40", "NVIDIA T400 4GB", "NVIDIA A10", ""])
+def test_a_machine_without_figures_is_no_other_one(name: str) -> None:
+    assert machine_named(name) is None
+
+
+def test_gpus_are_those_of_the_driver(tmp_path: Path) -> None:
+    assert gpus_here(tmp_path) == []
+    for number, model in enumerate(("NVIDIA L4", "NVIDIA H200")):
+        (tmp_path / f"0000:0{number}:00.0").mkdir()
+        (tmp_path / f"0000:0{number}:00.0" / "information").write_text(f"Model: \t\t {model}\nIRQ:   \t\t 11\n")
+    assert gpus_here(tmp_path) == ["NVIDIA L4", "NVIDIA H200"]
+
+
+def test_every_machine_has_a_name_of_its_own_and_figures_of_one_order() -> None:
+    assert len({machine.name for machine in MACHINES.values()}) == len(MACHINES)
+    for machine in MACHINES.values():
+        assert 16e9 <= machine.memory <= 200e9
+        assert 0.3e12 <= machine.bandwidth <= 8e12
+        assert machine.float_flops < machine.half_flops
+
+
+def test_a_cpu_has_a_name() -> None:
+    assert name_of_this("cpu")
