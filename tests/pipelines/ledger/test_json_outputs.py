@@ -75,6 +75,14 @@ def test_a_seal_that_is_gone_is_named(output) -> None:
     assert problem.endswith(f": its seal is missing, {seal.relative_to(output)}")
 
 
+def test_a_part_without_its_seal_is_computed_again_though_it_has_a_record(config, output) -> None:
+    """The run said that all was done, and verify for ever that a seal was missing."""
+    next((output / "_batchloom/seals").rglob("*.pq")).unlink()
+    job = pipelines.plan(config)
+    (pending,) = found(job).pending(job)
+    assert pending.missing == ((0, pending.part.num_rows),)
+
+
 def test_parts_tell_by_themselves_that_they_are_done(config, output) -> None:
     for name in ("manifest.json", "parts.pq", "job.json"):
         (output / "_batchloom" / name).unlink()
