@@ -35,6 +35,9 @@ class InputConfig:
     output.path began with, or the newest."""
     text_column: str = "text"
     """The column that a task reads: strings, for conversations also lists of strings."""
+    text_pair_column: str | None = None
+    """text-classification: the column with each text's partner, such as a hypothesis or an answer. None: texts stand
+    alone."""
     question_column: str = "question"
     """question-answering: the column with the questions."""
     context_column: str = "context"

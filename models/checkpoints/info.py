@@ -30,6 +30,7 @@ GENERATION_FIELDS = (*OPTIONS, *ABSENT)
 
 FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 FLOAT_DTYPES = (*FLOATS, "F64")  # of tensors in safetensors: the first three are computed in
+ENDLESS = 1e20  # a model_max_length above it stands for none: transformers writes 1e30
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class CheckpointInfo:
     generation_defaults: dict[str, Any]  # overlaid by task_specific_params of the task
     prefix: str  # text that the checkpoint expects before each input; bart-large-cnn: one space
     max_positions: int | None  # the longest sequence in tokens; None where there is no limit
+    model_max_length: int | None  # tokens that the tokenizer truncates at where it is asked to; None: no such length
     dtype: str  # of most bytes of the weights: "float32", "bfloat16" or "float16"; float32 for any other
     folder: Path  # holds config.json and the tokenizer's files
     pinned: PinnedModel  # what is to be loaded: these files and no others
@@ -92,10 +94,25 @@ def describe(uri: str, task: str | None = None) -> CheckpointInfo:
         generation_defaults=defaults,
         prefix=str(task_params.get("prefix") or raw_config.get("prefix") or ""),
         max_positions=config.max_positions,
+        model_max_length=_model_max_length(source),
         dtype=_dtype(headers, raw_config),
         folder=source.folder,
         pinned=PinnedModel(source.uri, (*small, *weights)),
     )
+
+
+def _model_max_length(source: ModelSource) -> int | None:
+    """Return tokenizer_config.json's length, also in its old spelling. Raises: CheckpointError where it is none."""
+    found = source.read_json("tokenizer_config.json") or {}
+    length = found.get("model_max_length", found.get("max_len"))
+    if length is None:
+        return None
+    if not isinstance(length, int | float) or isinstance(length, bool) or not length >= 1:
+        raise CheckpointError(
+            f"Model {source.uri!r}: tokenizer_config.json has model_max_length = {length!r:.80}, which is no number of "
+            "tokens. Correct it, or take it out."
+        )
+    return int(length) if length < ENDLESS else None
 
 
 def _small_files(source: ModelSource) -> Iterator[tuple[str, bytes]]:
