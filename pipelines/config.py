@@ -184,7 +184,8 @@ class JobConfig:
     input: InputConfig
     output: OutputConfig
     generation: Mapping[str, Any] = field(default_factory=dict)
-    """Options under the names of transformers' GenerationConfig; unset ones come from the checkpoint."""
+    """Options under the names of transformers' GenerationConfig; unset ones come from the checkpoint. Null: without the
+    checkpoint's."""
     task_options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the task."""
     engine: EngineConfig = field(default_factory=EngineConfig)
