@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 from batchloom.models.errors import CheckpointError, UnsupportedModelError
@@ -38,6 +38,25 @@ def read_config(raw: Mapping[str, Any], where: str) -> ModelConfig:
     config = family.config(**values)
     _check(config, raw, where)
     return config
+
+
+def with_counted_labels(config: ModelConfig, raw: Mapping[str, Any], num_labels: int | None) -> ModelConfig:
+    """Return the configuration with as many labels as the head's tensor has rows, where config.json names none.
+
+    transformers leaves id2label out where there are two labels, and then means two of every family.
+    """
+    if num_labels is None or num_labels == config.num_labels or says_labels(raw):
+        return config
+    return replace(config, id2label=_numbered(num_labels))
+
+
+def says_labels(raw: Mapping[str, Any]) -> bool:
+    """Return whether a config.json names its labels, or their number."""
+    return any(raw.get(key) for key in ("id2label", "label2id", "num_labels", "_num_labels"))
+
+
+def _numbered(num_labels: int) -> dict[int, str]:
+    return {column: f"LABEL_{column}" for column in range(num_labels)}
 
 
 def _wrong_shapes(raw: Mapping[str, Any]) -> list[str]:
@@ -96,7 +115,7 @@ def _labels(raw: Mapping[str, Any], family: Family) -> dict[int, str]:
     if names and raw.get("num_labels") in (None, len(names)):
         return dict(sorted((int(column), str(label)) for column, label in names.items()))
     num_labels = raw.get("num_labels") or raw.get("_num_labels") or family.defaults.get("num_labels", 2)
-    return {column: f"LABEL_{column}" for column in range(num_labels)}
+    return _numbered(num_labels)
 
 
 def _as_tuple(ids: int | list[int] | None) -> tuple[int, ...]:
