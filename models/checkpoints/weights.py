@@ -116,8 +116,11 @@ def _problems(model: LoadedModel, checkpoint: Checkpoint, stored_names: dict[str
             tensor = checkpoint.tensors[stored_name]
             if list(tensor.shape) != expected:
                 problems.append(f"{name} should be {expected}; the file has {list(tensor.shape)}")
-            elif not tensor.dtype.is_floating_point:  # quantized: its scale is in another tensor, if anywhere
-                problems.append(f"{name} is stored as {tensor.dtype}, quantized; we read floating point alone")
+            elif not tensor.dtype.is_floating_point and stored_name not in checkpoint.scales:
+                problems.append(
+                    f"{name} is stored as {tensor.dtype}, without the scales of bitsandbytes; of integers only these "
+                    "are read"
+                )
         elif canonical(name) not in model.ZERO_IF_ABSENT:
             problems.append(f"{name} {expected} is missing")
     return problems

@@ -8,6 +8,7 @@ from typing import Any
 from batchloom.models.errors import CheckpointError, UnsupportedModelError
 from batchloom.models.families.config import ModelConfig
 from batchloom.models.families.family import Family
+from batchloom.models.families.quantized import refuse_quantized
 from batchloom.models.families.table import FAMILIES
 
 MAX_LABELS = 1_000_000  # names are made for classes without one
@@ -19,6 +20,7 @@ def read_config(raw: Mapping[str, Any], where: str) -> ModelConfig:
     Raises UnsupportedModelError for other families, CheckpointError with all bad values of the file at once.
     """
     family = _family(raw, where)
+    refuse_quantized(raw, where)
     if problems := _wrong_shapes(raw):
         raise CheckpointError(_cannot_be_used(where, problems))
     eos_token_ids = _as_tuple(_lookup(raw, "eos_token_id", family))
@@ -138,6 +140,12 @@ def _check(config: ModelConfig, raw: Mapping[str, Any], where: str) -> None:
             for name, count in heads.items()
             if config.width % count
         ]
+    if raw.get("slow_but_exact") and (raw.get("pretraining_tp") or 1) > 1:
+        problems.append(
+            f"slow_but_exact = true with pretraining_tp = {raw['pretraining_tp']!r:.80} is not supported: the "
+            "reference then leaves out the biases of two projections of each layer. Set slow_but_exact to false, as "
+            "BLOOM's own files have it"
+        )
     if raw.get("static_position_embeddings"):
         problems.append("static_position_embeddings = true (sinusoidal positions) is not supported")
     if sorted(config.id2label) != list(range(config.num_labels)):

@@ -184,3 +184,92 @@ def test_what_torch_compile_puts_before_names_is_taken_off(make, prefix):
     with torch.no_grad():
         expected = reference(IDS).logits
     torch.testing.assert_close(load_model(str(folder))(IDS), expected, atol=2e-6, rtol=0)
+
+
+# Quantized
+
+
+def quantized(weight):
+    """As bitsandbytes stores it: rows of integers, the largest magnitude of each at 127."""
+    scale = weight.abs().amax(1)
+    return (weight / scale[:, None] * 127).round().to(torch.int8), scale
+
+
+def as_int8(tensors, layout=0):
+    for name in [
+        name for name in tensors if name.endswith(("dense.weight", "_4h.weight", "_to_h.weight", "value.weight"))
+    ]:
+        owner = name.removesuffix("weight")
+        tensors[name], tensors[f"{owner}SCB"] = quantized(tensors[name])
+        tensors[f"{owner}weight_format"] = torch.tensor(layout, dtype=torch.uint8)
+
+
+INT8 = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False}}
+
+
+def test_int8_weights_of_bitsandbytes_are_read(make):
+    reference, folder = make("BloomForCausalLM")
+    change(folder, as_int8, INT8)
+    with torch.no_grad():
+        for name, parameter in reference.named_parameters():
+            if name.endswith(("dense.weight", "_4h.weight", "_to_h.weight", "value.weight")):
+                integers, scale = quantized(parameter)
+                parameter.copy_(integers.float() * scale[:, None] / 127)
+        expected = reference(IDS).logits
+    assert describe(str(folder), strict=True).notes == ()
+    for model in (load_model(str(folder)), stream_model(str(folder))):
+        torch.testing.assert_close(model(IDS), expected, atol=5e-6, rtol=0)
+
+
+def test_the_layout_of_one_gpu_is_refused(make):
+    _, folder = make("BloomForCausalLM")
+    change(folder, lambda tensors: as_int8(tensors, layout=2), INT8)
+    with pytest.raises(CheckpointError, match="int8 layout of one kind of GPU"):
+        load_model(str(folder))
+
+
+def test_integers_without_scales_are_refused_by_name(make):
+    _, folder = make("BloomForCausalLM")
+
+    def edit(tensors):
+        as_int8(tensors)
+        for name in [name for name in tensors if name.endswith("SCB")]:
+            del tensors[name]
+
+    change(folder, edit)
+    with pytest.raises(CheckpointError, match=r"dense.weight is stored as torch.int8, without the scales"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("found", "name"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "GPTQ"),
+        ({"quant_method": "awq", "bits": 4}, "AWQ"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes with 4 bits"),
+        ({"quant_method": "compressed-tensors"}, "compressed-tensors"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_other_quantized_weights_are_refused_by_the_name_of_their_method(make, found, name):
+    _, folder = make("BloomForCausalLM")
+    change(folder, config={"quantization_config": found})
+    for ask in (describe, load_model):
+        with pytest.raises(UnsupportedModelError, match=f"quantized by {name}, which is not read. Use the checkpoint"):
+            ask(str(folder))
+
+
+def test_gguf_is_refused_with_what_to_do(make):
+    _, folder = make("BloomForCausalLM")
+    (folder / "model.safetensors").rename(folder / "bloom-q4.gguf")
+    with pytest.raises(CheckpointError, match=r"GGUF is not read: .*gguf_file"):
+        describe(str(folder))
+
+
+def test_a_switch_that_leaves_biases_out_is_refused(make):
+    _, folder = make("BloomForCausalLM")
+    change(folder, config={"slow_but_exact": True, "pretraining_tp": 4})
+    with pytest.raises(CheckpointError, match="slow_but_exact = true with pretraining_tp = 4"):
+        describe(str(folder))
+    change(folder, config={"slow_but_exact": True, "pretraining_tp": 1})
+    assert describe(str(folder)).architecture == "BloomForCausalLM"
