@@ -210,10 +210,11 @@ def _dtype(headers: Mapping[str, HeaderEntry], raw_config: Mapping[str, Any]) ->
 def generation_defaults(raw_config: Mapping[str, Any], raw_generation: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return how a checkpoint wants to generate; null counts as unset.
 
-    As in the reference, where generation_config.json exists only the ids of special tokens are filled in from
-    config.json. What changes tokens and is not ours stays in, for GenerationParams.resolve to refuse. What changes none
-    (hints for speculative decoding, keys that transformers does not know either) is left out, with a warning that names
-    it.
+    Where generation_config.json exists only the ids of special tokens are filled in from config.json. transformers 5.23
+    fills in none: there a decoder begins with bos where that file names no start token, and goes on to its length where
+    it names no end token. What changes tokens and is not ours stays in, for GenerationParams.resolve to refuse. What
+    changes none (hints for speculative decoding, keys that transformers does not know either) is left out, with a
+    warning that names it.
     """
     names = GENERATION_FIELDS if raw_generation is None else SPECIAL_TOKENS
     defaults = {name: raw_config[name] for name in names if raw_config.get(name) is not None}
