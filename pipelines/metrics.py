@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from batchloom.pipelines.counts import PartRecord, UnitRecord
 from batchloom.pipelines.ledger.manifest import Manifest
+from batchloom.pipelines.telemetry.usage import ReplicaUsage, Usage
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class UnitDone:
     """The answers to a unit are written, in its part or beside."""
 
     record: UnitRecord
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """What it took: seconds of each stage, and what replicas computed since the unit before
+    (pipelines/telemetry/measures.py)."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,19 @@ class PartDone:
 
 @dataclass(frozen=True)
 class Replicas:
-    """How many replicas there are; told when that changes."""
+    """How many replicas there are, and what they do with their time; told when their number changes, every ten seconds,
+    and when all units are computed."""
 
     num_ready: int
     """That have loaded their model and report."""
     num_starting: int
     """That load their model, or wait for a node up to the pool's minimum."""
+    num_units: int = 0
+    """That they compute now."""
+    usage: Usage = field(default_factory=Usage)
+    """Of all replicas so far, also of those that are gone."""
+    most_waiting: tuple[ReplicaUsage, ...] = ()
+    """Those that waited longest, 16 at most."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,9 @@ POLICY = [
     "pipelines/ledger/ledger.py",
     "pipelines/metrics.py",
     "pipelines/replicas/placement.py",
+    "pipelines/telemetry/measures.py",
+    "pipelines/telemetry/metrics_table.py",
+    "pipelines/telemetry/usage.py",
     "pipelines/watching/attempts.py",
     "pipelines/watching/pace.py",
     "pipelines/watching/room_wait.py",
@@ -102,8 +105,8 @@ def test_what_decides_imports_neither_torch_nor_ray(path: str) -> None:
 
 @pytest.mark.parametrize("package", ["models", "pipelines"])
 def test_heavy_modules_are_imported_by_the_rooms_that_own_them_alone(package: str) -> None:
-    """Ray belongs to the connection, the stream, what watches it and replicas of several actors; torch to whoever
-    computes."""
+    """Ray belongs to the connection, the stream, what watches it and exports its figures, and replicas of several
+    actors; torch to whoever computes."""
     owners = {
         "models": set(),
         "pipelines": {
@@ -113,6 +116,7 @@ def test_heavy_modules_are_imported_by_the_rooms_that_own_them_alone(package: st
             "pipelines/running/deep.py",
             "pipelines/running/stream.py",
             "pipelines/replicas/spanning.py",
+            "pipelines/telemetry/exporter.py",
             "pipelines/watching/ray_servers.py",
             "pipelines/watching/roster.py",
             "pipelines/watching/watchdog.py",

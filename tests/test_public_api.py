@@ -19,7 +19,7 @@ from batchloom.jobs.terminal.notebook import NotebookLine, is_notebook
 from batchloom.pipelines.counts import UnitRecord
 from batchloom.pipelines.errors import ConfigError, OutputError
 from batchloom.pipelines.ledger.resume import Pending
-from batchloom.pipelines.metrics import Finished, Planned, ReplicasStarting, UnitDone
+from batchloom.pipelines.metrics import Finished, Planned, Replicas, ReplicasStarting, UnitDone
 from batchloom.pipelines.watching.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -231,6 +231,9 @@ def test_progress_in_a_notebook_is_one_line_that_is_updated(frontend: Frontend) 
     for _ in range(39):
         now += 0.01
         line(unit(10))
+    now = 100.0
+    line(Replicas(2, 1, 4))
+    assert frontend.shown[-1]["text/plain"].endswith("2 replicas, 1 pending  40/40 units, 4 in flight")
     line(Finished(None))  # type: ignore[arg-type]
     assert frontend.shown[-1]["text/plain"].startswith("400/400 rows")
     assert 'max="400" value="400"' in frontend.shown[-1]["text/html"]

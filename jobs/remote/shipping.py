@@ -11,6 +11,7 @@ from pathlib import Path
 
 import batchloom
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.tables.marks import DELTA, ICEBERG
 
 CLUSTERS_OWN = {"ray"}  # of the cluster's version, which everything there has to share
 WHEEL = "Wheel-Version: 1.0\nGenerator: batchloom\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -18,6 +19,7 @@ OF_PROTOCOLS = {  # what reads and writes these URLs
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs",
     "hf": "huggingface_hub",
 }  # fmt: skip
+OF_TABLES = {DELTA: "deltalake", ICEBERG: "pyiceberg"}
 
 
 def write_wheel(folder: Path) -> Path:
@@ -43,14 +45,16 @@ def write_wheel(folder: Path) -> Path:
     return path
 
 
-def requirements(urls: Iterable[str]) -> list[str]:
-    """Return batchloom's requirements in the versions that are installed here, those of the URLs' protocols with them.
+def requirements(urls: Iterable[str], tables: Iterable[str] = ()) -> list[str]:
+    """Return batchloom's requirements in the versions that are installed here, and what the URLs' protocols and these
+    kinds of tables need.
 
-    Raises: ConfigError where a URL's package is not installed here.
+    Raises: ConfigError where such a package is not installed here.
     """
     own = [line for line in distribution("batchloom").requires or [] if "extra ==" not in line]
     needed = [name for line in own for name in re.findall(r"^[\w.-]+", line)]
     needed += sorted({OF_PROTOCOLS[protocol] for protocol in map(_protocol, urls) if protocol in OF_PROTOCOLS})
+    needed += [OF_TABLES[kind] for kind in sorted(tables) if kind in OF_TABLES]
     return [f"{name}=={_version(name)}" for name in needed if name not in CLUSTERS_OWN]
 
 

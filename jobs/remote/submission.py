@@ -4,6 +4,7 @@ The resolved job file is uploaded as the Ray job's working directory. Ray does n
 submit the job again, and it resumes.
 """
 
+import logging
 import os
 import re
 import secrets
@@ -18,11 +19,16 @@ from typing import Any
 from batchloom.jobs import spec
 from batchloom.jobs.remote import dashboard, shipping
 from batchloom.jobs.remote.ray_job import RayJob
+from batchloom.models.patience import Patience
 from batchloom.models.redaction import redacted
 from batchloom.pipelines.config import JobConfig
-from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.errors import ConfigError, StoreError
 from batchloom.pipelines.stores import storage
+from batchloom.pipelines.tables.choice import kinds_of_tables
 
+log = logging.getLogger(__name__)
+
+LOOKING = Patience(seconds=10.0)  # somebody waits for the job to be submitted
 ENTRY_POINT = "python -m batchloom run job.yaml"
 
 
@@ -58,7 +64,7 @@ def submit(config: JobConfig, address: str, deployment: Deployment) -> RayJob:
             environment["env_vars"] = dict(deployment.variables)
         if deployment.ship:
             urls = [config.model, *config.input.paths, config.output.path]
-            environment["pip"] = {"packages": shipping.requirements(urls), "pip_check": False}
+            environment["pip"] = {"packages": shipping.requirements(urls, _tables(config)), "pip_check": False}
             environment["py_modules"] = [str(shipping.write_wheel(Path(folder)))]
         started = client.submit_job(
             entrypoint=ENTRY_POINT,
@@ -102,6 +108,16 @@ def _id(output: str) -> str:
     """Return a name for a Ray job by which people know it: batchloom-summaries-20261126-184500-1f3c."""
     folder = re.sub(r"[^A-Za-z0-9_]+", "-", output.rstrip("/").rpartition("/")[2]).strip("-")[:40] or "job"
     return f"batchloom-{folder}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def _tables(config: JobConfig) -> set[str]:
+    """Return the kinds of tables that the input is, as far as its store can be looked at from here."""
+    try:
+        return kinds_of_tables(config.input, LOOKING)
+    except StoreError as error:
+        log.warning("Whether the input is a Delta or Iceberg table is not seen from here, and what reads them is not "
+                    "sent: %s", redacted(str(error)))  # fmt: skip
+        return set()
 
 
 def _metadata(config: JobConfig) -> dict[str, str]:

@@ -1,10 +1,12 @@
 """Compute the figures of a finished job from its manifest: time, speed, padding."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 
 from batchloom.jobs.reports import wording
 from batchloom.pipelines.ledger.manifest import Manifest
+from batchloom.pipelines.telemetry.measures import padding, stage_seconds
+from batchloom.pipelines.telemetry.usage import Usage, hint, starved_by
 
 
 @dataclass(frozen=True)
@@ -13,10 +15,11 @@ class Figures:
 
     timing: Mapping[str, float]
     totals: Mapping[str, int]
+    num_replicas: int = 1
 
     @staticmethod
     def of(manifest: Manifest) -> "Figures":
-        return Figures(manifest.timing, manifest.totals)
+        return Figures(manifest.timing, manifest.totals, int(manifest.timing.get("num_replicas", 1)))
 
     @property
     def seconds(self) -> float:
@@ -33,9 +36,11 @@ class Figures:
 
     @property
     def rows_per_second(self) -> float | None:
-        """Rows a second, without start-up; None where another run computed some of the rows."""
+        """Rows a second that this run computed, without start-up; None where it computed none, or is of a version that
+        did not count them."""
         seconds = self.seconds - self.startup_seconds
-        return None if self.is_resumed or seconds <= 0 else self.totals["rows"] / seconds
+        rows = self.timing.get("rows_computed", 0 if self.is_resumed else self.totals["rows"])
+        return rows / seconds if rows and seconds > 0 else None
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -47,8 +52,17 @@ class Figures:
     @property
     def padding(self) -> float | None:
         """Computed over real prompt tokens: 1.0 is no padding. None where nothing was computed."""
-        real = self.timing.get("engine_prompt_tokens", 0)
-        return self.timing.get("engine_padded_tokens", 0) / real if real else None
+        return padding(self.timing)
+
+    @property
+    def usage(self) -> Usage:
+        """What replicas did with their time."""
+        return Usage(**{one.name: self.timing.get(f"replicas_{one.name}_seconds", 0.0) for one in fields(Usage)})
+
+    @property
+    def starved_by(self) -> str | None:
+        """The stage that replicas waited for; None where they computed most of their time."""
+        return starved_by(self.usage, stage_seconds(self.timing), self.num_replicas)
 
     def words(self) -> dict[str, str]:
         """Return the known figures by title, formatted."""
@@ -62,6 +76,10 @@ class Figures:
         if self.is_resumed:
             computed, resumed = int(self.timing["units_computed"]), int(self.timing["units_resumed"])
             said["Units"] = f"{computed:,} computed by this run, {resumed:,} found done"
+        if told := wording.usage(asdict(self.usage)):
+            said["Replicas"] = told
+        if self.starved_by is not None:
+            said["Hint"] = hint(self.usage, self.starved_by)
         if self.padding is not None:
             said["Padding"] = f"{self.padding:.3f} padded over real tokens"
         if self.totals["truncated_tokens"]:

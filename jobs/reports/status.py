@@ -110,7 +110,8 @@ class Status:
             return {}
         heard = f"process {last.process_id} on {last.host}, heard {wording.duration(last.age())} ago"
         if self.is_running:
-            return {"Driver": heard, **_speed(last), **({"Trouble": last.trouble} if last.trouble else {})}
+            more = {"Replicas": _replicas(last), "Hint": last.hint, "Trouble": last.trouble}
+            return {"Driver": heard, **_speed(last), **{name: words for name, words in more.items() if words}}
         if last.ended:
             return {"Ended": f"{wording.duration(last.age())} ago: {last.ended}"}
         told = f"; its last trouble: {last.trouble}" if last.trouble else ""
@@ -129,15 +130,27 @@ def _speed(last: Heartbeat) -> dict[str, str]:
     """Say how fast a job is, and what it does before it is."""
     if last.stage:
         return {"Stage": last.stage}
-    replicas = wording.plural(last.num_replicas, "replica")
-    starting = f" and {last.num_replicas_starting:,} starting" if last.num_replicas_starting else ""
     if not last.rows_per_second:
-        return {"Speed": f"not known yet, {replicas}{starting}"}
+        return {"Speed": "not known yet"}
     tokens = f"{wording.rate(last.input_tokens_per_second)} tokens/s in"
     if last.output_tokens_per_second:
         tokens += f", {wording.rate(last.output_tokens_per_second)} out"
+    padding = f", padding {last.padding:.2f}" if last.padding else ""
     left = wording.duration((last.num_rows - last.num_rows_done) / last.rows_per_second)
-    return {"Speed": f"{wording.rate(last.rows_per_second)} rows/s, {tokens}, {replicas}{starting}; {left} left"}
+    return {"Speed": f"{wording.rate(last.rows_per_second)} rows/s, {tokens}{padding}; {left} left"}
+
+
+def _replicas(last: Heartbeat) -> str:
+    """Say how many replicas there are and what they do, and which of several waits longest for units."""
+    pending = f", {last.num_replicas_starting:,} pending" if last.num_replicas_starting else ""
+    units = f", {wording.plural(last.num_units_in_flight, 'unit')} in flight" if last.num_units_in_flight else ""
+    usage = wording.usage(asdict(last.usage))
+    told = f"{last.num_replicas:,} alive{pending}{units}{f'; {usage}' if usage else ''}"
+    if len(last.most_waiting) > 1 and last.most_waiting[0].usage.total:
+        most = last.most_waiting[0]
+        where = most.node or "a node that is gone"
+        told += f"; the one that waits longest, on {where}: {wording.usage(asdict(most.usage))}"
+    return told
 
 
 def _num_rows(view: View, job: JobConfig | None) -> tuple[int | None, int | None]:

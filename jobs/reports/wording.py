@@ -46,6 +46,14 @@ def metric(amount: float, unit: str) -> str:
     return f"{amount * 1e6:.3g} u{unit}" if amount else f"0 {unit}"
 
 
+def usage(seconds: Mapping[str, float]) -> str:
+    """Format what replicas did with their time: `computed 80 %, waited for units 15 %, loaded 5 %`; nothing of none."""
+    total = sum(seconds.values())
+    verbs = {"computing": "computed", "waiting": "waited for units", "loading": "loaded", "overhead": "handed over"}
+    shares = {verb: seconds.get(name, 0.0) / total for name, verb in verbs.items()} if total else {}
+    return ", ".join(f"{verb} {share:.0%}" for verb, share in shares.items() if verb != "handed over" or share >= 0.01)
+
+
 def kinds(errors_by_kind: Mapping[str, int]) -> str:
     """Format error counts, the most frequent first: `12 too_long, 3 null_text`."""
     ordered = sorted(errors_by_kind.items(), key=lambda item: (-item[1], item[0]))

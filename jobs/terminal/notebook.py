@@ -13,7 +13,7 @@ from typing import Any
 from batchloom.jobs.terminal.progress_line import figures, planned
 from batchloom.jobs.terminal.silence import replica_ended, waiting
 from batchloom.models.redaction import redacted
-from batchloom.pipelines.metrics import Event, Finished, PartDone, Planned, ReplicaEnded, UnitDone, Waiting
+from batchloom.pipelines.metrics import Event, Finished, PartDone, Planned, ReplicaEnded, Replicas, UnitDone, Waiting
 from batchloom.pipelines.watching.progress import Progress
 
 UPDATE_SECONDS = 0.25  # between two updates: small units would otherwise send the browser hundreds a second
@@ -43,6 +43,8 @@ class NotebookLine:
             case Planned():
                 text = planned(event)
             case UnitDone() | PartDone() | Finished():
+                text = "  ".join(figures(self._progress))
+            case Replicas() if self._progress.is_running:
                 text = "  ".join(figures(self._progress))
             case Waiting():
                 text = waiting(event)

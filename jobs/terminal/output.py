@@ -6,6 +6,7 @@ is a line of JSON on stdout, and text goes to stderr only. rich respects NO_COLO
 
 import logging
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from batchloom.pipelines.ledger.verification import Verification
     from batchloom.pipelines.metrics import Event
     from batchloom.pipelines.watching.progress import Progress
+
+MIN_ROOM = 16  # characters beside names: where there are fewer, lines break below them
 
 
 class Output:
@@ -58,8 +61,19 @@ class Output:
         """Print names and values, a pair a line; a value may have several lines."""
         column = max(len(name) for name in pairs) + 2
         for name, value in pairs.items():
-            for number, line in enumerate(value.splitlines() or [""]):
+            for number, line in enumerate(self._lines(value, column)):
                 self.say(f"{name if number == 0 else '':<{column}}{line}")
+
+    def _lines(self, value: str, column: int) -> list[str]:
+        """Return the lines of a value that begins at a column: at a terminal they break between words."""
+        lines, room = value.splitlines() or [""], self._out.width - column
+        if not self._out.is_terminal or room < MIN_ROOM:
+            return lines
+        return [
+            piece
+            for line in lines
+            for piece in textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False) or [""]
+        ]
 
     def rows(self, rows: "Sequence[Row]", columns: Sequence[str]) -> None:
         """Print some columns of some rows as a table; nothing under --json."""
@@ -78,7 +92,7 @@ class Output:
 
     def note(self, text: str) -> None:
         """Print a note to stderr."""
-        self._err.print(Text(redacted(text), "dim"), soft_wrap=True)
+        self._err.say(Text(redacted(text), "dim"))
 
     def relay(self, text: str) -> None:
         """Print another program's output to stderr."""
@@ -88,7 +102,7 @@ class Output:
         """Print the message of an error that the user can act on, without a traceback."""
         kind, message = type(error).__name__, redacted(str(error))
         self.result({"event": "error", "kind": kind, "message": message, "exit_code": int(code)})
-        self._err.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+        self._err.say(Text.assemble(("Error: ", "bold red"), message))
 
     @contextmanager
     def noting_logs(self) -> Iterator[None]:
@@ -114,12 +128,12 @@ class Output:
         """Yield a watcher for `pipelines.run` that shows progress. Meanwhile stdout, where Ray prints, is stderr."""
         from rich.live import Live
 
-        from batchloom.jobs.terminal.progress_line import LiveLine, PlainLines
+        from batchloom.jobs.terminal.progress_line import JsonLines, LiveLine, PlainLines
 
         progress = self._progress
         with self.relaying() as console, redirect_stdout(sys.stderr):
             if self.as_json:
-                yield lambda event: self.result(event_values(event))
+                yield JsonLines(progress, event_values, self.result)
             elif console.is_terminal:
                 with Live(LiveLine(progress), console=console, refresh_per_second=8, transient=True):
                     yield lambda event: _show(console, progress, event)
@@ -226,8 +240,8 @@ def event_values(event: "Event") -> dict[str, Any]:
             return {"event": "replicas_starting"}
         case Replicas():
             return {"event": "replicas", **asdict(event)}
-        case UnitDone(record):
-            return {"event": "unit_done", **asdict(record)}
+        case UnitDone(record, measures):
+            return {"event": "unit_done", **asdict(record), "measures": dict(measures)}
         case PartDone(record):
             return {"event": "part_done", **asdict(record)}
         case Waiting():

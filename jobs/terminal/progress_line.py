@@ -1,7 +1,9 @@
 """Format progress as one line: a live one for a terminal, plain ones at intervals for a log."""
 
+import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress_bar import ProgressBar
@@ -16,16 +18,19 @@ from batchloom.pipelines.metrics import (
     PartDone,
     Planned,
     ReplicaEnded,
+    Replicas,
     ReplicasStarting,
     Retrying,
     UnitDone,
     Waiting,
 )
+from batchloom.pipelines.telemetry.usage import CURES
 from batchloom.pipelines.watching.progress import Progress
 
 PLAIN_SECONDS = 10.0  # between two plain lines, so that the log of a long job stays readable
 MIN_BAR, MAX_BAR = 8, 36
 GAP = 2
+SPINNER = 2  # its width, with the space behind it
 
 
 class LiveLine:
@@ -39,12 +44,15 @@ class LiveLine:
         progress, width = self._progress, options.max_width
         if not progress.is_running:
             waited = wording.duration(progress.seconds)
-            self._spinner.update(text=Text(f"{progress.stage} ({waited})", no_wrap=True, overflow="ellipsis"))
+            text = textwrap.shorten(f"{progress.stage} ({waited})", max(1, width - SPINNER), placeholder=" …")
+            self._spinner.update(text=Text(text, no_wrap=True))
             yield self._spinner
             return
         text = _fitting(figures(progress), width - MIN_BAR - GAP)
-        bar_width = min(MAX_BAR, width - len(text) - GAP)
         done, total = progress.done_of
+        if len(text) > width - 1 - GAP:
+            text = f"{done / max(1, total):.0%}"
+        bar_width = min(MAX_BAR, width - len(text) - GAP)
         line = Table.grid(padding=(0, GAP, 0, 0))
         line.add_row(ProgressBar(total, done, width=max(bar_width, 1)), Text(text, no_wrap=True))
         yield line
@@ -74,6 +82,8 @@ class PlainLines:
                 self._tell(replica_ended(event))
             case UnitDone():
                 self._tell_figures(is_last=self._progress.num_units_done == self._progress.num_units)
+            case Replicas() if self._progress.is_running:  # also while no unit is done
+                self._tell_figures(is_last=False)
             case PartDone() if not self._progress.computes:
                 self._tell_figures(is_last=self._progress.num_parts_done == self._progress.num_parts)
 
@@ -81,6 +91,27 @@ class PlainLines:
         if is_last or self._clock() - self._told_at >= PLAIN_SECONDS:
             self._told_at = self._clock()
             self._tell("  ".join(figures(self._progress)))
+
+
+class JsonLines:
+    """Pass each event's JSON to `tell`, and every PLAIN_SECONDS what they add up to: rates, time left."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        values: Callable[[Event], Mapping[str, Any]],
+        tell: Callable[[Mapping[str, Any]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._progress, self._values, self._tell, self._clock = progress, values, tell, clock
+        self._told_at = clock()
+
+    def __call__(self, event: Event) -> None:
+        self._progress(event)
+        self._tell(self._values(event))
+        if self._progress.is_running and self._clock() - self._told_at >= PLAIN_SECONDS:
+            self._told_at = self._clock()
+            self._tell({"event": "progress", **self._progress.values()})
 
 
 def retrying(event: Retrying) -> str:
@@ -108,7 +139,9 @@ def figures(progress: Progress) -> list[str]:
         f"{wording.rate(rows)} rows/s" if rows else "",
         _tokens(progress),
         _replicas(progress),
-        f"{progress.num_units_done:,}/{progress.num_units:,} units",
+        f"{progress.num_units_done:,}/{progress.num_units:,} units{_in_flight(progress)}",
+        f"padding {progress.padding:.2f}" if progress.padding else "",
+        _starved(progress),
     ]
     return [figure for figure in told if figure]
 
@@ -128,10 +161,19 @@ def _tokens(progress: Progress) -> str:
 
 
 def _replicas(progress: Progress) -> str:
-    ready, starting = progress.num_replicas, progress.num_replicas_starting
+    ready, starting = progress.replicas.num_ready, progress.replicas.num_starting
     if not starting:
         return wording.plural(ready, "replica") if ready else ""
-    return f"{wording.plural(ready, 'replica')}, {starting:,} starting"
+    return f"{wording.plural(ready, 'replica')}, {starting:,} pending"
+
+
+def _in_flight(progress: Progress) -> str:
+    return f", {progress.replicas.num_units:,} in flight" if progress.replicas.num_units else ""
+
+
+def _starved(progress: Progress) -> str:
+    stage = progress.starved_by
+    return "" if stage is None else f"starved by {CURES[stage][0]}"
 
 
 def planned(event: Planned) -> str:

@@ -42,6 +42,14 @@ class VisibleConsole(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
+    def say(self, text: Any) -> None:
+        """Print sentences: at a terminal lines break between words, and what is longer than a line (a path, a URL)
+        stays whole for whoever copies it. Elsewhere lines do not break."""
+        if self.is_terminal:
+            self.print(text, overflow="ignore", crop=False)
+        else:
+            self.print(text, soft_wrap=True)
+
     def on_broken_pipe(self) -> None:
         """Go on without a reader: `show | head -1` is no failure, and a job does not end because nobody looks."""
         forsake(self.file)

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 # Default number of sequences in a lane: products of 128 rows are near a CPU's best speed; a GPU needs more rows.
 DEFAULT_SLOTS = {False: 128, True: 512}
 
-__all__ = ["Engine", "EngineStats", "RequestOutput", "SequenceOutput"]
+__all__ = ["Engine", "EngineLoad", "EngineStats", "RequestOutput", "SequenceOutput"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,18 @@ class EngineStats:
     num_prompt_tokens: int = 0  # of the prompts that started
     num_padded_prompt_tokens: int = 0  # positions that prefill attention computed, padding included
     num_output_tokens: int = 0  # of the returned answers
+
+
+@dataclass(frozen=True)
+class EngineLoad:
+    """What an engine holds now."""
+
+    num_sequences: int  # that grow
+    num_waiting: int  # requests
+    num_cached_tokens: int  # whose keys and values are held or reserved
+    max_cached_tokens: int  # that fit in memory
+    num_blocks: int  # of the KV cache, in use; only on GPUs is it made of blocks
+    max_blocks: int  # that are allocated
 
 
 class Engine:
@@ -94,6 +106,19 @@ class Engine:
     def num_unfinished(self) -> int:
         """Requests that were added and are not answered yet, running or waiting."""
         return self._scheduler.num_unfinished
+
+    @property
+    def load(self) -> EngineLoad:
+        """What is held now; may be asked on any thread."""
+        scheduler, blocks = self._scheduler, [runner.blocks for runner in self._lanes.runners]
+        return EngineLoad(
+            scheduler.num_running_sequences,
+            scheduler.num_waiting,
+            scheduler.num_reserved_tokens,
+            scheduler.max_cached_tokens,
+            sum(num for num, _ in blocks),
+            sum(most for _, most in blocks),
+        )
 
     def add(
         self, request_id: Hashable, prompt_ids: Sequence[int], params: GenerationParams | None = None, seed: int = 0

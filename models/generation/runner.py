@@ -44,6 +44,11 @@ class Runner:
         """Bytes held for each byte of keys and values, at most."""
         return self._backend.padding
 
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Blocks of the KV cache that are in use, and that are allocated."""
+        return self._backend.blocks
+
     def prefill(self, requests: Sequence[Request]) -> int:
         """Compute the prompts of requests that start; return how many positions, padding included."""
         prefilled = prefill(self.model, requests, self._prefixes)

@@ -35,6 +35,7 @@ from batchloom.pipelines.stages.infer import answer, load
 from batchloom.pipelines.stages.tokenize import tokenizer_of
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.stages.write import Write
+from batchloom.pipelines.telemetry.measures import Increments
 
 FIRST_ROUND = 16  # rows
 GROWTH = 4  # of a round over the one before
@@ -179,7 +180,8 @@ class Understudy:
         """Answer units, as many at a time as in a run; return seconds, measures, and the units with results."""
         works = [Work.from_batch(batch) for batch in batches]
         tokenizer, task = tokenizer_of(self._settings["model"]), self._settings["task"]
-        self._replica.measures()
+        measures = Increments(lambda: self._replica.activity().measures())
+        measures.take()
 
         def answered(work: Work) -> pa.Table:
             assert work.requests is not None
@@ -190,4 +192,4 @@ class Understudy:
             results = list(pool.map(answered, works))
         seconds = time.monotonic() - began
         done = [work.with_results(result, {}).to_batch() for work, result in zip(works, results, strict=True)]
-        return seconds, self._replica.measures(), done
+        return seconds, measures.take(), done

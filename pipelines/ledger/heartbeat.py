@@ -7,16 +7,20 @@ ends with its process, so that there nobody has to wait to see whether it is ali
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import socket
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
 from batchloom.pipelines.records import from_json, parsed
 from batchloom.pipelines.stores.storage import Store
+from batchloom.pipelines.telemetry.usage import ReplicaUsage, Usage
+
+log = logging.getLogger(__name__)
 
 NAME = "_batchloom/heartbeat.json"
 BEAT_SECONDS = 15.0
@@ -50,6 +54,16 @@ class Heartbeat:
     num_replicas: int = 0
     """That have loaded their model and report."""
     num_replicas_starting: int = 0
+    num_units_in_flight: int = 0
+    """That replicas compute."""
+    padding: float | None = None
+    """Computed over real prompt tokens."""
+    usage: Usage = field(default_factory=Usage)
+    """Seconds of all replicas."""
+    most_waiting: tuple[ReplicaUsage, ...] = ()
+    """Those that waited longest for units."""
+    hint: str = ""
+    """Which stage they wait for, and what helps; empty where they hardly wait."""
     trouble: str = ""
     """Its last failed unit, lost replica or wait, in words."""
     ended: str = ""
@@ -68,7 +82,8 @@ class Heartbeat:
         """Whether its driver runs, as far as can be told at once. `lock`: of the same output, on this machine."""
         if self.ended:
             return False
-        return lock.is_held_elsewhere() if self.is_of_here else self.age() < LOST_SECONDS
+        is_held = lock.is_held_elsewhere() if self.is_of_here else None
+        return self.age() < LOST_SECONDS if is_held is None else is_held
 
 
 def read(store: Store) -> Heartbeat | None:
@@ -86,23 +101,29 @@ def write(store: Store, heartbeat: Heartbeat) -> None:
 
 class Lock:
     """The lock that the driver of an output holds on its machine until its process ends, however it ends. It is its
-    user's."""
+    user's. Where a machine has no such locks (a read-only temporary folder, a disk without flock), beats alone tell."""
 
     def __init__(self, store: Store) -> None:
         folder = Path(tempfile.gettempdir()) / f".batchloom-locks-{os.getuid()}"
         self._path = folder / f"{hashlib.sha256(store.url.encode()).hexdigest()[:32]}.lock"
         self._file: IO[bytes] | None = None
+        self.tells = False
+        """Whether it was there before `take`, and worked: then it tells of every other driver of this machine."""
 
     def take(self) -> bool:
-        """Return whether this process holds the lock now; false where another driver does."""
-        self._path.parent.mkdir(mode=0o700, exist_ok=True)
-        file = self._path.open("ab")
+        """Return whether this process may drive the output; false where another driver holds the lock."""
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.tells = self._path.exists()
+            self._file = self._locked()
         except BlockingIOError:
-            file.close()
             return False
-        self._file = file
+        except OSError as error:
+            self.tells = False
+            log.warning(
+                "No lock in %s (%s): the job goes on without. Another driver of this output is found by its heartbeat "
+                "alone, within a minute.",
+                self._path.parent, error.strerror or error,
+            )  # fmt: skip
         return True
 
     def release(self) -> None:
@@ -110,10 +131,27 @@ class Lock:
             self._file.close()
             self._file = None
 
-    def is_held_elsewhere(self) -> bool:
-        """Return whether another driver holds it."""
+    def is_held_elsewhere(self) -> bool | None:
+        """Return whether another driver holds it; None where nobody has ever locked here, or nobody can."""
         if self._file is not None:
             return False
-        is_free = not self._path.exists() or self.take()
-        self.release()
-        return not is_free
+        try:
+            if not self._path.exists():
+                return None
+            self._locked().close()
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+        return False
+
+    def _locked(self) -> IO[bytes]:
+        """Raises: BlockingIOError where it is held; OSError where there are no locks."""
+        self._path.parent.mkdir(mode=0o700, exist_ok=True)
+        file = self._path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise
+        return file

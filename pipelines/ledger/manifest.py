@@ -33,6 +33,9 @@ class Summary:
     """Answered rows by DEGENERATE_KINDS; empty for tasks that do not generate."""
     timing: Mapping[str, float]
     """Seconds and counts of the run that finished the job."""
+    replicas: tuple[Mapping[str, Any], ...] = ()
+    """Of that run, those that waited longest for units, 16 at most: `node`, `process_id`, and seconds as in
+    pipelines/telemetry/usage.py. The sums of all are in `timing`."""
     parts_sha256: str
     """Of the file with the records of the parts."""
 

@@ -20,6 +20,7 @@ from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas.copies import is_copy, marks_of
 from batchloom.pipelines.replicas.results import RESULT_SCHEMA, in_order, too_long
+from batchloom.pipelines.telemetry.activity import Activity
 
 if TYPE_CHECKING:
     from batchloom.models import Engine, GenerationParams, RequestOutput
@@ -85,8 +86,6 @@ class EngineReplica:
         self._marks = marks_of(params)
         self._inbox: queue.SimpleQueue[list[Asked]] = queue.SimpleQueue()
         self._open: dict[Hashable, Asked] = {}
-        self._measured: dict[str, float] = {}
-        self._measuring = threading.Lock()
         threading.Thread(target=self._serve, name="engine", daemon=True).start()
 
     def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:
@@ -109,24 +108,22 @@ class EngineReplica:
         answers = [vars(answer) for each in ticket.answers.values() for answer in each]
         return in_order(pa.Table.from_pylist(answers, RESULT_SCHEMA))
 
-    def measures(self) -> dict[str, float]:
-        """Return the engine's busy seconds, steps and tokens since this was last asked."""
-        with self._measuring:
-            stats = self._engine.stats
-            now = {
-                "engine_busy_seconds": stats.busy_seconds,
-                "engine_prompt_tokens": stats.num_prompt_tokens,
-                "engine_padded_tokens": stats.num_padded_prompt_tokens,
-                "engine_output_tokens": stats.num_output_tokens,
-                "engine_steps": stats.num_steps,
-            }
-            since = {name: value - self._measured.get(name, 0) for name, value in now.items()}
-            self._measured = now
-            return since
-
-    def num_steps(self) -> int:
-        """Return how many steps the engine made."""
-        return self._engine.stats.num_steps
+    def activity(self) -> Activity:
+        """Return what the engine did so far, and holds now."""
+        stats, load = self._engine.stats, self._engine.load
+        return Activity(
+            busy_seconds=stats.busy_seconds,
+            num_steps=stats.num_steps,
+            num_prompt_tokens=stats.num_prompt_tokens,
+            num_padded_tokens=stats.num_padded_prompt_tokens,
+            num_output_tokens=stats.num_output_tokens,
+            num_running_sequences=load.num_sequences,
+            num_waiting_requests=load.num_waiting,
+            num_cached_tokens=load.num_cached_tokens,
+            max_cached_tokens=load.max_cached_tokens,
+            num_blocks=load.num_blocks,
+            max_blocks=load.max_blocks,
+        )
 
     def _serve(self) -> None:
         """Run the engine's thread: take what has come, step, hand out what is finished."""

@@ -11,6 +11,7 @@ from batchloom.pipelines.replicas.engine import EngineReplica
 from batchloom.pipelines.replicas.single_pass import SinglePassReplica
 from batchloom.pipelines.stages.tokenize import tokenizer_of
 from batchloom.pipelines.tasks.base import Task
+from batchloom.pipelines.telemetry.activity import Activity
 
 if TYPE_CHECKING:
     from batchloom.models import PinnedModel
@@ -26,11 +27,8 @@ class Replica(Protocol):
         `requests` are those of Tokenize: REQUEST_SCHEMA and `bucket`, in the order of buckets.
         """
 
-    def measures(self) -> dict[str, float]:
-        """Return what the model did since this was last asked: seconds busy, tokens. Each second is counted once."""
-
-    def num_steps(self) -> int:
-        """Return how many steps or batches were computed so far: while it grows, the replica is alive."""
+    def activity(self) -> Activity:
+        """Return what the model did so far: while steps come, the replica is alive."""
 
 
 def start_replica(

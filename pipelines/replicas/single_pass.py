@@ -20,6 +20,7 @@ from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas.results import in_order, not_finite, result_table, too_long
 from batchloom.pipelines.replicas.turns import Turns
 from batchloom.pipelines.tasks.base import Ints, Task, cells_of
+from batchloom.pipelines.telemetry.activity import Activity
 
 if TYPE_CHECKING:
     from batchloom.models import SinglePass
@@ -75,8 +76,6 @@ class SinglePassReplica:
         self._adding = threading.Lock()  # a unit's buckets stand together
         self._turns = Turns()
         self._num_workers = num_workers
-        self._measured: dict[str, float] = {}
-        self._measuring = threading.Lock()
         start_workers(self._serve, num_workers, torch.get_num_threads(), "single pass")
 
     def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:  # noqa: ARG002
@@ -98,24 +97,15 @@ class SinglePassReplica:
         of_refused = _results_of(requests, refused, error=[errors[number] for number in refused])
         return in_order(pa.concat_tables([of_refused, *ticket.results]))
 
-    def measures(self) -> dict[str, float]:
-        """Return seconds in which a batch was computed, batches, tokens and positions since this was last asked."""
-        with self._measuring:
-            stats = self._pass.stats
-            now = {
-                "engine_busy_seconds": self._turns.busy_seconds(),
-                "engine_prompt_tokens": stats.num_tokens,
-                "engine_padded_tokens": stats.num_positions,
-                "engine_output_tokens": 0,
-                "engine_steps": stats.num_batches,
-            }
-            since = {name: value - self._measured.get(name, 0) for name, value in now.items()}
-            self._measured = now
-            return since
-
-    def num_steps(self) -> int:
-        """Return how many batches were computed."""
-        return self._pass.stats.num_batches
+    def activity(self) -> Activity:
+        """Return what was computed so far, and the seconds in which a batch was."""
+        stats = self._pass.stats
+        return Activity(
+            busy_seconds=self._turns.busy_seconds(),
+            num_steps=stats.num_batches,
+            num_prompt_tokens=stats.num_tokens,
+            num_padded_tokens=stats.num_positions,
+        )
 
     def _serve(self) -> None:
         """Compute buckets for ever; a failure ends the unit that it belongs to, and no other."""

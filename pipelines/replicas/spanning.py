@@ -29,6 +29,7 @@ from batchloom.pipelines import cluster
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas.placement import Placement
 from batchloom.pipelines.replicas.replica import Replica, start_replica
+from batchloom.pipelines.telemetry.activity import Activity
 
 CLAIM_SECONDS = 1.0  # between two looks at the groups
 CONCURRENT_CALLS = 64  # units in flight and questions about measures; each waits for the engine, none computes
@@ -81,13 +82,9 @@ class SpanningReplica:
     def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:
         return self._call("answer", unit, requests)
 
-    def measures(self) -> dict[str, float]:
-        measured: dict[str, float] = self._call("measures")
-        return measured
-
-    def num_steps(self) -> int:
-        num_steps: int = self._call("num_steps")
-        return num_steps
+    def activity(self) -> Activity:
+        activity: Activity = self._call("activity")
+        return activity
 
     def _call(self, method: str, *arguments: Any) -> Any:
         try:
@@ -123,11 +120,8 @@ class FirstRank:
     def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:
         return self._replica.answer(unit, requests)
 
-    def measures(self) -> dict[str, float]:
-        return self._replica.measures()
-
-    def num_steps(self) -> int:
-        return self._replica.num_steps()
+    def activity(self) -> Activity:
+        return self._replica.activity()
 
 
 class OtherRank:

@@ -6,7 +6,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -14,10 +14,11 @@ from batchloom.pipelines.counts import DEGENERATE_KINDS, READY_AT, Counts, PartR
 from batchloom.pipelines.errors import ErrorLimitError
 from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.register import Register
-from batchloom.pipelines.metrics import Planned
+from batchloom.pipelines.metrics import Event, Planned, Replicas
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.running.failures import Failures
 from batchloom.pipelines.tasks.cures import advice
+from batchloom.pipelines.telemetry.measures import add
 
 HELD_RECORDS = 4096  # as Python objects; the others are in Arrow tables
 REPORTED_VERSIONS = ("batchloom", "ray", "torch", "pyarrow", "tokenizers")
@@ -41,6 +42,10 @@ class Account:
     held: list[PartRecord] = field(default_factory=list)
     """The parts that were written last."""
     num_units_computed: int = 0
+    num_rows_computed: int = 0
+    """By this run."""
+    replicas: Replicas = field(default_factory=lambda: Replicas(0, 0))
+    """As they were told of last."""
     failures: Failures = field(default_factory=Failures)
     measures: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
@@ -78,15 +83,19 @@ class Account:
         self.failures.done()
         self.errors.update(counts.errors_by_kind)
         self.degenerate.update(counts.degenerate)
-        for name, value in measures.items():
-            if name == READY_AT:
-                self.ready_at = min(self.ready_at, value)
-            else:
-                self.measures[name] = self.measures.get(name, 0) + value
+        self.num_rows_computed += counts.num_rows
+        self.ready_at = min(self.ready_at, measures.get(READY_AT, math.inf))
+        add(self.measures, {name: value for name, value in measures.items() if name != READY_AT})
 
-    def wrote(self, record: PartRecord) -> None:
+    def saw(self, event: Event) -> None:
+        """Take note of what replicas do with their time."""
+        if isinstance(event, Replicas):
+            self.replicas = event
+
+    def wrote(self, record: PartRecord, measures: Mapping[str, float]) -> None:
         """Add a part."""
         self.failures.done()
+        add(self.measures, measures)
         self.held.append(record)
         if len(self.held) == HELD_RECORDS:
             self.written.append(Register.of(self.held))
@@ -138,6 +147,10 @@ class Account:
             errors_by_kind=dict(self.errors),
             degenerate=dict(self.degenerate),
             timing=self._timing(),
+            replicas=tuple(
+                {"node": one.node, "process_id": one.process_id, **asdict(one.usage)}
+                for one in self.replicas.most_waiting
+            ),
             parts=parts,
             parts_sha256=hashlib.sha256(parts.to_bytes()).hexdigest(),
         )
@@ -147,7 +160,10 @@ class Account:
         return {
             "wall_seconds": now - self.started,
             "startup_seconds": min(self.ready_at, now) - self.started,  # until the first replica had loaded its model
+            "rows_computed": self.num_rows_computed,
             "units_computed": self.num_units_computed,
             "units_resumed": self.num_units - self.num_units_pending,
             **self.measures,
+            "num_replicas": self.replicas.num_ready,
+            **{f"replicas_{name}_seconds": seconds for name, seconds in asdict(self.replicas.usage).items()},
         }

@@ -22,6 +22,7 @@ from batchloom.pipelines.metrics import PartFailed
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.planning.shards import sources_of
 from batchloom.pipelines.stages.assemble import Assemble, Order
+from batchloom.pipelines.telemetry.measures import STAGES, Stopwatch
 
 MAX_TASKS = 16  # a node
 TASK_CPUS = 0.001  # it waits for stores most of the time, and must find room beside replicas
@@ -91,8 +92,8 @@ class Assembly:
             everything = (*pending.saved, *self._saved.pop(unit.part))
             self._ready.append(self._attempt(replace(pending, missing=(), saved=everything)))
 
-    def finished(self, seconds: float) -> Iterator[PartRecord | PartFailed]:
-        """Start what can be started, and yield what is done within so many seconds."""
+    def finished(self, seconds: float) -> Iterator[tuple[PartRecord | PartFailed, dict[str, float]]]:
+        """Start what can be started, and yield what is done within so many seconds, with its measures."""
         self._start()
         if not self._running:
             if self._ready:  # what was lost waits
@@ -104,12 +105,12 @@ class Assembly:
             try:
                 yield ray.get(task)
             except ray.exceptions.RayError as error:
-                yield from self._failed(attempt, error)
+                yield from ((failed, {}) for failed in self._failed(attempt, error))
         now = time.monotonic()
         for task in [task for task, attempt in self._running.items() if now - attempt.started > self._patience]:
             ray.cancel(task, force=True)  # a process that is stopped does not hear it: it would write the same part
             overdue = TimeoutError(f"it had not ended after {self._patience:.0f} s")
-            yield from self._failed(self._running.pop(task), overdue)
+            yield from ((failed, {}) for failed in self._failed(self._running.pop(task), overdue))
 
     def _look(self) -> None:
         nodes = cluster.look().nodes
@@ -167,5 +168,8 @@ class Assembly:
 
 
 @ray.remote(num_cpus=TASK_CPUS, max_retries=0)
-def _assembled(assemble: Assemble, order: Order) -> PartRecord:
-    return assemble(order)
+def _assembled(assemble: Assemble, order: Order) -> tuple[PartRecord, dict[str, float]]:
+    watch = Stopwatch()
+    with watch.running():
+        record = assemble(order)
+    return record, {STAGES["assemble"]: watch.seconds}

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchloom.pipelines.config import JobConfig
-from batchloom.pipelines.counts import PartRecord, UnitRecord
+from batchloom.pipelines.counts import READY_AT, PartRecord, UnitRecord
 from batchloom.pipelines.errors import JobError, OutputError, StoreError
 from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.ledger.manifest import Manifest
@@ -68,6 +68,11 @@ def _run(
     retry = Retry.none() if retry_errors is None else Retry.of(job, done, frozenset(retry_errors))
     todo = Todo.of(job, done, retry)
     account = todo.account(job, done, retry)
+
+    def watch(event: Event) -> None:
+        account.saw(event)
+        on_event(event)
+
     on_event(account.planned())
     if retry_errors is not None:
         on_event(Retrying(len(retry.missing), dict(retry.errors), dict(account.errors)))
@@ -79,7 +84,7 @@ def _run(
         job.keep_footers()
         pulse.begin()
         with _going_on(), ledger.RecordLog(store) as records:
-            for made, measures in _stream(job, todo, on_event):
+            for made, measures in _stream(job, todo, watch):
                 _account_for(made, measures, account, records, on_event)
             if account.failures.failed:
                 account.failures.check(ledger.lost_parts(store, account.parts(), ledger.look(store)))
@@ -107,9 +112,9 @@ def _account_for(
         return
     if isinstance(made, UnitRecord):
         account.computed(made, measures, made.num_covered - made.num_rows)
-        on_event(UnitDone(made))
+        on_event(UnitDone(made, {name: value for name, value in measures.items() if name != READY_AT}))
     else:
-        account.wrote(made)
+        account.wrote(made, measures)
         records.add(made)
         on_event(PartDone(made))
     account.check_limit()

@@ -9,10 +9,11 @@ import uuid
 from types import TracebackType
 
 from batchloom.models.patience import Patience
+from batchloom.models.redaction import redacted
 from batchloom.pipelines.errors import OutputError, StoreError
 from batchloom.pipelines.ledger import heartbeat
 from batchloom.pipelines.ledger.heartbeat import BEAT_SECONDS, Heartbeat, Lock
-from batchloom.pipelines.metrics import Event, ReplicaEnded, Replicas, UnitFailed, Waiting
+from batchloom.pipelines.metrics import Event, ReplicaEnded, UnitFailed, Waiting
 from batchloom.pipelines.stores.storage import Store
 from batchloom.pipelines.watching.progress import Progress
 
@@ -34,7 +35,7 @@ class Pulse:
         self._fingerprint, self._even_if_running = fingerprint, even_if_running
         self._lock = Lock(store)
         self._progress = Progress()
-        self._replicas, self._trouble, self._ended = Replicas(0, 0), "", ""
+        self._trouble = self._ended = ""
         self._run, self._beats, self._started = uuid.uuid4().hex, 0, time.time()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -54,14 +55,12 @@ class Pulse:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self.end(f"{kind.__name__}: {error}"[:SHOWN] if str(error) else kind.__name__)
+            self.end(f"{kind.__name__}: {error}" if str(error) else kind.__name__)
         self._lock.release()
 
     def __call__(self, event: Event) -> None:
         self._progress(event)
         match event:
-            case Replicas():
-                self._replicas = event
             case UnitFailed():
                 self._trouble = f"{event.shard} (rows {event.start}-{event.stop}): {event.reason}"
             case ReplicaEnded():
@@ -84,7 +83,7 @@ class Pulse:
         """Beat for the last time."""
         self.rest()
         if self._thread is not None:
-            self._ended = how
+            self._ended = _shown(how)
             self._beat()
 
     def _beat_until_over(self) -> None:
@@ -118,9 +117,14 @@ class Pulse:
             rows_per_second=progress.rows_per_second,
             input_tokens_per_second=progress.input_tokens_per_second,
             output_tokens_per_second=progress.output_tokens_per_second,
-            num_replicas=self._replicas.num_ready,
-            num_replicas_starting=self._replicas.num_starting,
-            trouble=self._trouble[:SHOWN],
+            num_replicas=progress.replicas.num_ready,
+            num_replicas_starting=progress.replicas.num_starting,
+            num_units_in_flight=progress.replicas.num_units,
+            padding=progress.padding,
+            usage=progress.replicas.usage,
+            most_waiting=progress.replicas.most_waiting,
+            hint=progress.hint,
+            trouble=_shown(self._trouble),
             ended=self._ended,
         )
 
@@ -129,7 +133,8 @@ class Pulse:
         last = self._last()
         if not is_ours:
             raise OutputError(self._refusal(last))
-        if last is None or last.ended or last.is_of_here or last.age() > UNSURE_SECONDS:
+        is_known_dead = last is not None and last.is_of_here and self._lock.tells
+        if last is None or last.ended or is_known_dead or last.age() > UNSURE_SECONDS:
             return
         patience = 3 * BEAT_SECONDS
         log.warning(
@@ -160,3 +165,8 @@ class Pulse:
             "same command goes on from there. Two drivers at once lose nothing and compute everything twice: "
             "--even-if-running (in Python even_if_running=True) starts one nevertheless."
         )
+
+
+def _shown(words: str) -> str:
+    """Return what others may read of an error: without credentials, which may be cut in two afterwards alone."""
+    return redacted(words)[:SHOWN]

@@ -6,6 +6,7 @@
 A row of the dataset is a unit (stages/work.py), and every stage is `map_batches(batch_size=1)`: one unit a call.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -24,7 +25,7 @@ from batchloom.pipelines.errors import JobError, PipelineError
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import ledger
 from batchloom.pipelines.ledger.resume import Pending
-from batchloom.pipelines.metrics import Event, UnitFailed, Waiting
+from batchloom.pipelines.metrics import Event, Replicas, UnitFailed, Waiting
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.replicas import probe, spanning
 from batchloom.pipelines.replicas.placement import STAGE_CPUS, Placement, place
@@ -35,6 +36,8 @@ from batchloom.pipelines.stages.infer import Infer
 from batchloom.pipelines.stages.read import stretches
 from batchloom.pipelines.stages.write import Write, from_outcome
 from batchloom.pipelines.stores.storage import Store
+from batchloom.pipelines.telemetry.exporter import JobExporter
+from batchloom.pipelines.telemetry.metrics_table import Labels
 from batchloom.pipelines.watching.pace import Pace
 from batchloom.pipelines.watching.pump import Pump
 from batchloom.pipelines.watching.ray_servers import RayServers, loss_of
@@ -48,6 +51,7 @@ RAYS_ADVICE = "\nFailed to apply UDF"  # Ray appends advice that begins so to an
 READ_BLOCKS = 2000  # at most so many read tasks
 MAX_STRETCHES = 8000  # about: what they are is in the driver's memory
 MAX_JOINED = 64  # about: units that a stretch has, so that few chosen rows of each make one, and stretches left then
+TELL_SECONDS = 10.0  # between two words about what replicas do with their time
 TICK_SECONDS = 1.0  # to wait for a batch before looking at what else there is to say
 KEPT = "Finished parts are kept; the same command goes on from there."
 
@@ -68,11 +72,27 @@ def stream(
         JobError: anything else that ended the stream; its message is the innermost cause's.
     """
     with cluster.connected(), translated_errors():
-        assemble = assembler(job)
-        assembly = Assembly(job, assemble, pending)
-        if num_units:
-            yield from _computed(job, pending, num_units, assemble, assembly, on_event)
-        yield from _assembled(assembly, Pace(job.config.limits.quiet_seconds), on_event)
+        num_rows = sum(stop - start for one in pending for start, stop in one.missing)
+        exporter = JobExporter(Labels.of(job.output.url), num_rows)
+
+        def watch(event: Event) -> None:
+            exporter.saw(event)
+            on_event(event)
+
+        for made, measures in _made(job, pending, num_units, watch):
+            exporter.made(made, measures)
+            yield made, measures
+
+
+def _made(
+    job: JobPlan, pending: Sequence[Pending], num_units: int, on_event: Callable[[Event], None]
+) -> Iterator[Made]:
+    """Yield and raise as `stream`."""
+    assemble = assembler(job)
+    assembly = Assembly(job, assemble, pending)
+    if num_units:
+        yield from _computed(job, pending, num_units, assemble, assembly, on_event)
+    yield from _assembled(assembly, Pace(job.config.limits.quiet_seconds), on_event)
 
 
 def _assembled(assembly: Assembly, pace: Pace, on_event: Callable[[Event], None]) -> Iterator[Made]:
@@ -82,7 +102,7 @@ def _assembled(assembly: Assembly, pace: Pace, on_event: Callable[[Event], None]
     """
     servers = RayServers.of_this_driver()
     while assembly.is_busy:
-        made: list[Made] = [(one, {}) for one in assembly.finished(TICK_SECONDS)]
+        made: list[Made] = list(assembly.finished(TICK_SECONDS))
         yield from made
         if made:
             pace.finished()
@@ -103,7 +123,7 @@ def _computed(
     """Yield what becomes of the units, and meanwhile of parts. Raises: as `stream`."""
     engine, limits = job.config.engine, job.config.limits
     placement = place(engine, cluster.look())
-    roster = Roster(limits.max_unit_attempts)
+    roster = Roster(limits.max_unit_attempts, num_units)
     answers = _probe_answers(job)
     with spanning.groups(placement) as groups:
         dataset = _dataset(job, pending, num_units, assemble, placement, groups, roster, answers)
@@ -114,8 +134,8 @@ def _computed(
                 for batch in _taken(pump, watchdog, Pace(limits.quiet_seconds), on_event):
                     for outcome in [] if batch is None else batch["outcome"].to_pylist():
                         yield from _settled(*from_outcome(outcome), assembly)
-                    for made in assembly.finished(0):
-                        yield made, {}
+                    yield from assembly.finished(0)
+                on_event(watchdog.last_look())
         finally:
             if watchdog.is_running or pump.is_running:
                 cluster.stay_disconnected()
@@ -144,15 +164,19 @@ def _batches(dataset: Dataset) -> Iterator[Any]:
 
 def _taken(pump: Pump[Any], watchdog: Watchdog, pace: Pace, on_event: Callable[[Event], None]) -> Iterator[Any]:
     """Yield what the pump brings, or None after a while. Report silences, and end the job where Ray is gone."""
-    replicas = None
+    told, told_at, looked_at = Replicas(0, 0), float("-inf"), float("-inf")
     while True:
         try:
             batch = pump.take(TICK_SECONDS)
         except StopIteration:
             return
-        if (now := watchdog.replicas()) != replicas:
-            replicas = now
-            on_event(now)
+        now = time.monotonic()
+        if now - looked_at >= TICK_SECONDS:
+            looked_at, seen = now, watchdog.replicas()
+            is_news = (seen.num_ready, seen.num_starting) != (told.num_ready, told.num_starting)
+            if is_news or now - told_at >= TELL_SECONDS:
+                told, told_at = seen, now
+                on_event(seen)
         for ended in watchdog.ended():
             on_event(ended)
         yield batch
@@ -234,7 +258,7 @@ def _dataset(
         .map_batches(tokenize, num_cpus=STAGE_CPUS, **one_unit)
         .map_batches(
             Infer,
-            fn_constructor_args=(infer, placement, groups, roster),
+            fn_constructor_args=(infer, placement, groups, roster, Labels.of(job.output.url)),
             compute=_pool(engine, placement),
             num_cpus=placement.num_cpus,
             num_gpus=placement.num_gpus,

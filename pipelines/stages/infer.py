@@ -23,8 +23,13 @@ from batchloom.pipelines.replicas.turns import Turns
 from batchloom.pipelines.stages.tokenize import tokenizer_of
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.tasks.base import Prepared, Task
+from batchloom.pipelines.telemetry.activity import Activity
+from batchloom.pipelines.telemetry.exporter import ReplicaExporter
+from batchloom.pipelines.telemetry.measures import Increments
+from batchloom.pipelines.telemetry.metrics_table import Labels
+from batchloom.pipelines.telemetry.usage import Timesheet, Usage
 from batchloom.pipelines.watching.attempts import ROW_DEATHS, Attempt
-from batchloom.pipelines.watching.roster import REPORT_SECONDS, Roster
+from batchloom.pipelines.watching.roster import REPORT_SECONDS, Roster, this_replica
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
@@ -36,17 +41,28 @@ class Infer:
     """Callable class for `map_batches`: units with requests in, units with results out."""
 
     def __init__(
-        self, settings: Mapping[str, Any], placement: Placement, groups: Sequence["PlacementGroup"], roster: Roster
+        self,
+        settings: Mapping[str, Any],
+        placement: Placement,
+        groups: Sequence["PlacementGroup"],
+        roster: Roster,
+        labels: Labels,
     ) -> None:
-        """`groups`: those of pipelines/replicas/spanning.py, where a replica's ranks are on several nodes."""
+        """`groups`: those of pipelines/replicas/spanning.py, where a replica's ranks are on several nodes. `labels`: of
+        the metrics that are exported."""
         self._task, self._model, self._roster = settings["task"], settings["model"], roster
         self._turns = Turns()  # a unit whose replicas died is computed alone
         self._replica: Replica | None = None
         self._failure: Exception | None = None
         claim = Claim.of(groups) if groups else None  # waits for nodes: it has not begun to load
+        self._timesheet = Timesheet()
+        self._activity: Activity | None = None
+        self._measures = Increments(lambda: self._look().measures())
+        self._exporter = ReplicaExporter(labels, this_replica())
         threading.Thread(target=self._report, name="report", daemon=True).start()
         try:
             self._replica = _start(settings, placement, claim, roster)
+            self._timesheet.ready()
         except (PipelineError, ModelError) as failure:
             # Raised by the first unit: of a constructor's exception Ray passes only the text to the driver.
             self._failure = failure
@@ -66,12 +82,12 @@ class Infer:
             yield work.failed(f"Computing {work.unit.stem}: {attempt.failure}").to_batch()
             return
         try:
-            with failing_as(f"Computing {work.unit.stem}"):
+            with failing_as(f"Computing {work.unit.stem}"), self._timesheet.unit():
                 results = self._answer(work.unit, work.requests, attempt)
         except RankLostError as lost:
             _end(lost)
-        self._roster.done(work.unit)
-        measures = {**self._replica.measures(), READY_AT: self._ready_at}
+        measures = {**self._measures.take(), READY_AT: self._ready_at}
+        self._roster.done(work.unit, self._usage())
         yield work.with_results(results, measures).to_batch()
 
     def _answer(self, unit: Unit, requests: pa.Table, attempt: Attempt) -> pa.Table:
@@ -90,13 +106,24 @@ class Infer:
                 self._roster.leave(unit, start)
         return in_order(pa.concat_tables(results))
 
+    def _look(self) -> Activity:
+        """Return what the model did so far. Raises: RankLostError."""
+        assert self._replica is not None
+        self._activity = self._replica.activity()
+        return self._activity
+
+    def _usage(self) -> Usage:
+        return self._timesheet.usage(0.0 if self._activity is None else self._activity.busy_seconds)
+
     def _report(self) -> None:
-        """Tell the roster, for ever, that this process runs, and what its model did."""
+        """Tell the roster and the metrics, for ever, that this process runs, and what its model did."""
         while True:
             try:
-                self._roster.report(0 if self._replica is None else self._replica.num_steps())
+                activity = None if self._replica is None else self._look()
             except RankLostError as lost:
                 _end(lost)
+            self._roster.report(0 if activity is None else activity.num_steps, self._usage())
+            self._exporter.tell(self._usage(), activity)
             time.sleep(REPORT_SECONDS)
 
 

@@ -14,6 +14,7 @@ from batchloom.pipelines.planning.units import Size, Unit
 from batchloom.pipelines.stages.choose import Choose, joined
 from batchloom.pipelines.stages.reader import Reader
 from batchloom.pipelines.stages.work import Work
+from batchloom.pipelines.telemetry.measures import STAGES, timed
 
 STRETCH_ROWS = 1 << 17  # rows that one read task goes through at most, in whole row groups
 
@@ -92,8 +93,8 @@ class Read:
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         works = self.works(Stretch.from_json(batch["stretch"][0].as_py()))
-        for work in works if self.most is None else joined(works, self.most):
-            yield work.to_batch()
+        for work, seconds in timed(works if self.most is None else joined(works, self.most)):
+            yield work.measured({STAGES["read"]: seconds}).to_batch()
 
     def works(self, stretch: Stretch) -> Iterator[Work]:
         """Yield the units of a stretch with their rows, or as ones that failed."""

@@ -19,6 +19,7 @@ from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE, LEDGER_INPUT
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.tasks.base import Prepared, Task
+from batchloom.pipelines.telemetry.measures import STAGES, Stopwatch
 
 # For each row, the number of its answer: rows that say the same share one. No column of an input has this name.
 ANSWER_OF = "batchloom:answer_of"
@@ -45,11 +46,13 @@ class Tokenize:
     """Ask once for rows that say the same; each of them gets the answer."""
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        work = Work.from_batch(batch)
-        prepared = work.attempt(
-            f"Tokenizing {work.unit.stem}", lambda read: self.prepare(read, tokenizer_of(self.model))
-        )
-        return prepared.to_batch()
+        watch = Stopwatch()
+        with watch.running():
+            work = Work.from_batch(batch)
+            prepared = work.attempt(
+                f"Tokenizing {work.unit.stem}", lambda read: self.prepare(read, tokenizer_of(self.model))
+            )
+        return prepared.measured({STAGES["tokenize"]: watch.seconds}).to_batch()
 
     def prepare(self, work: Work, tokenizer: "models.Tokenizer") -> Work:
         """Replace the rows by the row ledger, and add the requests in the order of buckets."""

@@ -46,9 +46,13 @@ class Work:
     failure: str | None = None
     """Why the unit could not be read, computed or written."""
 
-    def with_results(self, results: pa.Table, measures: dict[str, float]) -> "Work":
+    def with_results(self, results: pa.Table, measures: Mapping[str, float]) -> "Work":
         """Return the unit with results in place of its requests."""
-        return replace(self, requests=None, results=results, measures=measures)
+        return replace(self, requests=None, results=results).measured(measures)
+
+    def measured(self, measures: Mapping[str, float]) -> "Work":
+        """Return the unit with more measures."""
+        return replace(self, measures={**self.measures, **measures})
 
     def failed(self, reason: str) -> "Work":
         """Return the unit as one that failed: without rows, and with the reason."""

@@ -26,6 +26,7 @@ from batchloom.pipelines.stages.degenerate import degenerate
 from batchloom.pipelines.stages.tokenize import ANSWER_OF, tokenizer_of
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.tasks.base import Answered, Task
+from batchloom.pipelines.telemetry.measures import STAGES, Stopwatch
 
 if TYPE_CHECKING:
     from batchloom.models import PinnedModel, Tokenizer
@@ -42,13 +43,15 @@ class Write:
     assemble: Assemble
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        work = Work.from_batch(batch)
-        unit = work.unit
-        made = work.attempt(f"Writing the answers to {unit.stem} to {self.assemble.store.url}", self._write)
+        watch = Stopwatch()
+        with watch.running():
+            work = Work.from_batch(batch)
+            unit = work.unit
+            made = work.attempt(f"Writing the answers to {unit.stem} to {self.assemble.store.url}", self._write)
         if isinstance(made, Work):
             span = unit.spans[0]
             return to_outcome(UnitFailed(span.shard, span.start, unit.spans[-1].stop, str(made.failure)), made.measures)
-        return to_outcome(made, work.measures)
+        return to_outcome(made, {**work.measures, STAGES["write"]: watch.seconds})
 
     def _write(self, work: Work) -> "UnitRecord | PartRecord":
         unit, assemble = work.unit, self.assemble

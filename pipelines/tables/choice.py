@@ -79,6 +79,22 @@ def _real(connection: Connection, folder: str) -> str:
     return os.path.realpath(folder) if isinstance(connection.filesystem, LocalFileSystem) else folder
 
 
+def kinds_of_tables(config: InputConfig, patience: Patience) -> set[str]:
+    """Return which kinds of tables the paths of an input are, by their marks: nothing is listed or refused.
+
+    Raises: StoreError.
+    """
+    found: set[str | None] = set()
+    for given in config.paths:
+        connection = Connection(given, config.storage_options, patience)
+        path = connection.path.rstrip("/")
+        if not path.startswith(("http://", "https://")):
+            named = next(iter(tables_among([path]).values()), None)
+            around = None if named else connection.call(f"Looking at {path}", "list", partial(table_around, path, {}))
+            found.add(around[1] if around else named)
+    return {kind for kind in found if kind is not None}
+
+
 def only_table(config: InputConfig, found: Mapping[str, FoundTable | None]) -> FoundTable | None:
     """Return the table that the input is. `found`: by the paths of the input.
 

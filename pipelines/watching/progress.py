@@ -3,6 +3,8 @@
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
 
 from batchloom.pipelines.metrics import (
     Event,
@@ -15,6 +17,8 @@ from batchloom.pipelines.metrics import (
     UnitDone,
     UnitFailed,
 )
+from batchloom.pipelines.telemetry.measures import add, padding, stage_seconds
+from batchloom.pipelines.telemetry.usage import hint, starved_by
 
 WINDOW = 64  # finished units that rates are averaged over: enough to be steady, few enough to follow a change
 
@@ -42,7 +46,9 @@ class Progress:
         """Of the units of this run."""
         self.errors_by_kind: Counter[str] = Counter()
         """Of the units of this run."""
-        self.num_replicas = self.num_replicas_starting = 0
+        self.replicas = Replicas(0, 0)
+        """As they were told of last."""
+        self._measures: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -55,7 +61,8 @@ class Progress:
                 self.stage = "Opening the output" if self.computes else f"Writing {parts} anew"
             case ReplicasStarting():
                 self.stage = "Starting Ray and loading the model"
-            case UnitDone(record):
+            case UnitDone(record, measures):
+                add(self._measures, measures)
                 self.is_running = True
                 self.num_units_done += 1
                 self.num_rows_done += record.num_covered
@@ -65,7 +72,7 @@ class Progress:
                 self.errors_by_kind.update(record.errors_by_kind)
                 self._window.append((self._clock(), self.num_rows_done, self.num_input_tokens, self.num_output_tokens))
             case Replicas():
-                self.num_replicas, self.num_replicas_starting = event.num_ready, event.num_starting
+                self.replicas = event
             case PartDone():
                 self.is_running = self.is_running or not self.computes
                 self.num_parts_done += 1
@@ -107,10 +114,49 @@ class Progress:
         return self._rates()[2]
 
     @property
+    def padding(self) -> float | None:
+        """Computed over real prompt tokens of this run: 1.0 is no padding. None while nothing was computed."""
+        return padding(self._measures)
+
+    @property
+    def starved_by(self) -> str | None:
+        """The stage that replicas wait for; None where they compute most of their time."""
+        return starved_by(self.replicas.usage, stage_seconds(self._measures), self.replicas.num_ready)
+
+    @property
+    def hint(self) -> str:
+        """What would let replicas wait less; empty where they hardly do."""
+        stage = self.starved_by
+        return "" if stage is None else hint(self.replicas.usage, stage)
+
+    @property
     def seconds_left(self) -> float | None:
         """None while there is no rate yet."""
         rate = self.rows_per_second
         return (self.num_rows - self.num_rows_done) / rate if rate else None
+
+    def values(self) -> dict[str, Any]:
+        """Return what scripts want to know, by name."""
+        return {
+            "stage": "" if self.is_running else self.stage,
+            "num_rows": self.num_rows,
+            "num_rows_done": self.num_rows_done,
+            "num_units": self.num_units,
+            "num_units_done": self.num_units_done,
+            "num_units_failed": self.num_units_failed,
+            "num_units_in_flight": self.replicas.num_units,
+            "num_errors": self.num_errors,
+            "errors_by_kind": dict(self.errors_by_kind),
+            "rows_per_second": self.rows_per_second,
+            "input_tokens_per_second": self.input_tokens_per_second,
+            "output_tokens_per_second": self.output_tokens_per_second,
+            "seconds_left": self.seconds_left,
+            "padding": self.padding,
+            "num_replicas": self.replicas.num_ready,
+            "num_replicas_starting": self.replicas.num_starting,
+            "usage": asdict(self.replicas.usage),
+            "hint": self.hint,
+        }
 
     def _rates(self) -> tuple[float, float, float]:
         """Return rows and tokens in and out a second, from the oldest unit of the window until now, so that a stall

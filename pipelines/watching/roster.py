@@ -15,6 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.telemetry.usage import Usage
 from batchloom.pipelines.watching.attempts import Attempt, Attempts
 from batchloom.pipelines.watching.starts import Starts
 
@@ -66,6 +67,12 @@ class Entry:
     num_steps: int = 0
     longest_pause: float = 0.0
     """Between two steps, in seconds, while it had work."""
+    usage: Usage = field(default_factory=Usage)
+    """Of this process."""
+    usage_before: Usage = field(default_factory=Usage)
+    """Of processes that this replica had before."""
+    idle_since: float = 0.0
+    """Since when it has no unit."""
     is_blameless: bool = False
     """It is ended because nothing was heard of it: no unit is to blame."""
     units: dict[str, Computing] = field(default_factory=dict)
@@ -83,15 +90,19 @@ class Sight:
     longest_pause: float
     units: tuple[tuple[str, float], ...]
     """Name of each unit, and the seconds since it was begun."""
+    usage: Usage = field(default_factory=Usage)
+    """Of all processes that it had."""
 
 
 class Roster:
     """The driver makes it; each replica calls it from its own actor."""
 
-    def __init__(self, max_attempts: int) -> None:
+    def __init__(self, max_attempts: int, num_units: int) -> None:
+        """`num_units`: that the job computes."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-        self._actor: Any = ray.remote(**options)(Entries).options(scheduling_strategy=here).remote(max_attempts)
+        entries = ray.remote(**options)(Entries).options(scheduling_strategy=here)
+        self._actor: Any = entries.remote(max_attempts, num_units)
 
     def end(self) -> None:
         """Called by the driver when the replicas are gone. References to them that libraries keep would let the actor
@@ -113,9 +124,9 @@ class Roster:
     def ready(self) -> None:
         ray.get(self._actor.ready.remote(this_replica()))
 
-    def report(self, num_steps: int) -> None:
+    def report(self, num_steps: int, usage: Usage) -> None:
         """What the replica did so far, every REPORT_SECONDS."""
-        self._actor.report.remote(this_replica(), Process.this(), num_steps)
+        self._actor.report.remote(this_replica(), Process.this(), num_steps, usage)
 
     def take(self, unit: Unit, num_rows: int) -> Attempt:
         """Called before a unit is computed: how to do it. `num_rows` are those of its requests."""
@@ -130,9 +141,9 @@ class Roster:
         """Called when the span is answered."""
         self._actor.leave.remote(this_replica(), unit.id, start)
 
-    def done(self, unit: Unit) -> None:
+    def done(self, unit: Unit, usage: Usage) -> None:
         """Called when the unit is answered."""
-        self._actor.done.remote(this_replica(), unit.id)
+        self._actor.done.remote(this_replica(), unit.id, usage)
 
     # --------------------------------------------------------------------------------------- called by the watchdog
 
@@ -146,6 +157,10 @@ class Roster:
             ) from None
         return sights
 
+    def over(self) -> None:
+        """Called when all units are computed: nobody waits for one any more."""
+        self._actor.over.remote()
+
     def blameless(self, replica: str) -> None:
         """Called before a replica is ended that nothing was heard of."""
         self._actor.blameless.remote(replica)
@@ -154,8 +169,9 @@ class Roster:
 class Entries:
     """The actor. What is lost with it are counts: units are tried as if for the first time."""
 
-    def __init__(self, max_attempts: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._max_attempts, self._clock = max_attempts, clock
+    def __init__(self, max_attempts: int, num_units: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_attempts, self._num_units, self._clock = max_attempts, num_units, clock
+        self._num_begun = 0
         self._starts = Starts()
         self._entries: dict[str, Entry] = {}
         self._attempts: dict[str, Attempts] = {}
@@ -163,9 +179,10 @@ class Entries:
 
     def begin(self, replica: str, process: Process, alive_nodes: Collection[str]) -> str | None:
         before = self._entries.get(replica)
+        entry = self._entries[replica] = self._new(process)
         if before is not None and before.process != process:
             self._settle(before, before.is_blameless or before.process.node not in alive_nodes)
-        self._entries[replica] = self._new(process)
+            entry.usage_before = before.usage_before + before.usage
         if self._num_failed >= MAX_FAILED_UNITS:
             return (
                 f"Replicas die of whatever they compute: {self._num_failed} units in a row could not be answered. "
@@ -181,13 +198,13 @@ class Entries:
         if replica in self._entries:
             entry = self._entries[replica]
             entry.is_ready = True
-            entry.progressed_at = self._clock()
+            entry.progressed_at = entry.idle_since = self._clock()
 
-    def report(self, replica: str, process: Process, num_steps: int) -> None:
+    def report(self, replica: str, process: Process, num_steps: int, usage: Usage) -> None:
         entry = self._entries.setdefault(replica, self._new(process))
         if entry.process != process:
             return  # sent before its end
-        entry.heard_at = self._clock()
+        entry.heard_at, entry.usage = self._clock(), usage
         if num_steps != entry.num_steps:
             entry.num_steps, entry.is_ready = num_steps, True
             self._progressed(entry)
@@ -202,6 +219,7 @@ class Entries:
                 entry.progressed_at = self._clock()  # it had nothing to do until now
             entry.units[unit] = Computing(name, self._clock(), attempt.spans is not None)
             if known is None:
+                self._num_begun += 1
                 self._attempts[unit] = Attempts(num_rows, self._max_attempts)
         return attempt
 
@@ -216,11 +234,12 @@ class Entries:
             entry.units[unit].span = None
             self._progressed(entry)
 
-    def done(self, replica: str, unit: str) -> None:
+    def done(self, replica: str, unit: str, usage: Usage) -> None:
         self._num_failed = 0
         self._attempts.pop(unit, None)
         if (entry := self._entries.get(replica)) is not None and entry.units.pop(unit, None) is not None:
             self._progressed(entry)
+            entry.idle_since, entry.usage = self._clock(), usage
 
     def look(self) -> list[Sight]:
         now = self._clock()
@@ -233,15 +252,25 @@ class Entries:
                 now - entry.progressed_at,
                 entry.longest_pause,
                 tuple((unit.name, now - unit.since) for unit in entry.units.values()),
+                entry.usage_before + entry.usage + Usage(waiting=self._waits(entry)),
             )
             for replica, entry in self._entries.items()
         ]
+
+    def over(self) -> None:
+        self._num_units = 0
 
     def blameless(self, replica: str) -> None:
         self._entries[replica].is_blameless = True
 
     def _new(self, process: Process) -> Entry:
-        return Entry(process, self._clock(), self._clock())
+        now = self._clock()
+        return Entry(process, now, now, idle_since=now)
+
+    def _waits(self, entry: Entry) -> float:
+        """Return the seconds of a wait that has not ended, where there are units that no replica has begun."""
+        waits = entry.is_ready and not entry.units and self._num_begun < self._num_units
+        return max(0.0, entry.heard_at - entry.idle_since) if waits else 0.0
 
     def _progressed(self, entry: Entry) -> None:
         now = self._clock()

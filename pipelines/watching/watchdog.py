@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from batchloom.pipelines.config import LimitsConfig
 from batchloom.pipelines.metrics import ReplicaEnded, Replicas, ReplicaSight, Waiting
 from batchloom.pipelines.replicas.placement import Node, Placement, one_of
+from batchloom.pipelines.telemetry.usage import ReplicaUsage, Usage
 from batchloom.pipelines.watching.ray_servers import RayServers, Silence, loss_of
 from batchloom.pipelines.watching.room_wait import RoomWait
 from batchloom.pipelines.watching.roster import REPORT_SECONDS, Process, Roster, Sight, started_at
@@ -33,6 +34,7 @@ STALL_PAUSES = 20  # times the longest pause between two steps of the same repli
 SILENT_SECONDS = 180.0  # without a report of a thread that does nothing else
 AGAIN_SECONDS = 60.0  # a replica that was to end and did not is ended again
 HEARD_SECONDS = 5 * REPORT_SECONDS  # a replica that reported since then is alive
+MOST_TOLD = 16  # replicas whose times are told one by one
 
 
 class Watchdog:
@@ -99,10 +101,30 @@ class Watchdog:
     def replicas(self) -> Replicas:
         """Return how many replicas there are, as of the last look."""
         with self._changing:
-            sights, nodes = self._sights, {node["NodeID"] for node in self._nodes}
+            sights = self._sights
+            nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in self._nodes}
         heard = [one for one in sights if one.process.node in nodes and one.heard < HEARD_SECONDS]
         num_ready = sum(one.is_ready for one in heard)
-        return Replicas(num_ready, max(len(heard), self._placement.min_replicas) - num_ready)
+        most_waiting = sorted(sights, key=lambda one: one.usage.waiting, reverse=True)[:MOST_TOLD]
+        return Replicas(
+            num_ready,
+            max(len(heard), self._placement.min_replicas) - num_ready,
+            sum(len(one.units) for one in heard),
+            sum((one.usage for one in sights), Usage()),
+            tuple(ReplicaUsage(nodes.get(one.process.node, ""), one.process.id, one.usage) for one in most_waiting),
+        )
+
+    def last_look(self) -> Replicas:
+        """Look once more, when all units are computed, and return how many replicas there are and what they did."""
+        self._roster.over()
+        try:
+            sights = self._roster.look(ANSWER_SECONDS)
+        except (TimeoutError, ray.exceptions.RayError) as error:
+            log.warning("what replicas did last could not be asked for: %s", error)
+        else:
+            with self._changing:
+                self._sights = sights
+        return self.replicas()
 
     def waiting(self, quiet_seconds: float) -> Waiting:
         """Return what is known of a silence that lasts so long."""

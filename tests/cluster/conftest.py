@@ -12,6 +12,7 @@ from tests.cluster.heads import Head, started
 from tests.processes import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
+METRICS_AT_ONCE = {"RAY_metrics_report_interval_ms": "1000"}  # of each process, 10,000 by default
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +50,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def head(site: Path, hostile: Path) -> Iterator[Head]:
     """A head with the installed wheel, started in the hostile project, so that its workers begin there."""
-    with started(Path(sys.executable), hostile, {"PYTHONPATH": str(site)}) as head:
+    with started(Path(sys.executable), hostile, {"PYTHONPATH": str(site), **METRICS_AT_ONCE}) as head:
         yield head
 
 

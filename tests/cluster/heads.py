@@ -29,6 +29,8 @@ class Head:
     gcs: str
     """What RAY_ADDRESS names."""
     token: str
+    metrics_port: int
+    """Where Prometheus scrapes its node."""
 
 
 def processes_of(mark: str) -> list[int]:
@@ -61,7 +63,7 @@ def started(python: Path, folder: Path, variables: Mapping[str, str]) -> Iterato
     address = f"http://127.0.0.1:{ports['dashboard-port']}"
     try:
         wait_for_dashboard(address, token, process, log)
-        yield Head(address, f"127.0.0.1:{ports['port']}", token)
+        yield Head(address, f"127.0.0.1:{ports['port']}", token, ports["metrics-export-port"])
     finally:
         end(mark)
         process.wait(30)

@@ -15,7 +15,10 @@ import yaml
 
 from batchloom import pipelines
 from batchloom.jobs.remote import shipping
+from batchloom.models.patience import Patience
+from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.tables import choice
 from tests.cluster.heads import Head, started
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +51,28 @@ def test_requirements_have_the_versions_of_here_and_the_packages_of_protocols(mo
     monkeypatch.setitem(shipping.OF_PROTOCOLS, "gs", "no-such-package")
     with pytest.raises(ConfigError, match=r"no-such-package is not installed here. Install it: pip install no-such"):
         shipping.requirements(["gs://bucket/in"])
+
+
+@pytest.mark.parametrize(
+    ("mark", "library"),
+    [("_delta_log/00000000000000000000.json", "deltalake"), ("metadata/v1.metadata.json", "pyiceberg"),
+     ("part-0.parquet", None)],
+)  # fmt: skip
+def test_what_reads_a_table_is_sent_along(
+    mark: str, library: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes had none of it, and the job failed there."""
+    (tmp_path / "table" / mark).parent.mkdir(parents=True)
+    (tmp_path / "table" / mark).touch()
+    kinds = choice.kinds_of_tables(InputConfig(paths=(str(tmp_path / "table"),)), Patience(seconds=1))
+    sent = {line.partition("==")[0]: line for line in shipping.requirements([], kinds)}
+    assert {"deltalake", "pyiceberg"} & set(sent) == ({library} if library else set())
+    if library:
+        assert sent[library] == f"{library}=={version(library)}"
+        for kind in kinds:
+            monkeypatch.setitem(shipping.OF_TABLES, kind, "no-such-package")
+        with pytest.raises(ConfigError, match="no-such-package is not installed here"):
+            shipping.requirements([], kinds)
 
 
 @pytest.fixture

@@ -43,6 +43,11 @@ class DecodeBackend(Protocol):
     padding: float
     """Bytes held for each byte of keys and values, at most."""
 
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Blocks that are in use, and that are allocated; (0, 0) where memory is not made of blocks."""
+        ...
+
     def cache(self, width: int) -> Any:
         """Return an empty CohortCache, of the backend's own class, for units of `width` sequences."""
         ...

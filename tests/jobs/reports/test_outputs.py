@@ -21,6 +21,7 @@ from batchloom.pipelines.ledger import heartbeat
 from batchloom.pipelines.ledger.heartbeat import Heartbeat
 from batchloom.pipelines.ledger.sealed import FOOTER_KEY
 from batchloom.pipelines.stores.storage import Store
+from batchloom.pipelines.telemetry.usage import ReplicaUsage, Usage
 
 Run = Callable[..., Any]
 KINDS = {"empty_text": 1, "null_text": 1, "too_long": 1}
@@ -142,12 +143,18 @@ def test_status_tells_a_job_that_runs_from_one_that_was_killed(batchloom: Run, u
         run="r", beat=3, started=time.time(), at=time.time(), host="elsewhere", user_id=0, process_id=7,
         fingerprint="f", stage="", num_rows=90, num_rows_done=40, num_errors=0, rows_per_second=10.0,
         input_tokens_per_second=900.0, output_tokens_per_second=80.0, num_replicas=2, trouble="a replica was lost",
+        num_replicas_starting=1, num_units_in_flight=4, padding=1.05, hint="starved by tokenization: more CPUs",
+        usage=Usage(loading=10.0, computing=70.0, waiting=20.0),
+        most_waiting=(ReplicaUsage("10.0.0.9", 7, Usage(5.0, 30.0, 15.0)), ReplicaUsage("", 8, Usage(5.0, 40.0, 5.0))),
     )  # fmt: skip
     heartbeat.write(store, beat)
     said = batchloom("status", unfinished).out
     for line in (
         r"State +running\n", r"Driver +process 7 on elsewhere, heard \d\S* s ago\n", r" of 90 \(",
-        r"Speed +10.0 rows/s, 900 tokens/s in, 80.0 out, 2 replicas; 5.0 s left\n", r"Trouble +a replica was lost\n",
+        r"Speed +10.0 rows/s, 900 tokens/s in, 80.0 out, padding 1.05; 5.0 s left\n", r"Trouble +a replica was lost\n",
+        r"Replicas +2 alive, 1 pending, 4 units in flight; computed 70%, waited for units 20%, loaded 10%; "
+        r"the one that waits longest, on 10.0.0.9: computed 60%, waited for units 30%, loaded 10%\n",
+        r"Hint +starved by tokenization: more CPUs\n",
     ):  # fmt: skip
         assert re.search(line, said), (line, said)
     heartbeat.write(store, replace(beat, at=time.time() - 120))

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from batchloom.jobs.terminal.progress_line import PLAIN_SECONDS, LiveLine, PlainLines, figures
+from batchloom.jobs.terminal.output import event_values
+from batchloom.jobs.terminal.progress_line import PLAIN_SECONDS, JsonLines, LiveLine, PlainLines, figures
 from batchloom.pipelines.counts import PartRecord, UnitRecord
 from batchloom.pipelines.metrics import (
     Event,
@@ -16,6 +17,7 @@ from batchloom.pipelines.metrics import (
     Retrying,
     UnitDone,
 )
+from batchloom.pipelines.telemetry.usage import Usage
 from batchloom.pipelines.watching.progress import Progress
 
 
@@ -80,14 +82,67 @@ def test_units_that_finish_at_once_give_no_rate(progress: Progress, clock: Clock
 
 
 def test_figures_come_in_the_order_in_which_they_are_wanted(progress: Progress, clock: Clock) -> None:
+    computed = {"engine_prompt_tokens": 900.0, "engine_padded_tokens": 990.0, "tokenize_seconds": 30.0}
+    progress(replace(unit(), measures=computed))
+    clock.now = 10.0
+    progress(replace(unit(num_errors=1, errors_by_kind={"too_long": 1}), measures=computed))
+    progress(Replicas(1, 3, 2, Usage(loading=30.0, computing=6.0, waiting=6.0)))
+    expected = [
+        "400/1,000 rows", "1 min 00 s left", "1 error (1 too_long)", "10.0 rows/s", "90.0 tokens/s in, 10.0 out",
+        "1 replica, 3 pending", "4/10 units, 2 in flight", "padding 1.10", "starved by tokenization",
+    ]  # fmt: skip
+    assert figures(progress) == expected
+    progress(Replicas(4, 0, 8, Usage(loading=30.0, computing=60.0, waiting=6.0)))
+    assert figures(progress) == [*expected[:5], "4 replicas", "4/10 units, 8 in flight", "padding 1.10"]
+
+
+def test_scripts_see_what_people_see(progress: Progress, clock: Clock) -> None:
+    told: list[Any] = []
+    watch = JsonLines(progress, event_values, told.append, clock)
+    clock.now = 1.0
+    watch(replace(unit(num_errors=1, errors_by_kind={"too_long": 1}), measures={"engine_prompt_tokens": 900.0}))
+    assert [one["event"] for one in told] == ["unit_done"]
+    assert told[0]["measures"] == {"engine_prompt_tokens": 900.0}
+    clock.now = 11.0
+    watch(Replicas(1, 1, 2, Usage(computing=1.0)))
+    assert [one["event"] for one in told] == ["unit_done", "replicas", "progress"]
+    assert told[2]["rows_per_second"] == 0.0  # one unit has no rate
+    clock.now = 21.0
+    watch(unit())
+    last = told[-1]
+    assert (last["event"], last["num_rows_done"], last["num_rows"], last["seconds_left"]) == (
+        "progress", 400, 1000, 120.0,
+    )  # fmt: skip
+    assert (last["rows_per_second"], last["input_tokens_per_second"], last["output_tokens_per_second"]) == (5, 45, 5)
+    assert (last["num_replicas"], last["num_replicas_starting"], last["num_units_in_flight"]) == (1, 1, 2)
+    assert (last["errors_by_kind"], last["padding"], last["hint"]) == ({"too_long": 1}, 0.0, "")
+    assert last["usage"]["computing"] == 1.0
+
+
+def test_a_log_tells_of_a_long_unit_too(clock: Clock) -> None:
+    told: list[str] = []
+    watch = PlainLines(Progress(clock), told.append, clock)
+    for event in (PLANNED, unit(), Replicas(1, 0, 1)):
+        clock.now += PLAIN_SECONDS / 4
+        watch(event)
+    clock.now = 100.0
+    watch(Replicas(1, 0, 2))
+    assert [line.split("  ")[0] for line in told[1:]] == ["300/1,000 rows", "300/1,000 rows"]
+    assert told[-1].endswith("1 replica  3/10 units, 2 in flight")
+
+
+@pytest.mark.parametrize("width", range(12, 60))
+def test_no_word_is_broken_at_any_width(clock: Clock, width: int) -> None:
+    progress = Progress(clock)
+    progress(replace(PLANNED, num_rows=2_000_000))
+    progress(ReplicasStarting())
+    words = {"Starting", "Ray", "and", "loading", "the", "model", "(0.0", "s)", "…"}
+    assert set(shown(progress, width).split()[1:]) <= words
     progress(unit())
     clock.now = 10.0
-    progress(unit(num_errors=1, errors_by_kind={"too_long": 1}))
-    progress(Replicas(1, 3))
-    assert figures(progress) == [
-        "400/1,000 rows", "1 min 00 s left", "1 error (1 too_long)", "10.0 rows/s", "90.0 tokens/s in, 10.0 out",
-        "1 replica, 3 starting", "4/10 units",
-    ]  # fmt: skip
+    progress(unit())
+    line = shown(progress, width)
+    assert "%" in line or "400/2,000,000 rows" in line
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 200])
@@ -95,13 +150,18 @@ def test_a_live_line_stays_one_line_at_every_width(progress: Progress, clock: Cl
     progress(unit())
     clock.now = 10.0
     progress(unit())
+    line = shown(progress, width)
+    assert ("4/10 units" in line) == (width >= 120)
+    assert "400/1" in line
+
+
+def shown(progress: Progress, width: int) -> str:
     console = Console(width=width, force_terminal=True, color_system=None)
     with console.capture() as captured:
         console.print(LiveLine(progress))
     (line,) = captured.get().rstrip("\n").split("\n")
     assert len(line) <= width
-    assert ("4/10 units" in line) == (width >= 120)
-    assert "400/1" in line
+    return line
 
 
 def test_plain_lines_are_few_and_the_last_one_comes(clock: Clock) -> None:

@@ -6,6 +6,9 @@ import transformers
 
 from batchloom.models import Engine, GenerationParams, load_model
 from batchloom.models.errors import ParamsError, RequestError, UnsupportedModelError
+from batchloom.models.generation import runner
+from batchloom.models.generation.memory.cpu.backend import PooledBackend
+from batchloom.models.generation.memory.gpu.backend import PagedBackend
 
 PROMPTS = [[5, 9, 17, 30, 2], [44], list(range(10, 60)), [7, 7, 7], [100, 101, 102, 9, 8]]
 
@@ -105,6 +108,27 @@ def test_the_work_done_is_counted(pair):
     assert engine.stats.num_output_tokens == sum(len(answer.outputs[0].token_ids) for answer in answers)
     assert 1 <= engine.stats.num_steps <= 5
     assert engine.stats.busy_seconds > 0
+
+
+@pytest.mark.parametrize(("backend", "has_blocks"), [(PooledBackend, False), (PagedBackend, True)])
+def test_what_is_held_is_told_while_requests_run_and_given_back(pair, monkeypatch, backend, has_blocks):
+    _, model = pair("bart")
+    monkeypatch.setattr(runner, "backend_of", backend)
+    engine = Engine(model, max_slots=2, num_lanes=1)
+    idle = engine.load
+    assert (idle.num_sequences, idle.num_waiting, idle.num_cached_tokens) == (0, 0, 0)
+    for number, prompt in enumerate(PROMPTS[:3]):
+        engine.add(number, prompt, GenerationParams(max_new_tokens=4, min_new_tokens=4))
+    assert engine.load.num_waiting == 3
+    engine.step()
+    load = engine.load
+    assert (load.num_sequences, load.num_waiting) == (2, 1)
+    assert 2 * 4 < load.num_cached_tokens <= load.max_cached_tokens == idle.max_cached_tokens
+    assert (idle.num_blocks < load.num_blocks <= load.max_blocks) == has_blocks
+    while engine.num_unfinished:
+        engine.step()
+    assert (engine.load.num_sequences, engine.load.num_waiting, engine.load.num_cached_tokens) == (0, 0, 0)
+    assert engine.load.num_blocks == idle.num_blocks
 
 
 def test_the_reason_tells_an_end_token_from_the_limit(pair):

@@ -1,6 +1,7 @@
 """A driver's heartbeat and lock: who runs is found at once on one machine, and after some beats from another."""
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from batchloom.pipelines.metrics import Planned, Replicas, UnitDone, UnitFailed
 from batchloom.pipelines.running import pulse
 from batchloom.pipelines.running.pulse import Pulse
 from batchloom.pipelines.stores.storage import Store
+from batchloom.pipelines.telemetry.usage import ReplicaUsage, Usage
 
 HOLD = """
 import sys, time
@@ -137,7 +139,14 @@ def test_a_pulse_tells_how_far_a_run_is_and_how_it_ended(store: Store) -> None:
     with contextlib.suppress(RuntimeError), beating:
         beating(Planned(num_shards=1, num_units=4, num_rows=100, num_units_done=1, num_rows_done=10, num_parts=3))
         beating.begin()
-        for event in (Replicas(1, 2), UnitDone(record), UnitFailed("a.parquet", 5, 9, "disk full")):
+        usage = Usage(loading=9.0, computing=4.0, waiting=8.0)
+        waiting = (ReplicaUsage("10.0.0.9", 7, usage),)
+        measures = {"engine_prompt_tokens": 10.0, "engine_padded_tokens": 11.0, "tokenize_seconds": 30.0}
+        for event in (
+            Replicas(1, 2, 5, usage, waiting),
+            UnitDone(record, measures),
+            UnitFailed("a.parquet", 5, 9, "disk full"),
+        ):
             beating(event)
         until = time.monotonic() + 30
         while (now := heartbeat.read(store)) is None or now.beat < 2:
@@ -145,6 +154,9 @@ def test_a_pulse_tells_how_far_a_run_is_and_how_it_ended(store: Store) -> None:
             time.sleep(0.02)
         assert (now.num_rows, now.num_rows_done, now.num_errors, now.num_units_failed) == (100, 40, 2, 1)
         assert (now.num_replicas, now.num_replicas_starting) == (1, 2)
+        assert (now.num_units_in_flight, now.padding) == (5, 1.1)
+        assert (now.usage, now.most_waiting) == (usage, waiting)
+        assert now.hint.startswith("starved by tokenization: replicas waited 67% of their time for units; ")
         assert now.trouble == "a.parquet (rows 5-9): disk full"
         assert not now.ended
         raise RuntimeError("no more")
@@ -152,9 +164,77 @@ def test_a_pulse_tells_how_far_a_run_is_and_how_it_ended(store: Store) -> None:
     assert last == replace(last, ended="RuntimeError: no more")
 
 
-def test_a_store_that_fails_stops_no_run(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("quick")
+def test_a_store_that_fails_stops_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", logger=pulse.__name__)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/_batchloom").write_text("a file where a folder must be")
-    with Pulse(Store(str(tmp_path / "out"), {}, Patience(seconds=0.1)), "f", True) as beating:
+    store = Store(str(tmp_path / "out"), {}, Patience(seconds=0.1))
+
+    def num_failed() -> int:
+        return sum(record.msg.startswith("the heartbeat was not written") for record in caplog.records)
+
+    with Pulse(store, "f", True) as beating:
         beating.begin()
+        until = time.monotonic() + 30
+        while num_failed() < 3:  # it goes on
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        (tmp_path / "out/_batchloom").unlink()
+        while heartbeat.read(store) is None:  # and is there when the store is
+            assert time.monotonic() < until
+            time.sleep(0.02)
         beating.end("OSError: no more")
+    assert heartbeat.read(store).ended == "OSError: no more"
+
+
+def test_no_credential_of_an_error_is_in_a_heartbeat(store: Store) -> None:
+    """Both are cut to 300 characters, which could hide a secret's end from whoever looks for it."""
+    secret = "https://me:pass@host/x?X-Amz-Signature=" + "5ecret" * 60
+    beating = Pulse(store, "f", False)
+    with contextlib.suppress(RuntimeError), beating:
+        beating(UnitFailed("a.parquet", 5, 9, f"Reading {secret}"))
+        beating.begin()
+        raise RuntimeError(f"GET {secret}")
+    last = heartbeat.read(store)
+    assert last.ended == "RuntimeError: GET https://***@host/x?X-Amz-Signature=***"
+    assert last.trouble == "a.parquet (rows 5-9): Reading https://***@host/x?X-Amz-Signature=***"
+
+
+def no_locks(*_: object) -> None:  # as NFS without its lock service says it
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def as_a_file(path: Path) -> str:
+    path.write_text("a file where locks must have a folder")
+    return str(path)
+
+
+@pytest.fixture(params=["a folder that cannot be made", "a disk without locks"])
+def lockless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if request.param == "a disk without locks":
+        monkeypatch.setattr(heartbeat.fcntl, "flock", no_locks)
+    monkeypatch.setattr(heartbeat.tempfile, "gettempdir", lambda: str(tmp_path))
+    if request.param == "a folder that cannot be made":
+        as_a_file(tmp_path / f".batchloom-locks-{os.getuid()}")
+
+
+@pytest.mark.usefixtures("quick", "lockless")
+def test_without_locks_a_run_goes_on_and_says_so_and_beats_tell_of_another(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Pulse(store, "f", False) as beating:
+        beating.begin()
+        until = time.monotonic() + 30
+        while heartbeat.read(store) is None:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        assert heartbeat.read(store).is_alive(Lock(store))
+        assert [record.msg[:11] for record in caplog.records if record.levelname == "WARNING"] == ["No lock in "]
+        with pytest.raises(OutputError, match="is running in output"):
+            Pulse(store, "f", False).__enter__()
+        beating.rest()
+    with Pulse(store, "f", False):  # which waits until it sees that nobody beats
+        pass
+    heartbeat.write(store, replace(heartbeat.read(store), at=time.time() - LOST_SECONDS - 5))
+    assert not heartbeat.read(store).is_alive(Lock(store))

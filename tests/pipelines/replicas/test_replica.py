@@ -19,6 +19,7 @@ from batchloom.pipelines.replicas.results import RESULT_SCHEMA, not_finite
 from batchloom.pipelines.replicas.single_pass import SinglePassReplica
 from batchloom.pipelines.stages.tokenize import in_buckets
 from batchloom.pipelines.tasks.base import request_table
+from batchloom.pipelines.telemetry.measures import Increments
 
 UNIT = Unit("part", ((0, 10),), (Span("shard", "v", 10, 20),), is_whole=True)
 
@@ -98,7 +99,8 @@ def test_nothing_asked_is_nothing_answered():
 def test_seconds_are_told_once():
     replica = SinglePassReplica(SmallDevice(100), Counting())
     replica.answer(UNIT, REQUESTS)
-    first, second = replica.measures(), replica.measures()
+    increments = Increments(lambda: replica.activity().measures())
+    first, second = increments.take(), increments.take()
     assert (first["engine_prompt_tokens"], second["engine_prompt_tokens"]) == (15, 0)
     assert first["engine_padded_tokens"] == 16
     assert first["engine_busy_seconds"] > second["engine_busy_seconds"] == 0

@@ -179,7 +179,7 @@ def ask() -> Ask:
         settings = {"dtype": "float32", "device": "cpu", "num_threads": 1, "max_batch_tokens": 4096, "seed": 0}
         replica = start_replica(task=made, model=checkpoint.pinned, **settings)
         assert work.requests is not None
-        work = work.with_results(answer(replica, made, unit, work.requests, tokenizer), replica.measures())
+        work = work.with_results(answer(replica, made, unit, work.requests, tokenizer), replica.activity().measures())
         work = Work.from_batch(work.to_batch())
         part = Write(made, model, None).finish(work, tokenizer)
         assert part.num_rows == rows.num_rows

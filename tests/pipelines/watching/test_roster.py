@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from batchloom.pipelines.config import LimitsConfig
+from batchloom.pipelines.telemetry.usage import Usage
 from batchloom.pipelines.watching.attempts import Attempt
 from batchloom.pipelines.watching.roster import MAX_FAILED_UNITS, Entries, Process, Sight
 from batchloom.pipelines.watching.watchdog import (
@@ -31,7 +32,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def entries(clock: Clock) -> Entries:
-    entries = Entries(max_attempts=5, clock=clock)
+    entries = Entries(max_attempts=5, num_units=100, clock=clock)
     begin(entries, 1)
     return entries
 
@@ -52,17 +53,17 @@ def test_progress_is_a_step_or_the_end_of_a_unit(entries: Entries, clock: Clock)
     process = Process("n", 1, "0")
     entries.take("r", "u", "a-0-10", 10)
     clock.now = 5.0
-    entries.report("r", process, 0)
+    entries.report("r", process, 0, Usage())
     assert (look(entries).heard, look(entries).progressed) == (0.0, 5.0)
     clock.now = 8.0
-    entries.report("r", process, 3)
+    entries.report("r", process, 3, Usage())
     assert (look(entries).progressed, look(entries).longest_pause, look(entries).units) == (
         0.0,
         8.0,
         (("a-0-10", 8.0),),
     )
     clock.now = 100.0
-    entries.done("r", "u")
+    entries.done("r", "u", Usage())
     clock.now = 500.0
     entries.take("r", "v", "b", 10)
     assert (look(entries).progressed, look(entries).longest_pause) == (0.0, 8.0)  # it had nothing to do meanwhile
@@ -95,7 +96,7 @@ def test_a_unit_that_waits_to_be_alone_is_not_blamed_for_what_is_computed_before
 def test_a_unit_that_was_answered_is_not_blamed_later(entries: Entries) -> None:
     for process in range(2, 9):
         assert entries.take("r", "u", "u", 10) == Attempt()
-        entries.done("r", "u")
+        entries.done("r", "u", Usage())
         begin(entries, process)
 
 
@@ -121,24 +122,60 @@ def test_the_job_ends_where_unit_after_unit_fails(entries: Entries) -> None:
             process += 1
             begin(entries, process, node=f"n{process}", alive=())
     assert "Replicas die of whatever they compute" in str(begin(entries, process + 1))
-    entries.done("r", "other")
+    entries.done("r", "other", Usage())
     assert begin(entries, process + 2) is None
 
 
 def test_what_a_dead_process_sent_changes_nothing(entries: Entries, clock: Clock) -> None:
     begin(entries, 2)
     clock.now = 9.0
-    entries.report("r", Process("n", 1, "0"), 5)
+    entries.report("r", Process("n", 1, "0"), 5, Usage())
     assert look(entries).heard == 9.0
 
 
 def test_a_roster_that_was_lost_learns_of_replicas_by_their_reports(clock: Clock) -> None:
-    entries = Entries(max_attempts=5, clock=clock)
-    entries.report("r", Process("n", 1, "0"), 5)
+    entries = Entries(max_attempts=5, num_units=100, clock=clock)
+    entries.report("r", Process("n", 1, "0"), 5, Usage())
     assert look(entries).process.id == 1
     assert look(entries).is_ready
     entries.leave("r", "u", 0)
-    entries.done("r", "u")
+    entries.done("r", "u", Usage())
+
+
+def test_times_of_all_processes_of_a_replica_add_up_and_a_wait_is_seen_while_it_lasts(
+    entries: Entries, clock: Clock
+) -> None:
+    first, second = Process("n", 1, "0"), Process("n", 2, "0")
+    entries.report("r", first, 3, Usage(loading=5.0, computing=20.0, waiting=1.0))
+    begin(entries, 2)
+    assert look(entries).usage == Usage(loading=5.0, computing=20.0, waiting=1.0)
+    entries.report("r", second, 0, Usage(loading=6.0))
+    assert look(entries).usage == Usage(loading=11.0, computing=20.0, waiting=1.0)
+    clock.now = 30.0
+    entries.report("r", second, 0, Usage(loading=6.0))
+    assert look(entries).usage.waiting == 31.0
+    clock.now = 90.0
+    assert look(entries).usage.waiting == 31.0  # nothing was heard of it since: it may be gone
+    entries.report("r", second, 0, Usage(loading=6.0))
+    assert look(entries).usage.waiting == 91.0
+    for number in range(100):
+        entries.take("r", f"u{number}", "u", 10)
+    entries.report("r", second, 0, Usage(loading=6.0, waiting=90.0))  # as the replica itself has it
+    assert look(entries).usage.waiting == 91.0
+    for number in range(100):
+        entries.done("r", f"u{number}", Usage(loading=6.0, computing=7.0, waiting=90.0))
+    clock.now = 200.0
+    entries.report("r", second, 9, Usage(loading=6.0, computing=7.0, waiting=90.0))
+    assert look(entries).usage == Usage(loading=11.0, computing=27.0, waiting=91.0)  # nothing is left to wait for
+
+
+def test_units_that_were_joined_are_not_waited_for_when_all_are_computed(entries: Entries, clock: Clock) -> None:
+    """Where few rows are chosen there are fewer units than were planned."""
+    clock.now = 7.0
+    entries.report("r", Process("n", 1, "0"), 0, Usage())
+    assert look(entries).usage.waiting == 7.0
+    entries.over()
+    assert look(entries).usage.waiting == 0.0
 
 
 def sight(**changes: object) -> Sight:

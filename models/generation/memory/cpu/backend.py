@@ -24,6 +24,11 @@ class PooledBackend:
     def __init__(self, model: GenerativeModel) -> None:
         self._model = model
 
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """None: each prompt and each pool has memory of its exact size."""
+        return 0, 0
+
     def cache(self, width: int) -> AgedPools:
         """Return an empty cache for units of `width` sequences."""
         model = self._model

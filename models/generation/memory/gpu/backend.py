@@ -64,6 +64,11 @@ class PagedBackend:
         """Holds prompts; a decoder-only model's lie in the same store as generated tokens."""
         return self._stores[-1]
 
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Blocks that are in use, and that are allocated, of all stores."""
+        return sum(store.num_taken for store in self._stores), sum(store.capacity for store in self._stores)
+
     def cache(self, width: int) -> BlockUnits:
         """Return an empty cache for units of `width` sequences."""
         return BlockUnits(self._generated_store, width)
