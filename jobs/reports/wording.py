@@ -46,6 +46,11 @@ def metric(amount: float, unit: str) -> str:
     return f"{amount * 1e6:.3g} u{unit}" if amount else f"0 {unit}"
 
 
+def money(amount: float) -> str:
+    """Format an amount without a currency: `1,250.00`, `3.42`, `0.0042`."""
+    return f"{amount:,.2f}" if amount >= 0.1 or not amount else f"{amount:.2g}"
+
+
 def kinds(errors_by_kind: Mapping[str, int]) -> str:
     """Format error counts, the most frequent first: `12 too_long, 3 null_text`."""
     ordered = sorted(errors_by_kind.items(), key=lambda item: (-item[1], item[0]))
