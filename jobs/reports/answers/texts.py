@@ -68,10 +68,11 @@ def _against(sources: Numbers, lengths: Numbers) -> Line | None:
     points, band = [], []
     bins = (sources // width).astype(np.int64)
     for place in np.unique(bins):
-        own = lengths[bins == place]
+        is_own = bins == place
+        own = lengths[is_own]
         if len(own) >= max(3, len(lengths) // 1000):
             low, middle, high = np.quantile(own, [0.25, 0.5, 0.75])
-            points.append(((float(place) + 0.5) * width, float(middle)))
+            points.append((float(np.median(sources[is_own])), float(middle)))
             band.append((float(low), float(high)))
     if len(points) < 2:
         return None
