@@ -58,6 +58,8 @@ class JobRecord:
     """What the fingerprint is a hash of."""
     retries: tuple[Mapping[str, Any], ...] = ()
     """Options of a task with which errors were retried: fingerprint, kinds, task_options."""
+    layout_of: Mapping[str, Any] = field(default_factory=dict)
+    """What decides the parts' columns beside the answers."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchloom import pipelines
-from batchloom.jobs.reports.report import Report
+from batchloom.jobs.reports.analysis.report import Report
 from batchloom.jobs.reports.view import look
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.errors import ConfigError, OutputError
@@ -163,7 +163,7 @@ def test_what_looks_at_outputs_reads_json_lines(output) -> None:
         rows = view.sample(5)
         assert [row["summary_text"] for row in rows] == [answer("a.parquet", row["id"]) for row in rows]
         report = Report.of(view)
-        assert report.num_rows_read == NUM_ROWS
+        assert report.scan.num_rows == NUM_ROWS
         for name in ("manifest.json", "parts.pq") if is_finished else ():
             (output / "_batchloom" / name).unlink()
 
