@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from batchloom.models.families.config import ModelConfig, StackSize
 from batchloom.models.families.table import family_of
+from batchloom.models.families.tensor_names import ACTIVATIONS
 from batchloom.models.machines import Machine
 
 # The share of the memory beside the weights that the KV cache may take, by device. The rest is for activations and
@@ -117,7 +118,11 @@ class Footprint:
 
     def _layer(self, inner: int) -> int:
         feed_forward = self._by_outputs(self._width, inner) + self._by_inputs(inner, self._width)
-        return self._attention + feed_forward + 2 * self._norm
+        return self._attention + feed_forward + 2 * self._norm + self._activation
+
+    @property
+    def _activation(self) -> int:
+        return len(ACTIVATIONS.get(getattr(self.config, "activation_function", ""), ()))
 
     @property
     def _attention(self) -> int:

@@ -35,6 +35,9 @@ class InputConfig:
     output.path began with, or the newest."""
     text_column: str = "text"
     """The column that a task reads: strings, for conversations also lists of strings."""
+    text_pair_column: str | None = None
+    """text-classification: the column with each text's partner, such as a hypothesis or an answer. None: texts stand
+    alone."""
     question_column: str = "question"
     """question-answering: the column with the questions."""
     context_column: str = "context"
@@ -148,6 +151,33 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What stands over the checkpoint's config.json, and how its weights are taken."""
+
+    architecture: str | None = None
+    """The class to load it as, one of its family: BartForCausalLM for the decoder of bart-base. None: config.json's."""
+    num_labels: int | None = None
+    """Labels of a classifier. None: config.json's, or where that names none as many as the weights have."""
+    id2label: Mapping[str, str] | None = None
+    """Names of the labels by their numbers, from 0: {0: negative, 1: positive}. None: config.json's."""
+    strict: bool = False
+    """Refuse weights with tensors that no class of the family reads, such as adapters and further layers. False: `plan`
+    and the log name them."""
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What stands over config.json."""
+        changes: dict[str, Any] = {}
+        if self.architecture is not None:
+            changes["architectures"] = [self.architecture]
+        if self.id2label is not None:
+            changes |= {"id2label": dict(self.id2label), "label2id": None, "num_labels": len(self.id2label)}
+        elif self.num_labels is not None:
+            changes["num_labels"] = self.num_labels
+        return changes
+
+
+@dataclass(frozen=True, kw_only=True)
 class LimitsConfig:
     """When a job with too many errors or useless answers is stopped, and how long is waited for what does not come."""
 
@@ -180,8 +210,10 @@ class JobConfig:
     """A checkpoint in hub format: path, fsspec URL or hf://org/name@revision."""
     input: InputConfig
     output: OutputConfig
+    model_options: ModelOptions = field(default_factory=ModelOptions)
     generation: Mapping[str, Any] = field(default_factory=dict)
-    """Options under the names of transformers' GenerationConfig; unset ones come from the checkpoint."""
+    """Options under the names of transformers' GenerationConfig; unset ones come from the checkpoint. Null: without the
+    checkpoint's."""
     task_options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the task."""
     engine: EngineConfig = field(default_factory=EngineConfig)

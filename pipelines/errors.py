@@ -73,7 +73,7 @@ ADVICE = {
     "out_of_memory": "run again with --retry-errors=out_of_memory on a device with more memory, or lower "
     "generation.num_beams or its lengths in another output",
     "refused_request": "the column error says which parameter or text",
-    "too_long": "shorten or split their texts, or use a checkpoint with more positions",
+    "too_long": "shorten or split their texts, or set task_options.truncation in another output",
     "too_short": "they have too few tokens to score; leave them out of the input",
 }
 """What to do about rows with a kind of error, after its name and a colon."""

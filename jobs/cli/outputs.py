@@ -82,19 +82,30 @@ def status(folder: Folder, as_json: Json = False) -> None:
 def report(
     folder: Folder,
     html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page of its own instead.")] = None,
+    markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Write the same as Markdown.")] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(metavar="AMOUNT", min=0, help="Of all machines that the job held: what it cost.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Report on an output: rows, speed, padding, errors, lengths, samples."""
+    """Report on an output: answers, samples, errors, speed, lengths."""
     with command(as_json) as output:
         keep_pandas_out()
-        from batchloom.jobs.reports.report import Report
+        from batchloom.jobs.reports.analysis.report import Report
+        from batchloom.jobs.reports.pages import files
 
-        found = Report.of(look(folder))
+        found = Report.of(look(folder), address(folder)[2], price_per_hour)
+        if html is not None:
+            from batchloom.jobs.reports.pages.page import page
+
+            files.write("--html", html, page(found))
+        if markdown is not None:
+            from batchloom.jobs.reports.pages.markdown import markdown as as_markdown
+
+            files.write("--markdown", markdown, as_markdown(found))
         output.result(found.values())
-        if html is None:
-            output.pairs(found.words())
+        written = [path for path in (html, markdown) if path is not None]
+        if written:
+            output.say(*(f"Report: {path}" for path in written))
         else:
-            from batchloom.jobs.reports import report_page
-
-            report_page.write(found, html)
-            output.say(f"Report: {html}")
+            output.pairs(found.words())

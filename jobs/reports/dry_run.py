@@ -133,7 +133,9 @@ class DryRun:
             "Output": values["output"],
             "Done": f"{values['num_units_done']:,} of {units}, {values['num_rows_done']:,} of {rows}",
             "Generation": _lines(values["generation"]),
-            "Task options": _lines(values["task_options"]),
+            "Task options": _lines(
+                {name: value for name, value in values["task_options"].items() if value is not None}
+            ),
             **({"Note": "\n".join(values["notes"])} if values["notes"] else {}),
             **self._expected(),
             **self.replica.words(),
@@ -168,4 +170,4 @@ def _done(plan: JobPlan, found: ledger.Found) -> Done | None:
 
 
 def _lines(options: Mapping[str, Any]) -> str:
-    return "\n".join(f"{name}: {json.dumps(value)}" for name, value in options.items() if value is not None)
+    return "\n".join(f"{name}: {json.dumps(value)}" for name, value in options.items())

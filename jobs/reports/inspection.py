@@ -41,6 +41,7 @@ class Inspection:
             "labels": [config.id2label[column] for column in range(config.num_labels)],
             "generation_defaults": found.generation_defaults,
             "prefix": found.prefix,
+            "notes": list(found.notes),
             "weights_hash": found.weights_hash,
             "tokenizer_hash": found.tokenizer_hash,
             "weight_bytes_of_rank": {
@@ -65,6 +66,7 @@ class Inspection:
             "Defaults": "\n".join(f"{name}: {value}" for name, value in values["generation_defaults"].items())
             or "none",
             "Memory": "\n".join(self._memory(values)),
+            **({"Note": "\n".join(values["notes"])} if values["notes"] else {}),
         }
 
     def _labels(self, labels: list[str]) -> str:

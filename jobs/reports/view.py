@@ -42,6 +42,8 @@ class View:
     records: Register
     there: Mapping[str, Stored]
     """The files that are there: others, which a manifest may name, are not opened."""
+    kept_columns: tuple[str, ...] = ()
+    """Of the input, in the parts."""
     num_rows_answered: int = 0
     """Rows of the input whose answers are saved, or that are left out beside such, and not yet in a part."""
 
@@ -72,7 +74,7 @@ class View:
         """Return at most `num_rows` rows, from parts spread evenly over the output."""
         chosen = spread(self.records, num_rows)
         rows_per_part = math.ceil(num_rows / max(len(chosen), 1))
-        read = [self.read(record.part, lambda part: _rows(part.first_rows(rows_per_part))) for record in chosen]
+        read = [self.read(record.part, lambda part: rows_of(part.first_rows(rows_per_part))) for record in chosen]
         return [row for rows in read if rows is not None for row in rows][:num_rows]
 
     def matching(self, num_rows: int, where: str | None = None, kinds: Collection[str] | None = None) -> list[Row]:
@@ -104,7 +106,7 @@ class View:
             if kinds is not None:
                 is_asked = pc.is_in(rows["error.kind"], pa.array(kinds, pa.string())) if kinds else None
                 mask = pc.and_(mask, pc.is_valid(rows["error"]) if is_asked is None else is_asked)
-            found += _rows(table.filter(mask).slice(0, num_rows - len(found)))
+            found += rows_of(table.filter(mask).slice(0, num_rows - len(found)))
         return found
 
     def _typed(self, table: pa.Table) -> pa.Table:
@@ -143,7 +145,7 @@ def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
     found = ledger.look(store)
     manifest = ledger.read_manifest(store) if found.is_closed else None
     if manifest is not None:
-        return View(store, _told(manifest.job), manifest, manifest.parts, found.parts)
+        return View(store, _told(manifest.job), manifest, manifest.parts, found.parts, _kept(manifest.layout_of))
 
     def record_of(part: str) -> PartRecord | None:
         return _read(store, part, lambda file: file.footer(found.parts[part].size).record)
@@ -155,7 +157,20 @@ def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
     if found.job is None and not records:
         raise OutputError(f"{output} holds no batchloom output.{ledger.deeper(found)} A job creates it at its start.")
     told = _told(found.job.job if found.job else {})
-    return View(store, told, None, records, found.parts, _num_rows_answered(found))
+    kept = _kept(found.job.layout_of if found.job else {})
+    return View(store, told, None, records, found.parts, kept, _num_rows_answered(found))
+
+
+def _kept(layout_of: Mapping[str, Any]) -> tuple[str, ...]:
+    kept = layout_of.get("keep_columns")
+    named = [one for one in kept if isinstance(one, list) and one] if isinstance(kept, list) else []
+    return tuple(str(name) for name, *_ in named)
+
+
+def section(job: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a section of a job's record; an empty one where it has none."""
+    found = job.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _once(records: Register) -> Register:
@@ -217,7 +232,8 @@ def _with_fields(table: pa.Table) -> pa.Table:
     return table
 
 
-def _rows(table: pa.Table) -> list[Row]:
+def rows_of(table: pa.Table) -> list[Row]:
+    """Return the rows of a table. Bytes that are no text are said to be that."""
     return [
         {name: _value(column[row]) for name, column in zip(table.column_names, table.columns, strict=True)}
         for row in range(table.num_rows)

@@ -54,6 +54,11 @@ def usage(seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{verb} {share:.0%}" for verb, share in shares.items() if verb != "handed over" or share >= 0.01)
 
 
+def money(amount: float) -> str:
+    """Format an amount without a currency: `1,250.00`, `3.42`, `0.0042`."""
+    return f"{amount:,.2f}" if amount >= 0.1 or not amount else f"{amount:.2g}"
+
+
 def kinds(errors_by_kind: Mapping[str, int]) -> str:
     """Format error counts, the most frequent first: `12 too_long, 3 null_text`."""
     ordered = sorted(errors_by_kind.items(), key=lambda item: (-item[1], item[0]))

@@ -90,6 +90,27 @@ class ModelSource:
             raise CheckpointError(f"{self.uri}: {name} must hold a JSON object; found {type(parsed).__name__}.")
         return parsed
 
+    def read_config(self) -> dict[str, Any]:
+        """Return config.json with what a plan puts in place of its values. Raises: CheckpointError, as read_json, and
+        where there is no config.json."""
+        found = self.read_json("config.json")
+        if found is None:
+            raise CheckpointError(
+                f"Model {self.uri!r} has no config.json, so it is no checkpoint. Found: {', '.join(self.file_names)}."
+                f"{self.advice}"
+            )
+        return found if self.pinned is None else {**found, **self.pinned.changes}
+
+    @property
+    def advice(self) -> str:
+        """What to do about weights of a form that is not read; empty where there are none here."""
+        if not any(name.endswith(".gguf") for name in self.file_names):
+            return ""
+        return (
+            " GGUF is not read: use the checkpoint that it was made from, or let transformers convert it: "
+            "from_pretrained(..., gguf_file=...), then save_pretrained."
+        )
+
     def check_small(self) -> None:
         """Compare all small files that decide answers with the pinned ones. Raises: CheckpointError."""
         for name in DECIDING if self.pinned is not None else ():

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from batchloom.models.checkpoints.hub import ModelSource, open_source
+from batchloom.models.checkpoints.pickled import shapes_of_pickle
 from batchloom.models.checkpoints.pinned import DECIDING, PinnedFile, PinnedModel
 from batchloom.models.checkpoints.weight_file import ITEM_BYTES, HeaderEntry, WeightFile
 from batchloom.models.errors import CheckpointError
 from batchloom.models.families.config import ModelConfig
 from batchloom.models.families.family import Family
-from batchloom.models.families.reading import read_config
-from batchloom.models.families.sizes import check_sizes
+from batchloom.models.families.reading import read_config, says_labels, with_counted_labels
+from batchloom.models.families.sizes import Shapes, check_sizes, num_labels_of
 from batchloom.models.families.table import architecture_of, family_of
+from batchloom.models.families.tensor_names import unread, words_for_unread
 from batchloom.models.generation.absent_options import ABSENT, RESOURCE_HINTS, is_neutral
 from batchloom.models.generation.params import OPTIONS, SPECIAL_TOKENS
 
@@ -30,6 +32,7 @@ GENERATION_FIELDS = (*OPTIONS, *ABSENT)
 
 FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 FLOAT_DTYPES = (*FLOATS, "F64")  # of tensors in safetensors: the first three are computed in
+ENDLESS = 1e20  # a model_max_length above it stands for none: transformers writes 1e30
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +48,11 @@ class CheckpointInfo:
     generation_defaults: dict[str, Any]  # overlaid by task_specific_params of the task
     prefix: str  # text that the checkpoint expects before each input; bart-large-cnn: one space
     max_positions: int | None  # the longest sequence in tokens; None where there is no limit
+    model_max_length: int | None  # tokens that the tokenizer truncates at where it is asked to; None: no such length
     dtype: str  # of most bytes of the weights: "float32", "bfloat16" or "float16"; float32 for any other
     folder: Path  # holds config.json and the tokenizer's files
     pinned: PinnedModel  # what is to be loaded: these files and no others
+    notes: tuple[str, ...] = ()  # what a user should know of how the files are read
 
     @property
     def family(self) -> Family:
@@ -60,27 +65,36 @@ class CheckpointInfo:
         return self.config.encoder_of(self.architecture) is not None
 
 
-def describe(uri: str, task: str | None = None) -> CheckpointInfo:
+def describe(
+    uri: str, task: str | None = None, changes: Mapping[str, Any] | None = None, strict: bool = False
+) -> CheckpointInfo:
     """Read a checkpoint's small files and hash the weights; `task` selects from config.json's task_specific_params.
 
-    Raises: CheckpointError where there is no such folder, no config.json or no weights; UnsupportedModelError where
-    the architecture or a configuration value is not supported.
+    `changes` stand over config.json's values, here and where `pinned` is loaded: {"architectures": ["BartForCausalLM"],
+    "num_labels": 2}. `strict`: tensors that no class of the family reads are refused, and not only named in `notes`.
+
+    Raises: CheckpointError where there is no such folder, no config.json or no weights, or where weights do not fit;
+    UnsupportedModelError where the architecture or a configuration value is not supported.
     """
+    changes = changes or {}
     source = open_source(str(uri))
     small = [PinnedFile(name, hashlib.sha256(content).hexdigest()) for name, content in _small_files(source)]
-    source = replace(source, pinned=PinnedModel(source.uri, tuple(small)))  # what is read below is what was hashed
-    raw_config = source.read_json("config.json")
-    if raw_config is None:
-        raise CheckpointError(
-            f"Model {uri!r} has no config.json, so it is no checkpoint. Found: {', '.join(source.file_names)}."
-        )
+    pinned = PinnedModel(source.uri, tuple(small), changes, strict)
+    source = replace(source, pinned=pinned)  # what is read below is what was hashed
+    raw_config = source.read_config()
     config = read_config(raw_config, where=f"config.json of {uri!r}")
-    architecture = architecture_of(config)
+    architecture = architecture_of(config, next(iter(changes.get("architectures") or ()), None))
     task_params = _task_params(raw_config, task, f"config.json of {uri!r}")
     defaults = generation_defaults(raw_config, source.read_json("generation_config.json"))
     defaults |= {key: value for key, value in task_params.items() if key != "prefix" and value is not None}
     files = weight_files(source)
-    headers = check_whole(files, config, architecture)
+    headers = headers_of(files)
+    shapes = shapes_of(files, headers)
+    before, config = config, with_counted_labels(config, raw_config, num_labels_of(architecture, shapes))
+    check_sizes(config, architecture, shapes, where=f"Model {source.uri!r}")
+    notes = notes_on_weights(before, config, shapes, source)
+    if not says_labels(raw_config):
+        changes = {**changes, "num_labels": config.num_labels}  # what is planned is what is loaded
     with ThreadPoolExecutor(max_workers=8) as pool:  # hashlib releases the GIL
         weights = list(pool.map(WeightFile.pin, files))
     fingerprinted = family_of(config).tokenizer.fingerprinted
@@ -92,10 +106,26 @@ def describe(uri: str, task: str | None = None) -> CheckpointInfo:
         generation_defaults=defaults,
         prefix=str(task_params.get("prefix") or raw_config.get("prefix") or ""),
         max_positions=config.max_positions,
+        model_max_length=_model_max_length(source),
         dtype=_dtype(headers, raw_config),
         folder=source.folder,
-        pinned=PinnedModel(source.uri, (*small, *weights)),
+        pinned=replace(pinned, files=(*small, *weights), changes=changes),
+        notes=notes,
     )
+
+
+def _model_max_length(source: ModelSource) -> int | None:
+    """Return tokenizer_config.json's length, also in its old spelling. Raises: CheckpointError where it is none."""
+    found = source.read_json("tokenizer_config.json") or {}
+    length = found.get("model_max_length", found.get("max_len"))
+    if length is None:
+        return None
+    if not isinstance(length, int | float) or isinstance(length, bool) or not length >= 1:
+        raise CheckpointError(
+            f"Model {source.uri!r}: tokenizer_config.json has model_max_length = {length!r:.80}, which is no number of "
+            "tokens. Correct it, or take it out."
+        )
+    return int(length) if length < ENDLESS else None
 
 
 def _small_files(source: ModelSource) -> Iterator[tuple[str, bytes]]:
@@ -113,11 +143,10 @@ def _task_params(raw_config: Mapping[str, Any], task: str | None, where: str) ->
     return dict(params)
 
 
-def check_whole(files: Sequence[WeightFile], config: ModelConfig, architecture: str) -> dict[str, HeaderEntry]:
-    """Check that no weight file is cut, and that the tensors have config.json's sizes, reading headers alone, which are
-    returned.
+def headers_of(files: Sequence[WeightFile]) -> dict[str, HeaderEntry]:
+    """Return what the headers of safetensors files tell of their tensors, and check that no file is cut.
 
-    The tensors of a .bin file are not known without torch; loading compares them. Raises: CheckpointError.
+    Raises: CheckpointError.
     """
     headers: dict[str, HeaderEntry] = {}
     for file in files:
@@ -125,10 +154,44 @@ def check_whole(files: Sequence[WeightFile], config: ModelConfig, architecture: 
             headers |= file.header()
         else:
             file.check_whole()
-    if all(file.name.endswith(".safetensors") for file in files):
-        shapes = {name: entry.shape for name, entry in headers.items()}
-        check_sizes(config, architecture, shapes, where=f"Model {files[0].source.uri!r}")
     return headers
+
+
+def shapes_of(files: Sequence[WeightFile], headers: Mapping[str, HeaderEntry]) -> Shapes:
+    """Return the tensors' shapes, without their bytes.
+
+    Empty where one is not known without torch, as in a .bin that was saved before torch 1.6; loading compares them.
+    """
+    shapes = {name: entry.shape for name, entry in headers.items()}
+    for file in files:
+        if file.name.endswith(".safetensors"):
+            continue
+        with file.open() as content:
+            found = shapes_of_pickle(content)
+        if found is None:
+            return {}
+        shapes |= found
+    return shapes
+
+
+def notes_on_weights(before: ModelConfig, config: ModelConfig, shapes: Shapes, source: ModelSource) -> tuple[str, ...]:
+    """Return what a user should know of the weights: labels that were counted, tensors that nothing reads.
+
+    `before`: the configuration without what was counted. Its layers are checked: their names are made here. Raises:
+    CheckpointError where there are such tensors, and the plan is strict.
+    """
+    notes = []
+    if config.num_labels != before.num_labels:
+        named = ", ".join(config.id2label.values())
+        notes.append(
+            f"config.json names no labels; the weights have {config.num_labels}: {named:.200}. "
+            "model_options.id2label gives them names."
+        )
+    if shapes and (strays := unread(config, shapes)):
+        notes.append(words_for_unread(strays))
+        if source.pinned is not None and source.pinned.is_strict:
+            raise CheckpointError(f"Model {source.uri!r} is refused, as model_options.strict is true: {notes[-1]}")
+    return tuple(notes)
 
 
 def _dtype(headers: Mapping[str, HeaderEntry], raw_config: Mapping[str, Any]) -> str:
@@ -147,10 +210,11 @@ def _dtype(headers: Mapping[str, HeaderEntry], raw_config: Mapping[str, Any]) ->
 def generation_defaults(raw_config: Mapping[str, Any], raw_generation: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return how a checkpoint wants to generate; null counts as unset.
 
-    As in the reference, where generation_config.json exists only the ids of special tokens are filled in from
-    config.json. What changes tokens and is not ours stays in, for GenerationParams.resolve to refuse. What changes none
-    (hints for speculative decoding, keys that transformers does not know either) is left out, with a warning that names
-    it.
+    Where generation_config.json exists only the ids of special tokens are filled in from config.json. transformers 5.23
+    fills in none: there a decoder begins with bos where that file names no start token, and goes on to its length where
+    it names no end token. What changes tokens and is not ours stays in, for GenerationParams.resolve to refuse. What
+    changes none (hints for speculative decoding, keys that transformers does not know either) is left out, with a
+    warning that names it.
     """
     names = GENERATION_FIELDS if raw_generation is None else SPECIAL_TOKENS
     defaults = {name: raw_config[name] for name in names if raw_config.get(name) is not None}
@@ -199,7 +263,7 @@ def weight_file_names(source: ModelSource) -> list[str]:
             return [single]
     raise CheckpointError(
         f"Model {source.uri!r} has no weights: expected model.safetensors or pytorch_model.bin, or an index of either. "
-        f"Found: {', '.join(source.file_names)}."
+        f"Found: {', '.join(source.file_names)}.{source.advice}"
     )
 
 

@@ -4,6 +4,7 @@ The model is built on the meta device, every parameter is allocated on its devic
 its slice of the file, and last weights are reordered for the processor. So peak memory is the model and one tensor.
 """
 
+import logging
 import weakref
 from collections.abc import Collection
 from typing import Any
@@ -12,16 +13,16 @@ import torch
 from torch import nn
 
 from batchloom.models.checkpoints.hub import ModelSource, open_source
-from batchloom.models.checkpoints.info import generation_defaults
+from batchloom.models.checkpoints.info import generation_defaults, notes_on_weights
 from batchloom.models.checkpoints.pinned import PinnedModel
 from batchloom.models.checkpoints.tensors import Checkpoint
 from batchloom.models.checkpoints.weights import differing_copies, fill, stored_names, tie
-from batchloom.models.errors import CheckpointError, DeviceError
+from batchloom.models.errors import DeviceError
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.families.config import ModelConfig
 from batchloom.models.families.projections import CrossAttention, SelfAttention
-from batchloom.models.families.reading import read_config
-from batchloom.models.families.sizes import check_depth
+from batchloom.models.families.reading import read_config, with_counted_labels
+from batchloom.models.families.sizes import check_depth, num_labels_of
 from batchloom.models.families.table import architecture_of, model_class
 from batchloom.models.layers.embedding import VocabularyHead
 from batchloom.models.layers.linear import ColumnLinear, RowLinear
@@ -30,6 +31,8 @@ from batchloom.models.ranks.connection import FollowerStarter
 from batchloom.models.ranks.division import check_ranks
 from batchloom.models.ranks.group import SINGLE, Collectives, TensorParallel
 from batchloom.models.ranks.processes import FollowerProcesses
+
+logger = logging.getLogger(__name__)
 
 _DEVICES = "Use 'auto', 'cpu', 'cuda' or 'cuda:1'."
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -88,10 +91,7 @@ def load_for_rank(
 ) -> LoadedModel:
     """Load one rank's slices of a checkpoint's model. Raises: as load_model."""
     source = open_source(uri)
-    config, raw_config = read_configuration(source)
-    name = architecture_of(config, architecture)
-    checkpoint = Checkpoint(source)
-    check_depth(config, name, checkpoint.tensors, where=f"Model {source.uri!r}")
+    config, raw_config, name, checkpoint = read_checkpoint(source, architecture, is_told=group.rank == 0)
     model = meta_model(name, config, group, apart=differing_copies(name, config, checkpoint, group))
     stored_names(model, checkpoint)  # raises where a tensor does not fit, before there is memory for it
     allocate(model, place, resolve_dtype(dtype, place, checkpoint.dtype))
@@ -102,13 +102,28 @@ def load_for_rank(
     return model
 
 
+def read_checkpoint(
+    source: ModelSource, architecture: str | None, is_told: bool = True
+) -> tuple[ModelConfig, dict[str, Any], str, Checkpoint]:
+    """Return the configuration as the weights complete it, config.json, the class to load, and the weights.
+
+    `is_told`: notes on the weights are logged. Raises: CheckpointError, UnsupportedModelError.
+    """
+    config, raw_config = read_configuration(source)
+    name = architecture_of(config, architecture)
+    checkpoint = Checkpoint(source)
+    shapes = {stored: tensor.shape for stored, tensor in checkpoint.tensors.items()}
+    check_depth(config, name, shapes, where=f"Model {source.uri!r}")
+    before, config = config, with_counted_labels(config, raw_config, num_labels_of(name, shapes))
+    notes = notes_on_weights(before, config, shapes, source)
+    for note in notes if is_told else ():
+        logger.warning("%s: %s", source.uri, note)
+    return config, raw_config, name, checkpoint
+
+
 def read_configuration(source: ModelSource) -> tuple[ModelConfig, dict[str, Any]]:
     """Return config.json, parsed into a configuration and raw. Raises: CheckpointError, UnsupportedModelError."""
-    raw_config = source.read_json("config.json")
-    if raw_config is None:
-        raise CheckpointError(
-            f"Model {source.uri!r} has no config.json, so it is no checkpoint. Found: {', '.join(source.file_names)}."
-        )
+    raw_config = source.read_config()
     return read_config(raw_config, where=f"config.json of {source.uri!r}"), raw_config
 
 

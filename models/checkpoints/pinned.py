@@ -7,7 +7,9 @@ Weights are read once: equal versions mean equal bytes, since no write leaves th
 of its own, whose versions are others, hashes the copy.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from batchloom.models.errors import CheckpointError
 
@@ -46,6 +48,10 @@ class PinnedModel:
 
     uri: str
     files: tuple[PinnedFile, ...]
+    changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Values that stand over those of config.json."""
+    is_strict: bool = False
+    """Whether tensors that no class of the family reads are refused."""
 
     def __str__(self) -> str:
         return self.uri

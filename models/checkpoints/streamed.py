@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from batchloom.models.checkpoints.hub import open_source
-from batchloom.models.checkpoints.loading import read_configuration
+from batchloom.models.checkpoints.loading import read_checkpoint
 from batchloom.models.checkpoints.pinned import PinnedModel
 from batchloom.models.checkpoints.tensors import Checkpoint
 from batchloom.models.checkpoints.weights import NUM_READERS, differing_copies, stored_names, tie
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.families.projections import CrossAttention, SelfAttention
-from batchloom.models.families.sizes import check_depth
-from batchloom.models.families.table import architecture_of, model_class
+from batchloom.models.families.table import model_class
 from batchloom.models.ranks.group import SINGLE
 
 
@@ -30,10 +29,7 @@ def stream_model(uri: str | PinnedModel, architecture: str | None = None) -> Loa
     Raises: CheckpointError, which lists everything that does not fit; UnsupportedModelError.
     """
     source = open_source(uri)
-    config, _ = read_configuration(source)
-    name = architecture_of(config, architecture)
-    checkpoint = Checkpoint(source)
-    check_depth(config, name, checkpoint.tensors, where=f"Model {source.uri!r}")
+    config, _, name, checkpoint = read_checkpoint(source, architecture)
     with torch.device("meta"):
         model = model_class(name)(config, SINGLE)
     tie(model, differing_copies(name, config, checkpoint, SINGLE))

@@ -9,6 +9,8 @@ from batchloom.models.checkpoints.files import StoredTensor, read_index
 from batchloom.models.checkpoints.hub import ModelSource
 from batchloom.models.checkpoints.info import weight_files
 from batchloom.models.checkpoints.weight_file import WeightFile, read_bytes
+from batchloom.models.errors import CheckpointError
+from batchloom.models.families.tensor_names import LAYOUT, SCALE
 
 # Tensors are read in pieces of this size, so that loading never holds much more than the model itself.
 PIECE_BYTES = 32 * 1024 * 1024
@@ -27,6 +29,10 @@ class Checkpoint:
         self.tensors: dict[str, StoredTensor] = {}
         for file in self._files.values():
             self.tensors.update(read_index(file))
+        self.scales = {name: scale for name in self.tensors if (scale := self._scale_of(name)) is not None}
+        """The tensors with the scales of int8 weights' rows, by the weights' names."""
+        for name in self.scales:
+            self._check_layout(name)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -68,7 +74,33 @@ class Checkpoint:
         return [slice(row, min(row + step, stop)) for row in range(first, stop, step)]
 
     def read(self, name: str, rows: slice) -> Tensor:
-        """Read a slice of a tensor's rows in the file's dtype. Raises: KeyError for an unknown name."""
+        """Read a slice of a tensor's rows in the file's dtype, in float32 where it is quantized.
+
+        Raises: KeyError for an unknown name.
+        """
+        values = self._stored(name, rows)
+        if name not in self.scales:
+            return values
+        scale_M = self._stored(self.scales[name], rows).float()  # bitsandbytes: a row's largest magnitude stands at 127
+        return values.float() * (scale_M / 127)[:, None]
+
+    def _scale_of(self, name: str) -> str | None:
+        """Return the name of the scales of a tensor that bitsandbytes quantized, None for any other."""
+        tensor, scale = self.tensors[name], f"{name.removesuffix('weight')}{SCALE}"
+        is_int8 = tensor.dtype == torch.int8 and len(tensor.shape) == 2 and name.endswith(".weight")
+        return scale if is_int8 and scale in self.tensors and self.tensors[scale].shape == tensor.shape[:1] else None
+
+    def _check_layout(self, name: str) -> None:
+        """Raises: CheckpointError where an int8 weight's rows are not one after the other, as on old GPUs."""
+        layout = f"{name.removesuffix('weight')}{LAYOUT}"
+        if layout in self.tensors and int(self._stored(layout, slice(0, 1)).flatten()[0]):
+            raise CheckpointError(
+                f"Model {self.source.uri!r}: {name} has the int8 layout of one kind of GPU. Load the checkpoint with "
+                "transformers and bitsandbytes, and save it again."
+            )
+
+    def _stored(self, name: str, rows: slice) -> Tensor:
+        """Read a slice of a tensor's rows as they stand in the file."""
         stored = self.tensors[name]
         if stored.value is not None:
             return stored.value.reshape(stored.num_rows, *stored.shape[1:])[rows]

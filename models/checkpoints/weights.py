@@ -54,9 +54,6 @@ def fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
             reading.result()
     finally:
         readers.shutdown(cancel_futures=True)
-    strays = sorted(set(checkpoint.tensors) - set(stored.values()))
-    if strays and model.group.rank == 0:
-        logger.info("%d tensors of %s are not used: %s", len(strays), checkpoint.source.uri, ", ".join(strays[:8]))
 
 
 def stored_names(model: LoadedModel, checkpoint: Checkpoint) -> dict[str, str | None]:
@@ -119,8 +116,11 @@ def _problems(model: LoadedModel, checkpoint: Checkpoint, stored_names: dict[str
             tensor = checkpoint.tensors[stored_name]
             if list(tensor.shape) != expected:
                 problems.append(f"{name} should be {expected}; the file has {list(tensor.shape)}")
-            elif not tensor.dtype.is_floating_point:  # quantized: its scale is in another tensor, if anywhere
-                problems.append(f"{name} is stored as {tensor.dtype}, quantized; we read floating point alone")
+            elif not tensor.dtype.is_floating_point and stored_name not in checkpoint.scales:
+                problems.append(
+                    f"{name} is stored as {tensor.dtype}, without the scales of bitsandbytes; of integers only these "
+                    "are read"
+                )
         elif canonical(name) not in model.ZERO_IF_ABSENT:
             problems.append(f"{name} {expected} is missing")
     return problems
@@ -188,5 +188,6 @@ def _report(problems: list[str], model: LoadedModel, checkpoint: Checkpoint) -> 
     return (
         f"The weights of {checkpoint.source.uri!r} do not fit {type(model).__name__} as config.json describes it "
         f"({len(problems)} of {len(list(model.parameters()))} tensors):\n{lines}\n"
-        "Check config.json's sizes, or pass the architecture that the weights were saved from."
+        "Check config.json's sizes, or pass the architecture that the weights were saved from (model_options has "
+        "architecture and num_labels)."
     )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from batchloom.models.errors import RequestError
 from batchloom.models.families.config import ModelConfig
-from batchloom.models.layers.packing import Packing
+from batchloom.models.layers.packing import Packing, packing_of
 from batchloom.models.ranks.calls import Call
 from batchloom.models.ranks.group import TensorParallel
 
@@ -20,7 +20,8 @@ class LoadedModel(nn.Module):
     A forward takes padded ids and gives logits `[B, T, V]` (language models), `[B, L]` (sequence classes), `[B, T, L]`
     (token classes), `(start [B, T], end [B, T])` (answers) or hidden states `[B, T, D]` (bare models); padding gives
     zeros. Padding may be anywhere: positions count real tokens, so a row's answer does not depend on its padding.
-    (transformers' learned positions count padding on the left.)
+    (transformers' learned positions count padding on the left.) Padding between tokens is refused where positions are
+    learned.
     """
 
     is_encoder_decoder: ClassVar[bool]
@@ -114,6 +115,20 @@ class LoadedModel(nn.Module):
                 f"Ids from {min(token_ids)} to {max(token_ids)} found; the model's embedding has rows 0 to "
                 f"{self.config.vocab_size - 1}. Use the tokenizer that belongs to this checkpoint."
             )
+
+    def packed(self, input_ids_BT: Tensor, attention_mask_BT: Tensor | None) -> Packing:
+        """Return where the tokens of a padded batch are.
+
+        Raises RequestError for ids that do not fit, and where padding is between tokens of a model with positions.
+        """
+        self.check_ids(input_ids_BT)
+        packing = packing_of(input_ids_BT, attention_mask_BT)
+        if self.max_positions is not None and attention_mask_BT is not None and (rows := packing.rows_with_holes):
+            raise RequestError(
+                f"attention_mask has zeros between the tokens of rows {rows}. Whether masked tokens count as positions "
+                "is not the same everywhere: take them out of input_ids."
+            )
+        return packing
 
     def check_ids(self, input_ids_BT: Tensor, what: str = "input_ids") -> None:
         """Check a padded batch. Raises RequestError for ids outside the vocabulary and rows that are too long."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from batchloom.models.errors import RequestError
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.layers.attention import AttentionContext, PackedAttention
-from batchloom.models.layers.packing import Packing, packing_of
+from batchloom.models.layers.packing import Packing
 from batchloom.models.layers.positions import positions_of
 
 
@@ -38,6 +38,5 @@ class DecoderOnlyModel(LoadedModel):
         """
         if decoder_input_ids is not None:
             raise RequestError(f"{type(self).__name__} has no encoder: give decoder_input_ids as input_ids.")
-        self.check_ids(input_ids)
-        packing = packing_of(input_ids, attention_mask)
+        packing = self.packed(input_ids, attention_mask)
         return self.packed_hidden(packing.pack(input_ids), packing.lengths), packing

@@ -66,8 +66,7 @@ class EncoderDecoderModel(LoadedModel):
 
         Raises RequestError where ids do not fit the model or each other, or are missing.
         """
-        self.check_ids(input_ids)
-        packing = packing_of(input_ids, attention_mask)
+        packing = self.packed(input_ids, attention_mask)
         input_ids_N, lengths = packing.pack(input_ids), packing.lengths
         if decoder_input_ids is None:
             return self.packed_hidden(input_ids_N, lengths), packing

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.families.config import ModelConfig
 from batchloom.models.layers.embedding import VocabularyHead
-from batchloom.models.layers.packing import packing_of
 from batchloom.models.ranks.group import TensorParallel
 
 
@@ -77,6 +76,5 @@ class SequenceClasses(LoadedModel):
 
     @torch.inference_mode()
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        self.check_ids(input_ids)
-        packing = packing_of(input_ids, attention_mask)
+        packing = self.packed(input_ids, attention_mask)
         return self.class_logits(packing.pack(input_ids), packing.lengths)

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 from batchloom.models.errors import CheckpointError, UnsupportedModelError
 from batchloom.models.families.config import ModelConfig
 from batchloom.models.families.family import Family
+from batchloom.models.families.quantized import refuse_quantized
 from batchloom.models.families.table import FAMILIES
 
 MAX_LABELS = 1_000_000  # names are made for classes without one
@@ -19,6 +20,7 @@ def read_config(raw: Mapping[str, Any], where: str) -> ModelConfig:
     Raises UnsupportedModelError for other families, CheckpointError with all bad values of the file at once.
     """
     family = _family(raw, where)
+    refuse_quantized(raw, where)
     if problems := _wrong_shapes(raw):
         raise CheckpointError(_cannot_be_used(where, problems))
     eos_token_ids = _as_tuple(_lookup(raw, "eos_token_id", family))
@@ -38,6 +40,25 @@ def read_config(raw: Mapping[str, Any], where: str) -> ModelConfig:
     config = family.config(**values)
     _check(config, raw, where)
     return config
+
+
+def with_counted_labels(config: ModelConfig, raw: Mapping[str, Any], num_labels: int | None) -> ModelConfig:
+    """Return the configuration with as many labels as the head's tensor has rows, where config.json names none.
+
+    transformers leaves id2label out where there are two labels, and then means two of every family.
+    """
+    if num_labels is None or num_labels == config.num_labels or says_labels(raw):
+        return config
+    return replace(config, id2label=_numbered(num_labels))
+
+
+def says_labels(raw: Mapping[str, Any]) -> bool:
+    """Return whether a config.json names its labels, or their number."""
+    return any(raw.get(key) for key in ("id2label", "label2id", "num_labels", "_num_labels"))
+
+
+def _numbered(num_labels: int) -> dict[int, str]:
+    return {column: f"LABEL_{column}" for column in range(num_labels)}
 
 
 def _wrong_shapes(raw: Mapping[str, Any]) -> list[str]:
@@ -96,7 +117,7 @@ def _labels(raw: Mapping[str, Any], family: Family) -> dict[int, str]:
     if names and raw.get("num_labels") in (None, len(names)):
         return dict(sorted((int(column), str(label)) for column, label in names.items()))
     num_labels = raw.get("num_labels") or raw.get("_num_labels") or family.defaults.get("num_labels", 2)
-    return {column: f"LABEL_{column}" for column in range(num_labels)}
+    return _numbered(num_labels)
 
 
 def _as_tuple(ids: int | list[int] | None) -> tuple[int, ...]:
@@ -119,6 +140,12 @@ def _check(config: ModelConfig, raw: Mapping[str, Any], where: str) -> None:
             for name, count in heads.items()
             if config.width % count
         ]
+    if raw.get("slow_but_exact") and (raw.get("pretraining_tp") or 1) > 1:
+        problems.append(
+            f"slow_but_exact = true with pretraining_tp = {raw['pretraining_tp']!r:.80} is not supported: the "
+            "reference then leaves out the biases of two projections of each layer. Set slow_but_exact to false, as "
+            "BLOOM's own files have it"
+        )
     if raw.get("static_position_embeddings"):
         problems.append("static_position_embeddings = true (sinusoidal positions) is not supported")
     if sorted(config.id2label) != list(range(config.num_labels)):

@@ -12,6 +12,12 @@ from batchloom.models.families.table import family_of
 
 # Prefixes of tensor names, which depend on the class that saved them.
 PREFIXES = ("module.", "model.", "transformer.")
+COMPILED = "_orig_mod."  # of a model, or a part of it, that torch.compile wrapped before it was saved
+# The tensor whose rows are the labels, by how class names end.
+HEADS = {
+    "ForSequenceClassification": ("classification_head.out_proj.weight", "score.weight"),
+    "ForTokenClassification": ("classifier.weight",),
+}
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -22,7 +28,7 @@ def check_sizes(config: ModelConfig, architecture: str, shapes: Shapes, where: s
     `shapes` are those of the files' tensors by name, `where` begins the message.
     """
     shapes = {canonical(name): shape for name, shape in shapes.items()}
-    problems = [*_embedding(config, shapes)]
+    problems = [*_embedding(config, shapes), *_head(config, architecture, shapes)]
     for stack in _stacks(config, architecture):
         problems += [*_depth(stack, shapes), *_inner_width(config, stack, shapes), *_positions(config, stack, shapes)]
     _raise(problems, where)
@@ -49,6 +55,7 @@ def _stacks(config: ModelConfig, architecture: str) -> list[StackSize]:
 
 def canonical(name: str) -> str:
     """Return a tensor's name without its prefixes: model.encoder.layers.0... -> encoder.layers.0..."""
+    name = name.replace(COMPILED, "")
     while (prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)) is not None:
         name = name.removeprefix(prefix)
     return name
@@ -59,6 +66,27 @@ def _embedding(config: ModelConfig, shapes: Shapes) -> Iterator[str]:
     for name in config.EMBEDDINGS:
         if shapes.get(name, expected) != expected:
             yield _differs(name, expected, shapes[name])
+
+
+def num_labels_of(architecture: str, shapes: Shapes) -> int | None:
+    """Return how many labels the head's tensor has, None where the class has no such head, or the files have none."""
+    found = [shape for name, shape in _head_shapes(architecture, shapes).items() if len(shape) == 2]
+    return found[0][0] if found else None
+
+
+def _head_shapes(architecture: str, shapes: Shapes) -> Shapes:
+    names = next((names for ending, names in HEADS.items() if architecture.endswith(ending)), ())
+    own = {canonical(name): shape for name, shape in shapes.items()}
+    return {name: own[name] for name in names if name in own}
+
+
+def _head(config: ModelConfig, architecture: str, shapes: Shapes) -> Iterator[str]:
+    for name, shape in _head_shapes(architecture, shapes).items():
+        if shape[:1] != (config.num_labels,):
+            yield (
+                f"{name} should have {config.num_labels} rows, one for each label; the file has {list(shape)}. Set "
+                f"model_options: {{num_labels: {shape[0] if shape else 0}}}"
+            )
 
 
 def _depth(stack: StackSize, names: Iterable[str]) -> Iterator[str]:

@@ -37,7 +37,7 @@ class Layer(nn.Module):
         self.fc1 = ColumnLinear(width, inner, group)
         self.fc2 = RowLinear(inner, width, group)
         self.final_layer_norm = Norm(width)
-        self.activation = activation(config.activation_function)
+        self.activation_fn = activation(config.activation_function)
 
     @abstractmethod
     def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
@@ -48,7 +48,7 @@ class Layer(nn.Module):
         """Return the rows `last_B` of forward's output; only their queries and feed-forward are computed."""
 
     def feed_forward(self, hidden_ND: Tensor) -> Tensor:
-        return self.fc2(self.fc1(hidden_ND, self.activation))
+        return self.fc2(self.fc1(hidden_ND, self.activation_fn))
 
 
 class NormFirstLayer(Layer):

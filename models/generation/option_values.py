@@ -4,6 +4,7 @@
 tables that params.py and models/checkpoints/info.py use are derived from there.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal
@@ -42,7 +43,7 @@ def option(
 
 def options_of(params: Any) -> dict[str, Option]:
     """Return the options that a dataclass declares, by name."""
-    return {each.name: _option(each) for each in fields(params)}
+    return {each.name: _option(each) for each in fields(params) if "option" in each.metadata}
 
 
 def problems_of(params: Any) -> list[str]:
@@ -60,7 +61,8 @@ def tokens_of(params: Any) -> Iterator[tuple[str, int]]:
     for name, one in options_of(params).items():
         if one.names_tokens:
             for word in _listed(getattr(params, name)):
-                yield from ((name, token) for token in _listed(word))
+                named = word[0] if one.kind is BIASES else word
+                yield from ((name, token) for token in _listed(named))
 
 
 def _option(declared: Field[Any]) -> Option:
@@ -90,6 +92,16 @@ def _are_words(value: Any) -> bool:
     return isinstance(value, tuple) and bool(value) and all(word and _are_tokens(word) for word in value)
 
 
+def _are_biases(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(pair, tuple) and len(pair) == 2 and _are_words(pair[:1]) and _is_finite(pair[1]) for pair in value
+    )
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
+
+
 def _are_strings(value: Any) -> bool:
     return bool(value) and all(isinstance(stop, str) and stop for stop in _listed(value))
 
@@ -113,6 +125,7 @@ TOKEN = Kind(_is_natural, "a token id")
 TOKENS = Kind(_are_tokens, "a list of token ids")
 TOKEN_OR_TOKENS = Kind(lambda value: _is_natural(value) or _are_tokens(value), "a token id or a list of them")
 WORDS = Kind(_are_words, "a list of lists of token ids, none of them empty")
+BIASES = Kind(_are_biases, "a list of pairs, each a list of token ids and a finite number")
 STRINGS = Kind(_are_strings, "a string or a list of them, none empty")
 DECAY = Kind(_is_decay, "a whole number of new tokens and a factor above 0")
 ANY = Kind(lambda _: True, "anything")

@@ -1,6 +1,7 @@
 """The generation options of one request, under transformers' names. It knows no model and no tensor.
 
-A field left at None is unset: the checkpoint's value is used in its place, and after that transformers' default.
+A field left at None is unset: the checkpoint's value is used in its place, and after that transformers' default. What
+the checkpoint sets and a request is to do without is named in `without`; in a job file it is null.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 from batchloom.models.errors import ParamsError
-from batchloom.models.generation.absent_options import ABSENT, RESOURCE_HINTS, is_neutral
+from batchloom.models.generation.absent_options import RESOURCE_HINTS, absent_option, is_neutral
 from batchloom.models.generation.option_values import (
     ABOVE_ZERO,
     ANY,
+    BIASES,
     COUNT,
     COUNT_FROM_ONE,
     DECAY,
@@ -60,6 +62,7 @@ class GenerationParams:
 
     # What sampling draws from, in the order of application.
     temperature: float | None = option(ABOVE_ZERO, 1.0, only="sampling")
+    top_h: float | None = option(SHARE_ABOVE_ZERO, only="sampling")  # of the entropy of the 100 likeliest tokens
     top_k: int | None = option(COUNT, 50, only="sampling")  # 0: all
     top_p: float | None = option(SHARE, 1.0, only="sampling")
     min_p: float | None = option(SHARE, only="sampling")
@@ -69,6 +72,8 @@ class GenerationParams:
     renormalize_logits: bool | None = option(SWITCH, False)
 
     # Tokens that are banned, forced or penalized.
+    # (token ids, what is added to the last one's logit where it comes after the others); a mapping is taken too.
+    sequence_bias: Sequence[tuple[Sequence[int], float]] | None = option(BIASES, names_tokens=True)
     encoder_repetition_penalty: float | None = option(ABOVE_ZERO, 1.0)
     repetition_penalty: float | None = option(ABOVE_ZERO, 1.0)
     no_repeat_ngram_size: int | None = option(COUNT, 0)
@@ -87,16 +92,21 @@ class GenerationParams:
     pad_token_id: int | None = option(ANY, is_special_token=True)  # no answer depends on it
     decoder_start_token_id: int | None = option(TOKEN, names_tokens=True, is_special_token=True)
 
+    without: Sequence[str] = ()
+    """Options of which the checkpoint's value is not used."""
+
     def __post_init__(self) -> None:
         for field in fields(self):  # lists become tuples: params are a cohort's key, so they must be hashable
             object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
+        object.__setattr__(self, "without", tuple(sorted(set(self.without))))
         # Values first: contradictions are found by comparing them, which needs valid ones.
-        if problems := problems_of(self) or _contradictions(self):
+        problems = [f"without names {name!r}, which is no option" for name in self.without if not _is_known(name)]
+        if problems := [*problems, *problems_of(self)] or _contradictions(self):
             raise ParamsError("; ".join(problems))
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> "GenerationParams":
-        """Return the params of a job file's mapping.
+        """Return the params of a job file's mapping. Null: the checkpoint's value is not used.
 
         Raises: ParamsError naming every option that is not ours, and as GenerationParams(...) does.
         """
@@ -109,11 +119,15 @@ class GenerationParams:
                     for name in unknown
                 )
             )
-        return cls(**{name: value for name, value in options.items() if name in known})
+        asked = {name: value for name, value in options.items() if name in known}
+        return cls(**asked, without=[name for name, value in options.items() if value is None and _is_known(name)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options that are set, with lists in place of tuples, for JSON and YAML."""
-        return {name: _thawed(value) for name, value in asdict(self).items() if value is not None}
+        """Return the options that are set, with lists in place of tuples, for JSON and YAML; of `without`, null."""
+        values = {name: _thawed(value) for name, value in asdict(self).items() if name in OPTIONS}
+        return {name: value for name, value in values.items() if value is not None} | {
+            name: None for name in self.without if values.get(name) is None
+        }
 
     def resolve(self, defaults: Mapping[str, Any]) -> "GenerationParams":
         """Return these params with the checkpoint's `defaults`, and then transformers' own, where they are unset.
@@ -124,17 +138,17 @@ class GenerationParams:
         Raises: ParamsError where the checkpoint asks for what changes tokens and is not ours, or the result contradicts
         itself.
         """
-        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen = {name: getattr(self, name) for name in OPTIONS}
         owned = {name for name, value in chosen.items() if value is not None}
         for name, value in defaults.items():
-            if value is None or owned & _SAME_MATTER.get(name, {name}):
+            if value is None or name in self.without or owned & _SAME_MATTER.get(name, {name}):
                 continue
             if name in chosen:
                 chosen[name] = value
             elif name not in RESOURCE_HINTS and not is_neutral(name, value):
                 raise ParamsError(
-                    f"the checkpoint's generation defaults ask for {name} = {value!r}, which is not an option we have. "
-                    "Remove it from generation_config.json to generate without it"
+                    f"the checkpoint's generation defaults ask for {name} = {value!r}, which is not an option we have"
+                    f"{_suggestion(name, set())}. Set {name} to null to generate without it"
                 )
         for winner, loser in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
             if chosen[winner] is not None:
@@ -151,7 +165,7 @@ class GenerationParams:
             chosen |= {name: value for name, value in _SAMPLING_ONLY.items() if name not in owned}
         if chosen["num_beams"] == 1:
             chosen |= _BEAMS_ONLY
-        return replace(GenerationParams(), **chosen)
+        return replace(GenerationParams(), **chosen, without=self.without)
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Check that every token named is one of a vocabulary of this size.
@@ -210,16 +224,22 @@ def as_ids(ids: TokenIds | None) -> tuple[int, ...]:
     return (ids,) if isinstance(ids, int) else tuple(ids)
 
 
+def _is_known(name: str) -> bool:
+    return name in OPTIONS or absent_option(name) is not None
+
+
 def _suggestion(name: str, known: set[str]) -> str:
     from difflib import get_close_matches
 
-    if name in ABSENT or name in RESOURCE_HINTS:
-        return ", though transformers has it"
+    if (absent := absent_option(name)) is not None:
+        return f", though transformers has it: {absent.reason}"
     close = get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        value = list(value.items())
     return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
 
 

@@ -21,6 +21,12 @@ class Packing:
     def lengths(self) -> list[int]:
         return self.mask_BT.sum(1).tolist()
 
+    @property
+    def rows_with_holes(self) -> list[int]:
+        """The rows whose tokens have padding between them."""
+        is_start_BT = self.mask_BT.int().diff(dim=1, prepend=self.mask_BT.new_zeros(len(self.mask_BT), 1).int()) > 0
+        return (is_start_BT.sum(1) > 1).nonzero().flatten().tolist()
+
     def pack(self, x_BT: Tensor) -> Tensor:
         """Pack: [B, T, ...] -> [N, ...]."""
         return x_BT[self.mask_BT]

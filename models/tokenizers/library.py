@@ -43,6 +43,7 @@ class LibraryTokenizer(Tokenizer):
         # Stored settings are those of whoever saved the file: bart-large-cnn's truncates inputs to 256 tokens
         backend.no_truncation()
         backend.no_padding()
+        backend.encode_special_tokens = settings.split_special_tokens
         if isinstance(backend.model, BPE):
             backend.model.dropout = None  # for training: it splits the same text differently each time
         self.name = name

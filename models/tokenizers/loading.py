@@ -53,6 +53,11 @@ def _read_tokenizer(folder: Path, uri: str) -> Tokenizer:
             )
         vocabulary, merges = read_vocabulary(folder)
         if (named or recognise_family(vocabulary)).tokenizer.files is TokenizerFiles.WORD_BPE:
+            if settings.split_special_tokens:
+                raise TokenizerError(
+                    "split_special_tokens = true is not supported for this kind of tokenizer. Set it to false in "
+                    "tokenizer_config.json."
+                )
             return BlenderbotSmallTokenizer(vocabulary, merges, settings, name)
         return LibraryTokenizer(build_byte_bpe(vocabulary, merges, settings), settings, name)
     except TokenizerError as error:

@@ -27,6 +27,8 @@ class Settings:
     """Whether decoding removes spaces before punctuation, for tokenizers other than BPE."""
     clean_up_spaces_of_bpe: bool = False
     """The same for BPE, whose tokens include their spaces."""
+    split_special_tokens: bool = False
+    """Whether special tokens in a text are text, such as "</s>" in a web page's."""
     special_tokens: dict[str, AddedToken | None] = field(default_factory=dict)
     """Token by role, as in ROLES; None where the file sets it to null."""
     extra_special_tokens: tuple[AddedToken, ...] = ()
@@ -46,6 +48,7 @@ def read_settings(folder: Path) -> Settings:
         clean_up_spaces_of_bpe=bool(
             config.get("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output")
         ),
+        split_special_tokens=bool(config.get("split_special_tokens")),
         special_tokens=special,
         extra_special_tokens=tuple(extra),
         added_tokens=_added_tokens(folder, config, {str(t): t for t in (*special.values(), *extra) if t}),

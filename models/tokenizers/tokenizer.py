@@ -62,7 +62,7 @@ class Encoded:
             return parts[0]
         return Encoded(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
 
-    def part(self, chosen: "slice | npt.NDArray[np.bool_]") -> "Encoded":
+    def part(self, chosen: "slice | npt.NDArray[np.bool_] | npt.NDArray[np.intp]") -> "Encoded":
         """Return some of the tokens."""
         return Encoded(**{name: own[chosen] for name, own in vars(self).items()})
 

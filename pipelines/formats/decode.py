@@ -27,6 +27,7 @@ from batchloom.pipelines.stores.patient_file import Positioned
 FETCHED_BYTES = 32 << 20  # of row groups that are fetched at once
 PIECE_BYTES = 8 << 20  # of a column chunk that is streamed; together they have FETCHED_BYTES at most
 SMALLEST_PIECE = 1 << 18
+SMALLEST_BUFFER = 1 << 14  # of a column that is decoded: 2,000 of SMALLEST_PIECE would be half a gigabyte
 BATCH_BYTES = 8 << 20  # of columns, before compression, that are decoded at a time
 BATCH_ROWS = 4096  # the same for short rows
 REPEATED_BYTES = 64 << 20  # the same where each row may repeat the longest text that a column chunk has room for
@@ -79,19 +80,22 @@ def rows_of(
 ) -> Iterator[pa.Table]:
     """Yield as `decoded`, of a file whose footer was read."""
     chunks = _Chunks(file)
-    parquet = opened(chunks, metadata)
     there = set(chain.from_iterable(columns_of_leaves(metadata)))
     present = [name for name in columns if name in there]
-    row_groups = _wanted(metadata, leaves_of(metadata, present), ranges)
-    yield from cut(_batches(parquet, chunks, present, row_groups), ranges)
+    leaves = leaves_of(metadata, present)
+    parquet = opened(chunks, metadata, len(leaves))
+    yield from cut(_batches(parquet, chunks, present, _wanted(metadata, leaves, ranges)), ranges)
 
 
-def opened(file: Any, metadata: pq.FileMetaData) -> pq.ParquetFile:
-    """Return a file whose footer is known. Times of INT96, as Spark writes them, may lie after the year 2262."""
+def opened(file: Any, metadata: pq.FileMetaData, num_columns: int = 1) -> pq.ParquetFile:
+    """Return a file whose footer is known, of which so many columns are read together, each through a buffer.
+
+    Times of INT96, as Spark writes them, may lie after the year 2262.
+    """
     return pq.ParquetFile(
         file,
         metadata=metadata,
-        buffer_size=SMALLEST_PIECE,
+        buffer_size=min(max(FETCHED_BYTES // max(num_columns, 1), SMALLEST_BUFFER), SMALLEST_PIECE),
         pre_buffer=False,
         page_checksum_verification=True,
         coerce_int96_timestamp_unit="us",

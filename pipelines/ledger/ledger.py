@@ -24,7 +24,7 @@ from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import JobError, OutputError, PipelineError, StoreError
 from batchloom.pipelines.ledger import answers, heartbeat
 from batchloom.pipelines.ledger.manifest import Manifest, Summary
-from batchloom.pipelines.ledger.part_files import SEALS, PartFile
+from batchloom.pipelines.ledger.part_files import SEALS, PartFile, seal_name
 from batchloom.pipelines.ledger.parts import ENDINGS, Footer, output_folder
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.ledger.sealed import sealed
@@ -58,6 +58,8 @@ class JobRecord:
     """What the fingerprint is a hash of."""
     retries: tuple[Mapping[str, Any], ...] = ()
     """Options of a task with which errors were retried: fingerprint, kinds, task_options."""
+    layout_of: Mapping[str, Any] = field(default_factory=dict)
+    """What decides the parts' columns beside the answers."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,10 @@ class Found:
     """Files with records of parts."""
     seals: frozenset[str] = frozenset()
     """Files with the accounts of parts of JSON Lines."""
+
+    def has_account(self, part: str, sha256: str) -> bool:
+        """Return whether the account of a part with these bytes is there: Parquet has it inside."""
+        return part.endswith(".parquet") or seal_name(part, sha256) in self.seals
 
 
 def look(store: Store) -> Found:
@@ -143,13 +149,15 @@ def recorded(store: Store, found: Found) -> Register:
 
 
 def known_parts(store: Store, found: Found, names: Iterable[str]) -> tuple[Register, list[str]]:
-    """Return the records of the parts that have the size and version of their record, and the other parts."""
+    """Return the records of the parts that have the size and version of their record and their account, and the other
+    parts."""
     wanted = set(names)
     kept = recorded(store, found)
     row_of: dict[str, int] = {}
-    columns = (kept.table[name].to_pylist() for name in ("part", "bytes", "version"))
-    for row, (name, size, version) in enumerate(zip(*columns, strict=True)):
-        if name in wanted and found.parts[name] == Stored(size, version) and version:
+    columns = (kept.table[name].to_pylist() for name in ("part", "bytes", "version", "sha256"))
+    for row, (name, size, version, sha256) in enumerate(zip(*columns, strict=True)):
+        is_same = name in wanted and found.parts[name] == Stored(size, version) and version
+        if is_same and found.has_account(name, sha256):
             row_of[name] = row
     known = Register(kept.table.take(pa.array(row_of.values(), pa.int64())))
     return known, sorted(wanted - set(row_of))
@@ -235,7 +243,16 @@ def lost_parts(store: Store, register: Register, found: Found) -> list[str]:
     odd = list(changed(register, found))
     with ThreadPoolExecutor(READ_THREADS) as pool:
         are_there = list(pool.map(lambda record: record.part in found.parts and _is_equal(store, record), odd))
-    return sorted(record.part for record, is_there in zip(odd, are_there, strict=True) if not is_there)
+    lost = {record.part for record, is_there in zip(odd, are_there, strict=True) if not is_there}
+    return sorted(lost | {name for name, _ in without_account(register, found)})
+
+
+def without_account(register: Register, found: Found) -> Iterator[tuple[str, str]]:
+    """Yield the parts whose account is not there, and its file: without it nobody can tell what they hold."""
+    columns = (register.table[name].to_pylist() for name in ("part", "sha256"))
+    for name, sha256 in zip(*columns, strict=True):
+        if not found.has_account(name, sha256):
+            yield name, seal_name(name, sha256)
 
 
 def changed(register: Register, found: Found) -> Iterator[PartRecord]:

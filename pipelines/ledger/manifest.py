@@ -33,6 +33,11 @@ class Summary:
     """Answered rows by DEGENERATE_KINDS; empty for tasks that do not generate."""
     timing: Mapping[str, float]
     """Seconds and counts of the run that finished the job."""
+    course: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """How far that run was at some moments: `seconds` since its start, and `rows`, `input_tokens` and `output_tokens`
+    that it had answered until then."""
+    machine: Mapping[str, str] = field(default_factory=dict)
+    """Where it ran, in words."""
     replicas: tuple[Mapping[str, Any], ...] = ()
     """Of that run, those that waited longest for units, 16 at most: `node`, `process_id`, and seconds as in
     pipelines/telemetry/usage.py. The sums of all are in `timing`."""

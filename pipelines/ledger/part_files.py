@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -29,6 +29,7 @@ from batchloom.pipelines.stores.storage import Store
 SEALS = "_batchloom/seals"
 GZIP_LEVEL = 4  # six times as fast as 6, and files are 1 % larger
 PARSED_BYTES = 1 << 24  # of JSON, at once
+TABLE_ROWS = 1 << 13  # of a Parquet file, at once
 
 
 def seal_name(part: str, sha256: str) -> str:
@@ -139,6 +140,13 @@ class PartFile(ABC):
     def first_rows(self, num_rows: int) -> pa.Table:
         """Return its first rows. Raises: as `whole`."""
 
+    @abstractmethod
+    def tables(self, schema: pa.Schema | None = None) -> Iterator[pa.Table]:
+        """Yield its rows, some thousands at a time, in some of its columns or all; of a Parquet file as they are there.
+
+        Raises: as `whole`; ValueError where it has no such column.
+        """
+
 
 class _ParquetFile(PartFile):
     def whole(self) -> Whole:
@@ -159,6 +167,15 @@ class _ParquetFile(PartFile):
             opened = pq.ParquetFile(file, page_checksum_verification=True)
             batch = next(opened.iter_batches(batch_size=num_rows), None)
             return opened.schema_arrow.empty_table() if batch is None else pa.Table.from_batches([batch])
+
+    def tables(self, schema: pa.Schema | None = None) -> Iterator[pa.Table]:
+        with self.store.open(self.name) as file:
+            opened = pq.ParquetFile(file, page_checksum_verification=True)
+            names = opened.schema_arrow.names if schema is None else schema.names
+            if missing := set(names) - set(opened.schema_arrow.names):
+                raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+            for batch in opened.iter_batches(TABLE_ROWS, columns=names):
+                yield pa.Table.from_batches([batch]).select(names)
 
 
 @dataclass(frozen=True)
@@ -197,8 +214,11 @@ class _JsonLinesFile(PartFile):
 
     def first_rows(self, num_rows: int) -> pa.Table:
         lines = (line for block in self.whole().blocks() for line in block.splitlines())
-        rows = [json.loads(line) for line in islice(lines, num_rows)]
-        return pa.table({name: _typed([row[name] for row in rows]) for name in rows[0]} if rows else {})
+        return _told(islice(lines, num_rows))
+
+    def tables(self, schema: pa.Schema | None = None) -> Iterator[pa.Table]:
+        for block in self.whole().blocks():
+            yield _told(block.splitlines()) if schema is None else _parsed(block, schema)
 
 
 @dataclass(frozen=True)
@@ -227,6 +247,12 @@ def _blocks(name: str, content: bytes) -> Iterator[bytes]:
             rest += piece
     if rest:
         yield rest
+
+
+def _told(lines: Iterable[bytes]) -> pa.Table:
+    """Return the rows of some lines in all of their columns, with the types that the values tell."""
+    rows = [json.loads(line) for line in lines]
+    return pa.table({name: _typed([row[name] for row in rows]) for name in rows[0]} if rows else {})
 
 
 def _typed(values: list[Any]) -> pa.Array:

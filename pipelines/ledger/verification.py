@@ -19,7 +19,7 @@ from batchloom.pipelines.errors import ConfigError, InputError, NoInputError, Ou
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.ledger import ledger
 from batchloom.pipelines.ledger.manifest import Manifest
-from batchloom.pipelines.ledger.part_files import PartFile, seal_name
+from batchloom.pipelines.ledger.part_files import PartFile
 from batchloom.pipelines.ledger.parts import counts_of, is_part_name
 from batchloom.pipelines.planning.fingerprint import fingerprint
 from batchloom.pipelines.planning.kept_footers import KeptFooters
@@ -94,7 +94,7 @@ def verify(
         num_errors=manifest.parts.totals()["errors"] - sum(record.num_errors for record in bad),
         num_left_out=num_left_out - sum(record.num_covered - record.num_rows for record in bad),
         problems=[
-            *_check_seals(manifest, found),
+            *(f"{name}: its seal is missing, {seal}" for name, seal in ledger.without_account(manifest.parts, found)),
             *(f"{one.part}: it is missing ({one.num_rows} rows of {_first(one.spans)})" for one in missing.values()),
             *(problem for problems in wrong.values() for problem in problems),
             *_check_names(manifest, found),
@@ -193,14 +193,6 @@ def _check_names(manifest: Manifest, found: ledger.Found) -> Iterator[str]:
     for name, count in named.items():
         if count > 1:
             yield f"manifest: it names {name} {count} times"
-
-
-def _check_seals(manifest: Manifest, found: ledger.Found) -> Iterator[str]:
-    """Yield the parts of JSON Lines whose account is not there: the next run might have to compute them again."""
-    parts = (manifest.parts.table[name].to_pylist() for name in ("part", "sha256"))
-    for name, sha256 in zip(*parts, strict=True):
-        if not name.endswith(".parquet") and (seal := seal_name(name, sha256)) not in found.seals:
-            yield f"{name}: its seal is missing, {seal}"
 
 
 def _check_totals(manifest: Manifest) -> Iterator[str]:

@@ -72,8 +72,12 @@ class Footers:
         return replace(footer, schema=self._shared(footer.schema))
 
     def _shared(self, schema: pa.Schema) -> pa.Schema:
-        plain = pa.schema([field.remove_metadata() for field in schema])
-        return self._schemas.setdefault(plain.serialize().to_pybytes(), plain)
+        """Return a schema as it is when it was kept: Arrow's serialization drops the names inside of maps."""
+        content = pa.schema([field.remove_metadata() for field in schema]).serialize()
+        key = content.to_pybytes()
+        if key not in self._schemas:
+            self._schemas[key] = pa.ipc.read_schema(content)
+        return self._schemas[key]
 
 
 class _Ranges(Positioned):

@@ -19,7 +19,7 @@ from batchloom.models.patience import Patience
 from batchloom.models.redaction import redacted_values, shareable
 from batchloom.pipelines.columns.choose import choose_columns
 from batchloom.pipelines.columns.partition_by import check_partition_by, partition_folder
-from batchloom.pipelines.config import JSON_ENDINGS, EngineConfig, JobConfig
+from batchloom.pipelines.config import JSON_ENDINGS, EngineConfig, JobConfig, ModelOptions
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.fields import LEDGER_FIELDS
 from batchloom.pipelines.formats.base import Columns, Format
@@ -144,7 +144,8 @@ class JobPlan:
         """What a user should know of answers before they are computed."""
         limited_to = words_for_left_out(self.found, self.config.input.limit)
         selected = self.selection.words(self.num_rows, self.num_rows_excluded)
-        notes = (cut_by_positions(self.generation, self.checkpoint), limited_to, selected, self.format.news)
+        cut = cut_by_positions(self.generation, self.checkpoint)
+        notes = (*self.checkpoint.notes, cut, limited_to, selected, self.format.news)
         return tuple(note for note in notes if note)
 
     @property
@@ -284,7 +285,9 @@ def _of_version(config: JobConfig, format: Format) -> JobConfig:
 
 
 def _task_of(config: JobConfig) -> tuple[models.CheckpointInfo, Task]:
-    checkpoint = models.describe(config.model, task=config.task)
+    options = config.model_options
+    _check_model_options(options)
+    checkpoint = models.describe(config.model, task=config.task, changes=options.changes, strict=options.strict)
     spec = TaskSpec(
         task=config.task,
         input=config.input,
@@ -293,6 +296,22 @@ def _task_of(config: JobConfig) -> tuple[models.CheckpointInfo, Task]:
         checkpoint=checkpoint,
     )
     return checkpoint, create_task(spec)
+
+
+def _check_model_options(options: ModelOptions) -> None:
+    problems = []
+    names, number = options.id2label, options.num_labels
+    if number is not None and number < 1:
+        problems.append(f"model_options.num_labels: is {number}, must be at least 1.")
+    if names is not None and set(names) != set(map(str, range(len(names)))):
+        problems.append(
+            f"model_options.id2label: numbers its labels {', '.join(names) or 'with nothing'}, must be 0 to their "
+            "number less 1."
+        )
+    if names is not None and number not in (None, len(names)):
+        problems.append(f"model_options: num_labels is {number}, and id2label has {len(names)}. Leave one of them out.")
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import platform
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.metrics import Event, Planned, Replicas
 from batchloom.pipelines.planning.job_plan import JobPlan
+from batchloom.pipelines.running.course import Course
 from batchloom.pipelines.running.failures import Failures
 from batchloom.pipelines.tasks.cures import advice
 from batchloom.pipelines.telemetry.measures import add
@@ -48,6 +50,7 @@ class Account:
     """As they were told of last."""
     failures: Failures = field(default_factory=Failures)
     measures: dict[str, float] = field(default_factory=dict)
+    course: Course = field(default_factory=Course)
     started: float = field(default_factory=time.time)
     ready_at: float = math.inf
     num_rows_left_out: int = 0
@@ -79,6 +82,7 @@ class Account:
     def computed(self, counts: Counts, measures: Mapping[str, float], num_left_out: int = 0) -> None:
         """Add a unit whose answers are safe. `num_left_out` of its rows are not chosen."""
         self.num_units_computed += 1
+        self.course.add(time.time() - self.started, counts)
         self.num_rows_left_out += num_left_out
         self.failures.done()
         self.errors.update(counts.errors_by_kind)
@@ -151,6 +155,8 @@ class Account:
                 {"node": one.node, "process_id": one.process_id, **asdict(one.usage)}
                 for one in self.replicas.most_waiting
             ),
+            course=self.course.columns(),
+            machine=_machine(),
             parts=parts,
             parts_sha256=hashlib.sha256(parts.to_bytes()).hexdigest(),
         )
@@ -158,6 +164,7 @@ class Account:
     def _timing(self) -> dict[str, Any]:
         now = time.time()
         return {
+            "started": self.started,  # seconds since 1970
             "wall_seconds": now - self.started,
             "startup_seconds": min(self.ready_at, now) - self.started,  # until the first replica had loaded its model
             "rows_computed": self.num_rows_computed,
@@ -167,3 +174,9 @@ class Account:
             "num_replicas": self.replicas.num_ready,
             **{f"replicas_{name}_seconds": seconds for name, seconds in asdict(self.replicas.usage).items()},
         }
+
+
+def _machine() -> dict[str, str]:
+    """Return what ran the driver. Where replicas ran is Ray's to say."""
+    cores = os.cpu_count()
+    return {"driver on": f"{platform.node()}, {platform.system()} {platform.machine()}, {cores} CPUs"}

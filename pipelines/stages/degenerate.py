@@ -81,7 +81,7 @@ def _is_truncated(first: pa.Table, task: Task) -> Flags:
     most = options.get("max_new_tokens")
     if most is None and task.architecture.endswith("ForConditionalGeneration"):
         most = options["max_length"] - 1  # which counts the start token
-    if options.get("forced_eos_token_id") is None or most is None:
+    if options.get("forced_eos_token_id") in (None, []) or most is None:
         return np.asarray(is_long)
     return np.asarray(is_long | (pc.list_value_length(first["token_ids"]).to_numpy() >= most))
 

@@ -24,10 +24,7 @@ def check_writable(store: Store) -> None:
     try:
         store.put(name, b"batchloom plan: may this folder be written? This file can be removed.\n")
     except StoreError as error:
-        raise OutputError(
-            f"Output {store.url} cannot be written: {error} Give the job credentials that may write there, or name "
-            "another output.path."
-        ) from error
+        raise OutputError(f"Output {store.url} cannot be written: {error} Or name another output.path.") from error
     store.discard([name])
 
 

@@ -40,4 +40,10 @@ def create_task(spec: TaskSpec) -> Task:
     """
     if spec.task not in TASKS:
         raise ConfigError(f"task: {spec.task!r} is not a task. Use one of: {', '.join(TASKS)}.")
-    return TASKS[spec.task].create(spec)
+    task = TASKS[spec.task].create(spec)
+    if spec.input.text_pair_column not in (None, *task.input_columns()):
+        raise ConfigError(
+            f"input.text_pair_column: is {spec.input.text_pair_column!r}, and {spec.task} reads no pairs of texts. "
+            "Leave it out, or use text-classification."
+        )
+    return task

@@ -12,6 +12,7 @@ from batchloom.pipelines.errors import ConfigError, RowError
 from batchloom.pipelines.tasks.answers import AnswerColumns
 from batchloom.pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, request_table, with_head
 from batchloom.pipelines.tasks.generating import resolved_generation
+from batchloom.pipelines.tasks.length import InputLength, LengthOptions, too_long
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.texts import no_tokens
 
@@ -22,7 +23,7 @@ PERSONA = "your persona: "  # the prefix of lines about the speaker in the Blend
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConversationalOptions:
+class ConversationalOptions(LengthOptions):
     """`task_options` of a conversational job."""
 
     persona_column: str | None = None
@@ -47,7 +48,7 @@ class Conversational(Task):
     text_column: str
     options: ConversationalOptions
     delimiter: str
-    max_positions: int
+    length: InputLength
 
     @classmethod
     def create(cls, spec: TaskSpec) -> "Conversational":
@@ -57,6 +58,11 @@ class Conversational(Task):
                 f"task_options.persona_column: is {options.persona_column!r}, which is input.text_column. "
                 "Name another column, or leave it out."
             )
+        if options.truncation == "right":
+            raise ConfigError(
+                "task_options.truncation: is right, which would leave out the newest turns, to which the reply is. Use "
+                "left, the default, or error."
+            )
         delimiter = spec.checkpoint.family.dialogue_separator
         if delimiter is None:
             raise ConfigError(
@@ -64,7 +70,6 @@ class Conversational(Task):
                 f"{spec.checkpoint.architecture}. For dialogues with another checkpoint use text2text-generation or "
                 "text-generation."
             )
-        assert spec.checkpoint.max_positions is not None, "dialogue models have learned positions"
         return cls(
             architecture=with_head(spec, "ForConditionalGeneration"),
             generation=resolved_generation(spec),
@@ -72,7 +77,7 @@ class Conversational(Task):
             text_column=spec.input.text_column,
             options=options,
             delimiter=delimiter,
-            max_positions=spec.checkpoint.max_positions,
+            length=InputLength.of(spec, options, "left"),
         )
 
     def input_columns(self) -> Mapping[str, ColumnKind]:
@@ -86,11 +91,17 @@ class Conversational(Task):
         return [reply, pa.field("num_dropped_turns", pa.int32()), *scores]
 
     @property
+    def most(self) -> int:
+        """Tokens of a dialogue at most."""
+        assert self.length.most is not None, "dialogue models have learned positions"
+        return self.length.most
+
+    @property
     def _columns(self) -> AnswerColumns:
         return AnswerColumns("reply", self.generation["num_return_sequences"] > 1, self.options.scores)
 
     def settings(self) -> dict[str, Any]:
-        return asdict(self.options)
+        return {**asdict(self.options), **self.length.settings}
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
         texts = columns[0].to_pylist()
@@ -141,7 +152,7 @@ class Conversational(Task):
         for dialogue in dialogues:
             middle = position + len(dialogue.persona)
             end = middle + len(dialogue.turns)
-            room = self.max_positions - tokenizer.num_special_tokens()
+            room = self.most - tokenizer.num_special_tokens()
             room -= sum(lengths[position:middle]) + len(dialogue.persona) * delimiter
             first = end
             while first > middle and (room := room - lengths[first - 1] - delimiter) >= -delimiter:
@@ -157,7 +168,11 @@ class Conversational(Task):
         """Truncate the start of a newest turn that is too long; its end, which the reply answers, stays."""
         if not ids:
             return no_tokens(self.text_column)
-        too_many = max(len(ids) - self.max_positions, 0)
+        too_many = max(len(ids) - self.most, 0)
+        if self.length.truncation == "error" and too_many + num_cut:
+            return too_long(
+                len(ids) + num_cut, self.most, "Shorten the dialogue, or set task_options.truncation to left."
+            )
         head = 0
         if too_many and persona:
             (before,) = tokenizer.encode_batch([self.delimiter.join([*persona, ""])], add_special_tokens=False)
@@ -166,7 +181,7 @@ class Conversational(Task):
             return RowError(
                 "prepare",
                 "too_long",
-                f"the persona has {head} tokens and leaves no room for a turn: the model takes {self.max_positions}. "
+                f"the persona has {head} tokens and leaves no room for a turn: {self.most} are taken at most. "
                 "Shorten it.",
             )
         return [*ids[:head], *ids[head + too_many :]], num_cut + too_many, first

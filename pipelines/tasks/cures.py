@@ -21,6 +21,10 @@ class Cure:
     """Options that decide nothing before."""
 
 
+CUT = Cure("too_long", "truncation", "error", "right")
+"""For tasks to which a longer input is an error."""
+
+
 def own_options(cures: Iterable[Cure], kinds: Collection[str], options: Mapping[str, Any]) -> set[str]:
     """Return the options that concern only rows with errors of these kinds (none: of all), where `options` are set."""
     fitting = (one for one in cures if (not kinds or one.kind in kinds) and options.get(one.option) == one.before)

@@ -15,6 +15,7 @@ from batchloom.pipelines.tasks.base import (
     refuse_generation,
     without_head,
 )
+from batchloom.pipelines.tasks.length import InputLength, LengthOptions
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.texts import prepare_texts
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureExtractionOptions:
+class FeatureExtractionOptions(LengthOptions):
     """`task_options` of a feature-extraction job."""
 
     pooling: Literal["mean", "cls", "last"] = "mean"
@@ -40,16 +41,17 @@ class FeatureExtraction(Task):
 
     text_column: str
     options: FeatureExtractionOptions
-    max_positions: int | None
+    length: InputLength
 
     @classmethod
     def create(cls, spec: TaskSpec) -> "FeatureExtraction":
         refuse_generation(spec)
+        options = read_options(spec.task, spec.options, FeatureExtractionOptions)
         return cls(
             architecture=without_head(spec),
             text_column=spec.input.text_column,
-            options=read_options(spec.task, spec.options, FeatureExtractionOptions),
-            max_positions=spec.checkpoint.max_positions,
+            options=options,
+            length=InputLength.of(spec, options, "right"),
         )
 
     def input_columns(self) -> Mapping[str, ColumnKind]:
@@ -59,11 +61,11 @@ class FeatureExtraction(Task):
         return [pa.field("embedding", pa.list_(pa.float16() if self.options.dtype == "float16" else pa.float32()))]
 
     def settings(self) -> dict[str, Any]:
-        return asdict(self.options)
+        return {**asdict(self.options), **self.length.settings}
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
-        """Prepare the texts; those longer than the model's positions are truncated, and the cut counted."""
-        return prepare_texts(columns[0], self.text_column, tokenizer, max_tokens=self.max_positions, truncate=True)
+        """Prepare the texts; longer ones are truncated, and the cut counted, unless they are to be errors."""
+        return prepare_texts(columns[0], self.text_column, tokenizer, length=self.length)
 
     def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
         vectors = model.embed(token_ids, self.options.pooling, self.options.normalize)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,9 @@ import pyarrow as pa
 from batchloom import models
 from batchloom.pipelines.errors import ConfigError, RowError
 from batchloom.pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, refuse_generation, with_head
+from batchloom.pipelines.tasks.cures import CUT, Cure
 from batchloom.pipelines.tasks.generating import resolved_generation
+from batchloom.pipelines.tasks.length import InputLength, LengthOptions
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.texts import prepare_texts
 
@@ -24,7 +26,7 @@ TOP_K = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class FillMaskOptions:
+class FillMaskOptions(LengthOptions):
     """`task_options` of a fill-mask job."""
 
     fill: Literal["token", "span"] = "token"
@@ -37,11 +39,13 @@ class FillMaskOptions:
 class FillMask(Task):
     """The fill-mask task; pipelines/tasks/base.py Task documents the methods."""
 
+    cures: ClassVar[tuple[Cure, ...]] = (CUT,)
+
     text_column: str
     options: FillMaskOptions
     mask_id: int
     mask: str
-    max_positions: int | None
+    length: InputLength
 
     @classmethod
     def create(cls, spec: TaskSpec) -> "FillMask":
@@ -65,7 +69,7 @@ class FillMask(Task):
             options=options,
             mask_id=mask_id,
             mask=mask,
-            max_positions=spec.checkpoint.max_positions,
+            length=InputLength.of(spec, options, "error"),
         )
 
     def input_columns(self) -> Mapping[str, ColumnKind]:
@@ -75,25 +79,26 @@ class FillMask(Task):
         return [pa.field("fills", pa.list_(FILL_TYPE))]
 
     def settings(self) -> dict[str, Any]:
-        return asdict(self.options)
+        return {**asdict(self.options), **self.length.settings}
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
-        prepared = prepare_texts(columns[0], self.text_column, tokenizer, max_tokens=self.max_positions)
+        prepared = prepare_texts(columns[0], self.text_column, tokenizer, length=self.length)
         requests = prepared.requests
         has_mask = pa.array([self.mask_id in ids for ids in requests["token_ids"].to_pylist()], pa.bool_())
         errors = dict(prepared.errors)
-        num_input = prepared.num_input_tokens.copy()
+        num_input, num_truncated = prepared.num_input_tokens.copy(), prepared.num_truncated_tokens.copy()
         for row, found in zip(requests["row"].to_pylist(), has_mask.to_pylist(), strict=True):
             if not found:
-                num_input[row] = 0
-                errors[row] = RowError("prepare", "no_mask", f"the text has no {self.mask}, so nothing is to be filled")
+                where = "what is left of the text" if num_truncated[row] else "the text"
+                errors[row] = RowError("prepare", "no_mask", f"{where} has no {self.mask}, so nothing is to be filled")
+                num_input[row] = num_truncated[row] = 0
         requests = requests.filter(has_mask)
         if self.options.fill == "span":
             notes = pa.table({"text": columns[0].combine_chunks()})
         else:
             order = requests.sort_by("row")
             notes = order.select(["row", "token_ids"])
-        return Prepared(requests, num_input, prepared.num_truncated_tokens, errors, notes)
+        return Prepared(requests, num_input, num_truncated, errors, notes)
 
     def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
         positions = [self._masks(ids) for ids in token_ids]

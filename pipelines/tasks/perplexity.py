@@ -24,16 +24,17 @@ from batchloom.pipelines.tasks.base import (
     request_table,
     with_head,
 )
+from batchloom.pipelines.tasks.length import InputLength, LengthOptions
 from batchloom.pipelines.tasks.options import read_options
-from batchloom.pipelines.tasks.texts import token_arrays, unanswerable
-from batchloom.pipelines.tasks.windows import window_size, windows
+from batchloom.pipelines.tasks.texts import num_around, token_arrays, unanswerable
+from batchloom.pipelines.tasks.windows import windows
 
 if TYPE_CHECKING:
     from batchloom.models import SinglePass, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerplexityOptions:
+class PerplexityOptions(LengthOptions):
     """`task_options` of a perplexity job."""
 
     stride: int | None = None
@@ -50,26 +51,28 @@ class Perplexity(Task):
     text_column: str
     options: PerplexityOptions
     is_encoder_decoder: bool
-    window: int
+    length: InputLength
 
     @classmethod
     def create(cls, spec: TaskSpec) -> "Perplexity":
         refuse_generation(spec)
         options = read_options(spec.task, spec.options, PerplexityOptions)
-        window = window_size(spec.checkpoint.max_positions)
-        if options.stride is not None and not 1 <= options.stride <= window:
-            raise ConfigError(f"task_options.stride: is {options.stride}, must be from 1 to {window}, the window.")
+        length = InputLength.of(spec, options, None)
+        if options.stride is not None and not 1 <= options.stride <= length.window:
+            raise ConfigError(
+                f"task_options.stride: is {options.stride}, must be from 1 to {length.window}, the window."
+            )
         return cls(
             architecture=with_head(spec, "ForConditionalGeneration" if spec.checkpoint.has_encoder else "ForCausalLM"),
             text_column=spec.input.text_column,
             options=options,
             is_encoder_decoder=spec.checkpoint.has_encoder,
-            window=window,
+            length=length,
         )
 
     @property
     def stride(self) -> int:
-        return self.window // 2 if self.options.stride is None else self.options.stride
+        return self.length.window // 2 if self.options.stride is None else self.options.stride
 
     def input_columns(self) -> Mapping[str, ColumnKind]:
         return {self.text_column: ColumnKind.TEXT}
@@ -84,27 +87,38 @@ class Perplexity(Task):
         return [*fields, per_token] if self.options.per_token else fields
 
     def settings(self) -> dict[str, Any]:
-        return {**asdict(self.options), "stride": self.stride, "window": self.window}
+        return {
+            **asdict(self.options),
+            "stride": self.stride,
+            "window": self.length.window,
+            "truncation": self.length.truncation,
+        }
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
         texts = columns[0]
         errors = unanswerable(texts, self.text_column)
         rows = [row for row in range(len(texts)) if row not in errors]
-        num_input = np.zeros(len(texts), dtype=np.int32)
+        num_input, num_truncated = np.zeros((2, len(texts)), dtype=np.int32)
+        window, around = self.length.window, num_around(tokenizer)
         asked: list[tuple[int, int, Ints]] = []
         noted: list[dict[str, int]] = []
-        for row, ids in zip(rows, token_arrays([texts[row].as_py() for row in rows], tokenizer), strict=True):
+        for row, whole in zip(rows, token_arrays([texts[row].as_py() for row in rows], tokenizer), strict=True):
+            if (error := self.length.error(len(whole))) is not None:
+                errors[row] = error
+                continue
+            ids = whole[self.length.places(len(whole), around)]
             if len(ids) < 2:
                 errors[row] = RowError("prepare", "too_short", f"{len(ids)} tokens; 2 are needed to score one of them")
                 continue
+            num_truncated[row] = len(whole) - len(ids)
             before = 0  # tokens that earlier windows have scored or had as context
-            for piece, (start, stop) in enumerate(windows(len(ids), self.window, self.window - self.stride)):
+            for piece, (start, stop) in enumerate(windows(len(ids), window, window - self.stride)):
                 asked.append((row, piece, ids[start:stop]))
                 noted.append({"row": row, "piece": piece, "num_new": stop - before})
                 num_input[row] += stop - start
                 before = stop
         notes = pa.Table.from_pylist(noted, pa.schema([(name, pa.int32()) for name in ("row", "piece", "num_new")]))
-        return Prepared(request_table(asked), num_input, np.zeros_like(num_input), errors, notes)
+        return Prepared(request_table(asked), num_input, num_truncated, errors, notes)
 
     def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
         scores = model.score(token_ids, token_ids) if self.is_encoder_decoder else model.score(token_ids)

@@ -24,11 +24,12 @@ from batchloom.pipelines.tasks.base import (
     request_table,
     with_head,
 )
+from batchloom.pipelines.tasks.length import CUTS, InputLength, LengthOptions, too_long
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.pairs import PairTemplate
 from batchloom.pipelines.tasks.spans import spans_of
 from batchloom.pipelines.tasks.texts import no_tokens, unanswerable
-from batchloom.pipelines.tasks.windows import window_size, windows
+from batchloom.pipelines.tasks.windows import windows
 from batchloom.pipelines.tasks.words import whole_word
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ ANSWER_FIELDS = (("answer", pa.string()), ("score", pa.float32()), ("start", pa.
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuestionAnsweringOptions:
+class QuestionAnsweringOptions(LengthOptions):
     """`task_options` of a question-answering job."""
 
     doc_stride: int | None = None
@@ -64,13 +65,15 @@ class QuestionAnswering(Task):
     question_column: str
     context_column: str
     options: QuestionAnsweringOptions
-    window: int
+    length: InputLength
 
     @classmethod
     def create(cls, spec: TaskSpec) -> "QuestionAnswering":
         refuse_generation(spec)
         options = read_options(spec.task, spec.options, QuestionAnsweringOptions)
-        window = min(window_size(spec.checkpoint.max_positions), WINDOW_TOKENS)
+        habit = min(WINDOW_TOKENS, spec.checkpoint.model_max_length or WINDOW_TOKENS)
+        length = InputLength.of(spec, options, None, habit)
+        window = length.window
         most = max(window - question_room(window) - SPECIAL_TOKENS, 0)
         problems = []
         if options.doc_stride is not None and not 0 <= options.doc_stride <= most:
@@ -87,7 +90,7 @@ class QuestionAnswering(Task):
             question_column=spec.input.question_column,
             context_column=spec.input.context_column,
             options=options,
-            window=window,
+            length=length,
         )
 
     def input_columns(self) -> Mapping[str, ColumnKind]:
@@ -98,7 +101,12 @@ class QuestionAnswering(Task):
         return [pa.field(*field) for field in [*ANSWER_FIELDS, *answers]]
 
     def settings(self) -> dict[str, Any]:
-        return {**asdict(self.options), "window": self.window}
+        return {**asdict(self.options), "window": self.window, "truncation": self.length.truncation}
+
+    @property
+    def window(self) -> int:
+        """Tokens that are read at once, question and special tokens included."""
+        return self.length.window
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
         errors: dict[int, RowError] = {}
@@ -121,13 +129,21 @@ class QuestionAnswering(Task):
                 continue
             asked_ids = question[: question_room(self.window)]
             room = self.window - template.num_tokens - len(asked_ids)
+            if self.length.truncation == "error" and len(tokens.ids) > room:
+                num_tokens = len(tokens.ids) + len(asked_ids) + template.num_tokens
+                errors[row] = too_long(num_tokens, self.window, "Shorten it, or leave task_options.truncation out.")
+                continue
+            num_cut = len(question) - len(asked_ids)
+            if self.length.truncation in CUTS:
+                num_cut += max(len(tokens.ids) - room, 0)
+                tokens = tokens.part(self.length.kept(len(tokens.ids), max(room, 0)))
             stride = self.options.doc_stride
             if stride is None:
                 stride = min(SHARED_TOKENS, max(room, 0) // 2)
             if room <= stride and len(tokens.ids) > room:
                 errors[row] = _no_room(len(question), self.window, stride)
                 continue
-            num_truncated[row] = len(question) - len(asked_ids)
+            num_truncated[row] = num_cut
             for piece, (start, stop) in enumerate(windows(len(tokens.ids), room, stride)):
                 ids = np.array(template.fill(asked_ids, tokens.ids[start:stop].tolist()), np.int32)
                 asked.append((row, piece, ids))
@@ -193,6 +209,10 @@ class _Context:
     ids: Ints
     starts: Ints
     ends: Ints
+
+    def part(self, chosen: slice) -> "_Context":
+        """Return some of the tokens."""
+        return _Context(self.ids[chosen], self.starts[chosen], self.ends[chosen])
 
     @staticmethod
     def of(text: str, encoded: "Encoded", align_to_words: bool) -> "_Context":

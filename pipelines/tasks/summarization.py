@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchloom.pipelines.errors import RowError
+from batchloom.pipelines.errors import ConfigError, RowError
 from batchloom.pipelines.tasks.answers import AnswerColumns
 from batchloom.pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, request_table, with_head
 from batchloom.pipelines.tasks.chunks import chunks, joined
 from batchloom.pipelines.tasks.cures import Cure
 from batchloom.pipelines.tasks.generating import resolved_generation
+from batchloom.pipelines.tasks.length import InputLength, LengthOptions
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.texts import prepare_texts
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SummarizationOptions:
+class SummarizationOptions(LengthOptions):
     """`task_options` of a summarization job."""
 
     long_documents: Literal["error", "truncate", "chunk"] = "error"
@@ -45,11 +46,16 @@ class Summarization(Task):
     text_column: str
     options: SummarizationOptions
     prefix: str
-    max_positions: int | None
+    length: InputLength
 
     @classmethod
     def create(cls, spec: TaskSpec) -> "Summarization":
         options = read_options(spec.task, spec.options, SummarizationOptions)
+        if options.long_documents == "chunk" and options.truncation is not None:
+            raise ConfigError(
+                f"task_options.truncation: is {options.truncation}, and long_documents: chunk reads texts whole. Leave "
+                "one of the two out."
+            )
         return cls(
             architecture=with_head(spec, "ForConditionalGeneration"),
             generation=resolved_generation(spec),
@@ -57,7 +63,7 @@ class Summarization(Task):
             text_column=spec.input.text_column,
             options=options,
             prefix=spec.checkpoint.prefix if options.prefix is None else options.prefix,
-            max_positions=spec.checkpoint.max_positions,
+            length=InputLength.of(spec, options, "right" if options.long_documents == "truncate" else "error"),
         )
 
     def input_columns(self) -> Mapping[str, ColumnKind]:
@@ -71,7 +77,7 @@ class Summarization(Task):
         return AnswerColumns("summary_text", self.generation["num_return_sequences"] > 1, self.options.scores)
 
     def settings(self) -> dict[str, Any]:
-        return {**asdict(self.options), "prefix": self.prefix}
+        return {**asdict(self.options), "prefix": self.prefix, "max_length": self.length.most}
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
         prepared = prepare_texts(
@@ -79,8 +85,7 @@ class Summarization(Task):
             self.text_column,
             tokenizer,
             prefix=self.prefix,
-            max_tokens=self.max_positions,
-            truncate=self.options.long_documents == "truncate",
+            length=self.length,
             advice="Set task_options.long_documents to chunk or truncate.",
         )
         return self._in_chunks(prepared, columns[0], tokenizer) if self.options.long_documents == "chunk" else prepared
@@ -90,10 +95,10 @@ class Summarization(Task):
         long = [row for row, error in prepared.errors.items() if error.kind == "too_long"]
         if not long:
             return prepared
-        assert self.max_positions is not None
+        assert self.length.most is not None
         asked: list[tuple[int, int, list[int]]] = []
         for row in long:
-            in_chunks = chunks(texts[row].as_py(), tokenizer, self.prefix, self.max_positions)
+            in_chunks = chunks(texts[row].as_py(), tokenizer, self.prefix, self.length.most)
             encoded = tokenizer.encode_batch([self.prefix + chunk for chunk in in_chunks])
             asked += [(row, piece, ids) for piece, ids in enumerate(encoded)]
         num_input = prepared.num_input_tokens.copy()

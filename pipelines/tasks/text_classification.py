@@ -1,4 +1,4 @@
-"""Text classification: a text in, `label` and `scores` out, by a checkpoint with a sequence classifier."""
+"""Text classification: a text or a pair of texts in, `label` and `scores` out, by a sequence classifier."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +18,9 @@ from batchloom.pipelines.tasks.base import (
     refuse_generation,
     with_head,
 )
+from batchloom.pipelines.tasks.length import InputLength, LengthOptions
 from batchloom.pipelines.tasks.options import read_options
+from batchloom.pipelines.tasks.pairs import prepare_pairs
 from batchloom.pipelines.tasks.scores import sigmoid, softmax
 from batchloom.pipelines.tasks.texts import prepare_texts
 
@@ -29,7 +31,7 @@ Applied = Literal["softmax", "sigmoid", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextClassificationOptions:
+class TextClassificationOptions(LengthOptions):
     """`task_options` of a text-classification job."""
 
     top_k: int | None = None
@@ -44,10 +46,12 @@ class TextClassification(Task):
     """The text-classification task; pipelines/tasks/base.py Task documents the methods."""
 
     text_column: str
+    pair_column: str | None
+    """The column with each text's partner; None: texts stand alone."""
     options: TextClassificationOptions
     labels: tuple[str, ...]
     applied: Applied
-    max_positions: int | None
+    length: InputLength
 
     @classmethod
     def create(cls, spec: TaskSpec) -> "TextClassification":
@@ -55,29 +59,35 @@ class TextClassification(Task):
         options = read_options(spec.task, spec.options, TextClassificationOptions)
         if options.top_k is not None and options.top_k < 1:
             raise ConfigError(f"task_options.top_k: is {options.top_k}, must be at least 1, or null for all labels.")
+        if spec.input.text_pair_column == spec.input.text_column:
+            raise ConfigError(f"input.text_pair_column: is {spec.input.text_column!r}, as input.text_column is.")
         config = spec.checkpoint.config
         return cls(
             architecture=with_head(spec, "ForSequenceClassification"),
             text_column=spec.input.text_column,
+            pair_column=spec.input.text_pair_column,
             options=options,
             labels=tuple(config.id2label[column] for column in range(config.num_labels)),
             applied=options.function_to_apply or _function_of(config.problem_type, config.num_labels),
-            max_positions=spec.checkpoint.max_positions,
+            length=InputLength.of(spec, options, "right"),
         )
 
     def input_columns(self) -> Mapping[str, ColumnKind]:
-        return {self.text_column: ColumnKind.TEXT}
+        columns = (self.text_column, self.pair_column) if self.pair_column else (self.text_column,)
+        return dict.fromkeys(columns, ColumnKind.TEXT)
 
     def output_fields(self) -> list[pa.Field]:
         score = pa.struct([("label", pa.string()), ("score", pa.float32())])
         return [pa.field("label", pa.string()), pa.field("scores", pa.list_(score))]
 
     def settings(self) -> dict[str, Any]:
-        return {**asdict(self.options), "function_to_apply": self.applied}
+        return {**asdict(self.options), "function_to_apply": self.applied, **self.length.settings}
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
-        """Prepare the texts; those longer than the model's positions are truncated, and the cut counted."""
-        return prepare_texts(columns[0], self.text_column, tokenizer, max_tokens=self.max_positions, truncate=True)
+        """Prepare the texts; longer ones are truncated, and the cut counted, unless they are to be errors."""
+        if self.pair_column is None:
+            return prepare_texts(columns[0], self.text_column, tokenizer, length=self.length)
+        return prepare_pairs(columns, (self.text_column, self.pair_column), tokenizer, length=self.length)
 
     def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
         return {"values": pa.array(list(model.classify(token_ids).numpy()), pa.list_(pa.float32()))}

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pyarrow as pa
 
 from batchloom.pipelines.tasks.answers import AnswerColumns
 from batchloom.pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, with_head
+from batchloom.pipelines.tasks.cures import CUT, Cure
 from batchloom.pipelines.tasks.generating import resolved_generation
+from batchloom.pipelines.tasks.length import InputLength, LengthOptions
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.prompts import PromptTemplate
 from batchloom.pipelines.tasks.texts import prepare_texts
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationOptions:
+class GenerationOptions(LengthOptions):
     """`task_options` of text-generation and text2text-generation."""
 
     prompt_template: str | None = None
@@ -33,10 +35,12 @@ class GenerationOptions:
 class TextGeneration(Task):
     """The text-generation task; pipelines/tasks/base.py Task documents the methods."""
 
+    cures: ClassVar[tuple[Cure, ...]] = (CUT,)
+
     text_column: str
     options: GenerationOptions
     prefix: str
-    max_positions: int | None
+    length: InputLength
 
     @classmethod
     def create(cls, spec: TaskSpec) -> "TextGeneration":
@@ -56,7 +60,7 @@ class TextGeneration(Task):
             text_column=spec.input.text_column,
             options=options,
             prefix=spec.checkpoint.prefix,
-            max_positions=spec.checkpoint.max_positions,
+            length=InputLength.of(spec, options, "error"),
         )
 
     @property
@@ -74,7 +78,7 @@ class TextGeneration(Task):
         return AnswerColumns("generated_text", self.generation["num_return_sequences"] > 1, self.options.scores)
 
     def settings(self) -> dict[str, Any]:
-        return {**asdict(self.options), "prefix": self.prefix}
+        return {**asdict(self.options), "prefix": self.prefix, **self.length.settings}
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
         template = self.template
@@ -84,7 +88,7 @@ class TextGeneration(Task):
             ", ".join(self.input_columns()),
             tokenizer,
             prefix=self.prefix,
-            max_tokens=self.max_positions,
+            length=self.length,
         )
 
     def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:

@@ -8,8 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchloom.models.tokenizers.tokenizer import NO_TEXT
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.tasks.base import REQUEST_SCHEMA, Ints, Prepared
+from batchloom.pipelines.tasks.length import CUTS, InputLength, Truncation, too_long
 
 if TYPE_CHECKING:
     from batchloom.models import Tokenizer
@@ -21,28 +23,28 @@ def prepare_texts(
     tokenizer: "Tokenizer",
     *,
     prefix: str = "",
-    max_tokens: int | None,
-    truncate: bool = False,
-    advice: str = "Shorten or split it.",
+    length: InputLength,
+    advice: str = "Shorten or split it, or set task_options.truncation.",
 ) -> Prepared:
-    """Return one request per text. One longer than `max_tokens`, special tokens included, is truncated or an error."""
+    """Return one request per text. One that is longer than `length` is truncated as that says, or else an error."""
     errors = unanswerable(texts, column)
     rows = np.setdiff1d(np.arange(len(texts)), list(errors)).astype(np.int32)
     asked = texts.take(pa.array(rows)).to_pylist()
     ids, offsets = tokenizer.encode_flat([prefix + text for text in asked])
     lengths = np.diff(offsets)
-    limit = max_tokens or int(lengths.max(initial=0))
+    limit = length.most or int(lengths.max(initial=0))
     num_cut = np.maximum(lengths - limit, 0)
     is_kept = np.ones(len(rows), dtype=bool)
-    if not truncate:
+    if length.truncation not in CUTS:
         errors |= {int(rows[i]): too_long(int(lengths[i]), limit, advice) for i in np.flatnonzero(num_cut)}
         is_kept = num_cut == 0
     for i in np.flatnonzero(lengths == 0):
         errors[int(rows[i])] = no_tokens(column)
         is_kept[i] = False
-    token_ids = cut_tokens(ids, offsets, np.minimum(lengths, limit) * is_kept, tokenizer.num_special_tokens() > 0)
+    num_kept = np.minimum(lengths, limit) * is_kept
+    token_ids = cut_tokens(ids, offsets, num_kept, num_around(tokenizer), length.truncation)
     num_input, num_truncated = np.zeros((2, len(texts)), dtype=np.int32)
-    num_input[rows] = np.minimum(lengths, limit) * is_kept
+    num_input[rows] = num_kept
     num_truncated[rows] = num_cut * is_kept
     columns = [pa.array(rows, pa.int32()), pa.array(np.zeros_like(rows), pa.int32()), token_ids]
     requests = pa.table(columns, schema=REQUEST_SCHEMA).filter(pa.array(is_kept))
@@ -83,23 +85,29 @@ def unanswerable_words(texts: pa.ChunkedArray, column: str) -> dict[int, RowErro
     return errors
 
 
-def too_long(num_tokens: int, limit: int, advice: str) -> RowError:
-    return RowError("prepare", "too_long", f"{num_tokens} tokens, and the model takes {limit}. {advice}")
-
-
 def no_tokens(column: str) -> RowError:
     return RowError("prepare", "no_tokens", f"the tokenizer makes no token of column {column!r} in this row")
 
 
-def cut_tokens(ids: Ints, offsets: Ints, num_kept: Ints, keeps_last: bool) -> pa.ListArray:
-    """Truncate lists to `num_kept` tokens each; with `keeps_last`, the closing special token is kept.
+def num_around(tokenizer: "Tokenizer") -> tuple[int, int]:
+    """Return how many special tokens stand before a text, and behind it."""
+    encoded = tokenizer.encode_offsets(["a"])[0]
+    own = np.flatnonzero(encoded.sequence_ids != NO_TEXT).tolist()
+    return (own[0], len(encoded) - own[-1] - 1) if own else (len(encoded), 0)
 
-    [<s> a b c d </s>] at 4 is [<s> a b </s>], as transformers truncates.
+
+def cut_tokens(
+    ids: Ints, offsets: Ints, num_kept: Ints, around: tuple[int, int], truncation: Truncation | None
+) -> pa.ListArray:
+    """Truncate lists to `num_kept` tokens each; the special tokens around the text stay, as in transformers.
+
+    [<s> a b c d </s>] at 4 is [<s> a b </s>] by "right", [<s> c d </s>] by "left".
     """
-    starts, lengths = offsets[:-1], np.diff(offsets)
     ends = np.concatenate([[0], np.cumsum(num_kept)]).astype(np.int32)
-    positions = np.arange(ends[-1]) - np.repeat(ends[:-1] - starts, num_kept)
-    values = ids[positions]
-    cut = (num_kept < lengths) & (num_kept > 0) & keeps_last
-    values[ends[1:][cut] - 1] = ids[offsets[1:][cut] - 1]
-    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values, pa.int32()))
+    num_left_out = np.diff(offsets) - num_kept
+    before, after = around
+    heads = np.full_like(num_kept, before) if truncation == "left" else np.maximum(num_kept - after, 0)
+    places = np.arange(ends[-1]) - np.repeat(ends[:-1], num_kept)  # of each kept token, in what is kept of its list
+    is_tail = places >= np.repeat(heads, num_kept)
+    positions = places + np.repeat(offsets[:-1], num_kept) + np.repeat(num_left_out, num_kept) * is_tail
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(ids[positions], pa.int32()))

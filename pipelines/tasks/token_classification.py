@@ -23,10 +23,11 @@ from batchloom.pipelines.tasks.base import (
     with_head,
 )
 from batchloom.pipelines.tasks.entities import NO_ENTITY, Entity, Token, entities_of, without_overlaps
+from batchloom.pipelines.tasks.length import InputLength, LengthOptions
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.scores import softmax
-from batchloom.pipelines.tasks.texts import no_tokens, unanswerable, unanswerable_words
-from batchloom.pipelines.tasks.windows import window_size, windows
+from batchloom.pipelines.tasks.texts import no_tokens, num_around, unanswerable, unanswerable_words
+from batchloom.pipelines.tasks.windows import windows
 
 if TYPE_CHECKING:
     from batchloom.models import Encoded, SinglePass, Tokenizer
@@ -44,16 +45,19 @@ ENTITY_TYPE = pa.struct(
 
 ENTITY_OF_WORDS_TYPE = pa.struct([*ENTITY_TYPE, ("start_word", pa.int32()), ("end_word", pa.int32())])
 
+SHARED_TOKENS = 128  # by neighbouring windows
+
 
 @dataclass(frozen=True, kw_only=True)
-class TokenClassificationOptions:
+class TokenClassificationOptions(LengthOptions):
     """`task_options` of a token-classification job."""
 
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "none"
     """none: every token is an entity. simple: neighbours of one label are joined. The others first give each word one
     label: that of its first token, of its tokens' mean scores, or of its token with the highest score."""
-    stride: int = 128
-    """Tokens that neighbouring windows share where a text is longer than one window."""
+    stride: int | None = None
+    """Tokens that neighbouring windows share where a text is longer than one window. None: 128, or less where that is
+    half of a window."""
     ignore_labels: tuple[str, ...] = (NO_ENTITY,)
     """Names of entities, as the column holds them, that are left out. An empty list keeps O, what is no entity, too."""
     is_split_into_words: bool = False
@@ -68,15 +72,16 @@ class TokenClassification(Task):
     text_column: str
     options: TokenClassificationOptions
     labels: tuple[str, ...]
-    window: int
+    length: InputLength
 
     @classmethod
     def create(cls, spec: TaskSpec) -> "TokenClassification":
         refuse_generation(spec)
         options = read_options(spec.task, spec.options, TokenClassificationOptions)
-        window = window_size(spec.checkpoint.max_positions)
-        if not 0 <= options.stride < window // 2:
-            raise ConfigError(f"task_options.stride: is {options.stride}, must be from 0 to {window // 2 - 1}.")
+        length = InputLength.of(spec, options, None, spec.checkpoint.model_max_length)
+        most = max(length.window // 2 - 1, 0)
+        if options.stride is not None and not 0 <= options.stride <= most:
+            raise ConfigError(f"task_options.stride: is {options.stride}, must be from 0 to {most}.")
         config = spec.checkpoint.config
         labels = tuple(config.id2label[column] for column in range(config.num_labels))
         names = {NO_ENTITY, *labels, *(label.split("-", 1)[-1] for label in labels)}
@@ -90,7 +95,7 @@ class TokenClassification(Task):
             text_column=spec.input.text_column,
             options=options,
             labels=labels,
-            window=window,
+            length=length,
         )
 
     def input_columns(self) -> Mapping[str, ColumnKind]:
@@ -104,24 +109,38 @@ class TokenClassification(Task):
         return ENTITY_OF_WORDS_TYPE if self.options.is_split_into_words else ENTITY_TYPE
 
     def settings(self) -> dict[str, Any]:
-        return {**asdict(self.options), "window": self.window}
+        truncation = self.length.truncation
+        return {**asdict(self.options), "stride": self.stride, "window": self.length.window, "truncation": truncation}
+
+    @property
+    def stride(self) -> int:
+        """Tokens that neighbouring windows share."""
+        if self.options.stride is not None:
+            return self.options.stride
+        return min(SHARED_TOKENS, max(self.length.window // 2 - 1, 0))
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
         texts = columns[0]
         is_split = self.options.is_split_into_words
         errors = unanswerable_words(texts, self.text_column) if is_split else unanswerable(texts, self.text_column)
         rows = [row for row in range(len(texts)) if row not in errors]
-        num_input = np.zeros(len(texts), dtype=np.int32)
+        num_input, num_truncated = np.zeros((2, len(texts)), dtype=np.int32)
+        around = num_around(tokenizer)
         asked: list[tuple[int, int, Ints]] = []
         noted: list[tuple[int, int, str | None, Sequence[str] | None]] = []
         places: list[Encoded] = []  # of the windows
         asked_texts = [texts[row].as_py() for row in rows]
         encode = tokenizer.encode_words if is_split else tokenizer.encode_offsets
-        for row, text, encoded in zip(rows, asked_texts, encode(asked_texts), strict=True):
-            if not len(encoded):
+        for row, text, whole in zip(rows, asked_texts, encode(asked_texts), strict=True):
+            if not len(whole):
                 errors[row] = no_tokens(self.text_column)
                 continue
-            for piece, (start, stop) in enumerate(windows(len(encoded), self.window, self.options.stride)):
+            if (error := self.length.error(len(whole))) is not None:
+                errors[row] = error
+                continue
+            encoded = whole.part(self.length.places(len(whole), around))
+            num_truncated[row] = len(whole) - len(encoded)
+            for piece, (start, stop) in enumerate(windows(len(encoded), self.length.window, self.stride)):
                 places.append(encoded.part(slice(start, stop)))
                 asked.append((row, piece, places[-1].ids))
                 first = piece == 0
@@ -134,9 +153,7 @@ class TokenClassification(Task):
                     )
                 )
                 num_input[row] += stop - start
-        return Prepared(
-            request_table(asked), num_input, np.zeros_like(num_input), errors, _notes(noted, places, is_split)
-        )
+        return Prepared(request_table(asked), num_input, num_truncated, errors, _notes(noted, places, is_split))
 
     def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
         logits = [logits_TL.flatten().numpy() for logits_TL in model.token_logits(token_ids)]

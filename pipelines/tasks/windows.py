@@ -10,9 +10,9 @@ from collections.abc import Iterator
 BLOOM_WINDOW = 2048
 
 
-def window_size(max_positions: int | None) -> int:
-    """Return how many tokens the model reads at once, special tokens included."""
-    return BLOOM_WINDOW if max_positions is None else max_positions
+def window_size(limit: int | None) -> int:
+    """Return how many tokens are read at once, special tokens included; `limit`: None where there is none."""
+    return BLOOM_WINDOW if limit is None else limit
 
 
 def windows(num_tokens: int, size: int, overlap: int) -> Iterator[tuple[int, int]]:

@@ -26,6 +26,7 @@ from batchloom.pipelines.tasks.base import (
     request_table,
     with_head,
 )
+from batchloom.pipelines.tasks.length import InputLength, LengthOptions
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.pairs import PairTemplate
 from batchloom.pipelines.tasks.prompts import fields_of
@@ -41,7 +42,7 @@ ABOVE = ("labels_above", pa.list_(pa.string()))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroShotOptions:
+class ZeroShotOptions(LengthOptions):
     """`task_options` of a zero-shot-classification job."""
 
     candidate_labels: tuple[str, ...] | None = None
@@ -66,7 +67,7 @@ class ZeroShotClassification(Task):
     """Its column of the logits."""
     contradiction: int
     num_classes: int
-    max_positions: int | None
+    length: InputLength
     tells_best: bool = True
     """By the columns label and score."""
 
@@ -83,7 +84,7 @@ class ZeroShotClassification(Task):
             entailment=entailment,
             contradiction=contradiction,
             num_classes=spec.checkpoint.config.num_labels,
-            max_positions=spec.checkpoint.max_positions,
+            length=InputLength.of(spec, options, "right"),
         )
 
     def beside(self, kept: Collection[str]) -> "ZeroShotClassification":
@@ -101,7 +102,7 @@ class ZeroShotClassification(Task):
         return [pa.field(*field) for field in [*fields, *([] if self.options.threshold is None else [ABOVE])]]
 
     def settings(self) -> dict[str, Any]:
-        return asdict(self.options)
+        return {**asdict(self.options), **self.length.settings}
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
         texts = columns[0]
@@ -127,8 +128,11 @@ class ZeroShotClassification(Task):
                     "prepare", "too_long", "a label leaves no room for the text. Shorten the labels."
                 )
                 continue
+            if self.length.truncation == "error" and room < len(premise):
+                errors[row] = _too_long(len(premise), room)
+                continue
             num_truncated[row] = len(premise) - room
-            read = premise[:room].tolist()
+            read = premise[self.length.kept(len(premise), room)].tolist()
             pairs = [np.array(template.fill(read, hypothesis), np.int32) for hypothesis in hypotheses]
             num_input[row] = sum(map(len, pairs))
             asked += [(row, piece, pair) for piece, pair in enumerate(pairs)]
@@ -142,9 +146,9 @@ class ZeroShotClassification(Task):
 
     def _room(self, hypotheses: Sequence[list[int]], template: PairTemplate, premise: Ints) -> int:
         """Return how many tokens of the premise are read: the same for all labels, so as many as fit the longest."""
-        if self.max_positions is None:
+        if self.length.most is None:
             return len(premise)
-        return min(len(premise), self.max_positions - template.num_tokens - max(map(len, hypotheses)))
+        return min(len(premise), self.length.most - template.num_tokens - max(map(len, hypotheses)))
 
     def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
         return {"values": pa.array(list(model.classify(token_ids).numpy()), pa.list_(pa.float32()))}
@@ -210,6 +214,15 @@ def _lacking(labels: Sequence[str | None] | None) -> str:
     if not labels:
         return "no label"
     return "" if all(label and label.strip() for label in labels) else "a label that is null or empty"
+
+
+def _too_long(num_tokens: int, room: int) -> RowError:
+    return RowError(
+        "prepare",
+        "too_long",
+        f"{num_tokens} tokens, and the longest label leaves room for {room}. Shorten the text, or set "
+        "task_options.truncation to right or left.",
+    )
 
 
 def _nli_columns(spec: TaskSpec) -> tuple[int, int]:

@@ -91,9 +91,15 @@ def stage(answered, ray_head, environment, request) -> Iterator[Callable[[Kind, 
                 inside = {**environment, MARK: f"own-{id(stack)}"}
                 stack.callback(end_all, inside[MARK])
             bucket = request.getfixturevalue("swift") if kind.where is Where.STORE else None
-            scene = answered[task].scene(when, inside, bucket)
-            scene.job |= {name: {**scene.job.get(name, {}), **own} for name, own in kind.job.items()}
+            scene = answered[task].scene(When.BEFORE if kind.has_own_output else when, inside, bucket)
             stack.callback(scene.remove)
+            scene.job |= {name: {**scene.job.get(name, {}), **own} for name, own in kind.job.items()}
+            if kind.prepare is not None:
+                kind.prepare(scene)
+            if kind.has_own_output and when in (When.UNFINISHED, When.FINISHED):
+                scene.finish()
+                if when is When.UNFINISHED:
+                    scene.open_again()
             return scene
 
         yield make

@@ -1,9 +1,13 @@
 """The oracle compares an output with the expected answers, row by row. It shares no code with Batchloom."""
 
+import gzip
 import io
+import json
 import math
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +74,7 @@ def _equal(found: Any, expected: Any) -> bool:
 
 
 def read_rows(filesystem: Any, folder: str) -> Iterator[Row]:
-    """Yield the rows of all Parquet files that a reader of the folder sees; what cannot be read has no rows."""
+    """Yield the rows of all files that a reader of the folder sees; what cannot be read has no rows."""
     filesystem.invalidate_cache()
     try:
         paths = filesystem.find(folder)
@@ -78,8 +82,15 @@ def read_rows(filesystem: Any, folder: str) -> Iterator[Row]:
         return
     for path in paths:
         name = path.removeprefix(folder.rstrip("/") + "/")
-        if name.endswith(".parquet") and not any(piece.startswith(("_", ".")) for piece in name.split("/")):
-            try:
-                yield from pq.read_table(io.BytesIO(filesystem.cat_file(path))).to_pylist()
-            except (pa.ArrowException, OSError):
-                continue
+        if any(piece.startswith(("_", ".")) for piece in name.split("/")):
+            continue
+        with suppress(pa.ArrowException, OSError, EOFError, zlib.error, ValueError):
+            yield from _rows(name, filesystem.cat_file(path))
+
+
+def _rows(name: str, content: bytes) -> list[Row]:
+    if name.endswith(".parquet"):
+        return pq.read_table(io.BytesIO(content)).to_pylist()
+    if name.endswith(".jsonl.gz"):
+        return [json.loads(line) for line in gzip.decompress(content).splitlines()]
+    return []

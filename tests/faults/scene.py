@@ -130,9 +130,22 @@ class Scene:
         return sorted(self.corpus.glob("*.parquet"))
 
     def parts(self) -> list[str]:
-        """Return the paths of the parts that are there, on the output's filesystem."""
+        """Return the paths of the parts that are there, on the output's filesystem, in folders of partitions too."""
         self.filesystem.invalidate_cache()
-        return sorted(self.filesystem.glob(f"{self._opened[1]}/part-*.parquet"))
+        root = self._opened[1]
+        return sorted(path for glob in ("part-*", "*=*/part-*") for path in self.filesystem.glob(f"{root}/{glob}"))
+
+    def finish(self) -> None:
+        """Run the command undisturbed."""
+        end = self.wait(self.start())
+        assert end.code == 0, end.printed
+
+    def open_again(self) -> None:
+        """Make a finished output one of a job that was ended before two of its parts were written."""
+        (self.output / "_SUCCESS").unlink()
+        (self.output / "_batchloom" / "manifest.json").unlink()
+        for part in self.some_parts(4)[::3]:
+            part.unlink()
 
     def some_parts(self, count: int) -> list[Path]:
         """Return parts of the middle of a local output, waiting for them where the command runs."""

@@ -59,18 +59,30 @@ class Kind:
     verify: Word
     job: Mapping[str, Any]
     """Keys of the job file that this kind needs."""
+    prepare: Callable[[Scene], object] | None
+    """What it needs done to the input before the first run."""
+
+    @property
+    def has_own_output(self) -> bool:
+        """Whether the output of the undisturbed job is none of this kind's."""
+        return self.prepare is not None or "output" in self.job
 
 
 KINDS: list[Kind] = []
 
 
 def fault(
-    name: str, *when: When, where: Where = Where.DISK, verify: Word = Word.ORACLE, **job: Any
+    name: str,
+    *when: When,
+    where: Where = Where.DISK,
+    verify: Word = Word.ORACLE,
+    prepare: Callable[[Scene], object] | None = None,
+    **job: Any,
 ) -> Callable[[Callable[[Scene], int | None]], Kind]:
     """Add a kind to the table; in mid-run where nothing else is said."""
 
     def add(inject: Callable[[Scene], int | None]) -> Kind:
-        kind = Kind(name, inject, when or (When.RUNNING,), where, verify, job)
+        kind = Kind(name, inject, when or (When.RUNNING,), where, verify, job, prepare)
         KINDS.append(kind)
         return kind
 

@@ -4,10 +4,10 @@ from itertools import cycle
 
 import pytest
 
-from tests.faults import input_faults, output_faults, process_faults, references, store_faults
+from tests.faults import format_faults, input_faults, output_faults, process_faults, references, store_faults
 from tests.faults.table import KINDS, Where, play
 
-MODULES = (process_faults, input_faults, output_faults, store_faults)  # importing them fills KINDS
+MODULES = (process_faults, input_faults, output_faults, store_faults, format_faults)  # importing them fills KINDS
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]  # each command of a round has a limit of its own
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 import transformers
 
-from batchloom.models import load_model
+from batchloom.models import describe, load_model
+from batchloom.models.errors import RequestError
 
 BOUND = 2e-5
 BART_LIKE = {
@@ -47,8 +48,12 @@ TRAITS = [
     ],
     *[
         ("BartForConditionalGeneration", f"activation {name}", {"activation_function": name})
-        for name in ("relu", "gelu_new", "silu", "gelu_fast", "quick_gelu", "tanh", "mish", "relu2", "gelu_accurate")
+        for name in (
+            *("relu", "gelu_new", "silu", "gelu_fast", "quick_gelu", "tanh", "mish", "relu2", "gelu_accurate"),
+            *("gelu_10", "sqrtsoftplus", "prelu", "xielu"),
+        )
     ],
+    ("BlenderbotForConditionalGeneration", "activation prelu", {"activation_function": "prelu"}),
     ("BartForSequenceClassification", "plain", {}),
     ("BartForSequenceClassification", "five labels", FIVE_LABELS),
     ("BartForSequenceClassification", "multi-label", {"problem_type": "multi_label_classification", **FIVE_LABELS}),
@@ -80,7 +85,7 @@ def reference_model(architecture, changes, seed=0):
     config = getattr(transformers, f"{family}Config")(**(base | changes))
     config.architectures = [architecture]
     torch.manual_seed(seed)
-    model = getattr(transformers, architecture)(config).eval()
+    model = getattr(transformers, architecture)(config).eval().float()  # xielu makes its parameters in bfloat16
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2:
@@ -151,3 +156,44 @@ def test_logits_equal_the_references(architecture, trait, changes, tmp_path, tab
             worst = max(worst, difference(reference, model, ids, mask, decoder_ids))
     table.append((architecture, trait, worst))
     assert worst < BOUND
+
+
+@pytest.mark.parametrize(
+    ("file", "loaded"),
+    [
+        ("BartModel", "BartForCausalLM"),
+        ("BartForConditionalGeneration", "BartForCausalLM"),
+        ("BlenderbotForConditionalGeneration", "BlenderbotForCausalLM"),
+        ("MBartForConditionalGeneration", "MBartForCausalLM"),
+        ("BlenderbotSmallForConditionalGeneration", "BlenderbotSmallForCausalLM"),
+    ],
+)
+def test_the_decoder_of_an_encoder_decoder_is_the_references(file, loaded, tmp_path, table):
+    """As the reference's pages load facebook/bart-base and blenderbot-400M-distill."""
+    reference_model(file, {}).save_pretrained(tmp_path)
+    reference = getattr(transformers, loaded).from_pretrained(tmp_path).eval()
+    model = load_model(describe(str(tmp_path), changes={"architectures": [loaded]}).pinned)
+    assert type(model).__name__ == loaded
+    ids, mask = batches(5, 64, seed=5)
+    worst = difference(reference, model, ids, mask, None)
+    table.append((loaded, f"weights of {file}", worst))
+    assert worst < BOUND
+
+
+def test_masked_tokens_between_others_are_left_out_as_in_the_reference(tmp_path, table):
+    reference = reference_model("BloomForCausalLM", {})
+    reference.save_pretrained(tmp_path)
+    ids, mask = batches(5, 64, seed=6)
+    mask[0, [5, 6, 20]] = mask[4, 2] = 0
+    worst = difference(reference, load_model(str(tmp_path)), ids, mask, None)
+    table.append(("BloomForCausalLM", "masked tokens between others", worst))
+    assert worst < BOUND
+
+
+def test_masked_tokens_between_others_are_refused_where_positions_are_learned(tmp_path):
+    """They were left out, and the reference counts them as positions."""
+    reference_model("BartForConditionalGeneration", {}).save_pretrained(tmp_path)
+    ids, mask = batches(5, 64, seed=6)
+    mask[3, 2] = 0
+    with pytest.raises(RequestError, match=r"zeros between the tokens of rows \[3\]"):
+        load_model(str(tmp_path))(ids, mask)

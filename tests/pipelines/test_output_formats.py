@@ -12,6 +12,7 @@ import pytest
 
 from batchloom import pipelines
 from batchloom.pipelines.config import JobConfig
+from batchloom.pipelines.errors import JobError
 from batchloom.pipelines.ledger.part_files import PartFile
 from batchloom.pipelines.ledger.verification import read_in_threads
 from batchloom.pipelines.metrics import Event, PartDone, ReplicasStarting, UnitDone
@@ -142,3 +143,36 @@ def test_rows_with_errors_are_computed_again_and_no_other_byte_changes(make_job,
     assert [row for row in now if row["id"] not in (2, 4)] == [row for row in old if row["id"] not in (2, 4)]
     assert all(now[row]["summary_text"] and now[row]["error"] is None for row in (2, 4))
     assert len(list((Path(job.output.path) / "_batchloom/seals").rglob("*.pq"))) == 1
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_parts_whose_seals_are_gone_are_computed_again(parquet, is_closed) -> None:
+    """What the command ends with is what verify says: it passed over them, and verify named them."""
+    job = as_lines(parquet)
+    pipelines.run(job)
+    before, root = written(job), Path(job.output.path)
+    if not is_closed:
+        (root / "_SUCCESS").unlink()
+        (root / "_batchloom/manifest.json").unlink()
+    gone = sorted((root / "_batchloom/seals").rglob("*.pq"))[::2]
+    for seal in gone:
+        seal.unlink()
+    pipelines.run(job)
+    assert verified(job)
+    assert written(job) == before
+
+
+def test_a_seal_that_goes_while_the_job_runs_keeps_it_open(parquet) -> None:
+    job = as_lines(parquet)
+    seals = Path(job.output.path) / "_batchloom/seals"
+
+    def remove(event: Event) -> None:
+        if isinstance(event, PartDone) and not removed:
+            removed.append(next(seals.rglob("*.pq")))
+            removed[0].unlink()
+
+    removed: list[Path] = []
+    with pytest.raises(JobError, match="lost 1 of 6 parts while the job ran"):
+        pipelines.run(job, remove)
+    pipelines.run(job)
+    assert verified(job)

@@ -32,7 +32,7 @@ def test_credentials_that_only_read_are_told_with_what_to_do(store: Store) -> No
         check_writable(store)
     assert str(raised.value).startswith("Output faulty://bucket/out cannot be written: ")
     assert "AccessDenied: s3:PutObject" in str(raised.value)
-    assert str(raised.value).endswith("Give the job credentials that may write there, or name another output.path.")
+    assert str(raised.value).endswith("the credentials and what they permit. Or name another output.path.")
     assert store.names() == {}
 
 

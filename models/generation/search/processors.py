@@ -26,6 +26,8 @@ def processors_of(params: GenerationParams, vocabulary: Vocabulary, device: torc
         return to_device(vocabulary.columns(token_ids), device)
 
     chain: list[Processor] = []
+    for word, bias in dict(params.sequence_bias or ()).items():
+        chain.append(_add_after(tuple(word), bias, vocabulary.columns(word[-1:])))
     if params.encoder_repetition_penalty != 1.0:
         assert params.encoder_repetition_penalty is not None
         chain.append(_encoder_repetition_penalty(1 / params.encoder_repetition_penalty, vocabulary))
@@ -39,13 +41,13 @@ def processors_of(params: GenerationParams, vocabulary: Vocabulary, device: torc
     if params.bad_words_ids:
         ends = {(end,) for end in params.eos_token_ids}
         words = [tuple(word) for word in params.bad_words_ids if tuple(word) not in ends]
-        chain.extend(_bad_word(word, vocabulary.columns(word[-1:])) for word in words)
+        chain.extend(_add_after(word, -torch.inf, vocabulary.columns(word[-1:])) for word in words)
     if params.eos_token_ids:
         chain.append(_min_length(columns(params.eos_token_ids)))
     if params.forced_bos_token_id is not None:
         first = columns((params.forced_bos_token_id,))
         chain.append(_forced(first, lambda history: [length == 1 for length in history.lengths]))
-    if params.forced_eos_token_id is not None:
+    if as_ids(params.forced_eos_token_id):
         chain.append(
             _forced(
                 columns(as_ids(params.forced_eos_token_id)),
@@ -140,8 +142,8 @@ def _ban_completions(
     vocabulary.ban(logits_RV, text_RT[:, size - 1 : size - 1 + num_windows], matches_RT)
 
 
-def _bad_word(word: tuple[int, ...], columns: list[int]) -> Processor:
-    """Ban a word's last token after its others. `columns`: that token's column, none where another rank has it."""
+def _add_after(word: tuple[int, ...], bias: float, columns: list[int]) -> Processor:
+    """Change a word's last token after its others. `columns`: that token's column, none where another rank has it."""
     prefix = word[:-1]
 
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
@@ -150,7 +152,7 @@ def _bad_word(word: tuple[int, ...], columns: list[int]) -> Processor:
         for offset, token in enumerate(prefix):
             is_match_R &= history.tokens_RT.gather(1, (start_R + offset).clamp(min=0)[:, None])[:, 0] == token
         for column in columns:
-            logits_RV[:, column].masked_fill_(is_match_R, -torch.inf)
+            logits_RV[:, column] += torch.zeros_like(logits_RV[:, column]).masked_fill_(is_match_R, bias)
 
     return process
 

@@ -1,7 +1,8 @@
 """Warpers mask unlikely tokens before one is drawn. They know no history and no search.
 
-Meaning and order are transformers' (5.23): temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff. All
-but the first only mask tokens, so after top_k the others process the few that it kept: a row of 50, not of 50,000.
+Meaning and order are transformers' (5.23): temperature, top_h, top_k, top_p, min_p, typical_p, epsilon_cutoff,
+eta_cutoff. All but the first only mask tokens, so after top_h and top_k the others process the few that these kept: a
+row of 50, not of 50,000.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from batchloom.models.generation.search.vocabulary import WHOLE, Vocabulary
 
 # The tokens that top_p looks at first. Options that leave more of a vocabulary draw in two steps.
 FEW = 1024
+TOP_H_TOKENS = 100  # that top_h looks at, as in the reference
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ def warp(
     assert params.temperature is not None
     assert params.top_p is not None
     top_k = max(params.top_k, num_kept) if params.top_k else 0
+    if params.top_h is not None:
+        value_RC, token_RC = vocabulary.best(logits_RV, TOP_H_TOKENS)
+        kept = slice(0, top_k or None)
+        scaled_RC = _top_h(value_RC.float() / params.temperature, params.top_h)[:, kept]
+        return Distribution(_masked_by_all(scaled_RC.log_softmax(-1), params, num_kept), token_RC[:, kept], False)
     if not top_k and params.top_p < 1.0:
         return _nucleus(logits_RV.float() / params.temperature, params, vocabulary, num_kept)
     if top_k:
@@ -104,6 +111,15 @@ def _masked_by_all(log_prob_RC: Tensor, params: GenerationParams, num_kept: int)
         eta_R1 = (params.eta_cutoff**0.5 * (-_entropy(log_prob_RC)).exp()).clamp(max=params.eta_cutoff)
         log_prob_RC = _masked(log_prob_RC, log_prob_RC.exp() < eta_R1, num_kept)
     return log_prob_RC
+
+
+def _top_h(scaled_RC: Tensor, top_h: float) -> Tensor:
+    """Keep the likeliest tokens, which come first, up to a share of the entropy of all (arXiv 2509.02510)."""
+    log_prob_RC = scaled_RC.log_softmax(-1)
+    reached_RC = (-log_prob_RC * log_prob_RC.exp()).cumsum(-1)  # NaN from a masked token on: out, as in the reference
+    is_kept_RC = reached_RC <= top_h * _entropy(log_prob_RC)
+    is_kept_RC[:, 0] = True
+    return scaled_RC.masked_fill(~is_kept_RC, -torch.inf)
 
 
 def _top_p(log_prob_RC: Tensor, top_p: float, num_kept: int) -> Tensor:

@@ -14,6 +14,7 @@ from batchloom.jobs.reports import assumption
 from batchloom.jobs.reports.assumption import Assumption
 from batchloom.models import MACHINES
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.stores import permission
 
 Run = Callable[..., Any]
 MakeJob = Callable[..., Path]
@@ -99,14 +100,16 @@ def test_money_without_a_probe_is_refused(batchloom: Run, make_job: MakeJob) -> 
 
 
 def test_an_output_that_cannot_be_written_is_told_before_rows_are_read(
-    batchloom: Run, make_job: MakeJob, tmp_path: Path
+    batchloom: Run, make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("x")
-    said = batchloom("plan", make_job(), "--output", tmp_path / "file" / "out", "--json")
+    monkeypatch.setattr(permission.os, "access", lambda path, _: path != str(tmp_path))  # root may always
+    said = batchloom("plan", make_job(), "--json")
     assert said.code == 2
     assert said.json[0]["is_writable"] is False, "the plan is told all the same"
     assert said.json[1]["kind"] == "OutputError"
     assert "cannot be written" in said.err
+    said = batchloom("plan", make_job(), "--sample", 10, "--json")
+    assert [line.get("kind") for line in said.json] == ["OutputError"]
 
 
 # ------------------------------------------------------------------------------------- the machine that is assumed
@@ -115,7 +118,7 @@ def test_an_output_that_cannot_be_written_is_told_before_rows_are_read(
 def test_the_machine_of_an_estimate_is_named_with_its_figures_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assumption, "gpus_here", lambda: [])
     assumed = Assumption.of(None, {})
-    assert assumed.machine is MACHINES["h100"]
+    assert assumed.machine == MACHINES["h100"]
     assert assumed.words("bfloat16") == (
         "NVIDIA H100 SXM a rank (80 GB, 3.35 TB/s, 989 TFLOP/s in bfloat16: peak figures of its maker), assumed, as "
         "this machine has no GPU: --gpu names another"
@@ -125,7 +128,7 @@ def test_the_machine_of_an_estimate_is_named_with_its_figures_and_why(monkeypatc
     assert Assumption.of(None, {}) == Assumption(MACHINES["l4"], "the GPU of this machine")
     monkeypatch.setattr(assumption, "gpus_here", lambda: ["NVIDIA GeForce RTX 4090"])
     unknown = Assumption.of(None, {})
-    assert unknown.machine is MACHINES["h100"]
+    assert unknown.machine == MACHINES["h100"]
     assert "no figures of NVIDIA GeForce RTX 4090, which is here, are known" in unknown.reason
 
 

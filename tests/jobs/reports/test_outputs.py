@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchloom.jobs.reports import view
-from batchloom.jobs.reports.report import Histogram, Report
 from batchloom.pipelines.ledger import heartbeat
 from batchloom.pipelines.ledger.heartbeat import Heartbeat
 from batchloom.pipelines.ledger.sealed import FOOTER_KEY
@@ -262,7 +261,7 @@ def test_plan_is_refused_where_a_run_would_be(batchloom: Run, finished: Any) -> 
 class Tags(HTMLParser):
     """The elements of a page and the addresses they load from."""
 
-    VOID = {"meta", "br"}  # noqa: RUF012
+    VOID = {"meta", "br", "link"}  # noqa: RUF012
 
     def __init__(self) -> None:
         super().__init__()
@@ -287,10 +286,10 @@ def test_a_report_is_one_whole_page_that_loads_nothing(batchloom: Run, finished:
     tags = Tags()
     tags.feed(text)
     assert tags.open == []
-    assert tags.addresses == []
-    assert "url(" not in text
+    assert tags.addresses == ["data:,"]  # no icon is asked for
+    assert not re.search(r"url\((?!#clip\d+\))", text)  # a plot's own frame
     assert "@import" not in text
-    assert tags.seen.count("svg") == 2
+    assert tags.seen.count("svg") >= 4
     assert "prefers-color-scheme: dark" in text
 
 
@@ -301,6 +300,24 @@ def test_what_comes_from_data_is_escaped_in_a_report(batchloom: Run, finished: A
     assert "<b>0</b>" not in page.read_text()
 
 
+def test_a_report_says_where_it_cannot_be_written(batchloom: Run, finished: Any, tmp_path: Path) -> None:
+    for option in ("--html", "--markdown"):
+        said = batchloom("report", finished.output, option, tmp_path / "nowhere" / "file")
+        assert said.code == 2
+        assert f"{option} {tmp_path / 'nowhere' / 'file'}: cannot be written: No such file or directory" in said.err
+
+
+def test_a_report_has_the_input_beside_its_samples(batchloom: Run, finished: Any, tmp_path: Path) -> None:
+    """The texts are not kept in the output; they are read from the shards, of rows with errors too."""
+    page = tmp_path / "report.md"
+    assert batchloom("report", finished.output, "--markdown", page).code == 0
+    (first, *_) = pq.read_table(Path(finished.job).parent / "corpus")["text"].to_pylist()
+    text = page.read_text()
+    assert f"- text: {first}\n- summary\\_text: " in text
+    assert "- text: word word" in text  # of the row that is too long
+    assert "- text: (null)\n- error: null\\_text: " in text
+
+
 def test_a_report_of_an_unfinished_job_leaves_out_its_speed(batchloom: Run, unfinished: Path, tmp_path: Path) -> None:
     said = batchloom("report", unfinished)
     assert re.search(r"State +not finished", said.out)
@@ -308,6 +325,7 @@ def test_a_report_of_an_unfinished_job_leaves_out_its_speed(batchloom: Run, unfi
     page = tmp_path / "report.html"
     assert batchloom("report", unfinished, "--html", page).code == 0
     assert "rows a second" not in page.read_text()
+    assert "Not finished: this is what is there now" in page.read_text()
 
 
 def test_a_report_of_an_output_without_parts_is_not_an_error(batchloom: Run, unfinished: Path, tmp_path: Path) -> None:
@@ -324,31 +342,6 @@ def test_a_report_says_its_figures_in_json(batchloom: Run, finished: Any) -> Non
     assert said["totals"]["rows"] == 30
     assert sum(said["lengths"]["Input lengths"]["counts"]) == 27
     assert json.dumps(said)
-
-
-def test_a_task_that_writes_no_tokens_has_no_output_lengths(finished: Any) -> None:
-    report = Report.of(view.look(str(finished.output)))
-    assert list(report.histograms()) == ["Input lengths", "Output lengths"]
-    assert list(replace(report, output_lengths=Histogram.of([0, 0])).histograms()) == ["Input lengths"]
-
-
-def test_a_histogram_counts_every_length_once() -> None:
-    lengths = [0, 1, 1, 7, 99, 100]
-    histogram = Histogram.of(lengths)
-    assert histogram is not None
-    assert sum(histogram.counts) == len(lengths)
-    assert len(histogram.edges) == len(histogram.counts) + 1
-    assert (histogram.median, histogram.largest) == (4, 100)
-    assert histogram.edges[-2] <= 100 < histogram.edges[-1]
-    assert Histogram.of([]) is None
-
-
-def test_a_histogram_has_edges_that_people_count_in() -> None:
-    for largest, width in ((5, 1), (31, 2), (128, 5), (1024, 50), (200_000, 10_000)):
-        histogram = Histogram.of([largest])
-        assert histogram is not None
-        assert histogram.edges[1] == width
-        assert len(histogram.counts) <= 30
 
 
 def test_errors_are_retried_by_the_command_line(batchloom: Run, finished: Any, tmp_path: Path) -> None:

@@ -218,9 +218,16 @@ def test_a_call_does_not_take_the_answers_of_requests_that_were_added(pair):
     assert len(engine.generate([PROMPTS[1]], params)) == 1
 
 
-def test_a_model_without_a_language_model_head_is_refused(tmp_path):
-    config = transformers.BloomConfig(vocab_size=60, hidden_size=8, n_layer=1, n_head=2)
-    transformers.BloomForSequenceClassification(config).save_pretrained(tmp_path)
+@pytest.mark.parametrize("architecture", ["BloomForSequenceClassification", "BloomModel", "BartModel"])
+def test_a_model_without_a_language_model_head_is_refused(tmp_path, architecture):
+    """bart-base declares BartModel."""
+    sizes = {"hidden_size": 8, "n_layer": 1, "n_head": 2}
+    if architecture.startswith("Bart"):
+        sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+        sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 16}
+    kind = "Bart" if architecture.startswith("Bart") else "Bloom"
+    config = getattr(transformers, f"{kind}Config")(vocab_size=60, **sizes)
+    getattr(transformers, architecture)(config).save_pretrained(tmp_path)
     model = load_model(str(tmp_path), device="cpu")
-    with pytest.raises(UnsupportedModelError, match="BloomForSequenceClassification has no language-model head"):
+    with pytest.raises(UnsupportedModelError, match=f"{architecture} has no language-model head"):
         Engine(model)

@@ -1,6 +1,8 @@
 """GenerationParams: unknown and contradicting options are refused by name, and defaults come in the right order."""
 
+import json
 import logging
+from dataclasses import replace
 
 import pytest
 import transformers
@@ -55,6 +57,47 @@ def test_beam_options_of_a_checkpoint_mean_nothing_to_a_greedy_search():
     assert (resolved.early_stopping, resolved.length_penalty) == (False, 1.0)
 
 
+HABITS = {
+    "forced_bos_token_id": 0, "forced_eos_token_id": 2, "no_repeat_ngram_size": 3, "decoder_start_token_id": 2,
+    "bos_token_id": 0, "max_length": 142, "min_length": 56, "num_beams": 4, "suppress_tokens": [7], "guidance_scale": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HABITS)
+def test_null_is_as_if_the_checkpoint_did_not_set_it(name):
+    """The checkpoint's value came back without a word."""
+    nulls = {"guidance_scale": None, name: None}
+    without = {key: value for key, value in HABITS.items() if key not in nulls}
+    resolved = GenerationParams.from_dict(nulls).resolve(HABITS)
+    assert resolved == replace(GenerationParams().resolve(without), without=tuple(sorted(nulls)))
+    assert resolved.resolve(HABITS) == resolved
+    again = GenerationParams.from_dict(json.loads(json.dumps(resolved.to_dict())))
+    assert replace(again.resolve(HABITS), without=()) == replace(resolved, without=())
+    if GenerationParams().resolve({}).to_dict().get(name) is None and name != "max_length":
+        assert resolved.to_dict()[name] is None
+
+
+def test_null_of_what_is_no_option_is_refused():
+    with pytest.raises(ParamsError, match="num_baems"):
+        GenerationParams.from_dict({"num_baems": None})
+    with pytest.raises(ParamsError, match="without names 'num_baems'"):
+        GenerationParams(without=["num_baems"])
+
+
+def test_no_forced_end_token_is_taken_as_a_list_of_none():
+    resolved = GenerationParams(forced_eos_token_id=[]).resolve(HABITS | {"guidance_scale": 1})
+    assert resolved.forced_eos_token_id == ()
+    assert resolved.to_dict()["forced_eos_token_id"] == []
+
+
+def test_biases_are_taken_as_a_list_or_as_a_mapping():
+    as_list = GenerationParams(sequence_bias=[[[5, 6], 2.5], [[7], -1]])
+    assert as_list == GenerationParams(sequence_bias={(5, 6): 2.5, (7,): -1})
+    assert GenerationParams.from_dict(json.loads(json.dumps(as_list.to_dict()))) == as_list
+    with pytest.raises(ParamsError, match="sequence_bias names token 7"):
+        as_list.check_vocabulary(7)
+
+
 def test_several_end_ids_are_kept():
     assert GenerationParams(eos_token_id=[2, 5]).eos_token_ids == (2, 5)
     assert GenerationParams(eos_token_id=2).eos_token_ids == (2,)
@@ -64,7 +107,16 @@ def test_several_end_ids_are_kept():
     ("options", "message"),
     [
         ({"num_beam": 4}, "did you mean num_beams"),
-        ({"num_beam_groups": 2}, "though transformers has it"),
+        ({"num_beam_groups": 2}, "though transformers has it: .* the hub"),
+        ({"guidance_scale": 2.5}, "though transformers has it: .* second forward"),
+        ({"output_scores": True}, "scores: true"),
+        ({"output_attentions": True}, "no attentions"),
+        ({"output_hidden_states": True, "output_logits": True}, "feature-extraction.*task_options.scores"),
+        ({"return_dict_in_generate": True}, "columns in any case"),
+        ({"sequence_bias": [[[5], "much"]]}, "sequence_bias = .*a finite number"),
+        ({"sequence_bias": [[[], 1.0]]}, "sequence_bias"),
+        ({"sequence_bias": [[[5], float("inf")]]}, "sequence_bias"),
+        ({"top_h": 0.0}, "top_h = 0.0"),
         ({"max_new_tokens": 0}, "max_new_tokens = 0"),
         ({"num_beams": 2.5}, "num_beams = 2.5"),
         ({"num_beams": True}, "num_beams = True"),
@@ -164,7 +216,9 @@ def test_what_a_checkpoint_asks_for_and_changes_tokens_is_refused_by_name(option
         GenerationParams().resolve(defaults)
 
 
-@pytest.mark.parametrize("option", [{"prompt_lookup_num_tokens": 3}, {"use_mtp": True}], ids=str)
+@pytest.mark.parametrize(
+    "option", [{"prompt_lookup_num_tokens": 3}, {"use_mtp": True}, {"output_scores": True}], ids=str
+)
 @pytest.mark.parametrize("is_apart", [True, False])
 def test_what_a_checkpoint_asks_for_and_changes_no_token_is_warned_of_by_name(caplog, option, is_apart):
     (name,) = option

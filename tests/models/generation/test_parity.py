@@ -39,6 +39,11 @@ ENDS = [2, 13, 19, 33]
 MANY_ENDS = [2, *range(12, 42, 3)]
 EVEN = list(range(4, VOCAB_SIZE, 2))
 BAD_WORDS = [[2], [11], *([token, token] for token in range(13, 43, 2)), [20, 20, 20], [7, 40]]
+BIASES = [
+    [[2], -30.0],
+    *([[token], 3.0] for token in range(4, 43, 3)),
+    *([[token, token], -4.5] for token in range(13, 43)),
+]
 STOPS = ["q", "uu", "nn", "ooo"]
 OPTIONS = [
     {},
@@ -64,6 +69,7 @@ OPTIONS = [
             {"forced_eos_token_id": 2},
             {"forced_eos_token_id": [9, 5]},
             {"suppress_tokens": [2, 9, 40]},
+            {"sequence_bias": BIASES},
             {"begin_suppress_tokens": EVEN},
             {"bad_words_ids": BAD_WORDS},
             {"exponential_decay_length_penalty": (4, 1.3)},
@@ -105,6 +111,7 @@ OPTIONS = [
             {"encoder_no_repeat_ngram_size": 2},
             {"forced_bos_token_id": 7, "forced_eos_token_id": 2},
             {"suppress_tokens": [2, 9, 40], "begin_suppress_tokens": EVEN},
+            {"sequence_bias": BIASES},
             {"bad_words_ids": BAD_WORDS},
             {"exponential_decay_length_penalty": (4, 1.3)},
             {"repetition_penalty": 1.4, "renormalize_logits": True},
@@ -200,7 +207,7 @@ def check(answer, tokens, scores):
 
 
 def named(options):
-    short = {"bad_words_ids": "...", "eos_token_id": f"{len(MANY_ENDS)} ids"}
+    short = {"bad_words_ids": "...", "sequence_bias": "...", "eos_token_id": f"{len(MANY_ENDS)} ids"}
     return ", ".join(
         f"{name}={short[name] if name in short and len(str(value)) > 20 else value if len(str(value)) < 40 else '...'}"
         for name, value in options.items()

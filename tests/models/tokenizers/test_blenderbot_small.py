@@ -181,3 +181,9 @@ def test_texts_that_are_no_strings_are_refused_by_number(tokenizer):
 def test_a_million_characters_without_a_space_are_encoded_in_seconds(tokenizer):
     (ids,) = tokenizer.encode_batch(["thecat" * 166_667])
     assert tokenizer.decode_batch([ids]) == ["thecat" * 166_667]
+
+
+def test_special_tokens_that_are_to_be_split_are_refused_in_words(copy_of, small_folder):
+    config = {"tokenizer_class": "BlenderbotSmallTokenizer", "split_special_tokens": True}
+    with pytest.raises(TokenizerError, match="split_special_tokens = true is not supported for this kind"):
+        load_tokenizer(copy_of(small_folder, tokenizer_config=config))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from batchloom.models import load_tokenizer
 from batchloom.models.errors import RequestError
@@ -39,6 +39,19 @@ def test_stored_dropout_is_switched_off(copy_of, bloom_folder, sentences):
     stored["model"]["dropout"] = 0.5
     tokenizer = load_tokenizer(copy_of(bloom_folder, tokenizer=stored))
     assert tokenizer.encode_batch(sentences) == load_tokenizer(bloom_folder).encode_batch(sentences)
+
+
+@pytest.mark.parametrize("kind", ["bart_folder", "bloom_folder"])
+def test_special_tokens_in_texts_are_text_where_the_settings_say_so(request, copy_of, kind, sentences):
+    """split_special_tokens was not read: a page with "</s>" in it gave end tokens, and none in the reference."""
+    folder = request.getfixturevalue(kind)
+    config = json.loads((folder / "tokenizer_config.json").read_text()) if kind == "bart_folder" else {}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **config, "split_special_tokens": True}
+    copy = copy_of(folder, tokenizer_config=config)
+    texts = [*sentences, "a </s> b <mask>", "<s><pad>"]
+    reference = AutoTokenizer.from_pretrained(copy)
+    assert load_tokenizer(copy).encode_batch(texts) == [reference(text).input_ids for text in texts]
+    assert load_tokenizer(copy).encode_batch(texts) != load_tokenizer(folder).encode_batch(texts)
 
 
 def test_batches_larger_than_one_call_of_the_library_keep_their_order(tokenizer, monkeypatch, sentences):

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchloom import pipelines
-from batchloom.jobs.reports.report import Report
+from batchloom.jobs.reports.analysis.report import Report
 from batchloom.jobs.reports.view import look
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.errors import ConfigError, OutputError
@@ -73,6 +73,14 @@ def test_a_seal_that_is_gone_is_named(output) -> None:
     seal.unlink()
     (problem,) = pipelines.verify(str(output)).problems
     assert problem.endswith(f": its seal is missing, {seal.relative_to(output)}")
+
+
+def test_a_part_without_its_seal_is_computed_again_though_it_has_a_record(config, output) -> None:
+    """The run said that all was done, and verify for ever that a seal was missing."""
+    next((output / "_batchloom/seals").rglob("*.pq")).unlink()
+    job = pipelines.plan(config)
+    (pending,) = found(job).pending(job)
+    assert pending.missing == ((0, pending.part.num_rows),)
 
 
 def test_parts_tell_by_themselves_that_they_are_done(config, output) -> None:
@@ -155,7 +163,7 @@ def test_what_looks_at_outputs_reads_json_lines(output) -> None:
         rows = view.sample(5)
         assert [row["summary_text"] for row in rows] == [answer("a.parquet", row["id"]) for row in rows]
         report = Report.of(view)
-        assert report.num_rows_read == NUM_ROWS
+        assert report.scan.num_rows == NUM_ROWS
         for name in ("manifest.json", "parts.pq") if is_finished else ():
             (output / "_batchloom" / name).unlink()
 

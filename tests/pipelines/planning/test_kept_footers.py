@@ -79,6 +79,25 @@ def test_a_second_plan_reads_no_footer_and_finds_the_same(config, num_read) -> N
     assert [list(shard.row_groups) for shard in first] == [[4, 4, 2], [3], [4, 1]]
 
 
+def test_a_kept_schema_is_the_one_that_was_read(config, num_read) -> None:
+    """Of maps it was not: the second run of a job that keeps one wrote all of its parts anew."""
+    mapped = pa.map_(pa.string(), pa.list_(pa.map_(pa.int32(), pa.timestamp("us", "UTC"))))
+    kinds = [
+        mapped, pa.struct([("inner", mapped)]), pa.list_(mapped), pa.list_(pa.float32(), 2), pa.large_list(pa.date32()),
+        pa.dictionary(pa.int32(), pa.string()), pa.decimal128(9, 2), pa.duration("ms"), pa.binary(3), pa.uuid(),
+    ]  # fmt: skip
+    table = pa.table({f"column {number}": pa.nulls(2, kind) for number, kind in enumerate(kinds)})
+    pq.write_table(table.append_column("text", pa.array(["a", "b"])), Path(config.paths[0]) / "d.parquet")
+    schemas = []
+    for num_to_read in (4, 0):
+        kept = KeptFooters(store_of(config), COLUMNS)
+        shards, found = find_shards(config, None, COLUMNS, kept)
+        keep_footers(kept, config, Patience(), shards, found)
+        assert num_read() == num_to_read
+        schemas.append([str(field.type) for schema in found for field in schema])
+    assert schemas[0] == schemas[1]
+
+
 def test_a_job_of_other_columns_reads_the_footers_again(config, num_read) -> None:
     before = plan(config)
     other = Columns(("text",), ("late",))

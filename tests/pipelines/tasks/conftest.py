@@ -156,15 +156,17 @@ def ask() -> Ask:
         options: Mapping[str, Any] | None = None,
         generation: Mapping[str, Any] | None = None,
         compute_once: bool = True,
-        **input_columns: str,
+        changes: Mapping[str, Any] | None = None,
+        **input_columns: str | None,
     ) -> pa.Table:
+        checkpoint = models.describe(model, task=task, changes=changes)
         made = create_task(
             TaskSpec(
                 task=task,
                 input=InputConfig(paths=(), **input_columns),
                 options=options or {},
                 generation=generation or {},
-                checkpoint=models.describe(model, task=task),
+                checkpoint=checkpoint,
             )
         )
         rows = pa.table(columns)
@@ -175,7 +177,7 @@ def ask() -> Ask:
         work = Tokenize(made, model, bucket_tokens(made, 4096, "cpu"), compute_once).prepare(work, tokenizer)
         work = Work.from_batch(work.to_batch())  # as Ray would carry it
         settings = {"dtype": "float32", "device": "cpu", "num_threads": 1, "max_batch_tokens": 4096, "seed": 0}
-        replica = start_replica(task=made, model=model, **settings)
+        replica = start_replica(task=made, model=checkpoint.pinned, **settings)
         assert work.requests is not None
         work = work.with_results(answer(replica, made, unit, work.requests, tokenizer), replica.activity().measures())
         work = Work.from_batch(work.to_batch())

@@ -12,6 +12,7 @@ from batchloom.models.generation.search.warpers import warp
 
 WARPERS = {
     "temperature": lambda value, _: reference.TemperatureLogitsWarper(value),
+    "top_h": lambda value, _: reference.TopHLogitsWarper(value),
     **{
         name: lambda value, num_kept, kind=kind: kind(value, min_tokens_to_keep=num_kept)
         for name, kind in {
@@ -35,6 +36,9 @@ PROMPTS = [[5, 9, 17, 30, 2], [44], list(range(10, 60)), [7, 7, 7], [100, 101, 1
         {"top_k": 2},
         {"top_k": 7},
         {"temperature": 0.5, "top_k": 50},
+        {"top_k": 0, "top_h": 0.1},
+        {"top_k": 0, "top_h": 0.6},
+        {"temperature": 1.5, "top_h": 0.9, "top_k": 20, "top_p": 0.8},
         {"top_k": 0, "top_p": 0.01},
         {"top_k": 0, "top_p": 0.6},
         {"top_k": 0, "top_p": 0.99},

@@ -144,6 +144,7 @@ OPTIONS = {
     "n-grams": {"no_repeat_ngram_size": 2},
     "n-grams of the prompt": {"encoder_no_repeat_ngram_size": 2},
     "bad words": {"bad_words_ids": [[7], [80], [9, 30], [9, 81]]},
+    "biases": {"sequence_bias": [[[7], 2.0], [[80], -3.0], [[9, 30], 4.0], [[9, 81], -1.5]]},
     "least length": {"min_new_tokens": 10, "eos_token_id": [2, 82]},
     "forced first": {"forced_bos_token_id": 60},
     "forced last": {"forced_eos_token_id": [2, 41], "max_new_tokens": 5},
