@@ -102,7 +102,7 @@ def put_parts(job: JobPlan, todo: Todo, account: Account, num_units: int) -> Non
                 answers[rows] = pa.table(nulls, empty.schema)
             sources = {span.shard: job.shards_by_name[span.shard].source for span in pending.part.spans}
             record = assemble.put(pending.part, sources, [answers[rows]], {})
-            account.wrote(record)
+            account.wrote(record, {})
             records.add(record)
             num_units -= rows // ROWS
             if num_units <= 0:

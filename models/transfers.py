@@ -52,6 +52,15 @@ def queued(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+def host_buffer(size: int, device: torch.device) -> tuple[Tensor, Numbers]:
+    """Return integers on the host, as a tensor to upload and as an array to write to; pinned where a GPU reads them."""
+    if device.type == "cuda":
+        pinned = torch.zeros(size, dtype=torch.long, pin_memory=True)
+        return pinned, pinned.numpy()
+    array = np.zeros(size, dtype=np.int64)
+    return torch.from_numpy(array), array
+
+
 def launching_on(device: torch.device) -> AbstractContextManager[Any]:
     """Return a context for launches of Triton, which go to the current device, whichever one their arguments lie on."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

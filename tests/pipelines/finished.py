@@ -42,7 +42,7 @@ def finish(config: JobConfig) -> Manifest:
     ledger.open_job(job.output, job.job_record(), overwritten=None)
     job.keep_footers()
     for record in put_parts(job):
-        account.wrote(record)
+        account.wrote(record, {})
     manifest = account.manifest()
     ledger.close_job(job.output, manifest, job.columns if config.output.format == "jsonl" else None)
     return manifest

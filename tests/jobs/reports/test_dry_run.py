@@ -1,7 +1,7 @@
 """`plan --sample` and `plan --probe`: what some rows tell of all."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +60,22 @@ def test_a_sample_of_some_rows_says_how_far_off_it_may_be(
     )
 
 
+@pytest.fixture
+def local_ray() -> Iterator[None]:
+    """A Ray of this process: one that tests before have left, or one for two probes."""
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_a_probe_computes_rows_as_a_run_does_and_writes_nothing(batchloom: Run, finished: Any, tmp_path: Path) -> None:
     """The rows are those of the finished job, so their tokens are, and its errors."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    try:
-        options = ("plan", finished.job, "--output", tmp_path, "--probe", "--price-per-hour", "36")
-        said, words = batchloom(*options, "--json"), batchloom(*options).out
-    finally:
-        ray.shutdown()
+    options = ("plan", finished.job, "--output", tmp_path, "--probe", "--price-per-hour", "36")
+    said, words = batchloom(*options, "--json"), batchloom(*options).out
     assert said.code == 0, said.err
     assert list(tmp_path.iterdir()) == []
     (values,) = said.json

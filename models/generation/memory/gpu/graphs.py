@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from batchloom.models.generation.memory.gpu.shapes import StepShape
-from batchloom.models.transfers import Numbers
+from batchloom.models.transfers import Numbers, host_buffer
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +33,11 @@ class StaticInputs:
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], num_rows: int, device: torch.device) -> None:
         sizes = [math.prod(shape) for shape in shapes]
-        is_cuda = device.type == "cuda"
-        self._host_I = torch.zeros(sum(sizes), dtype=torch.long, pin_memory=is_cuda)
+        self._host_I, array_I = host_buffer(sum(sizes), device)
         self._numbers_I = torch.zeros(sum(sizes), dtype=torch.long, device=device)
-        self._is_sent = torch.cuda.Event() if is_cuda else None
-        self._host = [
-            view.numpy().reshape(shape) for view, shape in zip(self._host_I.split(sizes), shapes, strict=True)
-        ]
+        self._is_sent = torch.cuda.Event() if device.type == "cuda" else None
+        views = np.split(array_I, np.cumsum(sizes)[:-1])
+        self._host = [view.reshape(shape) for view, shape in zip(views, shapes, strict=True)]
         self.numbers = [view.view(shape) for view, shape in zip(self._numbers_I.split(sizes), shapes, strict=True)]
         self.prompts: object = None  # what the host's arrays were last written for
         self.input_ids_N = torch.zeros(num_rows, dtype=torch.long, device=device)
