@@ -46,6 +46,12 @@ def by(samples: Samples, name: str, label: str | None = None) -> Any:
     return sums if label else sums.get("", 0.0)
 
 
+def note(samples: Samples, seen: dict[str, set[str]]) -> None:
+    """Add the labels of metrics."""
+    for name, of_name in samples.items():
+        seen.setdefault(name, set()).update(label for labels, _ in of_name for label in labels)
+
+
 @pytest.fixture
 def job(tmp_path: Path, checkpoint: str, make_sentences: Any) -> str:
     """A job in which everything happens that is counted: errors, rows left out, texts cut off."""
@@ -77,8 +83,7 @@ def test_scraped_sums_are_the_manifests_and_no_query_of_the_dashboard_is_empty(
     while running.poll() is None:
         assert time.monotonic() < deadline
         samples = scraped(head, job)
-        for name, of_name in samples.items():
-            seen.setdefault(name, set()).update(label for labels, _ in of_name for label in labels)
+        note(samples, seen)
         alive |= by(samples, "replicas", "state")
         time.sleep(0.25)
     assert running.stderr is not None
@@ -91,6 +96,7 @@ def test_scraped_sums_are_the_manifests_and_no_query_of_the_dashboard_is_empty(
     while by(samples := scraped(head, job), "parts_total") < totals["parts"]:  # what the driver told last
         assert time.monotonic() < deadline
         time.sleep(0.25)
+    note(samples, seen)
     told = {
         "rows": by(samples, "rows_total"),
         "left_out": by(samples, "left_out_rows_total"),
