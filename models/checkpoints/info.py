@@ -90,8 +90,10 @@ def describe(
     files = weight_files(source)
     headers = headers_of(files)
     shapes = shapes_of(files, headers)
-    before, config = config, with_counted_labels(config, raw_config, num_labels_of(architecture, shapes))
-    check_sizes(config, architecture, shapes, where=f"Model {source.uri!r}")
+    num_labels = None if shapes is None else num_labels_of(architecture, shapes)
+    before, config = config, with_counted_labels(config, raw_config, num_labels)
+    if shapes is not None:
+        check_sizes(config, architecture, shapes, where=f"Model {source.uri!r}")
     notes = notes_on_weights(before, config, shapes, source)
     if not says_labels(raw_config):
         changes = {**changes, "num_labels": config.num_labels}  # what is planned is what is loaded
@@ -157,10 +159,10 @@ def headers_of(files: Sequence[WeightFile]) -> dict[str, HeaderEntry]:
     return headers
 
 
-def shapes_of(files: Sequence[WeightFile], headers: Mapping[str, HeaderEntry]) -> Shapes:
+def shapes_of(files: Sequence[WeightFile], headers: Mapping[str, HeaderEntry]) -> Shapes | None:
     """Return the tensors' shapes, without their bytes.
 
-    Empty where one is not known without torch, as in a .bin that was saved before torch 1.6; loading compares them.
+    None where one is not known without torch, as in a .bin that was saved before torch 1.6; loading compares them.
     """
     shapes = {name: entry.shape for name, entry in headers.items()}
     for file in files:
@@ -169,16 +171,18 @@ def shapes_of(files: Sequence[WeightFile], headers: Mapping[str, HeaderEntry]) -
         with file.open() as content:
             found = shapes_of_pickle(content)
         if found is None:
-            return {}
+            return None
         shapes |= found
     return shapes
 
 
-def notes_on_weights(before: ModelConfig, config: ModelConfig, shapes: Shapes, source: ModelSource) -> tuple[str, ...]:
+def notes_on_weights(
+    before: ModelConfig, config: ModelConfig, shapes: Shapes | None, source: ModelSource
+) -> tuple[str, ...]:
     """Return what a user should know of the weights: labels that were counted, tensors that nothing reads.
 
-    `before`: the configuration without what was counted. Its layers are checked: their names are made here. Raises:
-    CheckpointError where there are such tensors, and the plan is strict.
+    `before`: the configuration without what was counted. Its layers are checked: their names are made here. `shapes`:
+    None where they are not known. Raises: CheckpointError where there are such tensors, and the plan is strict.
     """
     notes = []
     if config.num_labels != before.num_labels:
@@ -187,7 +191,7 @@ def notes_on_weights(before: ModelConfig, config: ModelConfig, shapes: Shapes, s
             f"config.json names no labels; the weights have {config.num_labels}: {named:.200}. "
             "model_options.id2label gives them names."
         )
-    if shapes and (strays := unread(config, shapes)):
+    if shapes is not None and (strays := unread(config, shapes)):
         notes.append(words_for_unread(strays))
         if source.pinned is not None and source.pinned.is_strict:
             raise CheckpointError(f"Model {source.uri!r} is refused, as model_options.strict is true: {notes[-1]}")

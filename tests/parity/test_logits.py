@@ -11,6 +11,7 @@ wrong mask or position cannot hide.
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from batchloom.models import describe, load_model
 from batchloom.models.errors import RequestError
@@ -169,15 +170,33 @@ def test_logits_equal_the_references(architecture, trait, changes, tmp_path, tab
     ],
 )
 def test_the_decoder_of_an_encoder_decoder_is_the_references(file, loaded, tmp_path, table):
-    """As the reference's pages load facebook/bart-base and blenderbot-400M-distill."""
-    reference_model(file, {}).save_pretrained(tmp_path)
-    reference = getattr(transformers, loaded).from_pretrained(tmp_path).eval()
-    model = load_model(describe(str(tmp_path), changes={"architectures": [loaded]}).pinned)
-    assert type(model).__name__ == loaded
+    """As the reference's pages load facebook/bart-base and blenderbot-400M-distill.
+
+    Of a file with shared.weight alone, as transformers 5 writes, the reference's decoder gets random embeddings (issue
+    17375 of transformers, 5.23 still), so it is asked of a file that has them under each name, and both are loaded.
+    """
+    whole, copied = tmp_path / "whole", tmp_path / "copied"
+    for folder in (whole, copied):
+        reference_model(file, {}).save_pretrained(folder)
+    write_tied_copies(copied)
+    reference, told = getattr(transformers, loaded).from_pretrained(copied, output_loading_info=True)
+    assert not told["missing_keys"]
     ids, mask = batches(5, 64, seed=5)
-    worst = difference(reference, model, ids, mask, None)
-    table.append((loaded, f"weights of {file}", worst))
-    assert worst < BOUND
+    for folder in (whole, copied):
+        model = load_model(describe(str(folder), changes={"architectures": [loaded]}).pinned)
+        assert type(model).__name__ == loaded
+        worst = difference(reference.eval(), model, ids, mask, None)
+        table.append((loaded, f"weights of {file}, {folder.name}", worst))
+        assert worst < BOUND
+
+
+def write_tied_copies(folder):
+    """Write shared.weight under the decoder's and the encoder's name too, as facebook/bart-base has it."""
+    tensors = load_file(folder / "model.safetensors")
+    (shared,) = (name for name in tensors if name.endswith("shared.weight"))
+    for stack in ("encoder", "decoder"):
+        tensors[shared.replace("shared", f"{stack}.embed_tokens")] = tensors[shared].clone()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def test_masked_tokens_between_others_are_left_out_as_in_the_reference(tmp_path, table):

@@ -93,6 +93,19 @@ def test_what_is_planned_is_what_is_loaded_where_shapes_are_known_to_torch_alone
     assert load_model(told.pinned)(IDS).shape == (1, 2)
 
 
+def test_layers_that_are_missing_are_found_by_loading_where_shapes_are_known_to_torch_alone(make):
+    """Unknown shapes were taken for no tensors: a plan for a .bin from before torch 1.6 missed all its layers."""
+    _, folder = make("BartForSequenceClassification", num_labels=2)
+    tensors = load_file(folder / "model.safetensors")
+    torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    (folder / "model.safetensors").unlink()
+    assert describe(str(folder)).pinned.file("pytorch_model.bin")
+    change(folder, config={"decoder_layers": 3})
+    found = describe(str(folder))
+    with pytest.raises(CheckpointError, match=r"decoder.layers should be 3 layers; the files have 2"):
+        load_model(found.pinned)
+
+
 class Code:
     def __reduce__(self):
         return print, ("this ran",)

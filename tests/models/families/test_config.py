@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from batchloom.models import describe, load_model
+from batchloom.models.checkpoints.hub import open_source
 from batchloom.models.checkpoints.info import generation_defaults
+from batchloom.models.checkpoints.loading import resolve_dtype
+from batchloom.models.checkpoints.tensors import Checkpoint
 from batchloom.models.errors import CheckpointError, UnsupportedModelError
 from batchloom.models.families.config import BloomConfig, EncoderDecoderConfig
 from batchloom.models.families.reading import read_config
@@ -288,19 +292,54 @@ def test_describe_puts_the_tasks_parameters_on_top(tmp_path):
     assert plain.architecture == "BartForConditionalGeneration"
 
 
+@pytest.mark.parametrize("file", ["safetensors", "bin"])
 @pytest.mark.parametrize(
-    ("named", "dtype"),
+    ("stored", "named", "dtype"),
     [
-        ({"torch_dtype": "torch.bfloat16"}, "bfloat16"),
-        ({"dtype": "float16"}, "float16"),
-        ({"dtype": "float64"}, "float32"),
+        ("bfloat16", {"torch_dtype": "torch.bfloat16"}, "bfloat16"),
+        ("float16", {"dtype": "float16"}, "float16"),
+        ("float32", {}, "float32"),
+        ("float64", {"dtype": "float64"}, "float32"),
     ],
 )
-def test_a_checkpoints_dtype_is_one_that_a_model_is_loaded_in(named, dtype, tmp_path):
+def test_a_checkpoints_dtype_is_one_that_a_model_is_loaded_in(stored, named, dtype, file, tmp_path):
     """Any other name of config.json's ended a plan for GPUs with a KeyError."""
-    save_reference({"model_type": "bart", **TINY_BART}, tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bart", **TINY_BART, **named}))
-    assert describe(str(tmp_path)).dtype == dtype
+    save_stored_as(stored, named, file, tmp_path)
+    assert describe(str(tmp_path)).dtype == dtype == dtype_that_loading_takes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stored", "named", "dtype"),
+    [
+        ("float32", {"torch_dtype": "torch.bfloat16"}, "float32"),
+        ("float32", {"dtype": "float16"}, "float32"),
+        ("bfloat16", {"dtype": "float32"}, "bfloat16"),
+        ("float16", {}, "float16"),
+        ("float64", {"dtype": "bfloat16"}, "float32"),
+    ],
+)
+def test_a_planned_dtype_is_that_of_the_weights_and_not_config_jsons(stored, named, dtype, tmp_path):
+    save_stored_as(stored, named, "safetensors", tmp_path)
+    assert describe(str(tmp_path)).dtype == dtype == dtype_that_loading_takes(tmp_path)
+
+
+def save_stored_as(stored, named, file, folder):
+    """Save a tiny BART with its weights in a dtype and config.json naming one."""
+    save_reference({"model_type": "bart", **TINY_BART}, folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "bart", **TINY_BART, **named}))
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.to(getattr(torch, stored)) for name, tensor in load_file(path).items()}
+    if file == "safetensors":
+        save_file(tensors, path, metadata={"format": "pt"})
+    else:
+        torch.save(tensors, folder / "pytorch_model.bin")
+        path.unlink()
+
+
+def dtype_that_loading_takes(folder):
+    """The name of what dtype = "auto" is on a GPU."""
+    stored = Checkpoint(open_source(str(folder))).dtype
+    return str(resolve_dtype("auto", torch.device("cuda"), stored)).removeprefix("torch.")
 
 
 def test_describe_imports_no_torch(tmp_path):

@@ -5,6 +5,7 @@ The pages' checkpoints are tiny random ones here. Pipelines that transformers 5 
 
 import ast
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from batchloom import models
 from batchloom.jobs import spec
@@ -59,6 +61,8 @@ class Case(NamedTuple):
     ours: Callable[[Any], Any] = lambda value: value
     config: Mapping[str, Any] = MappingProxyType({})
     texts: list[str] = TEXTS
+    has_copies: bool = False
+    """Whether the decoder's embeddings are in the file under their own name too, as in facebook/bart-base."""
 
 
 def each(*names: Any) -> Callable[[Any], list[Any]]:
@@ -103,7 +107,7 @@ CASES = {
     ),
     "BartForSequenceClassification, 1": Case(CLASSES, "label", config={"num_labels": 4}),
     "BartForQuestionAnswering, 1": Case("BartForQuestionAnswering", "score", config={"max_position_embeddings": 512}),
-    "BartForCausalLM and BlenderbotForCausalLM, 1": Case(BART, "generated_text"),
+    "BartForCausalLM and BlenderbotForCausalLM, 1": Case(BART, "generated_text", has_copies=True),
     "BartModel and BlenderbotModel, 1": Case("BartModel", "embedding"),
     "BlenderbotSmallForConditionalGeneration, 1": Case(
         "BlenderbotSmallForConditionalGeneration", "reply", config=SPEECH
@@ -138,8 +142,9 @@ class Loaded:
     def from_pretrained(self, _: str, **options: Any) -> Any:
         if self.kind is transformers.AutoTokenizer:
             return tokenizer_of(self.folder)
-        loaded = self.kind.from_pretrained(self.folder, **options)
-        return loaded.eval() if hasattr(loaded, "eval") else loaded
+        loaded, told = self.kind.from_pretrained(self.folder, output_loading_info=True, **options)
+        assert not told["missing_keys"]  # transformers makes them random, with a warning
+        return loaded.eval()
 
 
 class Removed:
@@ -194,10 +199,21 @@ def run_call(code: str, folder: str, case: Case) -> Any:
         return eval(compile(ast.Expression(last.value), "migration.md", "eval"), names)
 
 
+def with_copies(folder: str, copied: Path) -> str:
+    """Copy a BART checkpoint and add the name under which BartForCausalLM of transformers finds its embeddings."""
+    shutil.copytree(folder, copied)
+    tensors = load_file(copied / "model.safetensors")
+    tensors["model.decoder.embed_tokens.weight"] = tensors["model.shared.weight"].clone()
+    save_file(tensors, copied / "model.safetensors", metadata={"format": "pt"})
+    return str(copied)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_job_gives_what_the_call_gives(ask, equal, make_checkpoint, tmp_path, name):
     case, (code, job) = CASES[name], PAIRS[name]
     folder = make_checkpoint(case.architecture, **case.config)
+    if case.has_copies:
+        folder = with_copies(folder, tmp_path / "copied")
     path = tmp_path / "job.yaml"
     path.write_text(job)
     config = spec.load(str(path))
