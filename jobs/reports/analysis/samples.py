@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchloom.jobs.reports import wording
@@ -46,19 +45,20 @@ def _answered(view: View) -> list[tuple[Place, Row]]:
     rows = []
     for number, record in enumerate(records):
         share = NUM_ROWS // len(records) + (number < NUM_ROWS % len(records))
-        table = view.read(record.part, lambda part: part.first_rows(FIRST_ROWS))
-        if table is not None and table.num_rows:
-            good = _numbers_without_error(table)
-            chosen = [good[index * len(good) // min(share, len(good))] for index in range(min(share, len(good)))]
-            rows += [
-                (Place(record, row), cells) for row, cells in zip(chosen, rows_of(table.take(chosen)), strict=True)
-            ]
+        chosen = view.read(record.part, lambda part, share=share: _some_answered(part, share))  # type: ignore[misc]
+        rows += [(Place(record, number), row) for number, row in chosen or ()]
     return rows
 
 
-def _numbers_without_error(table: pa.Table) -> list[int]:
-    found: list[int] = pc.indices_nonzero(pc.is_null(table["error"])).to_pylist()
-    return found
+def _some_answered(part: PartFile, most: int) -> list[tuple[int, Row]]:
+    """Return at most `most` answered rows among the first of a part, evenly spaced, with their numbers."""
+    table = part.first_rows(FIRST_ROWS)
+    if not table.num_rows:  # no columns either, where it is JSON Lines
+        return []
+    good: list[int] = pc.indices_nonzero(pc.is_null(table["error"])).to_pylist()
+    num_chosen = min(most, len(good))
+    chosen = [good[index * len(good) // num_chosen] for index in range(num_chosen)]
+    return list(zip(chosen, rows_of(table.take(chosen)), strict=True))
 
 
 def _at(view: View, places: Sequence[Place]) -> list[tuple[Place, Row]]:

@@ -50,8 +50,11 @@ def same_for_all_sizes(monkeypatch: pytest.MonkeyPatch, path: Path, **options: A
     for size in SIZES:
         monkeypatch.setattr(scan, "ROW_GROUP_BYTES", size)
         read.append(rows_of(path, **options)[1])
-    assert read[0].equals(read[1])
-    assert read[0].equals(read[2])
+    assert read[0].schema.equals(read[1].schema)
+    assert read[0].schema.equals(read[2].schema)
+    # Not equals(), for which a NaN is no NaN: repr() of floats has all of their digits, and the sign of a zero.
+    assert repr(read[0].to_pylist()) == repr(read[1].to_pylist())
+    assert repr(read[0].to_pylist()) == repr(read[2].to_pylist())
     return read[0]
 
 

@@ -142,8 +142,8 @@ def test_the_tokenizers_length_is_respected_where_texts_are_truncated(
 ):
     model = with_length(make_checkpoint(architecture, num_labels=4), tmp_path, 16)
     texts = make_sentences(8, seed=41, longest=30)
-    pipeline = pipeline_of("text-classification", model, top_k=None)
-    expected = [pipeline(text, truncation=True) for text in texts]
+    pipeline = pipeline_of("text-classification", model)
+    expected = [pipeline(text, truncation=True, top_k=None) for text in texts]
     part = ask("text-classification", model, {"text": texts})
     equal("text-classification, truncated", part["scores"].to_pylist(), expected, 1e-5)
     lengths = [len(ids) for ids in models.load_tokenizer(model).encode_batch(texts)]
@@ -155,9 +155,9 @@ def test_the_tokenizers_length_is_respected_where_texts_are_truncated(
 def test_either_end_is_truncated_as_by_the_tokenizer(ask, equal, make_checkpoint, make_sentences, tmp_path, side):
     model = with_length(make_checkpoint("BartForSequenceClassification", num_labels=4), tmp_path, 100)
     texts = make_sentences(8, seed=42, longest=30)
-    pipeline = pipeline_of("text-classification", model, top_k=None)
+    pipeline = pipeline_of("text-classification", model)
     pipeline.tokenizer.truncation_side = side
-    expected = [pipeline(text, truncation=True, max_length=13) for text in texts]
+    expected = [pipeline(text, truncation=True, max_length=13, top_k=None) for text in texts]
     part = ask("text-classification", model, {"text": texts}, options={"truncation": side, "max_length": 13})
     equal("text-classification, truncated", part["scores"].to_pylist(), expected, 1e-5)
 

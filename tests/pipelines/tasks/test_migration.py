@@ -77,8 +77,13 @@ def each(*names: Any) -> Callable[[Any], list[Any]]:
     return take
 
 
-def groups(entities: list[dict[str, Any]]) -> list[str]:
-    return [entity["entity_group"] for entity in entities]
+def named(entities: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(entity["word"], entity["entity_group"]) for entity in entities]
+
+
+def without_spaces(found: list[list[tuple[str, str]]]) -> list[list[tuple[str, str]]]:
+    """Words with their labels, of which a space alone is none, as the page says."""
+    return [[(word.strip(), label) for word, label in row if word.strip()] for row in found]
 
 
 def tokens(fills: list[dict[str, Any]]) -> list[int]:
@@ -96,7 +101,11 @@ CASES = {
     "text-classification, 1": Case(CLASSES, "scores", config={"num_labels": 4}),
     "text-classification, 2": Case(CLASSES, "scores", config=NLI),
     "token-classification, 1": Case(
-        "BloomForTokenClassification", "entities", each("entity_group"), groups, {"num_labels": 3}
+        "BloomForTokenClassification",
+        "entities",
+        lambda value: without_spaces([named(row) for row in value]),
+        named,
+        {"num_labels": 3},
     ),
     "fill-mask, 1": Case(BART, "fills", each("token"), tokens, texts=MASKED),
     "feature-extraction, 1": Case("BartModel", "embedding"),
@@ -115,7 +124,7 @@ CASES = {
     "BloomForCausalLM, 1": Case(BLOOM, "generated_text"),
     "BloomForSequenceClassification, 1": Case("BloomForSequenceClassification", "label", config={"num_labels": 4}),
     "BloomForTokenClassification, 1": Case(
-        "BloomForTokenClassification", "entities", ours=groups, config={"num_labels": 3}
+        "BloomForTokenClassification", "entities", without_spaces, named, {"num_labels": 3}
     ),
 }
 
