@@ -59,7 +59,7 @@ class Kind:
     verify: Word
     job: Mapping[str, Any]
     """Keys of the job file that this kind needs."""
-    prepare: Callable[[Scene], object] | None
+    prepare: Callable[[Scene], object] | None = None
     """What it needs done to the input before the first run."""
 
     @property

@@ -38,7 +38,8 @@ def test_help_loads_nothing_heavy_and_is_quick(arguments: list[str]) -> None:
     """Ray and torch take seconds to import, and whatever --help imports every command pays for."""
     done, names, seconds = loaded_by(*arguments)
     assert done.returncode == 0
-    assert not HEAVY & names
+    by_typer = {"pydantic"} if len(arguments) > 1 else set()  # where a command is called, and pydantic is installed
+    assert not (HEAVY - by_typer) & names
     assert seconds < 1.5, "0.15 s of a processor on an idle machine"
 
 
