@@ -118,6 +118,23 @@ def test_blenderbots_demand_decoder_ids(load, architecture):
         load(architecture)(packed_ids([5]).view(1, 5))
 
 
+@pytest.mark.parametrize(
+    ("architecture", "names"),
+    [
+        ("BartForCausalLM", ("encoder_hidden_states", "encoder_attention_mask")),
+        ("BlenderbotForCausalLM", ("encoder_hidden_states", "encoder_attention_mask")),
+        ("BlenderbotSmallForCausalLM", ("encoder_hidden_states", "encoder_attention_mask")),
+        ("BartForQuestionAnswering", ("start_positions", "end_positions", "inputs_embeds", "decoder_inputs_embeds")),
+        ("BloomForQuestionAnswering", ("start_positions", "end_positions", "inputs_embeds")),
+    ],
+)
+def test_what_a_forward_does_without_is_a_type_error(load, architecture, names):
+    model = load(architecture)
+    for name in names:
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+            model(packed_ids([5]).view(1, 5), **{name: torch.ones(1, 5)})
+
+
 def test_mbart_makes_decoder_ids_that_begin_with_each_texts_last_token(load):
     """That token is the language code, and no one id: the reference rotates a text where BART shifts it."""
     shifted_N = load("MBartForConditionalGeneration").shifted(torch.tensor([5, 6, 2, 70, 8, 2, 71]), [4, 3])
