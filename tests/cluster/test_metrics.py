@@ -52,6 +52,19 @@ def note(samples: Samples, seen: dict[str, set[str]]) -> None:
         seen.setdefault(name, set()).update(label for labels, _ in of_name for label in labels)
 
 
+def wait_for_endpoint(head: Head) -> None:
+    """A head is started some seconds before its agent answers."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            scraped(head, "")
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.25)
+        else:
+            return
+
+
 @pytest.fixture
 def job(tmp_path: Path, checkpoint: str, make_sentences: Any) -> str:
     """A job in which everything happens that is counted: errors, rows left out, texts cut off."""
@@ -71,6 +84,7 @@ def job(tmp_path: Path, checkpoint: str, make_sentences: Any) -> str:
 def test_scraped_sums_are_the_manifests_and_no_query_of_the_dashboard_is_empty(
     head: Head, site: Path, job: str, tmp_path: Path
 ) -> None:
+    wait_for_endpoint(head)
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": head.token, "RAY_ADDRESS": head.gcs}
     running = subprocess.Popen(
         [sys.executable, "-m", "batchloom", "run", "job.yaml"], cwd=tmp_path, text=True, stderr=subprocess.PIPE,
