@@ -130,6 +130,13 @@ def _heartbeat(scene: Scene) -> Path:
     return scene.output / "_batchloom" / "heartbeat.json"
 
 
+def _kill_driver(scene: Scene) -> None:
+    scene.wait_for_parts(2)
+    assert scene.process is not None
+    scene.process.kill()
+    scene.ends.append(scene.wait(scene.process))
+
+
 def _move_driver(scene: Scene) -> None:
     """Make the driver's heartbeat one that another machine has just written."""
     kept = json.loads(_heartbeat(scene).read_text())
@@ -140,10 +147,7 @@ def _move_driver(scene: Scene) -> None:
 @fault("SIGKILL of a driver on another machine")
 def driver_killed_elsewhere(scene: Scene) -> int:
     """Whoever runs the command next on this one waits, to see that it is dead."""
-    scene.wait_for_parts(2)
-    assert scene.process is not None
-    scene.process.kill()
-    scene.ends.append(scene.wait(scene.process))
+    _kill_driver(scene)
     _move_driver(scene)
     scene.process = scene.start()
     return 1
@@ -151,10 +155,7 @@ def driver_killed_elsewhere(scene: Scene) -> int:
 
 @fault("a driver that lives on another machine")
 def driver_elsewhere(scene: Scene) -> int:
-    scene.wait_for_parts(2)
-    assert scene.process is not None
-    scene.process.kill()
-    scene.ends.append(scene.wait(scene.process))
+    _kill_driver(scene)
     is_over = threading.Event()
 
     def beat() -> None:
