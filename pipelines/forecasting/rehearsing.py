@@ -67,7 +67,7 @@ def rehearse(job: JobPlan, sample: Sample, all_rows: float, num_units: int, num_
     with cluster.connected(), translated_errors():
         placement = place(job.config.engine, cluster.look())
         with spanning.groups(placement) as groups:
-            actor: Any = ray.remote(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus)(Understudy)
+            actor: Any = ray.remote(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus)(RehearsalReplica)
             replica = actor.remote(settings_of(job, placement.device), placement, groups)
             try:
                 told = _loaded(replica, job.config.engine.replicas.wait_minutes)
@@ -147,7 +147,7 @@ def _is(column: pa.ChunkedArray, value: str) -> Values:
     return flags
 
 
-class Understudy:
+class RehearsalReplica:
     """The actor: one replica that answers units as that of Infer does."""
 
     _replica: Replica

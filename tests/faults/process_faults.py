@@ -112,7 +112,7 @@ def driver_doubled(scene: Scene) -> int:
     return len(others)
 
 
-def _is_refused(scene: Scene, end: End) -> None:
+def _expect_refusal(scene: Scene, end: End) -> None:
     assert end.code == 2, end.printed
     assert "A job is running in output" in end.printed
     scene.ends.append(end)
@@ -122,7 +122,7 @@ def _is_refused(scene: Scene, end: End) -> None:
 def driver_refused(scene: Scene) -> int:
     scene.wait_for_parts(1)
     other = scene.wait(scene.start())
-    _is_refused(scene, other)
+    _expect_refusal(scene, other)
     return 1
 
 
@@ -170,7 +170,7 @@ def driver_elsewhere(scene: Scene) -> int:
     finally:
         is_over.set()
         thread.join()
-    _is_refused(scene, end)
+    _expect_refusal(scene, end)
     scene.process = scene.start()
     return 2
 
