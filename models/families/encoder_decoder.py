@@ -85,14 +85,17 @@ class EncoderDecoderModel(LoadedModel):
         lengths: list[int],
         decoder_ids_N: Tensor | None = None,
         decoder_lengths: list[int] | None = None,
+        cross_query_lengths: list[int] | None = None,
     ) -> Tensor:
         """Return the decoder's hidden states [tokens of the decoder, D] of packed sequences, without a cache.
 
-        Without decoder ids the input is shifted. Raises RequestError for families that do not shift it.
+        Without decoder ids the input is shifted. `cross_query_lengths`: how many of the decoder's tokens read each
+        input, where several of its sequences read one. Raises RequestError for families that do not shift their input.
         """
         if decoder_ids_N is None or decoder_lengths is None:
             decoder_ids_N, decoder_lengths = self.shifted_input(input_ids_N, lengths), lengths
-        context = PackedAttention(decoder_lengths, causal=True, cross=self.memory(input_ids_N, lengths))
+        memory = self.memory(input_ids_N, lengths)
+        context = PackedAttention(decoder_lengths, True, cross=memory, cross_query_lengths=cross_query_lengths)
         return self.decode(decoder_ids_N, positions_of(decoder_lengths, input_ids_N.device), context)
 
     def memory(self, input_ids_N: Tensor, lengths: list[int]) -> EncoderMemory:

@@ -60,7 +60,8 @@ class PackedAttention:
 
     `lengths` are the sequences' numbers of tokens, in packed order. With `causal`, a token attends to itself and those
     before it. `alibi_slopes` (float32 [H]) adds slope * key position to the scores. `cross` is for decoders that
-    cross-attend. `query_lengths`: how many tokens of each sequence are queries; all by default.
+    cross-attend. `query_lengths`: how many tokens of each sequence are queries; all by default. `cross_query_lengths`:
+    how many queries read each of the encoder's sequences, where several sequences read one.
     """
 
     def __init__(
@@ -70,9 +71,11 @@ class PackedAttention:
         alibi_slopes: Tensor | None = None,
         cross: EncoderMemory | None = None,
         query_lengths: Sequence[int] | None = None,
+        cross_query_lengths: Sequence[int] | None = None,
     ) -> None:
         self.lengths, self.causal, self.alibi_slopes, self.cross = list(lengths), causal, alibi_slopes, cross
         self.query_lengths = self.lengths if query_lengths is None else list(query_lengths)
+        self.cross_query_lengths = self.query_lengths if cross_query_lengths is None else list(cross_query_lengths)
         self._self_plan: Plan | None = None
         self._cross_plan: Plan | None = None
         self._alibi_columns: Tensor | None = None
@@ -87,7 +90,7 @@ class PackedAttention:
         assert self.cross is not None, "this context was made without an encoder"
         if self._cross_plan is None:
             kind = _kind_of_plan(q_NHK.device, q_NHK.dtype, q_NHK.shape[-1])
-            self._cross_plan = kind(self.query_lengths, self.cross.lengths, False)
+            self._cross_plan = kind(self.cross_query_lengths, self.cross.lengths, False)
         k_SHK, v_SHK = self.cross.keys_values[layer]
         return self._cross_plan(q_NHK, k_SHK, v_SHK, scale=q_NHK.shape[-1] ** -0.5)
 

@@ -4,6 +4,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from batchloom.models.layers.attention import AttentionContext
+
 
 class Backbone(Protocol):
     """Any model whose input alone gives hidden states."""
@@ -50,6 +52,19 @@ class Translator(Protocol):
         """Return what the decoder reads to predict packed targets [M]: each shifted right behind its start token."""
 
     def packed_hidden(
-        self, ids_N: Tensor, lengths: list[int], decoder_ids_M: Tensor, decoder_lengths: list[int], /
+        self,
+        ids_N: Tensor,
+        lengths: list[int],
+        decoder_ids_M: Tensor,
+        decoder_lengths: list[int],
+        cross_query_lengths: list[int],
+        /,
     ) -> Tensor:
-        """Return the decoder's hidden states [M, D]."""
+        """Return the decoder's hidden states [M, D]; `cross_query_lengths`: how many of them read each sequence."""
+
+
+class Stack(Protocol):
+    """A language model with one stack."""
+
+    def decode(self, ids_N: Tensor, positions_N: Tensor, context: AttentionContext, /) -> Tensor:
+        """Return the hidden states [N, D] of packed tokens."""

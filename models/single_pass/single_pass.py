@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from threading import Lock
-from typing import Concatenate, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from batchloom.models.errors import RequestError, UnsupportedModelError
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.generation.search.vocabulary import vocabulary_of
 from batchloom.models.layers.attention import PackedAttention, Plan
+from batchloom.models.layers.shared_prefix import SharedPrefixAttention, shared_positions
 from batchloom.models.ranks.calls import Call
 from batchloom.models.single_pass.batches import Batches
 from batchloom.models.single_pass.buckets import best_batch_tokens
@@ -26,12 +27,14 @@ from batchloom.models.single_pass.heads import (
     Backbone,
     Encoding,
     SequenceClassifier,
+    Stack,
     TokenClassifier,
     TokenPredictor,
     Translator,
 )
+from batchloom.models.single_pass.scoring import Continuations, TokenScores, by_row, questions_of, split_by
 from batchloom.models.single_pass.streams import Streams
-from batchloom.models.transfers import to_device
+from batchloom.models.transfers import queued, to_device
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
@@ -54,18 +57,6 @@ class SinglePassStats:
     def plus(self, num_tokens: int, num_positions: int) -> "SinglePassStats":
         """Return the sums with one batch more."""
         return SinglePassStats(self.num_batches + 1, self.num_tokens + num_tokens, self.num_positions + num_positions)
-
-
-@dataclass(frozen=True)
-class TokenScores:
-    """Log-probabilities of a sequence's tokens, each given those before it."""
-
-    log_probs: Tensor  # float32 [scored tokens]
-
-    @property
-    def total(self) -> float:
-        """The log-likelihood of the scored tokens together, in nats."""
-        return float(self.log_probs.double().sum())
 
 
 def on_all_ranks(method: Callable[Concatenate["SinglePass", Sequences, Arguments], Result]) -> Callable[..., Result]:
@@ -134,6 +125,13 @@ class SinglePass:
         """Raises: RequestError where the model cannot read a token list; others can be computed without it."""
         self.model.check_tokens(token_ids)
 
+    def check_targets(self, token_ids: Sequence[int], targets: Sequences) -> None:
+        """Raises: RequestError where the model cannot read a token list, or one of the targets behind it."""
+        self.check(token_ids)
+        for number, target in enumerate(targets):
+            is_behind = target and not self.model.is_encoder_decoder
+            self._check_as(f"Target {number}", self.check, [*token_ids, *target] if is_behind else target)
+
     @on_all_ranks
     def classify(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Return logits [sequences, L] of a sequence classifier.
@@ -189,26 +187,22 @@ class SinglePass:
         return _stack(self._run(sequences, compute), self.model.hidden_size)
 
     @on_all_ranks
-    def score(
-        self, sequences: Sequence[Sequence[int]], targets: Sequence[Sequence[int]] | None = None
-    ) -> list[TokenScores]:
+    def score(self, sequences: Sequences, targets: Sequences | None = None) -> list[TokenScores]:
         """Return log-probabilities of given tokens.
 
-        Models with one stack score each sequence's tokens after its first. Encoder-decoder models score all tokens of
-        `targets` given the sequences as source, the decoder starting from its start token.
+        With targets, all tokens of each are scored given its sequence: the decoder's behind its start token, or of a
+        model with one stack those that continue the sequence. Without, a model with one stack scores each sequence's
+        tokens after its first.
 
-        Raises: UnsupportedModelError where the model has no vocabulary head; RequestError where targets are missing or
-        not wanted, or where the model cannot read a sequence or a target.
+        Raises: UnsupportedModelError where the model has no vocabulary head; RequestError where an encoder-decoder has
+        no targets, or where the model cannot read a sequence or a target.
         """
-        self._needs("logits", "a language model")
-        model = cast(TokenPredictor, self.model)
-        if self.model.is_encoder_decoder:
-            if targets is None or len(targets) != len(sequences):
-                raise RequestError("An encoder-decoder model scores targets given sources: pass one target a sequence.")
-            self._check_each("Target", targets)
-            return self._run(sequences, self._score_targets, targets)
         if targets is not None:
-            raise RequestError("A model with one stack scores the sequences themselves: leave targets out.")
+            return [scores for (scores,) in self._score_targets(sequences, [[target] for target in targets])]
+        self._needs("logits", "a language model")
+        if self.model.is_encoder_decoder:
+            raise RequestError("An encoder-decoder model scores targets given sources: pass one target a sequence.")
+        model = cast(TokenPredictor, self.model)
 
         def compute(ids_N: Tensor, lengths: list[int]) -> list[TokenScores]:
             hidden_ND = model.packed_hidden(ids_N, lengths)
@@ -219,6 +213,15 @@ class SinglePass:
             return [TokenScores(part) for part in log_probs.split([length - 1 for length in lengths])]
 
         return self._run(sequences, compute)
+
+    @on_all_ranks
+    def score_targets(self, sequences: Sequences, targets: Sequence[Sequences]) -> list[list[TokenScores]]:
+        """Return log-probabilities of several targets of each sequence, as `score` does of one.
+
+        What is computed of a sequence serves all its targets, and those of equal sequences. Raises: as `score`, and
+        RequestError where a sequence has no target.
+        """
+        return self._score_targets(sequences, targets)
 
     @on_all_ranks
     def top_tokens(
@@ -255,13 +258,47 @@ class SinglePass:
 
         return self._run(sequences, compute, positions)
 
-    def _score_targets(self, ids_N: Tensor, lengths: list[int], targets: list[Sequence[int]]) -> list[TokenScores]:
+    def _score_targets(self, sequences: Sequences, targets: Sequence[Sequences]) -> list[list[TokenScores]]:
+        self._needs("logits", "a language model")
+        questions = questions_of(sequences, targets, self.max_batch_tokens)
+        for row, (sequence, own) in enumerate(zip(sequences, targets, strict=True)):
+            self._check_as(f"Sequence {row}", self.check_targets, sequence, own)
+        costs = [question.num_tokens for question in questions]
+        if self.model.is_encoder_decoder:
+            sources, asked = [question.source for question in questions], [question.targets for question in questions]
+            scores = self._compute(sources, costs, self._score_translations, asked)
+        else:
+            # A prompt and its continuations are packed together, each token once.
+            joined = [sum(question.targets, [*question.source]) for question in questions]
+            parts = [(len(question.source), question.target_lengths) for question in questions]
+            scores = self._compute(joined, costs, self._score_continuations, parts)
+        return by_row(questions, scores, [len(own) for own in targets])
+
+    def _score_translations(
+        self, ids_N: Tensor, lengths: list[int], targets: list[list[Sequence[int]]]
+    ) -> list[list[TokenScores]]:
         translator = cast(Translator, self.model)
-        target_lengths = [len(target) for target in targets]
-        wanted_M = to_device([token for target in targets for token in target], ids_N.device)
-        shifted_M = translator.shifted(wanted_M, target_lengths)
-        hidden_MD = translator.packed_hidden(ids_N, lengths, shifted_M, target_lengths)
-        return [TokenScores(part) for part in self._log_probs(hidden_MD, wanted_M).split(target_lengths)]
+        target_lengths = [[len(target) for target in own] for own in targets]
+        flat = [length for own in target_lengths for length in own]
+        wanted_M = to_device([token for own in targets for target in own for token in target], ids_N.device)
+        shifted_M = translator.shifted(wanted_M, flat)
+        hidden_MD = translator.packed_hidden(ids_N, lengths, shifted_M, flat, [sum(own) for own in target_lengths])
+        return split_by(self._log_probs(hidden_MD, wanted_M), target_lengths)
+
+    def _score_continuations(
+        self,
+        ids_N: Tensor,
+        lengths: list[int],  # noqa: ARG002
+        parts: list[tuple[int, list[int]]],
+    ) -> list[list[TokenScores]]:
+        prompts, continuations = [prompt for prompt, _ in parts], [own for _, own in parts]
+        positions_N = queued(shared_positions(prompts, continuations), ids_N.device)
+        context = SharedPrefixAttention(prompts, continuations, self.model.alibi_slopes)
+        hidden_ND = cast(Stack, self.model).decode(ids_N, positions_N, context)
+        scored_M, predicting_M = (
+            queued(places, ids_N.device) for places in Continuations(prompts, continuations).places()
+        )
+        return split_by(self._log_probs(hidden_ND[predicting_M], ids_N[scored_M]), continuations)
 
     def _likeliest(self, logits_MV: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         """Return tokens and their probabilities, best first: [M, top_k] both."""
@@ -292,23 +329,34 @@ class SinglePass:
                 f"{type(self.model).__name__} is not {what}. Load another checkpoint, or pass another architecture."
             )
 
-    def _check_each(self, what: str, sequences: Sequences) -> None:
-        for row, sequence in enumerate(sequences):
-            try:
-                self.check(sequence)
-            except RequestError as error:
-                raise RequestError(f"{what} {row}: {error}") from error
+    def _check_as(self, what: str, check: Callable[..., None], *arguments: Sequence[int] | Sequences) -> None:
+        try:
+            check(*arguments)
+        except RequestError as error:
+            raise RequestError(f"{what}: {error}") from error
 
     def _run(
         self,
-        sequences: Sequence[Sequence[int]],
+        sequences: Sequences,
         compute: Callable[..., list[Result]],
-        partners: Sequence[Sequence[int]] | None = None,
+        partners: Sequences | None = None,
     ) -> list[Result]:
         """Call compute(packed ids, lengths[, partners]) on batches; `partners` are second lists, batched along."""
-        self._check_each("Sequence", sequences)
+        for row, sequence in enumerate(sequences):
+            self._check_as(f"Sequence {row}", self.check, sequence)
+        costs = list(map(len, sequences))
+        if partners is not None:
+            costs = [cost + len(partner) for cost, partner in zip(costs, partners, strict=True)]
+        return self._compute(sequences, costs, compute, partners)
+
+    def _compute(
+        self,
+        sequences: Sequences,
+        costs: Sequence[int],
+        compute: Callable[..., list[Result]],
+        partners: Sequence[Any] | None,
+    ) -> list[Result]:
         lengths = [len(sequence) for sequence in sequences]
-        costs = lengths if partners is None else [n + len(p) for n, p in zip(lengths, partners, strict=True)]
 
         @torch.inference_mode()
         def answer(rows: list[int]) -> list[Result]:

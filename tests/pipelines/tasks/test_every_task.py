@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from batchloom.models import SinglePass, load_tokenizer
-from batchloom.models.single_pass.single_pass import TokenScores
+from batchloom.models.single_pass.scoring import TokenScores
 from batchloom.pipelines.tasks import TASKS
 
 NLI = {"id2label": {0: "contradiction", 1: "entailment"}, "label2id": {"contradiction": 0, "entailment": 1}}
