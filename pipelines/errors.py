@@ -63,6 +63,7 @@ ADVICE = {
     "damaged_input": "their bytes in the input do not decode; write those files again",
     "empty_text": "their text is white space alone; leave them out of the input, or choose another input.text_column",
     "killed_the_process": "look at their texts; the logs of Ray's workers may say more",
+    "no_targets": "give them targets, in the column that task_options.targets_column names",
     "no_labels": "give them labels, in the column that task_options.labels_column names",
     "no_mask": "put the tokenizer's mask into their text",
     "no_tokens": "the tokenizer knows none of their characters; see whether it is the checkpoint's own",

@@ -16,12 +16,16 @@ CPU_BATCH_TOKENS = 2048
 DEVICE_BATCH_TOKENS = 32768
 
 
-def cut_into_buckets(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+def cut_into_buckets(
+    lengths: Sequence[int], max_tokens: int, order_by: Sequence[int] | None = None
+) -> Iterator[list[int]]:
     """Yield buckets of indices: each index in exactly one, a request longer than `max_tokens` in one of its own.
 
-    Requests of equal length keep their order, so equal lengths always make equal buckets.
+    `order_by`: the lengths by which requests are similar, where that is not the whole of them. Requests of equal length
+    keep their order, so equal lengths always make equal buckets.
     """
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    keys = lengths if order_by is None else order_by
+    order = sorted(range(len(lengths)), key=lambda index: -keys[index])
     members: list[int] = []
     num_tokens = 0
     for index in order:

@@ -8,6 +8,7 @@ batches of its own. A batch that runs out of memory is halved and tried again, a
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from itertools import chain
 from threading import Lock
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
@@ -269,7 +270,7 @@ class SinglePass:
             scores = self._compute(sources, costs, self._score_translations, asked)
         else:
             # A prompt and its continuations are packed together, each token once.
-            joined = [sum(question.targets, [*question.source]) for question in questions]
+            joined = [[*question.source, *chain(*question.targets)] for question in questions]
             parts = [(len(question.source), question.target_lengths) for question in questions]
             scores = self._compute(joined, costs, self._score_continuations, parts)
         return by_row(questions, scores, [len(own) for own in targets])

@@ -7,9 +7,9 @@ beside it change the last bits of a row's answer (docs/log.md), and a repeated u
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas.results import in_order, not_finite, result_table, too_long
 from batchloom.pipelines.replicas.turns import Turns
-from batchloom.pipelines.tasks.base import Ints, Task, cells_of
+from batchloom.pipelines.tasks.base import TARGET_LENGTHS, Task, cells_of
 from batchloom.pipelines.telemetry.activity import Activity
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ class Ticket:
     """What a waiting unit holds: its requests, how many of its buckets are open, and results so far."""
 
     requests: pa.Table
-    ids_of: Callable[[int], Ints]
-    """Of a request, by its number."""
+    questions: "Questions"
     num_open: int
     results: list[pa.Table] = field(default_factory=list)
     done: threading.Event = field(default_factory=threading.Event)
@@ -52,6 +51,28 @@ class Ticket:
         with self.changing:
             self.failure = self.failure or failure
             self.done.set()
+
+
+class Questions:
+    """What a unit's requests ask, by their numbers. Tokens are arrays until they are asked for: a list takes ten times
+    as much, and only a batch's is needed at a time."""
+
+    def __init__(self, requests: pa.Table) -> None:
+        self._ids_of = cells_of(requests["token_ids"])
+        self.have_targets = TARGET_LENGTHS.name in requests.column_names
+        self._lengths_of = cells_of(requests[TARGET_LENGTHS.name]) if self.have_targets else None
+
+    def token_ids(self, number: int) -> list[int]:
+        """Return all tokens of a request."""
+        ids: list[int] = self._ids_of(number).tolist()
+        return ids
+
+    def with_targets(self, number: int) -> tuple[list[int], list[list[int]]]:
+        """Return a request's source and its targets."""
+        assert self._lengths_of is not None
+        ids, lengths = self.token_ids(number), self._lengths_of(number).tolist()
+        ends = accumulate(lengths, initial=len(ids) - sum(lengths))
+        return ids[: len(ids) - sum(lengths)], [ids[start:end] for start, end in pairwise(ends)]
 
 
 Bucket = tuple[Ticket, list[int]]
@@ -80,13 +101,11 @@ class SinglePassReplica:
 
     def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:  # noqa: ARG002
         """Block until all requests are answered. Raises: whatever broke one of the unit's batches."""
-        ids_of = cells_of(
-            requests["token_ids"]
-        )  # a list takes ten times as much, and only a batch's is needed at a time
-        errors = [self._refusal(ids_of(number).tolist()) for number in range(len(requests))]
+        questions = Questions(requests)
+        errors = [self._refusal(questions, number) for number in range(len(requests))]
         refused = [number for number, error in enumerate(errors) if error]
         buckets = list(_buckets(requests["bucket"].to_pylist(), errors))
-        ticket = Ticket(requests, ids_of, len(buckets))
+        ticket = Ticket(requests, questions, len(buckets))
         with self._adding:
             for bucket in buckets:
                 self._waiting.put((ticket, bucket))
@@ -114,14 +133,12 @@ class SinglePassReplica:
             if ticket.failure is not None:
                 continue
             try:
-                answers = self._compute(numbers, ticket.ids_of)
+                answers = self._compute(numbers, ticket.questions)
                 ticket.close([_results_of(ticket.requests, own, **columns) for own, columns in answers])
             except BaseException as failure:
                 ticket.fail(failure)
 
-    def _compute(
-        self, numbers: Sequence[int], ids_of: Callable[[int], Ints]
-    ) -> list[tuple[Sequence[int], Mapping[str, Any]]]:
+    def _compute(self, numbers: Sequence[int], questions: Questions) -> list[tuple[Sequence[int], Mapping[str, Any]]]:
         """Return requests and the columns of their answers: all at once, or by halves where memory ran out on one.
 
         The single pass halves its batches itself: what comes here is one request that alone is too large. It is tried
@@ -129,26 +146,30 @@ class SinglePassReplica:
         """
         try:
             with self._turns.beside_others():
-                return [(numbers, self._ask(numbers, ids_of))]
+                return [(numbers, self._ask(numbers, questions))]
         except (RuntimeError, MemoryError) as error:
             _raise_unless_memory(error)
         if len(numbers) > 1:
             half = len(numbers) // 2
-            return [*self._compute(numbers[:half], ids_of), *self._compute(numbers[half:], ids_of)]
+            return [*self._compute(numbers[:half], questions), *self._compute(numbers[half:], questions)]
         if self._num_workers > 1:
             try:
                 with self._turns.alone():
-                    return [(numbers, self._ask(numbers, ids_of))]
+                    return [(numbers, self._ask(numbers, questions))]
             except (RuntimeError, MemoryError) as error:
                 _raise_unless_memory(error)
-        message = f"{len(ids_of(numbers[0]))} tokens do not fit into memory. Shorten the text."
+        message = f"{len(questions.token_ids(numbers[0]))} tokens do not fit into memory. Shorten the text."
         return [(numbers, {"error": [vars(RowError("infer", "out_of_memory", message))]})]
 
-    def _ask(self, numbers: Sequence[int], ids_of: Callable[[int], Ints]) -> Mapping[str, Any]:
+    def _ask(self, numbers: Sequence[int], questions: Questions) -> Mapping[str, Any]:
         """Return the columns of the answers, with an error where a value is NaN or infinite."""
         from batchloom.models.not_finite import not_finite as message
 
-        answers = self._task.ask(self._pass, [ids_of(number).tolist() for number in numbers])
+        if questions.have_targets:
+            sources, targets = zip(*map(questions.with_targets, numbers), strict=True)
+            answers = self._task.ask_targets(self._pass, sources, targets)
+        else:
+            answers = self._task.ask(self._pass, list(map(questions.token_ids, numbers)))
         is_odd = np.logical_or.reduce([not_finite(column) for column in answers.values()])
         if not is_odd.any():
             return answers
@@ -158,12 +179,15 @@ class SinglePassReplica:
         )
         return {**answers, "error": [error if odd else None for odd in is_odd.tolist()]}
 
-    def _refusal(self, token_ids: list[int]) -> dict[str, str] | None:
+    def _refusal(self, questions: Questions, number: int) -> dict[str, str] | None:
         from batchloom.models.errors import RequestError
 
+        token_ids = questions.token_ids(number)
         refused = too_long(token_ids, self._max_request_tokens)
         try:
-            if refused is None:
+            if refused is None and questions.have_targets:
+                self._pass.check_targets(*questions.with_targets(number))
+            elif refused is None:
                 self._pass.check(token_ids)
         except RequestError as error:
             refused = RowError("infer", "refused_request", str(error))

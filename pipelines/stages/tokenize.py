@@ -18,7 +18,7 @@ from batchloom.pipelines.columns.texts import as_text, readable
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE, LEDGER_INPUT
 from batchloom.pipelines.stages.work import Work
-from batchloom.pipelines.tasks.base import Prepared, Task
+from batchloom.pipelines.tasks.base import TARGET_LENGTHS, Prepared, Task
 from batchloom.pipelines.telemetry.measures import STAGES, Stopwatch
 
 # For each row, the number of its answer: rows that say the same share one. No column of an input has this name.
@@ -80,11 +80,18 @@ class Tokenize:
 
 
 def in_buckets(requests: pa.Table, max_batch_tokens: int) -> pa.Table:
-    """Return the requests in the order of their buckets, whose numbers are in the new column `bucket`."""
+    """Return the requests in the order of their buckets, whose numbers are in the new column `bucket`.
+
+    Requests with targets are ordered by their sources, so that those with one source stand together.
+    """
     lengths = pc.list_value_length(requests["token_ids"]).to_pylist()
+    of_sources = None
+    if TARGET_LENGTHS.name in requests.column_names:
+        targets = requests[TARGET_LENGTHS.name].to_pylist()
+        of_sources = [length - sum(own) for length, own in zip(lengths, targets, strict=True)]
     order: list[int] = []
     buckets: list[int] = []
-    for number, members in enumerate(cut_into_buckets(lengths, max_batch_tokens)):
+    for number, members in enumerate(cut_into_buckets(lengths, max_batch_tokens, of_sources)):
         order += members
         buckets += [number] * len(members)
     return requests.take(pa.array(order, pa.int64())).append_column("bucket", pa.array(buckets, pa.int32()))

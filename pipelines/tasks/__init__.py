@@ -9,6 +9,7 @@ from batchloom.pipelines.tasks.feature_extraction import FeatureExtraction
 from batchloom.pipelines.tasks.fill_mask import FillMask
 from batchloom.pipelines.tasks.perplexity import Perplexity
 from batchloom.pipelines.tasks.question_answering import QuestionAnswering
+from batchloom.pipelines.tasks.scoring import Scoring
 from batchloom.pipelines.tasks.summarization import Summarization
 from batchloom.pipelines.tasks.text2text_generation import Text2TextGeneration
 from batchloom.pipelines.tasks.text_classification import TextClassification
@@ -28,6 +29,7 @@ TASKS: Mapping[str, type[Task]] = {
     "fill-mask": FillMask,
     "feature-extraction": FeatureExtraction,
     "perplexity": Perplexity,
+    "scoring": Scoring,
 }
 
 __all__ = ["TASKS", "Task", "TaskSpec", "create_task"]

@@ -26,6 +26,9 @@ REQUEST_SCHEMA = pa.schema(
     [pa.field("row", pa.int32()), pa.field("piece", pa.int32()), pa.field("token_ids", pa.list_(pa.int32()))]
 )
 
+# A column that requests have more where token_ids are a source and targets, one after the other: the targets' lengths.
+TARGET_LENGTHS = pa.field("target_lengths", pa.list_(pa.int32()))
+
 
 class ColumnKind(Enum):
     """The kinds of values that a column read by a task may hold."""
@@ -148,6 +151,15 @@ class Task(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} generates")
 
+    def ask_targets(
+        self, model: "SinglePass", sources: Sequence[Sequence[int]], targets: Sequence[Sequence[Sequence[int]]]
+    ) -> Mapping[str, pa.Array]:
+        """Return what `ask` returns, for requests with TARGET_LENGTHS.
+
+        Raises: NotImplementedError for tasks without such requests.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no targets")
+
     def follow_up(self, results: pa.Table, tokenizer: Any) -> Prepared | None:  # noqa: ARG002
         """Return requests whose results replace those so far, or None where these are final."""
         return None
@@ -190,9 +202,9 @@ def _family_and_head(architecture: str) -> tuple[str, str]:
 TASKS_OF_HEADS = {
     "ForConditionalGeneration": (
         "summarization", "text2text-generation", "conversational (dialogue models)", "fill-mask (with a mask token)",
-        "perplexity", "feature-extraction",
+        "perplexity", "scoring", "feature-extraction",
     ),
-    "ForCausalLM": ("text-generation", "perplexity", "feature-extraction"),
+    "ForCausalLM": ("text-generation", "perplexity", "scoring", "feature-extraction"),
     "ForSequenceClassification": ("text-classification", "zero-shot-classification", "feature-extraction"),
     "ForTokenClassification": ("token-classification", "feature-extraction"),
     "ForQuestionAnswering": ("question-answering", "feature-extraction"),

@@ -132,13 +132,14 @@ class Perplexity(Task):
         sums = [None if own is None else float(own.astype(np.float64).sum()) for own in tokens]
         counts = [None if own is None else len(own) for own in tokens]
         perplexities = [
-            None if own is None or num is None else _exp(-own / num) for own, num in zip(sums, counts, strict=True)
+            None if own is None or num is None else exp(-own / num) for own, num in zip(sums, counts, strict=True)
         ]
         columns = [pa.array(sums, pa.float64()), pa.array(counts, pa.int32()), pa.array(perplexities, pa.float64())]
         return [*columns, pa.array(tokens, pa.list_(pa.float32()))] if self.options.per_token else columns
 
 
-def _exp(exponent: float) -> float:
+def exp(exponent: float) -> float:
+    """Return e to a power, infinity where no float holds it."""
     try:
         return math.exp(exponent)
     except OverflowError:

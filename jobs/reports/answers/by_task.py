@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from batchloom.jobs.reports.answers.base import Answers, Nothing
+from batchloom.jobs.reports.answers.choices import Choices
 from batchloom.jobs.reports.answers.classes import Classes, Fills
 from batchloom.jobs.reports.answers.entities import Entities
 from batchloom.jobs.reports.answers.perplexities import Perplexities
@@ -35,11 +36,14 @@ def answers_of(job: Mapping[str, Any], kept: Collection[str] = ()) -> Answers:
     if task == "text-classification":
         score = pa.struct([("label", pa.string()), ("score", pa.float32())])
         return Classes({"label": pa.string(), "scores": pa.list_(score)})
+    if task == "scoring" and options.get("targets_column") is not None:
+        return Choices()
     simple: Mapping[str, type[Answers]] = {
         "token-classification": Entities,
         "question-answering": Spans,
         "fill-mask": Fills,
         "feature-extraction": Vectors,
         "perplexity": Perplexities,
+        "scoring": Perplexities,
     }
     return simple.get(task, Nothing)()

@@ -181,6 +181,18 @@ def test_answers_to_questions_are_counted(tmp_path: Path) -> None:
     assert blocks(report, Table, "Most frequent answers").rows == (("Ada", 2, 2 / 3),)
 
 
+def test_the_best_of_several_targets_are_counted(tmp_path: Path) -> None:
+    scores = [[-2.0, -1.0], [-1.0, -4.0], [-9.0, -3.0, -5.0], [-1.0]]
+    lengths = pa.array([[1] * len(own) for own in scores], pa.list_(pa.int32()))
+    best = pa.array([1, 0, 1, 0], pa.int32())
+    rows = table({"log_likelihoods": scores, "num_scored_tokens": lengths, "best": best})
+    write_output(tmp_path, "scoring", [rows], job={"task_options": {"targets_column": "summaries"}})
+    report = report_of(tmp_path)
+    assert blocks(report, Bars, "Rows by best target").table.rows == (("0", 2, Share(0.5)), ("1", 2, Share(0.5)))
+    facts = [one.values for section in report.sections for one in section.blocks if isinstance(one, Facts)]
+    assert facts[0] == {"targets": 8, "scored tokens": 8, "median lead": 2.0}  # of 1, 3 and 2
+
+
 def test_vectors_are_described(tmp_path: Path) -> None:
     vectors = np.zeros((5, 4), np.float32)
     vectors[1:, 0] = [1, 2, 2, 0]
@@ -198,6 +210,7 @@ def test_vectors_are_described(tmp_path: Path) -> None:
         ("text-classification", {"label": ["A"], "scores": [[{"label": "A", "score": 0.9}]]}, "Rows by best label"),
         ("fill-mask", {"fills": [[{"token_str": " cat", "score": 0.5, "sequence": "a cat"}]]}, "Rows by best fill"),
         ("perplexity", {"log_likelihood": [-2.0], "num_scored_tokens": [2], "perplexity": [2.7]}, None),
+        ("scoring", {"log_likelihood": [-2.0], "num_scored_tokens": [2], "perplexity": [2.7]}, None),
         ("something-new", {"value": [1]}, None),
     ],
 )  # fmt: skip

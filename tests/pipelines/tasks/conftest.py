@@ -127,6 +127,7 @@ MODELS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "fill-mask": ("BartForConditionalGeneration", {}),
     "feature-extraction": ("BloomModel", {}),
     "perplexity": ("BloomForCausalLM", {}),
+    "scoring": ("BartForConditionalGeneration", {}),
 }
 
 

@@ -36,7 +36,8 @@ def test_every_task_and_option_is_in_the_documentation(task, model_of):
     text = (ROOT / "docs/tasks.md").read_text()
     name = task.replace("-", "_")
     assert f"[{name}.yaml](../examples/{name}.yaml)" in text
-    options = {"zero-shot-classification": {"candidate_labels": ["a"]}}.get(task, {})
+    needed = {"zero-shot-classification": {"candidate_labels": ["a"]}, "scoring": {"target_column": "target"}}
+    options = needed.get(task, {})
     made = create_task(
         TaskSpec(
             task=task,

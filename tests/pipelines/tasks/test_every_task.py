@@ -25,6 +25,7 @@ CASES = {
     "fill-mask": ("BartForConditionalGeneration", {}, {}),
     "feature-extraction": ("BartModel", {}, {}),
     "perplexity": ("BartForCausalLM", {}, {}),
+    "scoring": ("BloomForCausalLM", {}, {"target_column": "target"}),
 }
 COLUMNS = {
     "summarization": ["summary_text"],
@@ -38,6 +39,7 @@ COLUMNS = {
     "fill-mask": ["fills"],
     "feature-extraction": ["embedding"],
     "perplexity": ["log_likelihood", "num_scored_tokens", "perplexity"],
+    "scoring": ["log_likelihood", "num_scored_tokens", "perplexity"],
 }
 LEDGER = ["num_input_tokens", "num_output_tokens", "num_truncated_tokens", "finish_reason", "error"]
 ODD = [
@@ -63,7 +65,7 @@ def asked(task, texts):
     column = pa.array(texts, pa.string()) if isinstance(texts, list) else texts
     if task == "question-answering":
         return {"question": ["Where is it?"] * len(texts), "context": column}
-    return {"text": column}
+    return {"text": column} | ({"target": ["A zone."] * len(texts)} if task == "scoring" else {})
 
 
 @pytest.fixture
@@ -137,7 +139,7 @@ def test_equal_rows_are_answered_as_if_each_were_alone(ask_case, task):
     assert rounded(once.to_pylist()) == rounded(each.to_pylist())
 
 
-WHOLE_TEXT = {"summarization", "text-generation", "perplexity", "question-answering", "token-classification"}
+WHOLE_TEXT = {"summarization", "text-generation", "perplexity", "scoring", "question-answering", "token-classification"}
 
 
 @pytest.mark.parametrize(

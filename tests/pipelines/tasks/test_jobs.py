@@ -28,6 +28,7 @@ def rows(make_sentences, task):
         "id": list(range(len(texts))), "text": texts, "body": texts, "context": texts, "headline": headlines,
         "question": ["Where is the river?"] * len(texts), "title": ["A title"] * len(texts),
         "turns": [text and text.split(". ") for text in texts], "persona": ["i sail", None, "i read"] * 5,
+        "summaries": [[text and text[:30], "A title"] for text in texts],
     }  # fmt: skip
 
 

@@ -29,6 +29,7 @@ CASES = {  # options that a task needs; how it treats longer inputs
     "fill-mask": ("BartForConditionalGeneration", {}, "error"),
     "feature-extraction": ("BartModel", {}, "right"),
     "perplexity": ("BartForCausalLM", {}, None),
+    "scoring": ("BloomForCausalLM", {"target_column": "target"}, "error"),
 }
 SHORT = {"max_new_tokens": 3, "num_beams": 1}
 MOST = 24
@@ -37,6 +38,8 @@ MOST = 24
 def columns_of(task, texts):
     if task == "fill-mask":
         texts = [f"{MASKED}{text} <mask>" for text in texts]
+    if task == "scoring":
+        return {"text": texts, "target": ["A zone."] * len(texts)}
     return {"question": ["Where?"] * len(texts), "context": texts} if task == "question-answering" else {"text": texts}
 
 

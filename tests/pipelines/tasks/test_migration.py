@@ -4,6 +4,7 @@ The pages' checkpoints are tiny random ones here. Pipelines that transformers 5 
 """
 
 import ast
+import math
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -47,6 +48,7 @@ COLUMNS: dict[str, Any] = {
     "body": TEXTS, "prompt": TEXTS, "turns": [["Hello there.", "How is it?"], ["Hi."], ["One", "two", "three"]],
     "question": ["Where is the river?", "What is there?", "Which index?"], "context": TEXTS, "premise": TEXTS,
     "hypothesis": [text[:20] for text in reversed(TEXTS)],
+    "continuation": [" The archive.", " A zone of units.", " It is."],
 }  # fmt: skip
 
 
@@ -116,6 +118,8 @@ CASES = {
     ),
     "BartForSequenceClassification, 1": Case(CLASSES, "label", config={"num_labels": 4}),
     "BartForQuestionAnswering, 1": Case("BartForQuestionAnswering", "score", config={"max_position_embeddings": 512}),
+    "A model's loss on labels, 1": Case(BART, "perplexity", ours=math.log),
+    "A model's loss on labels, 2": Case(BLOOM, "perplexity", ours=math.log),
     "BartForCausalLM and BlenderbotForCausalLM, 1": Case(BART, "generated_text", has_copies=True),
     "BartModel and BlenderbotModel, 1": Case("BartModel", "embedding"),
     "BlenderbotSmallForConditionalGeneration, 1": Case(
@@ -201,6 +205,7 @@ def run_call(code: str, folder: str, case: Case) -> Any:
     names |= {"np": np, "pipeline": pipeline, "m": "mine", "texts": case.texts, "prompts": TEXTS}
     names |= {"dialogues": COLUMNS["turns"], "questions": COLUMNS["question"], "contexts": COLUMNS["context"]}
     names |= {"premises": COLUMNS["premise"], "hypotheses": COLUMNS["hypothesis"]}
+    names["continuations"] = COLUMNS["continuation"]
     *statements, last = ast.parse(code).body
     assert isinstance(last, ast.Expr)
     with torch.no_grad():

@@ -1,0 +1,117 @@
+"""Scoring against the reference's loss, with labels of -100 on the text that a target continues."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from batchloom.models import load_tokenizer
+from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.tasks import targets
+
+ARCHITECTURES = [
+    "BartForConditionalGeneration",
+    "BlenderbotForConditionalGeneration",
+    "BlenderbotSmallForConditionalGeneration",
+    "BloomForCausalLM",
+]
+
+
+def loss_of(folder, architecture, text, target):
+    """The reference's mean loss over a target's tokens, and how many these are; texts joined as users do it."""
+    model, tokenizer = getattr(transformers, architecture).from_pretrained(folder).eval(), load_tokenizer(folder)
+    if model.config.is_encoder_decoder:
+        (source,), (labels,) = tokenizer.encode_batch([text]), tokenizer.encode_batch([target])
+        inputs = {"input_ids": torch.tensor([source]), "labels": torch.tensor([labels])}
+        num_tokens = len(labels)
+    else:
+        (whole,), (prompt,) = tokenizer.encode_batch([text + target]), tokenizer.encode_batch([text.rstrip()])
+        labels = [-100] * len(prompt) + whole[len(prompt) :]
+        inputs, num_tokens = (
+            {"input_ids": torch.tensor([whole]), "labels": torch.tensor([labels])},
+            len(whole) - len(prompt),
+        )
+    with torch.no_grad():
+        return model(**inputs).loss.item(), num_tokens
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_target_has_the_references_loss(ask, equal, make_checkpoint, make_sentences, architecture):
+    model = make_checkpoint(architecture)
+    texts = [*make_sentences(5, seed=50, longest=12), "The river: "]
+    wanted = [" " + text for text in make_sentences(5, seed=51, longest=6)] + ["a zone"]
+    part = ask("scoring", model, {"text": texts, "said": wanted}, options={"target_column": "said", "per_token": True})
+    for row, text, target in zip(part.to_pylist(), texts, wanted, strict=True):
+        loss, num_tokens = loss_of(model, architecture, text, target)
+        equal("scoring", [-row["log_likelihood"] / num_tokens], [loss], 1e-5)
+        assert row["num_scored_tokens"] == num_tokens == len(row["token_log_likelihoods"])
+        assert row["perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
+        assert sum(row["token_log_likelihoods"]) == pytest.approx(row["log_likelihood"], abs=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_several_targets_a_row_and_the_best_of_them(ask, make_checkpoint, make_sentences, monkeypatch, architecture):
+    monkeypatch.setattr(targets, "PIECE_TOKENS", 20)  # a row's targets are asked in pieces
+    model, (text, other) = make_checkpoint(architecture), make_sentences(2, seed=52, longest=12)
+    choices = [[" " + said for said in make_sentences(count, seed=53 + count, longest=7)] for count in (1, 6, 3, 6)]
+    columns = {"text": [text, text, other, text], "choices": choices}
+    for best_by in ("sum", "mean"):
+        options = {"targets_column": "choices", "best_by": best_by, "per_token": True}
+        for row, prompt, own in zip(
+            ask("scoring", model, columns, options=options).to_pylist(), columns["text"], choices, strict=True
+        ):
+            expected = [loss_of(model, architecture, prompt, target) for target in own]
+            assert row["num_scored_tokens"] == [count for _, count in expected]
+            sums = [-loss * count for loss, count in expected]
+            assert row["log_likelihoods"] == pytest.approx(sums, abs=2e-3)  # sums over up to 30 tokens of float32
+            ranked = sums if best_by == "sum" else [-loss for loss, _ in expected]
+            assert row["best"] == int(np.argmax(ranked))
+            assert [len(tokens) for tokens in row["token_log_likelihoods"]] == row["num_scored_tokens"]
+
+
+def test_rows_that_cannot_be_scored_say_why(ask, make_checkpoint, error_kinds):
+    columns = {
+        "text": ["A zone.", None, " ", "A zone.", "A zone."],
+        "said": ["A unit.", "A unit.", "A unit.", None, " "],
+    }
+    part = ask("scoring", make_checkpoint("BloomForCausalLM"), columns, options={"target_column": "said"})
+    assert error_kinds(part) == [None, "null_text", "empty_text", "null_text", "empty_text"]
+    assert "'said'" in part["error"][3].as_py()["message"]
+    columns = {"text": ["A zone."] * 5, "said": [["A unit."], [], None, ["A unit.", None], ["A unit.", ""]]}
+    part = ask("scoring", make_checkpoint("BloomForCausalLM"), columns, options={"targets_column": "said"})
+    assert error_kinds(part) == [None, *["no_targets"] * 4]
+    assert part["best"].to_pylist() == [0, None, None, None, None]
+
+
+def test_a_target_is_never_truncated(ask, make_checkpoint, make_sentences, error_kinds):
+    long = " ".join(make_sentences(12, seed=54))
+    columns = {"text": ["A zone.", long, "A zone."], "said": [" A unit.", " A unit.", long]}
+    options = {"target_column": "said"}
+    translated = ask("scoring", make_checkpoint("BartForConditionalGeneration"), columns, options=options)
+    assert error_kinds(translated) == [None, None, "too_long"]
+    assert translated["num_truncated_tokens"][1].as_py() > 0
+    decoder = make_checkpoint("BartForCausalLM")
+    assert error_kinds(ask("scoring", decoder, columns, options=options)) == [None, "too_long", "too_long"]
+    cut = ask("scoring", decoder, columns, options={**options, "truncation": "left"})
+    assert error_kinds(cut) == [None, None, "too_long"]
+    assert cut["num_input_tokens"][1].as_py() == 128  # as many as the decoder has positions
+    message = cut["error"][2].as_py()["message"]
+    assert "leaves no room for the text" in message
+    assert "128 are taken at most" in message
+
+
+def test_options_that_contradict_are_named(ask, make_checkpoint):
+    def fails(match, **options):
+        with pytest.raises(ConfigError, match=match):
+            ask("scoring", make_checkpoint("BloomForCausalLM"), {"text": ["a"], "said": ["b"]}, options=options)
+
+    fails("set one of target_column .* and targets_column")
+    fails("set one of", target_column="said", targets_column="said")
+    fails("the targets are in 'text', as input.text_column is", target_column="text")
+    fails("best_by: is for targets_column", target_column="said", best_by="mean")
+    fails("best_by: must be one of sum, mean or null; found 'max'", targets_column="said", best_by="max")
+    classifier = make_checkpoint("BloomForSequenceClassification")
+    with pytest.raises(ConfigError, match="scoring needs one of"):
+        ask("scoring", classifier, {"text": ["a"], "said": ["b"]}, options={"target_column": "said"})
