@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from batchloom.pipelines.config import JobConfig
     from batchloom.pipelines.ledger.verification import Verification, verify
-    from batchloom.pipelines.planning.job_plan import JobPlan, plan
+    from batchloom.pipelines.planning.job_plan import JobPlan
+    from batchloom.pipelines.planning.planner import plan
     from batchloom.pipelines.running.deep import deep_check
     from batchloom.pipelines.running.driver import run
 
@@ -16,7 +17,7 @@ _HOME = {
     "JobPlan": "batchloom.pipelines.planning.job_plan",
     "Verification": "batchloom.pipelines.ledger.verification",
     "deep_check": "batchloom.pipelines.running.deep",
-    "plan": "batchloom.pipelines.planning.job_plan",
+    "plan": "batchloom.pipelines.planning.planner",
     "run": "batchloom.pipelines.running.driver",
     "verify": "batchloom.pipelines.ledger.verification",
 }

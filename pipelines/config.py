@@ -1,4 +1,4 @@
-"""A resolved job: frozen and complete. planning/job_plan.py checks its values. It knows no YAML and no command line."""
+"""A resolved job: frozen and complete. planning/checks.py checks its values. It knows no YAML and no command line."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -202,7 +202,7 @@ class LimitsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig:
-    """A resolved job file. Fields that decide answers enter the fingerprint: pipelines/planning/job_plan.py."""
+    """A resolved job file. Fields that decide answers enter the fingerprint: pipelines/planning/planner.py."""
 
     task: str
     """What is done to the rows: summarization, text-generation, zero-shot-classification, ... (docs/tasks.md)."""

@@ -163,7 +163,7 @@ def test_the_folders_at_the_top_are_never_imported_by_their_bare_names() -> None
         "import batchloom.models",
         "import batchloom.pipelines",
         "import batchloom.jobs.cli",
-        "import batchloom.pipelines.planning.job_plan",
+        "import batchloom.pipelines.planning.planner",
     ],
 )
 def test_doors_are_light(statement: str) -> None:

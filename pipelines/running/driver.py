@@ -17,7 +17,8 @@ from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.ledger.resume import Done, Pending, rewritten
 from batchloom.pipelines.metrics import Event, Finished, PartDone, ReplicasStarting, Retrying, UnitDone, UnitFailed
-from batchloom.pipelines.planning.job_plan import JobPlan, plan
+from batchloom.pipelines.planning.job_plan import JobPlan
+from batchloom.pipelines.planning.planner import plan
 from batchloom.pipelines.running.account import Account
 from batchloom.pipelines.running.pulse import Pulse
 from batchloom.pipelines.running.retry import Retry, continued

@@ -18,7 +18,7 @@ from batchloom.pipelines.config import CsvConfig, InputConfig
 from batchloom.pipelines.errors import InputError
 from batchloom.pipelines.formats import contents, scan
 from batchloom.pipelines.formats.base import Columns
-from batchloom.pipelines.planning.job_plan import plan
+from batchloom.pipelines.planning.planner import plan
 from batchloom.pipelines.planning.shards import find_shards, sources_of
 from batchloom.pipelines.planning.spans import Span
 from batchloom.pipelines.planning.units import Size, cut
