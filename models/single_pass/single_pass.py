@@ -7,9 +7,9 @@ batches of its own. A batch that runs out of memory is halved and tried again, a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from threading import Lock
-from typing import Concatenate, Literal, ParamSpec, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -23,19 +23,19 @@ from batchloom.models.ranks.calls import Call
 from batchloom.models.single_pass.batches import Batches
 from batchloom.models.single_pass.buckets import best_batch_tokens
 from batchloom.models.single_pass.heads import (
-    Backbone,
-    Encoding,
     SequenceClassifier,
     TokenClassifier,
     TokenPredictor,
     Translator,
 )
+from batchloom.models.single_pass.state_outputs import StackName, StateOutput, StateOutputs
+from batchloom.models.single_pass.state_passes import StatePasses
+from batchloom.models.single_pass.states import outputs_of
 from batchloom.models.single_pass.streams import Streams
 from batchloom.models.transfers import to_device
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
-Pooling = Literal["mean", "cls", "last"]
 Sequences = Sequence[Sequence[int]]
 
 # Positions whose logits over the vocabulary are made at a time: [1024, 50265] in float32 is 206 MB.
@@ -104,7 +104,7 @@ def num_workers_of(model: LoadedModel) -> int:
     return torch.get_num_threads() if model.device.type == "cpu" else DEVICE_WORKERS
 
 
-class SinglePass:
+class SinglePass(StatePasses):
     """One model's forwards over many token lists. Results come in the order of the input, on the CPU, in float32.
 
     `max_batch_tokens`: tokens of a batch; by default what is fastest on the model's device. `num_workers`: batches
@@ -168,25 +168,17 @@ class SinglePass:
         return [(logits_T2[:, 0], logits_T2[:, 1]) for logits_T2 in self.token_logits(sequences)]
 
     @on_all_ranks
-    def embed(self, sequences: Sequence[Sequence[int]], pooling: Pooling = "mean", normalize: bool = False) -> Tensor:
-        """Return one vector [D] for each sequence, pooled from the last hidden states: [sequences, D].
-
-        These are the decoder's for BART (as the reference's feature extraction gives) and BLOOM, and the encoder's for
-        the Blenderbots, whose decoders demand a reply. `normalize` scales each to length one.
-
-        Raises: RequestError for an unknown pooling, or where the model cannot read a sequence.
-        """
-        if pooling not in ("mean", "cls", "last"):
-            raise RequestError(f"pooling = {pooling!r} is not one we have. Use 'mean', 'cls' or 'last'.")
-
-        def compute(ids_N: Tensor, lengths: list[int]) -> list[Tensor]:
-            hidden_ND = self._hidden(ids_N, lengths).float()
-            pooled_BD = _pool(hidden_ND, lengths, pooling)
-            if normalize:
-                pooled_BD = torch.nn.functional.normalize(pooled_BD, dim=-1)
-            return list(pooled_BD.cpu())
-
-        return _stack(self._run(sequences, compute), self.model.hidden_size)
+    def states(
+        self,
+        sequences: Sequence[Sequence[int]],
+        outputs: Sequence[StateOutput],
+        layer: int = -1,
+        stack: StackName | None = None,
+        normalize: bool = False,
+    ) -> list[dict[StateOutput, Tensor]]:
+        """Return several outputs for each sequence by one forward: StatePasses has the arguments and errors."""
+        asked = StateOutputs.of(self.model.config, self.model.is_encoder_decoder, outputs, layer, stack)
+        return self._run(sequences, partial(outputs_of, self.model, asked, normalize))
 
     @on_all_ranks
     def score(
@@ -279,12 +271,6 @@ class SinglePass:
             parts.append((value_M - self._vocabulary.log_normalizer(logits_MV)).cpu())
         return torch.cat(parts) if parts else torch.empty(0)
 
-    def _hidden(self, ids_N: Tensor, lengths: list[int]) -> Tensor:
-        encoding = cast(Encoding, self.model)
-        if self.model.is_encoder_decoder and not encoding.shifts_input:
-            return encoding.packed_encoded(ids_N, lengths)
-        return cast(Backbone, self.model).packed_hidden(ids_N, lengths)
-
     def _needs(self, method: str, what: str) -> None:
         """Raises: UnsupportedModelError where the model has another head."""
         if not hasattr(self.model, method):
@@ -344,14 +330,6 @@ def _first_tokens(ids_N: Tensor, lengths: Sequence[int]) -> Tensor:
     marks_N = torch.zeros_like(ids_N, dtype=torch.bool)
     marks_N[to_device(_starts(lengths), ids_N.device)] = True
     return marks_N
-
-
-def _pool(hidden_ND: Tensor, lengths: list[int], pooling: Pooling) -> Tensor:
-    if pooling == "mean":
-        return torch.stack([part.mean(0) for part in hidden_ND.split(lengths)])
-    starts = to_device(_starts(lengths), hidden_ND.device)
-    ends = starts + to_device(lengths, hidden_ND.device) - 1
-    return hidden_ND[starts if pooling == "cls" else ends]
 
 
 def _stack(rows: list[Tensor], width: int) -> Tensor:
