@@ -13,12 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 ROWS_AT_ONCE = 1024  # that are Python objects, which take several times as much as in Arrow
+BYTES_AT_ONCE = 1 << 26  # of rows that are larger
 _ENCODE: Callable[[object], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def json_lines(table: pa.Table) -> bytes:
     """Return the rows of a table as lines, each an object with all columns."""
-    return b"".join(map(_lines, table.to_batches(ROWS_AT_ONCE)))
+    rows = min(ROWS_AT_ONCE, BYTES_AT_ONCE * len(table) // max(1, table.nbytes))
+    return b"".join(map(_lines, table.to_batches(max(1, rows))))
 
 
 def _lines(batch: pa.RecordBatch) -> bytes:
