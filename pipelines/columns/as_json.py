@@ -66,9 +66,10 @@ def _as_json(array: pa.Array) -> pa.Array:
 
 def _list_as_json(array: pa.ListArray) -> pa.ListArray:
     """`values` are those of the whole array that this one may be a slice of, and `offsets` are places in them."""
-    offsets = pa.array(array.offsets.to_numpy())  # a copy: a mask beside offsets that are a slice is not supported
-    values = _as_json(array.values)
-    return pa.ListArray.from_arrays(offsets, values.cast(_no_null(values.type)), mask=array.is_null())
+    offsets = array.offsets.to_numpy()
+    values = _as_json(array.values[offsets[0] : offsets[-1]])
+    own = pa.array(offsets - offsets[0])  # a copy: a mask beside offsets that are a slice is not supported
+    return pa.ListArray.from_arrays(own, values.cast(_no_null(values.type)), mask=array.is_null())
 
 
 def _no_null(kind: pa.DataType) -> pa.DataType:
