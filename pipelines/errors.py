@@ -74,6 +74,7 @@ ADVICE = {
     "out_of_memory": "run again with --retry-errors=out_of_memory on a device with more memory, or lower "
     "generation.num_beams or its lengths in another output",
     "refused_request": "the column error says which parameter or text",
+    "too_large": "ask for less of each token, or set task_options.max_length or max_row_bytes, in another output",
     "too_long": "shorten or split their texts, or set task_options.truncation in another output",
     "too_short": "they have too few tokens to score; leave them out of the input",
 }

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+MAX_ITEMS = 100  # of a list in a cell: hidden states of tokens are millions
+
 
 def plural(count: int, noun: str) -> str:
     """Format a count: `1 row`, `1,200 rows`."""
@@ -76,14 +78,14 @@ def outcome(totals: Mapping[str, int], errors_by_kind: Mapping[str, int]) -> str
 
 
 def value(held: Any) -> str:
-    """Format a cell on one line: numbers with four digits, lists and structs as their items."""
+    """Format a cell on one line: numbers with four digits, lists and structs as their items, the first of very many."""
     match held:
         case None:
             return ""
         case float():
             return f"{held:.4g}"
         case list():
-            return ", ".join(value(item) for item in held)
+            return ", ".join([*map(value, held[:MAX_ITEMS]), *(["…"] if len(held) > MAX_ITEMS else [])])
         case dict():
             return ", ".join(f"{name}: {value(item)}" for name, item in held.items())
     return " ".join(str(held).split())

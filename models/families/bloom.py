@@ -3,6 +3,8 @@
 Source: BigScience, arXiv 2211.05100. Names of modules are those of the hub's checkpoints.
 """
 
+from collections import deque
+from collections.abc import Iterator
 from functools import cached_property
 from typing import cast
 
@@ -99,11 +101,20 @@ class BloomModel(DecoderOnlyModel):
         self.h = nn.ModuleList(BloomBlock(config, group) for _ in range(config.n_layer))
         self.ln_f = Norm(config.hidden_size, eps=config.layer_norm_epsilon)
 
-    def decode(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:  # noqa: ARG002
+    def decoder_states(
+        self,
+        input_ids_N: Tensor,
+        positions_N: Tensor,  # noqa: ARG002
+        context: AttentionContext,
+    ) -> Iterator[Tensor]:
         hidden_ND = self.word_embeddings_layernorm(self.word_embeddings(input_ids_N))
         for index, block in enumerate(self.h):
+            yield hidden_ND
             hidden_ND = block(index, hidden_ND, context)
-        return self.ln_f(hidden_ND)
+        yield self.ln_f(hidden_ND)
+
+    def decode(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
+        return deque(self.decoder_states(input_ids_N, positions_N, context), maxlen=1).pop()
 
     def decode_last(self, input_ids_N: Tensor, positions_N: Tensor, context: PackedAttention) -> Tensor:  # noqa: ARG002
         hidden_ND = self.word_embeddings_layernorm(self.word_embeddings(input_ids_N))
@@ -130,6 +141,9 @@ class BloomWithHead(DecoderOnlyModel):
     def __init__(self, config: BloomConfig, group: TensorParallel) -> None:
         super().__init__(config, group)
         self.transformer = BloomModel(config, group)
+
+    def decoder_states(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Iterator[Tensor]:
+        return self.transformer.decoder_states(input_ids_N, positions_N, context)
 
     def decode(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
         return self.transformer.decode(input_ids_N, positions_N, context)

@@ -1,6 +1,7 @@
 """Models with one causal stack: BLOOM, and the decoders of encoder-decoders loaded alone. It knows no layer."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 
 from torch import Tensor
 
@@ -19,6 +20,10 @@ class DecoderOnlyModel(LoadedModel):
     @abstractmethod
     def decode(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
         """Return hidden states of packed tokens, norms included: [N, D]. Positions count from 0 in each sequence."""
+
+    @abstractmethod
+    def decoder_states(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Iterator[Tensor]:
+        """Yield hidden states [N, D] before the first layer and after each; the last are `decode`'s."""
 
     @abstractmethod
     def decode_last(self, input_ids_N: Tensor, positions_N: Tensor, context: PackedAttention) -> Tensor:

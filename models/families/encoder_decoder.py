@@ -1,6 +1,7 @@
 """Models with an encoder and a decoder: what each offers, with a head or without. They know no layer and no norm."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar
 
 from torch import Tensor
@@ -46,9 +47,20 @@ class EncoderDecoderModel(LoadedModel):
         hidden_ND: Tensor = self.backbone.encoder(input_ids_N, positions_N, context)
         return hidden_ND
 
-    def cross_keys_values(self, encoded_ND: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return each decoder layer's keys and values [N, H, K] over the encoder's hidden states; once a request."""
-        return self.backbone.decoder.cross_keys_values(encoded_ND)
+    def encoder_states(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Iterator[Tensor]:
+        """Yield the encoder's hidden states [N, D] before its first layer and after each; the last are `encode`'s."""
+        return self.backbone.encoder.states(input_ids_N, positions_N, context)
+
+    def decoder_states(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Iterator[Tensor]:
+        """Yield the decoder's hidden states [N, D] before its first layer and after each; the last are `decode`'s."""
+        return self.backbone.decoder.states(input_ids_N, positions_N, context)
+
+    def cross_keys_values(self, encoded_ND: Tensor, num_layers: int | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Return each decoder layer's keys and values [N, H, K] over the encoder's hidden states; once a request.
+
+        `num_layers`: those of the first layers alone.
+        """
+        return self.backbone.decoder.cross_keys_values(encoded_ND, num_layers)
 
     def decode(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
         """Return the decoder's hidden states of packed tokens, norms included: [N, D]."""
@@ -98,9 +110,9 @@ class EncoderDecoderModel(LoadedModel):
         context = PackedAttention(decoder_lengths, True, cross=memory, cross_query_lengths=cross_query_lengths)
         return self.decode(decoder_ids_N, positions_of(decoder_lengths, input_ids_N.device), context)
 
-    def memory(self, input_ids_N: Tensor, lengths: list[int]) -> EncoderMemory:
-        """Return what the decoder needs of packed source sequences."""
-        return EncoderMemory(lengths, self.cross_keys_values(self.packed_encoded(input_ids_N, lengths)))
+    def memory(self, input_ids_N: Tensor, lengths: list[int], num_layers: int | None = None) -> EncoderMemory:
+        """Return what the decoder needs of packed source sequences; `num_layers`: what its first layers do."""
+        return EncoderMemory(lengths, self.cross_keys_values(self.packed_encoded(input_ids_N, lengths), num_layers))
 
     def packed_encoded(self, input_ids_N: Tensor, lengths: list[int]) -> Tensor:
         """Return the encoder's hidden states [N, D] of packed sequences."""

@@ -3,7 +3,7 @@
 They know their backbone's hidden states and no layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -111,6 +111,10 @@ class DecoderAlone(LanguageModel, DecoderOnlyModel):
     def __init__(self, config: EncoderDecoderConfig, group: TensorParallel) -> None:
         super().__init__(config, group)
         self.decoder = self.BARE.DECODER(config, group, self.BARE.LAYER, crosses=False)
+
+    def decoder_states(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Iterator[Tensor]:
+        """Yield hidden states [N, D] before the first layer and after each; the last are `decode`'s."""
+        return self.decoder.states(input_ids_N, positions_N, context)
 
     def decode(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
         """Return the decoder's hidden states of packed tokens, norms included: [N, D]."""

@@ -5,6 +5,8 @@ modules are those of the hub's checkpoints.
 """
 
 from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -110,12 +112,19 @@ class Stack(nn.Module):
         hidden_ND: Tensor = self.layernorm_embedding(self.embed_tokens(input_ids_N) + self.embed_positions(positions_N))
         return hidden_ND
 
-    def forward(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
+    def states(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Iterator[Tensor]:
+        """Yield [N, D] before the first layer and after each, the last one normed where the family norms it.
+
+        A layer is computed when its states are asked for.
+        """
         hidden_ND = self.embed(input_ids_N, positions_N)
         for index, layer in enumerate(self.layers):
+            yield hidden_ND
             hidden_ND = self.bounded(layer(index, hidden_ND, context))
-        normed_ND: Tensor = self.layer_norm(hidden_ND)
-        return normed_ND
+        yield self.layer_norm(hidden_ND)
+
+    def forward(self, input_ids_N: Tensor, positions_N: Tensor, context: AttentionContext) -> Tensor:
+        return deque(self.states(input_ids_N, positions_N, context), maxlen=1).pop()
 
     def bounded(self, hidden_ND: Tensor) -> Tensor:
         """Return a layer's output as the next layer reads it."""
@@ -148,9 +157,9 @@ class DecoderStack(Stack):
         normed_BD: Tensor = self.layer_norm(last_BD)
         return normed_BD
 
-    def cross_keys_values(self, encoded_ND: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return each layer's keys and values [N, H, K] over an encoder's output."""
-        return [cast(Layer, layer).encoder_attn.keys_values(encoded_ND) for layer in self.layers]
+    def cross_keys_values(self, encoded_ND: Tensor, num_layers: int | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Return each layer's keys and values [N, H, K] over an encoder's output; `num_layers`: of the first ones."""
+        return [cast(Layer, layer).encoder_attn.keys_values(encoded_ND) for layer in self.layers[:num_layers]]
 
 
 def clamp_half(hidden_ND: Tensor) -> Tensor:

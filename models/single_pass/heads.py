@@ -1,10 +1,11 @@
 """What single passes call of a model, by its head. A model lacks the methods of other heads: each pass checks first."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from torch import Tensor
 
-from batchloom.models.layers.attention import AttentionContext
+from batchloom.models.layers.attention import AttentionContext, EncoderMemory
 
 
 class Backbone(Protocol):
@@ -14,14 +15,24 @@ class Backbone(Protocol):
         """Return the last hidden states [N, D] of packed sequences."""
 
 
+class Decoding(Protocol):
+    """Any model: all have a decoder."""
+
+    def decoder_states(self, ids_N: Tensor, positions_N: Tensor, context: AttentionContext, /) -> Iterator[Tensor]:
+        """Yield hidden states [N, D] before the first layer and after each."""
+
+
 class Encoding(Protocol):
-    """An encoder-decoder model, by its encoder."""
+    """An encoder-decoder model."""
 
-    shifts_input: bool
-    """Whether decoder ids are made from the input where none are given."""
+    def encoder_states(self, ids_N: Tensor, positions_N: Tensor, context: AttentionContext, /) -> Iterator[Tensor]:
+        """Yield hidden states [N, D] before the first layer and after each."""
 
-    def packed_encoded(self, ids_N: Tensor, lengths: list[int], /) -> Tensor:
-        """Return the encoder's hidden states [N, D] of packed sequences."""
+    def memory(self, ids_N: Tensor, lengths: list[int], num_layers: int, /) -> EncoderMemory:
+        """Return what the decoder's first layers need of packed source sequences."""
+
+    def shifted_input(self, ids_N: Tensor, lengths: list[int], /) -> Tensor:
+        """Return decoder ids made from packed input."""
 
 
 class SequenceClassifier(Protocol):

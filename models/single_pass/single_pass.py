@@ -7,10 +7,9 @@ batches of its own. A batch that runs out of memory is halved and tried again, a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import wraps
-from itertools import chain
+from functools import partial, wraps
 from threading import Lock
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,26 +19,29 @@ from batchloom.models.errors import RequestError, UnsupportedModelError
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.generation.search.vocabulary import vocabulary_of
 from batchloom.models.layers.attention import PackedAttention, Plan
-from batchloom.models.layers.shared_prefix import SharedPrefixAttention, shared_positions
 from batchloom.models.ranks.calls import Call
 from batchloom.models.single_pass.batches import Batches
 from batchloom.models.single_pass.buckets import best_batch_tokens
 from batchloom.models.single_pass.heads import (
-    Backbone,
-    Encoding,
     SequenceClassifier,
-    Stack,
     TokenClassifier,
     TokenPredictor,
-    Translator,
 )
-from batchloom.models.single_pass.scoring import Continuations, TokenScores, by_row, questions_of, split_by
+from batchloom.models.single_pass.scoring import (
+    TokenScores,
+    by_row,
+    questions_of,
+    score_continuations,
+    score_translations,
+)
+from batchloom.models.single_pass.state_outputs import StackName, StateOutput, StateOutputs
+from batchloom.models.single_pass.state_passes import StatePasses
+from batchloom.models.single_pass.states import outputs_of
 from batchloom.models.single_pass.streams import Streams
-from batchloom.models.transfers import queued, to_device
+from batchloom.models.transfers import to_device
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
-Pooling = Literal["mean", "cls", "last"]
 Sequences = Sequence[Sequence[int]]
 
 # Positions whose logits over the vocabulary are made at a time: [1024, 50265] in float32 is 206 MB.
@@ -96,7 +98,7 @@ def num_workers_of(model: LoadedModel) -> int:
     return torch.get_num_threads() if model.device.type == "cpu" else DEVICE_WORKERS
 
 
-class SinglePass:
+class SinglePass(StatePasses):
     """One model's forwards over many token lists. Results come in the order of the input, on the CPU, in float32.
 
     `max_batch_tokens`: tokens of a batch; by default what is fastest on the model's device. `num_workers`: batches
@@ -167,25 +169,17 @@ class SinglePass:
         return [(logits_T2[:, 0], logits_T2[:, 1]) for logits_T2 in self.token_logits(sequences)]
 
     @on_all_ranks
-    def embed(self, sequences: Sequence[Sequence[int]], pooling: Pooling = "mean", normalize: bool = False) -> Tensor:
-        """Return one vector [D] for each sequence, pooled from the last hidden states: [sequences, D].
-
-        These are the decoder's for BART (as the reference's feature extraction gives) and BLOOM, and the encoder's for
-        the Blenderbots, whose decoders demand a reply. `normalize` scales each to length one.
-
-        Raises: RequestError for an unknown pooling, or where the model cannot read a sequence.
-        """
-        if pooling not in ("mean", "cls", "last"):
-            raise RequestError(f"pooling = {pooling!r} is not one we have. Use 'mean', 'cls' or 'last'.")
-
-        def compute(ids_N: Tensor, lengths: list[int]) -> list[Tensor]:
-            hidden_ND = self._hidden(ids_N, lengths).float()
-            pooled_BD = _pool(hidden_ND, lengths, pooling)
-            if normalize:
-                pooled_BD = torch.nn.functional.normalize(pooled_BD, dim=-1)
-            return list(pooled_BD.cpu())
-
-        return _stack(self._run(sequences, compute), self.model.hidden_size)
+    def states(
+        self,
+        sequences: Sequence[Sequence[int]],
+        outputs: Sequence[StateOutput],
+        layer: int = -1,
+        stack: StackName | None = None,
+        normalize: bool = False,
+    ) -> list[dict[StateOutput, Tensor]]:
+        """Return several outputs for each sequence by one forward: StatePasses has the arguments and errors."""
+        asked = StateOutputs.of(self.model.config, self.model.is_encoder_decoder, outputs, layer, stack)
+        return self._run(sequences, partial(outputs_of, self.model, asked, normalize))
 
     @on_all_ranks
     def score(self, sequences: Sequences, targets: Sequences | None = None) -> list[TokenScores]:
@@ -266,40 +260,12 @@ class SinglePass:
             self._check_as(f"Sequence {row}", self.check_targets, sequence, own)
         costs = [question.num_tokens for question in questions]
         if self.model.is_encoder_decoder:
-            sources, asked = [question.source for question in questions], [question.targets for question in questions]
-            scores = self._compute(sources, costs, self._score_translations, asked)
+            asked, score = [question.source for question in questions], score_translations
         else:
-            # A prompt and its continuations are packed together, each token once.
-            joined = [[*question.source, *chain(*question.targets)] for question in questions]
-            parts = [(len(question.source), question.target_lengths) for question in questions]
-            scores = self._compute(joined, costs, self._score_continuations, parts)
+            asked, score = [question.joined for question in questions], score_continuations
+        compute = partial(score, self.model, self._log_probs)
+        scores: list[list[TokenScores]] = self._compute(asked, costs, compute, questions)
         return by_row(questions, scores, [len(own) for own in targets])
-
-    def _score_translations(
-        self, ids_N: Tensor, lengths: list[int], targets: list[list[Sequence[int]]]
-    ) -> list[list[TokenScores]]:
-        translator = cast(Translator, self.model)
-        target_lengths = [[len(target) for target in own] for own in targets]
-        flat = [length for own in target_lengths for length in own]
-        wanted_M = to_device([token for own in targets for target in own for token in target], ids_N.device)
-        shifted_M = translator.shifted(wanted_M, flat)
-        hidden_MD = translator.packed_hidden(ids_N, lengths, shifted_M, flat, [sum(own) for own in target_lengths])
-        return split_by(self._log_probs(hidden_MD, wanted_M), target_lengths)
-
-    def _score_continuations(
-        self,
-        ids_N: Tensor,
-        lengths: list[int],  # noqa: ARG002
-        parts: list[tuple[int, list[int]]],
-    ) -> list[list[TokenScores]]:
-        prompts, continuations = [prompt for prompt, _ in parts], [own for _, own in parts]
-        positions_N = queued(shared_positions(prompts, continuations), ids_N.device)
-        context = SharedPrefixAttention(prompts, continuations, self.model.alibi_slopes)
-        hidden_ND = cast(Stack, self.model).decode(ids_N, positions_N, context)
-        scored_M, predicting_M = (
-            queued(places, ids_N.device) for places in Continuations(prompts, continuations).places()
-        )
-        return split_by(self._log_probs(hidden_ND[predicting_M], ids_N[scored_M]), continuations)
 
     def _likeliest(self, logits_MV: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         """Return tokens and their probabilities, best first: [M, top_k] both."""
@@ -316,12 +282,6 @@ class SinglePass:
             value_M = self._vocabulary.find(logits_MV, wanted[:, None])[:, 0].float()
             parts.append((value_M - self._vocabulary.log_normalizer(logits_MV)).cpu())
         return torch.cat(parts) if parts else torch.empty(0)
-
-    def _hidden(self, ids_N: Tensor, lengths: list[int]) -> Tensor:
-        encoding = cast(Encoding, self.model)
-        if self.model.is_encoder_decoder and not encoding.shifts_input:
-            return encoding.packed_encoded(ids_N, lengths)
-        return cast(Backbone, self.model).packed_hidden(ids_N, lengths)
 
     def _needs(self, method: str, what: str) -> None:
         """Raises: UnsupportedModelError where the model has another head."""
@@ -393,14 +353,6 @@ def _first_tokens(ids_N: Tensor, lengths: Sequence[int]) -> Tensor:
     marks_N = torch.zeros_like(ids_N, dtype=torch.bool)
     marks_N[to_device(_starts(lengths), ids_N.device)] = True
     return marks_N
-
-
-def _pool(hidden_ND: Tensor, lengths: list[int], pooling: Pooling) -> Tensor:
-    if pooling == "mean":
-        return torch.stack([part.mean(0) for part in hidden_ND.split(lengths)])
-    starts = to_device(_starts(lengths), hidden_ND.device)
-    ends = starts + to_device(lengths, hidden_ND.device) - 1
-    return hidden_ND[starts if pooling == "cls" else ends]
 
 
 def _stack(rows: list[Tensor], width: int) -> Tensor:

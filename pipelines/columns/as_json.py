@@ -13,12 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 ROWS_AT_ONCE = 1024  # that are Python objects, which take several times as much as in Arrow
+BYTES_AT_ONCE = 1 << 26  # of rows that are larger
 _ENCODE: Callable[[object], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def json_lines(table: pa.Table) -> bytes:
     """Return the rows of a table as lines, each an object with all columns."""
-    return b"".join(map(_lines, table.to_batches(ROWS_AT_ONCE)))
+    rows = min(ROWS_AT_ONCE, BYTES_AT_ONCE * len(table) // max(1, table.nbytes))
+    return b"".join(map(_lines, table.to_batches(max(1, rows))))
 
 
 def _lines(batch: pa.RecordBatch) -> bytes:
@@ -64,9 +66,10 @@ def _as_json(array: pa.Array) -> pa.Array:
 
 def _list_as_json(array: pa.ListArray) -> pa.ListArray:
     """`values` are those of the whole array that this one may be a slice of, and `offsets` are places in them."""
-    offsets = pa.array(array.offsets.to_numpy())  # a copy: a mask beside offsets that are a slice is not supported
-    values = _as_json(array.values)
-    return pa.ListArray.from_arrays(offsets, values.cast(_no_null(values.type)), mask=array.is_null())
+    offsets = array.offsets.to_numpy()
+    values = _as_json(array.values[offsets[0] : offsets[-1]])
+    own = pa.array(offsets - offsets[0])  # a copy: a mask beside offsets that are a slice is not supported
+    return pa.ListArray.from_arrays(own, values.cast(_no_null(values.type)), mask=array.is_null())
 
 
 def _no_null(kind: pa.DataType) -> pa.DataType:

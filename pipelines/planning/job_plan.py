@@ -28,6 +28,9 @@ from batchloom.pipelines.tasks.generating import cut_by_positions
 # Rows of a part at most, where output.rows_per_part says nothing: minutes of a GPU's work, megabytes of answers.
 GENERATED_ROWS, CLASSIFIED_ROWS = 1 << 14, 1 << 17
 PART_BYTES = 1 << 28  # of the input's rows, not compressed: what is kept of them is in the part as well
+# Of the answers of a unit, and of a part, where a task's are larger than texts: if each byte of the input were a token,
+# which it hardly ever is, and in no case more than the second (a footer counts a text that is repeated once).
+ANSWER_BYTES, MOST_ANSWER_BYTES = 1 << 28, 1 << 31
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,20 @@ class JobPlan:
     def part_size(self) -> Size:
         """How much a part has at most."""
         by_task = GENERATED_ROWS if self.task.generation else CLASSIFIED_ROWS
-        return Size(self.config.output.rows_per_part or by_task, PART_BYTES)
+        return self._with_room(Size(self.config.output.rows_per_part or by_task, PART_BYTES))
 
     @property
     def unit_size(self) -> Size:
         """How much a unit has at most."""
-        return Size(self.config.input.rows_per_unit, self.config.input.max_unit_bytes)
+        return self._with_room(Size(self.config.input.rows_per_unit, self.config.input.max_unit_bytes))
+
+    def _with_room(self, most: Size) -> Size:
+        """Return a size whose answers are held in memory, where they are larger than texts."""
+        answers = self.task.answer_size
+        if answers is None:
+            return most
+        rows, num_bytes = MOST_ANSWER_BYTES // answers.of_row, ANSWER_BYTES // answers.of_token
+        return Size(min(most.rows, max(1, rows)), min(most.bytes, max(1, num_bytes)))
 
     @cached_property
     def parts(self) -> list[Part]:

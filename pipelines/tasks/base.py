@@ -69,6 +69,15 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class AnswerSize:
+    """How many bytes large answers take at most, so that units and parts are cut smaller."""
+
+    of_token: int
+    """For each token of a row."""
+    of_row: int
+
+
+@dataclass(frozen=True)
 class Answered:
     """The results of a unit's requests."""
 
@@ -127,6 +136,11 @@ class Task(ABC):
     def beside(self, kept: Collection[str]) -> "Task":  # noqa: ARG002
         """Return the task as it is where these columns are kept: what it writes for convenience alone gives way."""
         return self
+
+    @property
+    def answer_size(self) -> AnswerSize | None:
+        """How large answers may be; None: no larger than texts are."""
+        return None
 
     @abstractmethod
     def input_columns(self) -> Mapping[str, ColumnKind]:

@@ -47,7 +47,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(_fits(value, one) for one in get_args(hint))
     if origin is tuple:
-        return isinstance(value, tuple) and all(isinstance(one, get_args(hint)[0]) for one in value)
+        return isinstance(value, tuple) and all(_fits(one, get_args(hint)[0]) for one in value)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
@@ -60,5 +60,6 @@ def _in_words(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(_in_words(one) for one in get_args(hint))
     if origin is tuple:
-        return "a list of texts"
+        inner = get_args(hint)[0]
+        return "a list of texts" if inner is str else f"a list of {', '.join(map(str, get_args(inner)))}"
     return _WORDS[hint]

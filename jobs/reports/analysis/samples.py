@@ -1,6 +1,7 @@
 """Samples are some rows of an output as a person reads them: the input, the answer or the error, what is beside."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import pyarrow.compute as pc
@@ -22,6 +23,7 @@ MAX_KINDS = 8  # of errors
 MAX_CHARACTERS = 700  # of a text
 MAX_BESIDE = 160  # of a value that stands beside
 MAX_ITEMS = 12  # of a list
+MAX_NUMBERS = 8  # of a vector
 LEDGER = tuple(field.name for field in LEDGER_FIELDS)
 
 
@@ -120,9 +122,8 @@ def answer_words(task: str, row: Mapping[str, Any]) -> dict[str, str]:
             return {"entities": _some(words) or "(none)"}
         case {"fills": list(fills)}:
             return {"fills": _some([_fill(one) for one in fills])}
-        case {"embedding": list(vector)}:
-            first = ", ".join(f"{value:.4f}" for value in vector[:8])
-            return {"embedding": f"{len(vector):,} numbers: {first}{', …' if len(vector) > 8 else ''}"}
+        case _ if task == "feature-extraction":
+            return {name: text_of(value) if name == "tokens" else _numbers(value) for name, value in row.items()}
         case {"answer": str(answer), "score": float(score)} if task == "question-answering":
             return {"answer": answer or "(no answer)", "score": f"{score:.3f}"}
     return {name: text_of(value) for name, value in row.items() if not name.startswith("token_log_")}
@@ -130,6 +131,17 @@ def answer_words(task: str, row: Mapping[str, Any]) -> dict[str, str]:
 
 def _fill(fill: Mapping[str, Any]) -> str:
     return f"{fill['token_str']} {fill['score']:.3f}" if fill.get("token_str") is not None else str(fill["sequence"])
+
+
+def _numbers(held: list[Any]) -> str:
+    """Format a vector, or lists of vectors, by its shape and its first numbers."""
+    shape, first = [len(held)], held
+    while first and isinstance(first[0], list):
+        first = first[0]
+        shape.append(len(first))
+    words = [f"{value:.4f}" for value in first[:MAX_NUMBERS]]
+    more = ["…"] if prod(shape) > MAX_NUMBERS else []
+    return f"{' x '.join(f'{size:,}' for size in shape)} numbers: {', '.join([*words, *more])}"
 
 
 def _some(words: Sequence[str]) -> str:

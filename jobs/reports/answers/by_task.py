@@ -1,6 +1,6 @@
 """Which kind of answers a task has."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -38,12 +38,21 @@ def answers_of(job: Mapping[str, Any], kept: Collection[str] = ()) -> Answers:
         return Classes({"label": pa.string(), "scores": pa.list_(score)})
     if task == "scoring" and options.get("targets_column") is not None:
         return Choices()
+    if task == "feature-extraction":
+        return _vectors(options.get("pooling", "mean"))
     simple: Mapping[str, type[Answers]] = {
         "token-classification": Entities,
         "question-answering": Spans,
         "fill-mask": Fills,
-        "feature-extraction": Vectors,
         "perplexity": Perplexities,
         "scoring": Perplexities,
     }
     return simple.get(task, Nothing)()
+
+
+def _vectors(pooling: str | Sequence[str]) -> Answers:
+    """Return what adds up the first column that has a vector for each row; states of each token are none."""
+    if isinstance(pooling, str):
+        return Nothing() if pooling == "none" else Vectors("embedding")
+    column = next((f"embedding_{one}" for one in pooling if one != "none"), None)
+    return Nothing() if column is None else Vectors(column)

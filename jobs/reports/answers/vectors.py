@@ -17,9 +17,9 @@ SAME = 1 - 1e-6
 class Vectors(Answers):
     """Norms of all vectors, and the cosine similarities of pairs of some."""
 
-    schema = pa.schema([("embedding", pa.list_(pa.float32()))])
-
-    def __init__(self) -> None:
+    def __init__(self, column: str) -> None:
+        self._column = column
+        self.schema = pa.schema([(column, pa.list_(pa.float32()))])
         self._norms = list[Numbers]()
         self._kept: Numbers | None = None
         self._keys = np.zeros(0)
@@ -27,7 +27,7 @@ class Vectors(Answers):
         self._random = np.random.default_rng(0)
 
     def add(self, rows: pa.Table) -> None:
-        column = rows["embedding"].drop_null()
+        column = rows[self._column].drop_null()
         lengths = pc.list_value_length(column).to_numpy()
         self._dimensions.update(np.unique(lengths).tolist())
         if not len(lengths) or len(self._dimensions) != 1:

@@ -204,6 +204,22 @@ def test_vectors_are_described(tmp_path: Path) -> None:
     assert (facts["pairs compared"], facts["pairs that are equal"]) == (6, 3)  # 1, 2 and 2 point the same way
 
 
+@pytest.mark.parametrize("pooling", ["none", ["none"], ["none", "cls", "mean"]], ids=str)
+def test_states_of_tokens_are_no_vectors(tmp_path: Path, pooling: str | list[str]) -> None:
+    """Of several poolings the first with a vector for each row is described."""
+    one = "embedding" if isinstance(pooling, str) else "embedding_none"
+    rows = {"text": ["x"], one: [[[0.5, 2.0], [1.0, 1.0]]], "tokens": [[7, 2]]}
+    rows |= {f"embedding_{own}": [[3.0, 4.0]] for own in pooling if own in ("cls", "mean")}
+    write_output(
+        tmp_path, "feature-extraction", [table(rows)], kept=["text"], job={"task_options": {"pooling": pooling}}
+    )
+    report = report_of(tmp_path)
+    assert "2 x 2 numbers: 0.5000, 2.0000" in markdown(report)
+    every = [block for section in report.sections for block in section.blocks]
+    found = [block for block in every if isinstance(block, Facts) and block.title == "Vectors"]
+    assert [facts.values["largest norm"] for facts in found] == ([5.0] if "cls" in pooling else [])
+
+
 @pytest.mark.parametrize(
     ("task", "answers", "title"),
     [

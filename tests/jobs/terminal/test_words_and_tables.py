@@ -52,7 +52,8 @@ def test_shared_widths_fit_and_shorten_only_what_is_wide(wanted: list[int], room
 @pytest.mark.parametrize(
     ("held", "words"),
     [(None, ""), (0.5021752715110779, "0.5022"), (["a b", "c"], "a b, c"), ([0.25, None], "0.25, "), (7, "7"),
-     ([{"word": "Ada", "score": 0.98765}], "word: Ada, score: 0.9877"), (" two\n lines ", "two lines"), (True, "True")],
+     ([{"word": "Ada", "score": 0.98765}], "word: Ada, score: 0.9877"), (" two\n lines ", "two lines"), (True, "True"),
+     ([[1] * 101], ", ".join(["1"] * 100) + ", …")],
 )  # fmt: skip
 def test_a_value_is_one_short_line(held: object, words: str) -> None:
     assert wording.value(held) == words

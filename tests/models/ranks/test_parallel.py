@@ -222,6 +222,31 @@ def test_requests_that_cannot_be_served_leave_the_ranks_in_step(checkpoint, shar
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("architecture", ["BartModel", pytest.param("BloomModel", marks=pytest.mark.slow)])
+def test_two_ranks_give_the_states_and_the_weights_of_all_heads(checkpoint, architecture):
+    both = load_model(checkpoint(architecture), tensor_parallel=2)
+    outputs = ("mean", "per_token", "hidden_states", "attentions")
+    if architecture == "BartModel":
+        outputs = (*outputs, "cross_attentions")
+    alone = SinglePass(load_model(checkpoint(architecture)))
+    expected = alone.states(PROMPTS, outputs, layer=1, normalize=True)
+    found = SinglePass(both, max_batch_tokens=8).states(PROMPTS, outputs, layer=1, normalize=True)
+    # The bound of this page's other tests: sums of the ranks round differently. Weights of two ranks' heads in each
+    # other's places differ by 1e-1.
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert found[0]["attentions"].shape == (2, 4, 5, 5)
+    torch.testing.assert_close(
+        SinglePass(both).embed(PROMPTS, ["cls", "last"], layer=-2),
+        alone.embed(PROMPTS, ["cls", "last"], layer=-2),
+        atol=1e-4,
+        rtol=1e-4,
+    )
+    with pytest.raises(RequestError, match="layer = 9"):
+        SinglePass(both).hidden_states(PROMPTS, layer=9)
+    assert len(SinglePass(both).hidden_states(PROMPTS)) == 3  # a refusal leaves the ranks in step
+    both.group.followers.close()
+
+
 @pytest.mark.parametrize(
     ("architecture", "method"),
     [

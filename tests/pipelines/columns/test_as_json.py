@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.json as pj
 import pytest
 
+from batchloom.pipelines.columns import as_json
 from batchloom.pipelines.columns.as_json import json_lines, json_schema
 
 NOON = dt.datetime(2024, 1, 2, 12, 0, 0, 5, tzinfo=dt.UTC)
@@ -71,3 +72,25 @@ def test_every_float32_comes_back_as_it_was() -> None:
     table = pa.table({"it": numbers[np.isfinite(numbers)]})
     options = pj.ParseOptions(explicit_schema=table.schema)
     assert pj.read_json(pa.BufferReader(json_lines(table)), parse_options=options) == table
+
+
+def test_large_rows_are_made_few_at_a_time_and_each_number_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list's numbers were formatted again for each slice of the rows: all 16,384 of a table, 16 times."""
+    rng = np.random.default_rng(0)
+    held = [None if row % 7 == 3 else rng.normal(size=(row % 5, 4)).astype(np.float32).tolist() for row in range(64)]
+    table = pa.table({"states": pa.array(held, pa.list_(pa.list_(pa.float32())))}).slice(2)
+    num_numbers = sum(4 * len(own) for own in held[2:] if own)
+    whole = json_lines(table)
+    sizes: list[int] = []
+    is_finite = as_json.pc.is_finite
+
+    def counted(numbers: pa.Array) -> pa.Array:
+        sizes.append(len(numbers))
+        return is_finite(numbers)
+
+    monkeypatch.setattr(as_json.pc, "is_finite", counted)
+    monkeypatch.setattr(as_json, "BYTES_AT_ONCE", table.nbytes // 10)
+    assert json_lines(table) == whole
+    assert [json.loads(line)["states"] is None for line in whole.splitlines()] == [own is None for own in held[2:]]
+    assert sum(sizes) == num_numbers
+    assert max(sizes) < num_numbers / 5

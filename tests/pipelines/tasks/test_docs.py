@@ -14,11 +14,13 @@ JOBS = re.findall(r"```yaml\n(task: .*?)```", (ROOT / "docs/migration.md").read_
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.split("\n")[0])
-def test_a_job_beside_an_old_call_is_right(job, model_of, tmp_path):
+def test_a_job_beside_an_old_call_is_right(job, model_of, make_checkpoint, tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text(job)
     config = spec.load(str(path))
-    checkpoint = models.describe(model_of(config.task), task=config.task)
+    has_encoder = config.task == "feature-extraction"  # on the page; that of the other tests is a BLOOM
+    model = make_checkpoint("BartModel") if has_encoder else model_of(config.task)
+    checkpoint = models.describe(model, task=config.task)
     made = create_task(
         TaskSpec(
             task=config.task,

@@ -111,6 +111,7 @@ CASES = {
     ),
     "fill-mask, 1": Case(BART, "fills", each("token"), tokens, texts=MASKED),
     "feature-extraction, 1": Case("BartModel", "embedding"),
+    "feature-extraction, 2": Case("BartModel", "embedding"),
     "BartForConditionalGeneration, summarization, 1": Case(BART, "summary_text"),
     "BartForConditionalGeneration, a mask filled by logits, 1": Case(BART, "fills", ours=tokens, texts=MASKED),
     "BartForConditionalGeneration, a mask filled by generation, 1": Case(
@@ -122,6 +123,8 @@ CASES = {
     "A model's loss on labels, 2": Case(BLOOM, "perplexity", ours=math.log),
     "BartForCausalLM and BlenderbotForCausalLM, 1": Case(BART, "generated_text", has_copies=True),
     "BartModel and BlenderbotModel, 1": Case("BartModel", "embedding"),
+    "BartModel and BlenderbotModel, 2": Case("BartModel", "embedding"),
+    "BartModel and BlenderbotModel, 3": Case("BartModel", "cross_attentions"),
     "BlenderbotSmallForConditionalGeneration, 1": Case(
         "BlenderbotSmallForConditionalGeneration", "reply", config=SPEECH
     ),
@@ -202,7 +205,7 @@ def run_call(code: str, folder: str, case: Case) -> Any:
         name: Loaded(name, folder)
         for name in re.findall(r"\b((?:Auto|Bart|Blenderbot|BlenderbotSmall|Bloom)\w+)\.from_pretrained", code)
     }
-    names |= {"np": np, "pipeline": pipeline, "m": "mine", "texts": case.texts, "prompts": TEXTS}
+    names |= {"np": np, "torch": torch, "pipeline": pipeline, "m": "mine", "texts": case.texts, "prompts": TEXTS}
     names |= {"dialogues": COLUMNS["turns"], "questions": COLUMNS["question"], "contexts": COLUMNS["context"]}
     names |= {"premises": COLUMNS["premise"], "hypotheses": COLUMNS["hypothesis"]}
     names["continuations"] = COLUMNS["continuation"]
