@@ -156,6 +156,16 @@ def test_a_prefix_without_room_is_an_error_of_its_row(ask, make_checkpoint):
     assert part["num_input_tokens"].to_pylist()[1:] == [0, 0]
 
 
+@pytest.mark.parametrize("merge", ["join", "summarize"])
+def test_a_text_in_chunks_whose_first_summary_has_no_room_is_one_error(ask, checkpoint, make_sentences, merge):
+    """The summaries of the other chunks were summarized, and the row was answered without its beginning."""
+    options = {"long_documents": "chunk", "merge": merge, "answer_prefix": "{title}"}
+    columns = {"text": [" ".join(make_sentences(20, seed=21))] * 2, "title": ["harbour " * 200, "Of"]}
+    part = ask("summarization", checkpoint, columns, options=options, generation=BEAMS)
+    assert [error and error["kind"] for error in part["error"].to_pylist()] == ["refused_request", None]
+    assert part["summary_text"][0].as_py() is None
+
+
 def test_rows_that_differ_in_their_prefix_alone_are_computed_apart(ask, checkpoint):
     columns = {"text": ["A river."] * 3, "title": ["Harbour", "Garden", "Harbour"]}
     part = ask("summarization", checkpoint, columns, options={"answer_prefix": "{title}"}, generation=BEAMS)
