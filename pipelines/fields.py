@@ -1,4 +1,7 @@
-"""The ledger: the columns that every output has beside the kept ones and the task's. Counts of tokens, and errors."""
+"""The ledger: the columns that every output has beside the kept ones and the task's. Counts of tokens, and errors.
+
+And one column of requests and results, which tasks and replicas share.
+"""
 
 import pyarrow as pa
 
@@ -11,4 +14,6 @@ LEDGER_FIELDS = [
     pa.field("finish_reason", pa.string()),
     ERROR_FIELD,
 ]
+# The tokens that an answer begins with and that are not generated; null, or no such column, where there are none.
+ANSWER_PREFIX = pa.field("answer_prefix", pa.list_(pa.int32()))
 LEDGER_INPUT = ("num_input_tokens", "num_truncated_tokens")

@@ -41,7 +41,7 @@ class ReplicaEstimate:
             return positions
         generation = self.plan.generation
         answer = generation.get("max_new_tokens") or generation.get("max_length") or positions
-        return positions + min(answer, positions)
+        return positions + min(self.plan.task.num_prefix_tokens + answer, positions)
 
     def values(self) -> dict[str, Any]:
         """Return bytes and seconds. CPUs get no speed, and tasks without a decode loop no steps."""

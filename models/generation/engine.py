@@ -15,7 +15,7 @@ one token each (decode), and what is done leaves and makes room. A GPU has one l
       beam_search.py  beam search,                        prefill.py        prompts into keys and values
       beams.py        growing and finished beams          prefixes.py       what prompts have in common
       sampling.py     greedy search and sampling          prompt_memory.py  a prompt's keys and values
-      history.py      tokens and lengths so far
+      history.py      tokens and lengths so far           beginnings.py     an answer's prefix, behind an encoder
       processors.py   banned and forced tokens            cpu/  exact shapes      gpu/  paged blocks
       warpers.py      what is drawn from                    backend.py              backend.py
       randomness.py   random numbers of a sample            entry_pool.py           blocks.py  units.py
@@ -121,13 +121,23 @@ class Engine:
         )
 
     def add(
-        self, request_id: Hashable, prompt_ids: Sequence[int], params: GenerationParams | None = None, seed: int = 0
+        self,
+        request_id: Hashable,
+        prompt_ids: Sequence[int],
+        params: GenerationParams | None = None,
+        seed: int = 0,
+        answer_prefix: Sequence[int] = (),
     ) -> None:
         """Queue a request. `seed` decides its random numbers.
 
+        `answer_prefix`: tokens that the answer begins with and its outputs do not repeat. An encoder-decoder's decoder
+        reads them behind its start token, as transformers' `decoder_input_ids` (a forced first token is not forced
+        then: begin with it where the answer should), a decoder-only model behind its prompt. `max_length` and
+        `min_length` count them, as in transformers, `max_new_tokens` and `min_new_tokens` do not.
+
         Raises: RequestError where the request cannot be served, ParamsError where its params cannot.
         """
-        self._scheduler.add(self._request(request_id, prompt_ids, params, seed))
+        self._scheduler.add(self._request(request_id, prompt_ids, params, seed, answer_prefix))
 
     def step(self) -> list[RequestOutput]:
         """Start what fits, compute one token for each running sequence of a lane, and return what is answered.
@@ -157,8 +167,11 @@ class Engine:
         prompts: Sequence[Sequence[int]],
         params: GenerationParams | Sequence[GenerationParams] | None = None,
         seed: int = 0,
+        answer_prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[RequestOutput]:
         """Return the answers to all prompts, in their order; `params` for all of them or one for each.
+
+        `answer_prefixes`: one for each prompt, of which some may be empty; see `add`.
 
         A request that does not fit into memory alone, or for which the model gives NaN or infinity, has an `error` in
         place of outputs; the others are answered.
@@ -171,6 +184,9 @@ class Engine:
             raise ParamsError(
                 f"{len(prompts)} prompts came with {len(each)} params; give one for all, or one for each."
             )
+        prefixes = [()] * len(prompts) if answer_prefixes is None else answer_prefixes
+        if len(prefixes) != len(prompts):
+            raise RequestError(f"{len(prompts)} prompts came with {len(prefixes)} answer_prefixes; give one for each.")
         if self.num_unfinished:
             raise RequestError(
                 f"generate() was called while {self.num_unfinished} requests of add() are unfinished, whose answers it "
@@ -178,8 +194,8 @@ class Engine:
             )
         # All are checked before one is added, so that a refusal leaves nothing in the queue.
         requests = [
-            self._request(index, prompt, own, sample_key(seed, index))
-            for index, (prompt, own) in enumerate(zip(prompts, each, strict=True))
+            self._request(index, prompt, own, sample_key(seed, index), prefix)
+            for index, (prompt, own, prefix) in enumerate(zip(prompts, each, prefixes, strict=True))
         ]
         for request in requests:
             self._scheduler.add(request)
@@ -202,13 +218,13 @@ class Engine:
         for done in stepped.done:
             self._scheduler.release(done.request)
             outputs.append(
-                RequestOutput(done.request.request_id, len(done.request.prompt_ids), done.outputs, done.error)
+                RequestOutput(done.request.request_id, done.request.num_prompt_tokens, done.outputs, done.error)
             )
         before = self.stats
         self.stats = replace(
             before,
             num_steps=before.num_steps + 1,
-            num_prompt_tokens=before.num_prompt_tokens + sum(len(request.prompt_ids) for request in stepped.started),
+            num_prompt_tokens=before.num_prompt_tokens + sum(request.num_prompt_tokens for request in stepped.started),
             num_padded_prompt_tokens=before.num_padded_prompt_tokens + stepped.num_positions,
             num_output_tokens=before.num_output_tokens
             + sum(len(one.token_ids) for output in outputs for one in output.outputs),
@@ -231,11 +247,24 @@ class Engine:
         return []
 
     def _request(
-        self, request_id: Hashable, prompt_ids: Sequence[int], params: GenerationParams | None, seed: int
+        self,
+        request_id: Hashable,
+        prompt_ids: Sequence[int],
+        params: GenerationParams | None,
+        seed: int,
+        answer_prefix: Sequence[int],
     ) -> Request:
         resolved = self._resolve(params or GenerationParams())
         model = self.model
-        request = Request(request_id, list(prompt_ids), resolved, seed, model.is_encoder_decoder, model.max_positions)
+        request = Request(
+            request_id,
+            list(prompt_ids),
+            resolved,
+            seed,
+            model.is_encoder_decoder,
+            model.max_positions,
+            tuple(answer_prefix),
+        )
         request.check(model.config.vocab_size)
         return request
 
@@ -253,8 +282,8 @@ class Engine:
 def _no_room(request: Request) -> RequestOutput:
     logger.warning("out of memory on request %s alone: it gets an error", request.request_id)
     message = (
-        f"A prompt of {len(request.prompt_ids)} tokens and {request.num_sequences} sequences of up to "
+        f"A prompt of {request.num_prompt_tokens} tokens and {request.num_sequences} sequences of up to "
         f"{request.max_new_tokens} new tokens do not fit into memory, though nothing else ran. Shorten the text, or "
         "lower max_new_tokens, num_beams or num_return_sequences."
     )
-    return RequestOutput(request.request_id, len(request.prompt_ids), [], NoAnswer("out_of_memory", message))
+    return RequestOutput(request.request_id, request.num_prompt_tokens, [], NoAnswer("out_of_memory", message))

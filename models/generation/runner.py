@@ -53,15 +53,18 @@ class Runner:
         """Compute the prompts of requests that start; return how many positions, padding included."""
         prefilled = prefill(self.model, requests, self._prefixes)
         self._prompt_memories |= self._backend.hold(prefilled)
-        by_search: dict[GenerationParams, list[Request]] = {}
-        for request in requests:
-            by_search.setdefault(request.params.search, []).append(request)
+        by_search: dict[GenerationParams, list[int]] = {}
+        for number, request in enumerate(requests):
+            by_search.setdefault(request.params.search, []).append(number)
         for params, members in by_search.items():
             if params not in self._running:
                 self._running[params] = self._start(params)
             running = self._running[params]
-            running.cohort.extend(members)
-            running.cache.extend(sum(request.num_sequences for request in members) // running.cohort.width)
+            running.cohort.extend([requests[number] for number in members])
+            width = running.cohort.width
+            units = [number for number in members for _ in range(requests[number].num_sequences // width)]
+            beginnings = None if prefilled.beginnings is None else prefilled.beginnings.of(units)
+            running.cache.extend(len(units), beginnings)
         return prefilled.num_positions
 
     def decode(self) -> list[Done]:

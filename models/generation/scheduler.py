@@ -80,7 +80,7 @@ class Scheduler:
         num_prompt_tokens = dict.fromkeys(lanes, 0)
         while self._waiting:
             request = self._waiting[0][-1]
-            num_tokens = len(request.prompt_ids)
+            num_tokens = request.num_prompt_tokens
             open_lanes = [
                 lane
                 for lane in lanes

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchloom import models
+from batchloom.pipelines.fields import ANSWER_PREFIX
 from batchloom.pipelines.forecasting.expected import Expected, Values
 from batchloom.pipelines.forecasting.sample import Sample
 from batchloom.pipelines.planning.job_plan import JobPlan
@@ -67,6 +68,9 @@ def _asked(work: Work) -> Values:
     rows = work.rows.num_rows
     answer_of = work.rows[ANSWER_OF].to_numpy()
     lengths = pc.list_value_length(work.requests["token_ids"]).to_numpy()
+    if ANSWER_PREFIX.name in work.requests.column_names:
+        prefixes = pc.list_value_length(work.requests[ANSWER_PREFIX.name])
+        lengths = lengths + pc.fill_null(prefixes, 0).to_numpy()
     of_answers = np.bincount(work.requests["row"].to_numpy(), weights=lengths, minlength=rows)
     asked = np.zeros(rows)
     answers, first = np.unique(answer_of, return_index=True)

@@ -142,7 +142,7 @@ class JobPlan:
         """What a user should know of answers before they are computed."""
         limited_to = words_for_left_out(self.found, self.config.input.limit)
         selected = self.selection.words(self.num_rows, self.num_rows_excluded)
-        cut = cut_by_positions(self.generation, self.checkpoint)
+        cut = cut_by_positions(self.generation, self.checkpoint, self.task.num_prefix_tokens)
         notes = (*self.checkpoint.notes, cut, limited_to, selected, self.format.news)
         return tuple(note for note in notes if note)
 

@@ -9,11 +9,16 @@ if TYPE_CHECKING:
 LEAST_COPIED = 8  # tokens of a prompt that an answer may begin with and go on from, and is a copy; "Hello" is none
 
 
-def is_copy(prompt: Sequence[int], answer: Sequence[int], marks: frozenset[int]) -> bool:
+def is_copy(
+    prompt: Sequence[int], answer: Sequence[int], marks: frozenset[int], answer_prefix: Sequence[int] = ()
+) -> bool:
     """Return whether an answer says what its prompt says, or begins with the whole of it, if that is not short.
 
-    `marks`: special tokens, which do not count at the ends.
+    `marks`: special tokens, which do not count at the ends. `answer_prefix`: what the answer was made to begin with. It
+    is no copy by that alone, but what was generated may make it one, or be one itself.
     """
+    if answer_prefix and not is_copy(prompt, answer_prefix, marks):
+        return is_copy(prompt, answer, marks) or is_copy(prompt, [*answer_prefix, *answer], marks)
     asked, said = _without_marks(prompt, marks), _without_marks(answer, marks)
     return bool(asked) and said[: len(asked)] == asked and (len(said) == len(asked) or len(asked) >= LEAST_COPIED)
 

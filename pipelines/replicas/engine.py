@@ -10,13 +10,14 @@ import logging
 import math
 import queue
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from batchloom.pipelines.errors import RowError
+from batchloom.pipelines.fields import ANSWER_PREFIX
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas.copies import is_copy, marks_of
 from batchloom.pipelines.replicas.results import RESULT_SCHEMA, in_order, too_long
@@ -36,6 +37,7 @@ class Answer:
     piece: int
     sample: int = 0
     token_ids: list[int] | None = None
+    answer_prefix: list[int] | None = None
     score: float | None = None
     finish_reason: str | None = None
     is_copy: bool | None = None
@@ -66,6 +68,7 @@ class Asked:
     ticket: Ticket
     index: int
     token_ids: list[int]
+    answer_prefix: list[int]
     seed: int
 
 
@@ -98,8 +101,8 @@ class EngineReplica:
         if asked:
             self._inbox.put(
                 [
-                    Asked(ticket, index, ids, row_seed(self._seed, unit, *asked[index]))
-                    for index, ids in enumerate(requests["token_ids"].to_pylist())
+                    Asked(ticket, index, ids, prefix, row_seed(self._seed, unit, *asked[index]))
+                    for index, (ids, prefix) in enumerate(_tokens(requests))
                 ]
             )
             ticket.done.wait()
@@ -147,10 +150,10 @@ class EngineReplica:
 
         key = (id(asked.ticket), asked.index)
         self._open[key] = asked
-        refused = too_long(asked.token_ids, self._max_request_tokens)
+        refused = too_long([*asked.token_ids, *asked.answer_prefix], self._max_request_tokens)
         try:
             if refused is None:
-                self._engine.add(key, asked.token_ids, self._params, seed=asked.seed)
+                self._engine.add(key, asked.token_ids, self._params, asked.seed, asked.answer_prefix)
         except RequestError as error:
             refused = RowError("infer", "refused_request", str(error))
         if refused is not None:
@@ -175,9 +178,10 @@ class EngineReplica:
                     piece,
                     sample,
                     list(one.token_ids),
+                    asked.answer_prefix or None,
                     float(one.score),
                     one.finish_reason,
-                    is_copy(asked.token_ids, one.token_ids, self._marks),
+                    is_copy(asked.token_ids, one.token_ids, self._marks, asked.answer_prefix),
                     list(one.log_probs) if self._log_probs else None,
                 )
                 for sample, one in enumerate(output.outputs)
@@ -193,6 +197,14 @@ class EngineReplica:
             for asked in self._inbox.get():
                 asked.ticket.failure = failure
                 asked.ticket.done.set()
+
+
+def _tokens(requests: pa.Table) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield each request's prompt, and what its answer begins with."""
+    prompts = requests["token_ids"].to_pylist()
+    has_prefixes = ANSWER_PREFIX.name in requests.column_names
+    prefixes = requests[ANSWER_PREFIX.name].to_pylist() if has_prefixes else [None] * len(prompts)
+    yield from ((prompt, prefix or []) for prompt, prefix in zip(prompts, prefixes, strict=True))
 
 
 def row_seed(seed: int, unit: Unit, row: int, piece: int = 0) -> int:

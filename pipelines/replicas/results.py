@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchloom.pipelines.errors import RowError
-from batchloom.pipelines.fields import ERROR_FIELD
+from batchloom.pipelines.fields import ANSWER_PREFIX, ERROR_FIELD
 
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -17,6 +17,7 @@ RESULT_SCHEMA = pa.schema(
         pa.field("piece", pa.int32()),
         pa.field("sample", pa.int32()),
         pa.field("token_ids", pa.list_(pa.int32())),
+        ANSWER_PREFIX,  # of a generated answer: what it begins with and `token_ids` does not repeat
         pa.field("score", pa.float64()),
         pa.field("finish_reason", pa.string()),
         pa.field("is_copy", pa.bool_()),  # of a generated answer: it says what its prompt says

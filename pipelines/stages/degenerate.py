@@ -4,7 +4,7 @@ They are answers, not errors, and one does no harm. Many are the sign of a wrong
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,16 +14,22 @@ from batchloom.pipelines.counts import DEGENERATE_KINDS
 from batchloom.pipelines.replicas.results import Flags
 from batchloom.pipelines.tasks.base import Ints, Task
 
+if TYPE_CHECKING:
+    from batchloom.models import Tokenizer
+
 # An answer repeats where the same 1 to 32 tokens stand four times in a row at its end, and these are eight tokens or
 # more and half of the answer or more.
 LONGEST_PERIOD, FEWEST_REPEATS, FEWEST_TOKENS = 32, 4, 8
 
 
-def degenerate(results: pa.Table, answer_of: pa.Array, part: pa.Table, task: Task) -> dict[str, int]:
+def degenerate(
+    results: pa.Table, answer_of: pa.Array, part: pa.Table, task: Task, tokenizer: "Tokenizer"
+) -> dict[str, int]:
     """Return how many rows of a generating task's part are degenerate, by kind; of several answers, by the first.
 
     A row is `empty`, `copied` or `repeating`, the first of these that holds; `truncated` is counted beside them.
-    `results`: of the rows that are answered. A row with several pieces is what one of them is.
+    `results`: of the rows that are answered. A row with several pieces is what one of them is. What an answer was made
+    to begin with does not count, though a copy may begin there (replicas/copies.py).
     """
     number_of = answer_of.to_numpy()
     first = results.filter(pc.equal(results["sample"], 0))
@@ -36,7 +42,7 @@ def degenerate(results: pa.Table, answer_of: pa.Array, part: pa.Table, task: Tas
         holds[answers[is_found]] = True
         return np.asarray(holds[number_of] & is_answered)
 
-    is_empty = _is_blank(part[task.output_fields()[0].name]) & is_answered
+    is_empty = _is_blank(part[task.output_fields()[0].name]) & is_answered | of_rows(_adds_nothing(first, tokenizer))
     is_copy = of_rows(pc.fill_null(first["is_copy"], False).to_numpy().astype(bool)) & ~is_empty
     is_repeating = of_rows(repeats(tokens, _ids(task.generation.get("eos_token_id")))) & ~is_empty & ~is_copy
     is_truncated = of_rows(_is_truncated(first, task))
@@ -74,16 +80,27 @@ def _lengths_without(tokens: pa.ListArray, ends: Sequence[int]) -> tuple[Ints, I
     return stops - starts, starts
 
 
+def _adds_nothing(first: pa.Table, tokenizer: "Tokenizer") -> Flags:
+    """Return which answers of rows with a prefix say nothing behind it; of a row in pieces, none of them does."""
+    rows, has_prefix = first["row"].to_numpy(), first["answer_prefix"].is_valid().to_numpy()
+    prefixed = np.isin(rows, rows[has_prefix])
+    said = tokenizer.decode_batch(first.filter(prefixed)["token_ids"].to_pylist()) if prefixed.any() else []
+    speaking = rows[prefixed][[bool(text.strip()) for text in said]]
+    return np.asarray(prefixed & ~np.isin(rows, speaking))
+
+
 def _is_truncated(first: pa.Table, task: Task) -> Flags:
     """Return which answers ended by their length; one with a forced end has the finish reason of an end token."""
     is_long = pc.fill_null(pc.equal(first["finish_reason"], "length"), False).to_numpy().astype(bool)
     options = task.generation
     most = options.get("max_new_tokens")
+    lengths = pc.list_value_length(first["token_ids"]).to_numpy()
     if most is None and task.architecture.endswith("ForConditionalGeneration"):
-        most = options["max_length"] - 1  # which counts the start token
+        most = options["max_length"] - 1  # which counts the start token, and what the answer begins with
+        lengths = lengths + pc.fill_null(pc.list_value_length(first["answer_prefix"]), 0).to_numpy()
     if options.get("forced_eos_token_id") in (None, []) or most is None:
         return np.asarray(is_long)
-    return np.asarray(is_long | (pc.list_value_length(first["token_ids"]).to_numpy() >= most))
+    return np.asarray(is_long | (lengths >= most))
 
 
 def _is_blank(texts: pa.ChunkedArray) -> Flags:

@@ -186,11 +186,17 @@ def answer(replica: Replica, task: Task, unit: Unit, requests: pa.Table, tokeniz
     Follow-ups come from generating tasks alone: an engine orders them itself, so they have no buckets.
     """
     results = replica.answer(unit, requests)
-    while (more := task.follow_up(results.filter(pc.is_null(results["error"])), tokenizer)) is not None:
+    while (more := task.follow_up(_whole_rows(results), tokenizer)) is not None:
         again = pa.concat_arrays([more.requests["row"].combine_chunks(), pa.array(more.errors, pa.int32())])
         kept = results.filter(pc.invert(pc.is_in(results["row"], again)))
         results = in_order(pa.concat_tables([kept, replica.answer(unit, more.requests), _error_results(more)]))
     return results
+
+
+def _whole_rows(results: pa.Table) -> pa.Table:
+    """Return the results of rows without an error: where one of a row's pieces failed, the others make no answer."""
+    failed = results.filter(pc.is_valid(results["error"]))["row"]
+    return results.filter(pc.invert(pc.is_in(results["row"], failed.combine_chunks())))
 
 
 def _error_results(prepared: Prepared) -> pa.Table:

@@ -90,7 +90,7 @@ class Write:
             _merged_errors(rows["error"], answer_of, failed),
         ]
         table = pa.table([*columns, *ledger], schema=pa.schema([*self.task.output_fields(), *LEDGER_FIELDS]))
-        return table, degenerate(good, answer_of, table, self.task) if self.task.generation else {}
+        return table, degenerate(good, answer_of, table, self.task, tokenizer) if self.task.generation else {}
 
     def _not_finite(self, answers: Sequence[pa.Array]) -> dict[int, dict[str, str]]:
         """Return the rows with a value that is NaN or infinite, and the error that each has in its place.

@@ -36,7 +36,7 @@ class AnswerColumns:
         Of several pieces the texts are joined by spaces, the tokens follow one another, and the score is the mean.
         """
         results = answered.results
-        texts = tokenizer.decode_batch(results["token_ids"].to_pylist())
+        texts = tokenizer.decode_batch(whole_answers(results))
         numbers = (results[name].to_pylist() for name in ("row", "sample", "score", "values"))
         pieces: dict[int, dict[int, list[tuple[str, float, list[float]]]]] = {}
         for text, row, sample, score, log_probs in zip(texts, *numbers, strict=True):
@@ -48,6 +48,12 @@ class AnswerColumns:
             column = [values.get(row) for row in range(answered.num_rows)]
             columns.append(pa.array(column if self.is_list else [own and own[0] for own in column], field.type))
         return columns
+
+
+def whole_answers(results: pa.Table) -> list[list[int]]:
+    """Return the tokens of each answer: those that it was made to begin with, and those that were generated."""
+    columns = (results[name].to_pylist() for name in ("answer_prefix", "token_ids"))
+    return [[*(prefix or ()), *own] for prefix, own in zip(*columns, strict=True)]
 
 
 def _answer(pieces: list[tuple[str, float, list[float]]]) -> tuple[str, float, list[float]]:

@@ -22,6 +22,7 @@ Values = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 
 # row: index into the columns that `prepare` was given; piece: counts a row's requests from 0 (labels, chunks, windows).
+# Beside these there may be ANSWER_PREFIX of pipelines/fields.py.
 REQUEST_SCHEMA = pa.schema(
     [pa.field("row", pa.int32()), pa.field("piece", pa.int32()), pa.field("token_ids", pa.list_(pa.int32()))]
 )
@@ -125,6 +126,8 @@ class Task(ABC):
     """Resolved generation parameters; empty where nothing is generated."""
     log_probs: bool = False
     """Whether `finish` needs the log-probability of each generated token: the `values` of the results."""
+    num_prefix_tokens: int = 0
+    """Tokens that every answer begins with and that are not generated; 0 where each row's are other ones."""
     cures: ClassVar[tuple[Cure, ...]] = ()
     """The options that answer rows which are errors without them."""
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchloom.pipelines.errors import ConfigError, RowError
+from batchloom.pipelines.tasks.answer_prefix import AnswerPrefix, columns_with, with_prefixes
 from batchloom.pipelines.tasks.answers import AnswerColumns
 from batchloom.pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, request_table, with_head
 from batchloom.pipelines.tasks.generating import resolved_generation
@@ -28,6 +29,8 @@ class ConversationalOptions(LengthOptions):
 
     persona_column: str | None = None
     """A column with statements about the speaker, a text of lines or a list of them; never dropped."""
+    answer_prefix: str | None = None
+    """What replies begin with: a text, or a template such as "{name}:" with columns other than the dialogue's."""
     scores: bool = False
     """Adds the columns sequence_score and token_log_probs."""
 
@@ -49,6 +52,7 @@ class Conversational(Task):
     options: ConversationalOptions
     delimiter: str
     length: InputLength
+    answer_prefix: AnswerPrefix | None
 
     @classmethod
     def create(cls, spec: TaskSpec) -> "Conversational":
@@ -70,21 +74,32 @@ class Conversational(Task):
                 f"{spec.checkpoint.architecture}. For dialogues with another checkpoint use text2text-generation or "
                 "text-generation."
             )
+        architecture, generation = with_head(spec, "ForConditionalGeneration"), resolved_generation(spec)
+        answer_prefix = AnswerPrefix.of(spec, options.answer_prefix, architecture, generation)
+        lists = [] if answer_prefix is None else [*answer_prefix.template.columns]
+        for name in (spec.input.text_column, options.persona_column):
+            if name in lists:
+                raise ConfigError(
+                    f"task_options.answer_prefix: names {name!r}, a column that may hold lists of texts. Name other "
+                    "columns."
+                )
         return cls(
-            architecture=with_head(spec, "ForConditionalGeneration"),
-            generation=resolved_generation(spec),
+            architecture=architecture,
+            generation=generation,
+            num_prefix_tokens=0 if answer_prefix is None else answer_prefix.num_tokens,
             log_probs=options.scores,
             text_column=spec.input.text_column,
             options=options,
             delimiter=delimiter,
             length=InputLength.of(spec, options, "left"),
+            answer_prefix=answer_prefix,
         )
 
     def input_columns(self) -> Mapping[str, ColumnKind]:
         columns = {self.text_column: ColumnKind.TEXT_OR_TEXTS}
         if self.options.persona_column is not None:
             columns[self.options.persona_column] = ColumnKind.TEXT_OR_TEXTS
-        return columns
+        return columns_with(columns, self.answer_prefix)
 
     def output_fields(self) -> list[pa.Field]:
         reply, *scores = self._columns.fields()
@@ -105,7 +120,9 @@ class Conversational(Task):
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
         texts = columns[0].to_pylist()
-        personas = columns[1].to_pylist() if len(columns) > 1 else [None] * len(texts)
+        given = dict(zip(self.input_columns(), columns, strict=True))
+        persona_column = self.options.persona_column
+        personas = [None] * len(texts) if persona_column is None else given[persona_column].to_pylist()
         errors: dict[int, RowError] = {}
         dialogues: dict[int, Dialogue] = {}
         for row, (text, persona) in enumerate(zip(texts, personas, strict=True)):
@@ -126,7 +143,11 @@ class Conversational(Task):
                 ids[row], num_truncated[row], num_dropped[row] = fit
                 num_input[row] = len(ids[row])
         requests = request_table([(row, 0, own) for row, own in ids.items()])
-        return Prepared(requests, num_input, num_truncated, errors, pa.table({"num_dropped_turns": num_dropped}))
+        notes = pa.table({"num_dropped_turns": num_dropped})
+        prepared = Prepared(requests, num_input, num_truncated, errors, notes)
+        if self.answer_prefix is None:
+            return prepared
+        return with_prefixes(prepared, self.answer_prefix.tokens(given, len(texts), tokenizer))
 
     def _fit(
         self, dialogues: Sequence[Dialogue], tokenizer: "Tokenizer"

@@ -31,15 +31,23 @@ def resolved_generation(spec: TaskSpec, **own: Any) -> Mapping[str, Any]:
     return params.to_dict()
 
 
-def cut_by_positions(generation: Mapping[str, Any], checkpoint: models.CheckpointInfo) -> str | None:
-    """Return what to tell a user whose answers may be cut by the decoder's positions, before the length asked for."""
-    positions = checkpoint.max_positions
-    if positions is None or not generation or _most(generation) <= positions + 1:
-        return None
+def cut_by_positions(
+    generation: Mapping[str, Any], checkpoint: models.CheckpointInfo, num_prefix_tokens: int
+) -> str | None:
+    """Return what to tell a user whose answers may be cut by the decoder's positions, before the length asked for.
+
+    `num_prefix_tokens`: those that every answer begins with.
+    """
     name = "max_length" if generation.get("max_length") is not None else "max_new_tokens"
+    num_before = 0 if name == "max_length" else num_prefix_tokens  # max_length counts them
+    positions = checkpoint.max_positions
+    if positions is None or not generation or _most(generation) + num_before <= positions + 1:
+        return None
+    behind = f" behind an answer_prefix of {num_before} tokens" if num_before else ""
     return (
-        f"generation.{name} = {generation[name]} is more than the decoder's {positions} positions: an answer that "
-        "has not ended is cut there, with finish_reason length, where transformers fails. Shorter ones are as they are."
+        f"generation.{name} = {generation[name]}{behind} is more than the decoder's {positions} positions: an answer "
+        "that has not ended is cut there, with finish_reason length, where transformers fails. Shorter ones are as "
+        "they are."
     )
 
 

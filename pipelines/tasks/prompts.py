@@ -1,4 +1,4 @@
-"""Fill prompts from a template with columns, such as "{title}: {body}". It knows no task and no model."""
+"""Fill texts from a template with columns, such as "{title}: {body}". It knows no task and no model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,26 +12,29 @@ from batchloom.pipelines.tasks.base import ColumnKind
 
 
 @dataclass(frozen=True)
-class PromptTemplate:
+class Template:
     """A text with column names in braces; literal braces are doubled.
 
-    Raises: ConfigError where the template has no column, or anything but a plain name in braces.
+    Raises: ConfigError where the template has anything but a plain name in braces, or no column though it needs one.
     """
 
     text: str
+    option: str = "prompt_template"
+    """Of `task_options`, whose value it is."""
+    needs_column: bool = True
 
     def __post_init__(self) -> None:
         try:
             fields = fields_of(self.text)
         except ValueError as error:
             raise ConfigError(
-                f"task_options.prompt_template: {error}. Write columns as {{name}} and a brace as {{{{ or }}}}."
+                f"task_options.{self.option}: {error}. Write columns as {{name}} and a brace as {{{{ or }}}}."
             ) from error
         odd = [field for field in fields if not is_plain(field) or field == "{}"]
-        if odd or not fields:
+        if odd or (self.needs_column and not fields):
             found = ", ".join(odd) if odd else "no column at all"
             raise ConfigError(
-                f"task_options.prompt_template: found {found}. Write columns as plain {{name}}, such as "
+                f"task_options.{self.option}: found {found}. Write columns as plain {{name}}, such as "
                 '"{title}: {body}".'
             )
 
@@ -40,8 +43,11 @@ class PromptTemplate:
         names = [name for _, name, _, _ in Formatter().parse(self.text) if name]
         return dict.fromkeys(names, ColumnKind.VALUE)
 
-    def fill(self, columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
-        """Return one prompt a row, null where any of its columns is. `columns`: texts, in the order of self.columns."""
+    def fill(self, columns: Sequence[pa.ChunkedArray], num_rows: int) -> pa.ChunkedArray:
+        """Return one text a row, null where any of its columns is. `columns`: texts, in the order of self.columns."""
+        if not columns:
+            literals = "".join(literal for literal, *_ in Formatter().parse(self.text))
+            return pa.chunked_array([pa.repeat(literals, num_rows)])
         values = dict(zip(self.columns, columns, strict=True))
         pieces: list[pa.ChunkedArray | pa.Scalar] = []
         for literal, name, _, _ in Formatter().parse(self.text):

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchloom.pipelines.errors import ConfigError, RowError
-from batchloom.pipelines.tasks.answers import AnswerColumns
+from batchloom.pipelines.tasks.answer_prefix import AnswerPrefix, columns_with, with_prefixes
+from batchloom.pipelines.tasks.answers import AnswerColumns, whole_answers
 from batchloom.pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, request_table, with_head
 from batchloom.pipelines.tasks.chunks import chunks, joined
 from batchloom.pipelines.tasks.cures import Cure
@@ -33,6 +34,8 @@ class SummarizationOptions(LengthOptions):
     """The chunks' summaries are joined by a space, or joined and summarized again until one is left."""
     prefix: str | None = None
     """Text before every input. None: the checkpoint's own (bart-large-cnn's is one space)."""
+    answer_prefix: str | None = None
+    """What summaries begin with: a text, or a template such as "{title}:"; of a text in chunks, that of the first."""
     scores: bool = False
     """Adds the columns sequence_score and token_log_probs."""
 
@@ -47,6 +50,7 @@ class Summarization(Task):
     options: SummarizationOptions
     prefix: str
     length: InputLength
+    answer_prefix: AnswerPrefix | None
 
     @classmethod
     def create(cls, spec: TaskSpec) -> "Summarization":
@@ -56,18 +60,22 @@ class Summarization(Task):
                 f"task_options.truncation: is {options.truncation}, and long_documents: chunk reads texts whole. Leave "
                 "one of the two out."
             )
+        architecture, generation = with_head(spec, "ForConditionalGeneration"), resolved_generation(spec)
+        answer_prefix = AnswerPrefix.of(spec, options.answer_prefix, architecture, generation)
         return cls(
-            architecture=with_head(spec, "ForConditionalGeneration"),
-            generation=resolved_generation(spec),
+            architecture=architecture,
+            generation=generation,
+            num_prefix_tokens=0 if answer_prefix is None else answer_prefix.num_tokens,
             log_probs=options.scores,
             text_column=spec.input.text_column,
             options=options,
             prefix=spec.checkpoint.prefix if options.prefix is None else options.prefix,
             length=InputLength.of(spec, options, "right" if options.long_documents == "truncate" else "error"),
+            answer_prefix=answer_prefix,
         )
 
     def input_columns(self) -> Mapping[str, ColumnKind]:
-        return {self.text_column: ColumnKind.TEXT}
+        return columns_with({self.text_column: ColumnKind.TEXT}, self.answer_prefix)
 
     def output_fields(self) -> list[pa.Field]:
         return self._columns.fields()
@@ -80,15 +88,23 @@ class Summarization(Task):
         return {**asdict(self.options), "prefix": self.prefix, "max_length": self.length.most}
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
+        prepared = self._prepare_texts(columns[0], tokenizer)
+        if self.answer_prefix is None:
+            return prepared
+        given = dict(zip(self.input_columns(), columns, strict=True))
+        return with_prefixes(prepared, self.answer_prefix.tokens(given, len(columns[0]), tokenizer))
+
+    def _prepare_texts(self, texts: pa.ChunkedArray, tokenizer: "Tokenizer") -> Prepared:
+        """Return the requests for texts, without what their answers begin with."""
         prepared = prepare_texts(
-            columns[0],
+            texts,
             self.text_column,
             tokenizer,
             prefix=self.prefix,
             length=self.length,
             advice="Set task_options.long_documents to chunk or truncate.",
         )
-        return self._in_chunks(prepared, columns[0], tokenizer) if self.options.long_documents == "chunk" else prepared
+        return self._in_chunks(prepared, texts, tokenizer) if self.options.long_documents == "chunk" else prepared
 
     def _in_chunks(self, prepared: Prepared, texts: pa.ChunkedArray, tokenizer: "Tokenizer") -> Prepared:
         """Return `prepared` with requests, one a chunk, in place of the errors of rows that were too long."""
@@ -122,7 +138,10 @@ class Summarization(Task):
         again = np.array(list(texts), dtype=np.int32)
         if not texts:
             return None
-        prepared = self.prepare([pa.chunked_array([list(texts.values())], pa.string())], tokenizer)
+        prepared = self._prepare_texts(pa.chunked_array([list(texts.values())], pa.string()), tokenizer)
+        if self.answer_prefix is not None:  # again that of the row, with which the first of its summaries began
+            prefixes = _prefixes(answers)
+            prepared = with_prefixes(prepared, [prefixes[row] for row in texts])
         before = counts[again]
         now = np.bincount(prepared.requests["row"].to_numpy(), minlength=len(again))
         stuck = {int(row): _not_shrinking(int(before[row])) for row in np.flatnonzero(now >= before)}
@@ -140,9 +159,15 @@ class Summarization(Task):
 
 def _joined(summaries: pa.Table, tokenizer: "Tokenizer") -> dict[int, str]:
     """Return each row's summaries joined by spaces, without rows whose summaries are blank."""
-    texts = tokenizer.decode_batch(summaries["token_ids"].to_pylist())
+    texts = tokenizer.decode_batch(whole_answers(summaries))
     rows = groupby(zip(summaries["row"].to_pylist(), texts, strict=True), key=lambda summary: summary[0])
     return {row: text for row, own in rows if (text := joined([text for _, text in own]))}
+
+
+def _prefixes(summaries: pa.Table) -> dict[int, list[int] | None]:
+    """Return what the first summary of each row was made to begin with."""
+    first = summaries.filter(pc.equal(summaries["piece"], 0))
+    return dict(zip(first["row"].to_pylist(), first["answer_prefix"].to_pylist(), strict=True))
 
 
 def _not_shrinking(num_summaries: int) -> RowError:

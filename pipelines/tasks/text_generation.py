@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pyarrow as pa
 
+from batchloom.pipelines.tasks.answer_prefix import AnswerPrefix, columns_with, with_prefixes
 from batchloom.pipelines.tasks.answers import AnswerColumns
 from batchloom.pipelines.tasks.base import Answered, ColumnKind, Prepared, Task, TaskSpec, with_head
 from batchloom.pipelines.tasks.cures import CUT, Cure
 from batchloom.pipelines.tasks.generating import resolved_generation
 from batchloom.pipelines.tasks.length import InputLength, LengthOptions
 from batchloom.pipelines.tasks.options import read_options
-from batchloom.pipelines.tasks.prompts import PromptTemplate
+from batchloom.pipelines.tasks.prompts import Template
 from batchloom.pipelines.tasks.texts import prepare_texts
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class GenerationOptions(LengthOptions):
 
     prompt_template: str | None = None
     """The prompt, with column names in braces: "{title}: {body}". None: input.text_column unchanged."""
+    answer_prefix: str | None = None
+    """What answers begin with: a text, or a template such as "{title}:"."""
     stop_strings: str | tuple[str, ...] | None = None
     """An answer ends with the token that completes one of these."""
     scores: bool = False
@@ -41,6 +44,7 @@ class TextGeneration(Task):
     options: GenerationOptions
     prefix: str
     length: InputLength
+    answer_prefix: AnswerPrefix | None
 
     @classmethod
     def create(cls, spec: TaskSpec) -> "TextGeneration":
@@ -51,23 +55,31 @@ class TextGeneration(Task):
         """Return the task on a checkpoint loaded as `architecture`. Raises: ConfigError for invalid options."""
         options = read_options(spec.task, spec.options, GenerationOptions)
         if options.prompt_template is not None:
-            PromptTemplate(options.prompt_template)
+            Template(options.prompt_template)
         stop = {} if options.stop_strings is None else {"stop_strings": options.stop_strings}
+        generation = resolved_generation(spec, **stop)
+        answer_prefix = AnswerPrefix.of(spec, options.answer_prefix, architecture, generation)
         return cls(
             architecture=architecture,
-            generation=resolved_generation(spec, **stop),
+            generation=generation,
+            num_prefix_tokens=0 if answer_prefix is None else answer_prefix.num_tokens,
             log_probs=options.scores,
             text_column=spec.input.text_column,
             options=options,
             prefix=spec.checkpoint.prefix,
             length=InputLength.of(spec, options, "error"),
+            answer_prefix=answer_prefix,
         )
 
     @property
-    def template(self) -> PromptTemplate | None:
-        return None if self.options.prompt_template is None else PromptTemplate(self.options.prompt_template)
+    def template(self) -> Template | None:
+        return None if self.options.prompt_template is None else Template(self.options.prompt_template)
 
     def input_columns(self) -> Mapping[str, ColumnKind]:
+        return columns_with(self._prompt_columns, self.answer_prefix)
+
+    @property
+    def _prompt_columns(self) -> Mapping[str, ColumnKind]:
         return {self.text_column: ColumnKind.TEXT} if self.template is None else self.template.columns
 
     def output_fields(self) -> list[pa.Field]:
@@ -81,15 +93,19 @@ class TextGeneration(Task):
         return {**asdict(self.options), "prefix": self.prefix, **self.length.settings}
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
-        template = self.template
-        prompts = columns[0] if template is None else template.fill(columns)
-        return prepare_texts(
-            prompts,
-            ", ".join(self.input_columns()),
+        template, num_rows = self.template, len(columns[0])
+        given = dict(zip(self.input_columns(), columns, strict=True))
+        own = [given[name] for name in self._prompt_columns]
+        prepared = prepare_texts(
+            own[0] if template is None else template.fill(own, num_rows),
+            ", ".join(self._prompt_columns),
             tokenizer,
             prefix=self.prefix,
             length=self.length,
         )
+        if self.answer_prefix is None:
+            return prepared
+        return with_prefixes(prepared, self.answer_prefix.tokens(given, num_rows, tokenizer))
 
     def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:
         return self._columns.of(answered, tokenizer)

@@ -24,8 +24,9 @@ SEARCHES = {
 }
 
 
-def said(engine, params):
-    return [[one.token_ids for one in answer.outputs] for answer in engine.generate(PROMPTS, params, seed=3)]
+def said(engine, params, prefixes=None):
+    answers = engine.generate(PROMPTS, params, seed=3, answer_prefixes=prefixes)
+    return [[one.token_ids for one in answer.outputs] for answer in answers]
 
 
 @pytest.mark.parametrize("params", SEARCHES.values(), ids=SEARCHES)
@@ -41,6 +42,19 @@ def test_captured_steps_say_what_plain_attention_says(monkeypatch, name, params)
     assert said(engine, params) == found, "a second run, mostly replayed, says something else"
     monkeypatch.setattr(runner, "backend_of", PooledBackend)
     assert said(Engine(model), params) == found
+
+
+@pytest.mark.parametrize("params", SEARCHES.values(), ids=SEARCHES)
+@pytest.mark.parametrize("name", ["tiny-bart", "tiny-bloom"])
+def test_captured_steps_go_on_behind_what_answers_begin_with(monkeypatch, name, params):
+    """A third of them begin with nothing, the longest with more than a block."""
+    prefixes = [[(5 * row + place) % 190 + 7 for place in range(row % 3 * (row % 20))] for row in range(len(PROMPTS))]
+    model = random_model(name, torch.device("cuda", 0), torch.float32, deviation=0.4)
+    engine = Engine(model, max_slots=20)
+    found = said(engine, params, prefixes)
+    assert engine._lanes.runners[0]._backend._graphs.num_steps["replayed"] > 0
+    monkeypatch.setattr(runner, "backend_of", PooledBackend)
+    assert said(Engine(model), params, prefixes) == found
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

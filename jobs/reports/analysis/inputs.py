@@ -21,7 +21,7 @@ from batchloom.pipelines.planning.kept_footers import KeptFooters
 from batchloom.pipelines.planning.shards import Shard, find_shards, sources_of
 from batchloom.pipelines.planning.spans import Span
 from batchloom.pipelines.stages.reader import Reader
-from batchloom.pipelines.tasks.prompts import PromptTemplate
+from batchloom.pipelines.tasks.prompts import Template
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def asked_columns(job: Mapping[str, Any]) -> list[str]:
     if job["task"] == "question-answering":
         return [given.get("question_column", "question"), given.get("context_column", "context")]
     if template := options.get("prompt_template"):
-        return list(PromptTemplate(str(template)).columns)
+        return list(Template(str(template)).columns)
     own = [options.get(name) for name in ("persona_column", "labels_column")]
     pair, target = (given.get(name) for name in ("text_pair_column", "target_column"))
     return [name for name in (given.get("text_column", "text"), pair, target, *own) if name]

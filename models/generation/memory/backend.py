@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from batchloom.models.generation.memory.beginnings import Beginnings
 from batchloom.models.generation.memory.cpu.backend import PooledBackend
 from batchloom.models.generation.memory.gpu.backend import PagedBackend
 from batchloom.models.generation.memory.prefill import Prefilled
@@ -23,8 +24,8 @@ HeldPrompt = Any
 class CohortCache(Protocol):
     """Keys and values of the tokens that a cohort generated, by unit, in the cohort's order."""
 
-    def extend(self, num_new: int) -> None:
-        """Append units without entries."""
+    def extend(self, num_new: int, beginnings: Beginnings | None = None) -> None:
+        """Append units without entries, or with the entries that each one's sequences begin with."""
         ...
 
     def keep(self, units: Sequence[int], erases: bool = False) -> None:

@@ -1,7 +1,7 @@
 """Prefill: the keys and values of prompts, by the encoder or by the decoder itself. It knows no search and no queue.
 
 Prompts are packed, not padded. Logits of prompt tokens are not computed. A decoder-only model's last prompt token is
-left to the first decode step, which is then like any other.
+left to the first decode step, which is then like any other; so is the last token of an answer's prefix.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from batchloom.models.generation.memory.beginnings import Beginnings, selected
 from batchloom.models.generation.memory.prefixes import Prefix, Prefixes
 from batchloom.models.generation.memory.prompt_memory import PromptMemory
 from batchloom.models.generation.model import GenerativeEncoderDecoder, GenerativeModel, Model, has_encoder
 from batchloom.models.generation.requests import Request
-from batchloom.models.layers.attention import PackedAttention
+from batchloom.models.layers.attention import EncoderMemory, PackedAttention
 from batchloom.models.layers.positions import positions_of
 from batchloom.models.layers.product_attention import ProductAttention
 from batchloom.models.transfers import to_device
@@ -40,6 +41,8 @@ class Prefilled:
 
     batches: Sequence[PromptBatch]
     num_positions: int
+    beginnings: Beginnings | None = None
+    """Of each request what its own tokens begin with; None where no decoder behind an encoder has a prefix."""
 
 
 def prefill(model: GenerativeModel, requests: Sequence[Request], prefixes: Prefixes) -> Prefilled:
@@ -54,7 +57,23 @@ def _encode(model: GenerativeEncoderDecoder, requests: Sequence[Request]) -> Pre
     context = _EncoderProducts(lengths) if _prefers_products(model) else PackedAttention(lengths, causal=False)
     encoded_ND = model.encode(_packed(prompts, model.device), positions_of(lengths, model.device), context)
     batch = PromptBatch(requests, lengths, model.cross_keys_values(encoded_ND))
-    return Prefilled([batch], context.num_padded_tokens)
+    beginnings, num_positions = _begin(model, batch)
+    return Prefilled([batch], context.num_padded_tokens + num_positions, beginnings)
+
+
+def _begin(model: GenerativeEncoderDecoder, batch: PromptBatch) -> tuple[Beginnings | None, int]:
+    """Compute the decoder's keys and values of answers' prefixes, and return the number of positions computed."""
+    begun = [request.begun_ids for request in batch.requests]
+    lengths = [len(ids) for ids in begun]
+    asking = [number for number, length in enumerate(lengths) if length]
+    if not asking:
+        return None, 0
+    cross_lengths = [batch.lengths[number] for number in asking]
+    cross = EncoderMemory(cross_lengths, selected(batch.layers, batch.lengths, asking))
+    own = [lengths[number] for number in asking]
+    context = _FusedPrefill(own, None, cross)
+    model.decode(_packed(begun, model.device), positions_of(own, model.device), context)
+    return Beginnings(lengths, context.keys_values), context.num_padded_tokens
 
 
 def _read(model: GenerativeModel, requests: Sequence[Request], prefixes: Prefixes) -> Prefilled:
@@ -146,8 +165,8 @@ class _EncoderProducts:
 class _FusedPrefill(PackedAttention):
     """Causal attention over whole prompts that records the keys and values of each layer."""
 
-    def __init__(self, lengths: Sequence[int], alibi_slopes: Tensor | None) -> None:
-        super().__init__(lengths, causal=True, alibi_slopes=alibi_slopes)
+    def __init__(self, lengths: Sequence[int], alibi_slopes: Tensor | None, cross: EncoderMemory | None = None) -> None:
+        super().__init__(lengths, causal=True, alibi_slopes=alibi_slopes, cross=cross)
         self.keys_values: list[tuple[Tensor, Tensor]] = []
 
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:

@@ -142,11 +142,15 @@ def letters(token_ids):
     return "".join(chr(97 + n % 26) * (1 + n // 26) for n in token_ids)
 
 
-def reference_answer(model, prompt, options):
+def reference_answer(model, prompt, options, answer_prefix=()):
     """Token ids (new ones, end token included) and scores of transformers, one prompt at a time."""
     settings = {"return_dict_in_generate": True, "output_scores": True, **options}
     stops = settings.pop("stop_strings", ())
-    num_start = 1 if model.config.is_encoder_decoder else len(prompt)
+    if not model.config.is_encoder_decoder:
+        prompt = [*prompt, *answer_prefix]
+    elif answer_prefix:
+        settings["decoder_input_ids"] = torch.tensor([[model.generation_config.decoder_start_token_id, *answer_prefix]])
+    num_start = 1 + len(answer_prefix) if model.config.is_encoder_decoder else len(prompt)
     ends = options.get("eos_token_id", [2])
 
     def has_stop(token_ids):

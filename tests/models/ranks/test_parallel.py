@@ -87,6 +87,7 @@ SEARCHES = {
     ),
 }
 PROMPTS = [[5, 9, 14, 33, 2], [7, 2], [60, 61, 82, 80, 4, 4, 17, 2]]
+PREFIXES = [[44, 71, 9], [], [12]]  # that answers begin with
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +173,8 @@ def test_two_ranks_choose_the_tokens_of_one(checkpoint, architecture, size):
         assert tokens(found) == tokens(expected), search
         for mine, theirs in zip(found, expected, strict=True):
             assert [o.score for o in mine.outputs] == pytest.approx([o.score for o in theirs.outputs], abs=1e-3)
+        begun = [engine.generate(PROMPTS, params, seed=3, answer_prefixes=PREFIXES) for engine in (alone, shared)]
+        assert tokens(begun[1]) == tokens(begun[0]) != tokens(expected), search
     both.group.followers.close()
 
 

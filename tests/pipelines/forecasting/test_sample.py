@@ -33,8 +33,8 @@ def plan(
         texts = [f"{file} {row} " + "word " * (row % 20) for row in range(75)]
         pq.write_table(pa.table({"text": texts}), folder / f"{file}.parquet", row_group_size=20)
 
-    def make(where: str | None = None) -> JobPlan:
-        job = make_job(paths=(str(folder),))
+    def make(where: str | None = None, **task_options: str) -> JobPlan:
+        job = make_job(paths=(str(folder),), task_options=task_options)
         job = replace(job, limits=replace(job.limits, storage_patience=1.0))
         return pipelines.plan(replace(job, input=replace(job.input, where=where)))
 
@@ -71,6 +71,16 @@ def test_a_forecast_of_all_rows_is_exact(plan: Callable[..., JobPlan]) -> None:
     assert some.input_tokens.standard_error > 0
     assert abs(some.input_tokens.total - every.input_tokens.total) < 4 * some.input_tokens.standard_error
     assert every.cpu_seconds_a_row > 0
+
+
+def test_a_forecast_counts_what_answers_begin_with(plan: Callable[..., JobPlan]) -> None:
+    """The texts differ, so each has one request."""
+    plain = Forecast.of(plan(), Sample.of(plan(), 300))
+    begun = plan(answer_prefix="{text}")
+    prefixed = Forecast.of(begun, Sample.of(begun, 300))
+    around = 2  # special tokens of the text; and the forced first token stands before a prefix
+    for before, now in ((plain.input_tokens, prefixed.input_tokens), (plain.asked_tokens, prefixed.asked_tokens)):
+        assert now.total == 2 * before.total - (around - 1) * 300
 
 
 def test_a_sample_without_rows_expects_none(plan: Callable[..., JobPlan]) -> None:

@@ -252,6 +252,22 @@ def test_a_copy_says_what_its_prompt_says(prompt, answer, is_one):
     assert is_copy(prompt, answer, MARKS) == is_one
 
 
+@pytest.mark.parametrize(
+    ("answer_prefix", "answer", "is_one"),
+    [
+        ([7, 8], [9, 10, 2], True),
+        ([5, 6], [7, 8, 9, 10, 2], True),
+        ([7, 8], [5, 6], False),
+        ([7, 8, 9, 10], [5, 6, 2], False),
+        ([7, 8, 9, 10], [7, 8, 9, 10, 2], True),
+        ([7, 8, 9, 10], [2], False),
+    ],
+    ids=["goes on to a copy", "a copy behind it", "none", "the prompt, and goes on", "the prompt twice", "the prompt"],
+)
+def test_what_an_answer_was_made_to_begin_with_is_no_copy_by_itself(answer_prefix, answer, is_one):
+    assert is_copy([7, 8, 9, 10], answer, MARKS, answer_prefix) == is_one
+
+
 @pytest.mark.parametrize("kind", [pa.float32(), pa.list_(pa.float32()), pa.list_(pa.struct([("score", pa.float32())]))])
 def test_values_that_are_not_finite_are_found_inside_of_lists_and_structs(kind):
     values = [0.5, None, math.nan, 1.5, math.inf, -math.inf, 2.0]

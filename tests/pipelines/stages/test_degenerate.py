@@ -55,6 +55,11 @@ def task_of(**generation):
     )
 
 
+def counted(results, answer_of, part, task):
+    """What is counted of answers without a prefix, for which no tokenizer is asked."""
+    return degenerate(results, answer_of, part, task, tokenizer=None)
+
+
 TOKENS = [[END], [5, 6, END], [9] * 12, [5] * 18 + [6, END], [5, 6]]
 RESULTS = result_table(
     row=list(range(5)),
@@ -69,17 +74,42 @@ def test_a_row_is_counted_once_and_a_truncated_one_beside_it():
     """Rows 0 and 5 have one answer, row 6 an error though its equal is answered."""
     part = part_of([" \n", "a b", "c c c", "long", "fine", "", "a b"], errors=[6])
     answer_of = pa.array([0, 1, 2, 3, 4, 0, 1], pa.int32())
-    counts = degenerate(RESULTS, answer_of, part, task_of())
+    counts = counted(RESULTS, answer_of, part, task_of())
     assert counts == {"empty": 2, "copied": 1, "repeating": 1, "truncated": 1}
     # A forced end has the reason of an end token, and stands where the length ends.
-    assert degenerate(RESULTS, answer_of, part, task_of(forced_eos_token_id=END, max_length=21))["truncated"] == 2
-    assert degenerate(RESULTS, answer_of, part, task_of(forced_eos_token_id=END, max_new_tokens=21))["truncated"] == 1
+    assert counted(RESULTS, answer_of, part, task_of(forced_eos_token_id=END, max_length=21))["truncated"] == 2
+    assert counted(RESULTS, answer_of, part, task_of(forced_eos_token_id=END, max_new_tokens=21))["truncated"] == 1
+
+
+def test_what_an_answer_was_made_to_begin_with_does_not_count():
+    """Rows 0 and 1 have a prefix of nine equal tokens, row 2 none, row 3 two pieces, of which the second has a text."""
+    tokens, prefixes = [[4, END], [5], [END], [END], [6]], [[9] * 9, [9] * 9, None, [9] * 9, None]
+    results = result_table(
+        row=[0, 1, 2, 3, 3],
+        piece=[0, 0, 0, 0, 1],
+        token_ids=pa.array(tokens, pa.list_(pa.int32())),
+        answer_prefix=pa.array(prefixes, pa.list_(pa.int32())),
+        finish_reason=["eos"] * 5,
+    )
+    tokenizer = SimpleNamespace(
+        decode_batch=lambda lists: ["".join({4: " ", END: ""}.get(t, "x") for t in own) for own in lists]
+    )
+    part, answer_of = part_of(["nine ", "nine x", "", "nine x"]), pa.array(range(4), pa.int32())
+    found = degenerate(results, answer_of, part, task_of(), tokenizer)
+    assert found == {"empty": 2, "copied": 0, "repeating": 0, "truncated": 0}
+    # max_length counts the start token and the prefix: 11 are full with one token more, and max_new_tokens is not.
+    assert (
+        degenerate(results, answer_of, part, task_of(forced_eos_token_id=END, max_length=11), tokenizer)["truncated"]
+        == 3
+    )
+    long = task_of(forced_eos_token_id=END, max_new_tokens=2)
+    assert degenerate(results, answer_of, part, long, tokenizer)["truncated"] == 1
 
 
 def test_a_part_without_answers_has_no_degenerate_ones():
     none = {"empty": 0, "copied": 0, "repeating": 0, "truncated": 0}
-    assert degenerate(RESULTS.slice(0, 0), pa.array([0], pa.int32()), part_of([None], errors=[0]), task_of()) == none
-    assert degenerate(RESULTS.slice(0, 0), pa.array([], pa.int32()), part_of([]), task_of()) == none
+    assert counted(RESULTS.slice(0, 0), pa.array([0], pa.int32()), part_of([None], errors=[0]), task_of()) == none
+    assert counted(RESULTS.slice(0, 0), pa.array([], pa.int32()), part_of([]), task_of()) == none
 
 
 def test_truncated_answers_do_not_count_for_the_limit():

@@ -113,6 +113,7 @@ CASES = {
     "feature-extraction, 1": Case("BartModel", "embedding"),
     "feature-extraction, 2": Case("BartModel", "embedding"),
     "BartForConditionalGeneration, summarization, 1": Case(BART, "summary_text"),
+    "BartForConditionalGeneration, an answer that begins with a text, 1": Case(BART, "summary_text"),
     "BartForConditionalGeneration, a mask filled by logits, 1": Case(BART, "fills", ours=tokens, texts=MASKED),
     "BartForConditionalGeneration, a mask filled by generation, 1": Case(
         BART, "fills", ours=lambda fills: fills[0]["sequence"], texts=MASKED

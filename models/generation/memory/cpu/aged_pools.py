@@ -14,6 +14,7 @@ from itertools import accumulate, pairwise
 
 from torch import Tensor
 
+from batchloom.models.generation.memory.beginnings import Beginnings
 from batchloom.models.generation.memory.cpu.attention import PoolRows
 from batchloom.models.generation.memory.cpu.entry_pool import CHUNK, EntryPool
 from batchloom.models.generation.memory.prompt_memory import PromptMemory
@@ -26,12 +27,12 @@ class AgedPools:
         self._make = make
         self.pools: list[EntryPool] = [make()]
 
-    def extend(self, num_new: int) -> None:
-        """Append units without entries."""
+    def extend(self, num_new: int, beginnings: Beginnings | None = None) -> None:
+        """Append units without entries, or with the entries that each one's sequences begin with."""
         youngest = self.pools[-1]
         if youngest.depth > 2 * CHUNK * youngest.width:
             self.pools.append(self._make())
-        self.pools[-1].extend(num_new)
+        self.pools[-1].extend(num_new, beginnings)
 
     def keep(self, units: Sequence[int], erases: bool = False) -> None:
         """Drop all units but these; `erases`: with zeros in place of what they leave."""

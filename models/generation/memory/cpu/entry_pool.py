@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from batchloom.models.generation.enlarging import enlarged
+from batchloom.models.generation.memory.beginnings import Beginnings
 from batchloom.models.generation.memory.prompt_memory import attend_in_part
+from batchloom.models.transfers import to_device, upload
 
 CHUNK = 8  # steps between two packings at most: copying costs a few percent of reading, and little room is unused
 
@@ -108,8 +110,8 @@ class EntryPool:
         """Entries that a sequence of a unit descends from."""
         return int(self._descent_GBE[self._places].any(1).sum())
 
-    def extend(self, num_new: int) -> None:
-        """Append units without entries."""
+    def extend(self, num_new: int, beginnings: Beginnings | None = None) -> None:
+        """Append units without entries, or with the entries that each one's sequences begin with."""
         num_missing = num_new - len(self._free)
         if num_missing > 0:
             first = len(self._num_entries)
@@ -121,6 +123,21 @@ class EntryPool:
             self._num_entries[place] = 0
             self._descent_GBE[place] = False
             self._places.append(place)
+        if beginnings is not None and beginnings.longest:
+            self._begin(self._places[-num_new:], beginnings)
+
+    def _begin(self, places: Sequence[int], beginnings: Beginnings) -> None:
+        """Write the first entries of units that have none yet: one a token, which all of a unit's sequences see."""
+        self._resize(len(self._num_entries), max(self.capacity, beginnings.longest))
+        number_N, entry_N = upload(beginnings.places, self._position_GE.device)
+        place_N = to_device(places, self._position_GE.device)[number_N]
+        for (k_GHEK, v_GHEK), (k_NHK, v_NHK) in zip(self._keys_values.transpose(0, 1), beginnings.layers, strict=True):
+            k_GHEK[place_N, :, entry_N] = k_NHK
+            v_GHEK[place_N, :, entry_N] = v_NHK
+        self._descent_GBE[place_N, :, entry_N] = True
+        self._position_GE[place_N, entry_N] = entry_N
+        for place, length in zip(places, beginnings.lengths, strict=True):
+            self._num_entries[place] = length
 
     def join(self, other: "EntryPool") -> None:
         """Append the units of another pool, with their entries."""

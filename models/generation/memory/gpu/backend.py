@@ -164,7 +164,7 @@ class PagedBackend:
         """Allocate and fill the blocks of prompts that were computed together; a common prefix is copied to each."""
         start = 0 if batch.prefix is None else len(batch.prefix.token_ids)
         num_blocks = [-(-(start + length) // BLOCK_SIZE) for length in batch.lengths]
-        num_new = [request.num_sequences * -(-request.max_new_tokens // BLOCK_SIZE) for request in batch.requests]
+        num_new = [request.num_sequences * -(-request.max_own_tokens // BLOCK_SIZE) for request in batch.requests]
         self._prompt_store.reserve(sum(num_blocks))
         self._generated_store.reserve(sum(num_new))
         written: dict[Request, PromptBlocks] = {}

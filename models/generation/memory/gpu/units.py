@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from batchloom.models.generation.memory.beginnings import Beginnings
 from batchloom.models.generation.memory.gpu.blocks import BLOCK_SIZE, BlockStore
 from batchloom.models.generation.memory.gpu.tables import BlockTable
 from batchloom.models.transfers import Numbers
@@ -30,10 +31,25 @@ class BlockUnits:
     def num_rows(self) -> int:
         return len(self.blocks_GM) * self.width
 
-    def extend(self, num_new: int) -> None:
-        """Append units without entries."""
+    def extend(self, num_new: int, beginnings: Beginnings | None = None) -> None:
+        """Append units without entries, or with the entries that each one's sequences begin with."""
         self.blocks_GM = np.pad(self.blocks_GM, ((0, num_new), (0, 0)))
         self.num_entries_G = np.pad(self.num_entries_G, (0, num_new))
+        if beginnings is not None and beginnings.longest:
+            self._begin(beginnings)
+
+    def _begin(self, beginnings: Beginnings) -> None:
+        """Write the first entries of the last units: one a token, which all of a unit's sequences see."""
+        length_U = np.array(beginnings.lengths, dtype=np.int64)  # U: the new units
+        num_blocks_U = -(-length_U // BLOCK_SIZE)
+        num_missing = max(0, num_blocks_U.max() - self.blocks_GM.shape[1])
+        self.blocks_GM = np.pad(self.blocks_GM, ((0, 0), (0, num_missing)))
+        blocks_UM = self.blocks_GM[-len(length_U) :]
+        is_new_UM = np.arange(blocks_UM.shape[1]) < num_blocks_U[:, None]
+        blocks_UM[is_new_UM] = self._store.take(int(is_new_UM.sum()))
+        self.num_entries_G[-len(length_U) :] = length_U
+        unit_N, entry_N = beginnings.places
+        self._store.fill(blocks_UM[unit_N, entry_N // BLOCK_SIZE], entry_N, beginnings.layers)
 
     def keep(self, units: Sequence[int], erases: bool = False) -> None:
         """Drop all units but these, and free their blocks; `erases`: with zeros in them."""
