@@ -150,7 +150,7 @@ class Request:
     @property
     def _of_them(self) -> str:
         """How many of the decoder's first tokens are the answer's prefix, for errors."""
-        return f", {len(self.answer_prefix)} of them the answer's prefix," if self.answer_prefix else ""
+        return f" ({len(self.answer_prefix)} of them the answer's prefix)" if self.answer_prefix else ""
 
 
 def _check_ids(what: str, token_ids: Sequence[int], vocab_size: int) -> None:

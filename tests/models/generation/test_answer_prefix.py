@@ -167,10 +167,10 @@ def test_each_sequence_of_a_decoder_behind_an_encoder_reserves_room_for_its_pref
             "bart",
             [5] * 9,
             {"max_length": 10},
-            "max_length = 10 leaves no room after the 10 tokens, 9 of them the answer's prefix, that the decoder",
+            r"max_length = 10 leaves no room after the 10 tokens \(9 of them the answer's prefix\) that the decoder",
         ),
-        ("bloom", [5] * 9, {"max_length": 12}, "no room after the 12 tokens, 9 of them the answer's prefix, that"),
-        ("bart_causal", [5] * 94, {}, "The prompt has 97 tokens, 94 of them the answer's prefix,; the model has 96"),
+        ("bloom", [5] * 9, {"max_length": 12}, r"no room after the 12 tokens \(9 of them the answer's prefix\) that"),
+        ("bart_causal", [5] * 94, {}, r"The prompt has 97 tokens \(94 of them the answer's prefix\); the model has 96"),
     ],
 )
 def test_a_prefix_that_cannot_be_is_refused_with_words(pair, family, prefix, options, message):

@@ -181,7 +181,7 @@ class SmallEngine:
     def num_unfinished(self):
         return len(self.waiting)
 
-    def add(self, key, token_ids, params, seed):  # noqa: ARG002
+    def add(self, key, token_ids, params, seed, answer_prefix):  # noqa: ARG002
         self.waiting.append((key, token_ids))
 
     def step(self):
@@ -212,7 +212,7 @@ class Scripted:
     def num_unfinished(self):
         return len(self.waiting)
 
-    def add(self, key, token_ids, params, seed):  # noqa: ARG002
+    def add(self, key, token_ids, params, seed, answer_prefix):  # noqa: ARG002
         self.waiting.append((key, token_ids))
 
     def step(self):
