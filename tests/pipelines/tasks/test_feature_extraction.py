@@ -16,7 +16,7 @@ import transformers
 from batchloom import models, pipelines
 from batchloom.pipelines.config import EngineConfig, InputConfig, JobConfig, OutputConfig
 from batchloom.pipelines.errors import ConfigError
-from batchloom.pipelines.planning.job_plan import plan
+from batchloom.pipelines.planning.planner import plan
 from batchloom.pipelines.planning.units import Size
 from batchloom.pipelines.tasks import TaskSpec, create_task
 
