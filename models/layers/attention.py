@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from batchloom.models.layers.grouped_attention import GroupedAttention
+from batchloom.models.layers.grouped_attention import DeviceGroups, GroupedAttention
 from batchloom.models.layers.kernel_attention import KernelAttention
 from batchloom.models.layers.layout import computes_in
 from batchloom.models.layers.positions import positions_of
@@ -154,5 +154,6 @@ def _kind_of_plan(device: torch.device, dtype: torch.dtype, head_dim: int) -> ty
     """Return which attention is fastest for tensors of a device, dtype and head width."""
     if KernelAttention.is_for(device, dtype, head_dim):
         return KernelAttention
-    by_products = device.type == "cpu" and dtype == torch.bfloat16 and computes_in(dtype)
-    return ProductAttention if by_products else GroupedAttention
+    if device.type != "cpu":
+        return DeviceGroups
+    return ProductAttention if dtype == torch.bfloat16 and computes_in(dtype) else GroupedAttention

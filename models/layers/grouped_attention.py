@@ -2,17 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from batchloom.models.transfers import queued
-
-# Of a group's positions one in 36 may be padding: 1.028 padded over real tokens at most, whatever the lengths. Wider
-# groups are fewer calls; an eighth of each row gave 1.12 to 1.31 on short texts (benchmarks/padding.py).
-PADDING_SHARE = 36
-
 
 # With fewer keys than a vector register holds, torch's kernel for CPUs takes a query's largest score by comparisons,
 # which skip NaN: where all scores are NaN it finds none, and returns zeros as for a query that sees no key.
@@ -37,10 +33,14 @@ class GroupedAttention:
     Sequences of 5, 47, 46, 5 tokens become two calls: [2, 47] with one padded token, and [2, 5] with none.
     """
 
+    # Of a group's positions one in 36 may be padding: 1.028 padded over real tokens at most, whatever the lengths.
+    # Wider groups are fewer calls; an eighth of each row gave 1.12 to 1.31 on short texts (benchmarks/padding.py).
+    PADDING_SHARE: ClassVar[int] = 36
+
     def __init__(self, query_lengths: Sequence[int], key_lengths: Sequence[int], causal: bool) -> None:
         assert len(query_lengths) == len(key_lengths)
         self.causal = causal
-        members = _groups(query_lengths, key_lengths)
+        members = _groups(query_lengths, key_lengths, self.PADDING_SHARE)
         self.groups: list[Group] = []
         self._query_index = _PadIndex(query_lengths, members)
         self._key_index = _PadIndex(key_lengths, members)
@@ -102,6 +102,13 @@ class GroupedAttention:
         return self._masks[i]
 
 
+class DeviceGroups(GroupedAttention):
+    """Groups for GPUs, where a call takes longer to start than a few short sequences to compute: a third is padding at
+    most. 1,000 targets of some ten tokens are 2 groups, not 15."""
+
+    PADDING_SHARE = 3
+
+
 class _PadIndex:
     """Gathers packed tokens into groups padded to their longest member, and back."""
 
@@ -142,8 +149,8 @@ class _PadIndex:
         return torch.cat(sources), unpad_N
 
 
-def _groups(query_lengths: Sequence[int], key_lengths: Sequence[int]) -> list[list[int]]:
-    """Return rows by group, the longest first; in each, at most one of PADDING_SHARE positions is padding."""
+def _groups(query_lengths: Sequence[int], key_lengths: Sequence[int], padding_share: int) -> list[list[int]]:
+    """Return rows by group, the longest first; in each, at most one of `padding_share` positions is padding."""
     members: list[list[int]] = []
     num_queries = num_keys = longest_query = 0
     for row in sorted(range(len(key_lengths)), key=lambda i: (-key_lengths[i], -query_lengths[i])):
@@ -151,7 +158,7 @@ def _groups(query_lengths: Sequence[int], key_lengths: Sequence[int]) -> list[li
         longest_query = max(longest_query, query_lengths[row])
         if members:
             size, longest_key = len(members[-1]) + 1, key_lengths[members[-1][0]]
-            most_padding = num_queries // PADDING_SHARE, num_keys // PADDING_SHARE
+            most_padding = num_queries // padding_share, num_keys // padding_share
             if (
                 size * longest_query - num_queries <= most_padding[0]
                 and size * longest_key - num_keys <= most_padding[1]

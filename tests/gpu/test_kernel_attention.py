@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from batchloom.models.layers.attention import EncoderMemory, PackedAttention
-from batchloom.models.layers.grouped_attention import GroupedAttention
+from batchloom.models.layers.grouped_attention import DeviceGroups
 from batchloom.models.layers.kernel_attention import KernelAttention
 from batchloom.models.layers.positions import alibi_slopes
 from batchloom.models.single_pass.single_pass import SinglePass
@@ -48,7 +48,7 @@ def test_the_kernel_is_used_where_it_can_be() -> None:
         return type(PackedAttention(LENGTHS, True).plan(CUDA, dtype, head_dim))
 
     assert kind(torch.bfloat16, 64) is kind(torch.float16, 256) is KernelAttention
-    assert kind(torch.float32, 64) is kind(torch.bfloat16, 264) is GroupedAttention
+    assert kind(torch.float32, 64) is kind(torch.bfloat16, 264) is DeviceGroups
 
 
 @pytest.mark.parametrize("name", ["tiny-bart", "tiny-bloom"])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchloom.models.layers.attention import EncoderMemory, PackedAttention
-from batchloom.models.layers.grouped_attention import GroupedAttention
+from batchloom.models.layers.grouped_attention import DeviceGroups, GroupedAttention
 from batchloom.models.layers.packing import lengths_to, packing_of
 from batchloom.models.layers.positions import alibi_slopes, positions_of
 
@@ -45,6 +45,26 @@ def test_self_attention_equals_each_sequence_alone(lengths, causal, alibi):
     q, k, v = (random_heads(sum(lengths), seed) for seed in (1, 2, 3))
     found = PackedAttention(lengths, causal, alibi_slopes=slopes).attend(0, q, k, v)
     assert torch.allclose(found, one_by_one(q, k, v, lengths, lengths, causal, slopes), **CLOSE)
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths=lengths_of_documents, causal=st.booleans())
+def test_wide_groups_give_what_each_sequence_gets_alone(lengths, causal):
+    q, k, v = (random_heads(sum(lengths), seed) for seed in (1, 2, 3))
+    attention = DeviceGroups(lengths, lengths, causal)
+    found = attention(q, k, v, scale=HEAD_DIM**-0.5)
+    assert torch.allclose(found, one_by_one(q, k, v, lengths, lengths, causal), **CLOSE)
+    assert attention.num_positions <= 1.5 * sum(lengths)
+
+
+def test_short_texts_are_few_wide_groups():
+    lengths = [8 + row % 40 for row in range(1000)]
+    assert (
+        len(DeviceGroups(lengths, lengths, causal=False).groups)
+        <= 5
+        < 20
+        < len(GroupedAttention(lengths, lengths, causal=False).groups)
+    )
 
 
 @settings(max_examples=40, deadline=None)
