@@ -52,8 +52,8 @@ def load_model(
 
     `uri`: a folder, an fsspec URL or hf://org/name@revision; or `CheckpointInfo.pinned`, so that no files but the
     described ones are loaded. `architecture`: by default the first of config.json's.
-    `dtype`: "float32", "float16", "bfloat16", or "auto", the checkpoint's own on a GPU and float32 on a CPU; "int8" on a
-    CPU: linear layers in int8, and all else in bfloat16 (float32 where the processor's kernels have no bfloat16).
+    `dtype`: "float32", "float16", "bfloat16", or "auto", the checkpoint's own on a GPU and float32 on a CPU; "int8", on
+    CPUs alone: linear layers in int8, and all else in bfloat16 (float32 where oneDNN has no bfloat16 here).
     `device`: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1". `tensor_parallel`: the number of ranks that
     hold the model together, each on a device of its own. The caller is the leader, rank 0; the others are processes
     started here, or by `follower_starter` on other nodes. Each reads its own slices only, and ends with the caller.
@@ -180,8 +180,8 @@ def dtype_beside_int8(place: torch.device) -> torch.dtype:
         )
     if not computes_int8():
         raise DeviceError(
-            "dtype = 'int8': this processor or this build of torch has no exact int8 products (oneDNN with AVX512-VNNI, "
-            "AVX-VNNI or AMX). Use dtype = 'bfloat16' or 'float32'."
+            "dtype = 'int8': this processor or this build of torch has no exact int8 products (oneDNN with VNNI or "
+            "AMX). Use dtype = 'bfloat16' or 'float32'."
         )
     return torch.bfloat16 if computes_in(torch.bfloat16) else torch.float32
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from batchloom.models.layers.feedforward import Activation, gelu_tanh
@@ -19,7 +20,7 @@ ZERO = 128
 """Stands for 0 among uint8 activations."""
 CHUNK_ROWS = 128
 """Rows of one product: what lies between the passes over them stays in the cache, and more rows make none faster."""
-# A row's scale is a number of bfloat16, and not too small for its largest value: this is more than rounding twice loses.
+# A row's scale is a number of bfloat16, and its largest value must fit: this is more than rounding twice loses.
 _ROUND_UP = 1 + 2**-7
 _SMALLEST = 1e-30  # an output of zeros has a scale, too
 
@@ -51,14 +52,14 @@ class Int8Weight:
 
     def _of_chunk(self, hidden_ND: Tensor, bias_F: Tensor | None, activation: Activation | None) -> Tensor:
         quantized_ND, scale_N1 = quantized_rows(hidden_ND)
-        if activation is not None:  # in float32, and rounded once
+        if activation in _IN_FLOAT32:
             activated_NF = self._sums(quantized_ND, torch.float32).mul_(scale_N1)
             if bias_F is not None:
                 activated_NF.add_(bias_F)
-            function = _fast_gelu_tanh if activation is gelu_tanh else activation
-            return function(activated_NF).to(hidden_ND.dtype)
+            return _IN_FLOAT32[activation](activated_NF).to(hidden_ND.dtype)
         sums_NF, scale_N1 = self._sums(quantized_ND, hidden_ND.dtype), scale_N1.to(hidden_ND.dtype)
-        return sums_NF.mul_(scale_N1) if bias_F is None else torch.addcmul(bias_F, sums_NF, scale_N1)
+        sums_NF = sums_NF.mul_(scale_N1) if bias_F is None else torch.addcmul(bias_F, sums_NF, scale_N1)
+        return sums_NF if activation is None else activation(sums_NF)
 
     def _sums(self, quantized_ND: Tensor, dtype: torch.dtype) -> Tensor:
         """Return t_F sum_D (u_ND - 128) q_FD."""
@@ -103,7 +104,7 @@ def _largest(hidden_ND: Tensor) -> Tensor:
     return bits_ND.amax(-1, keepdim=True).view(torch.bfloat16)
 
 
-def _fast_gelu_tanh(hidden: Tensor) -> Tensor:
+def fast_gelu_tanh(hidden: Tensor) -> Tensor:
     """Compute gelu_tanh by the logistic function, which is the same and takes half as long.
 
     0.5 x (1 + tanh y) = x sigmoid(2 y), with y = sqrt(2 / pi) (x + 0.044715 x^3)
@@ -111,6 +112,10 @@ def _fast_gelu_tanh(hidden: Tensor) -> Tensor:
     double = 2 * (2 / torch.pi) ** 0.5
     weight = (hidden * hidden).mul_(0.044715 * double).add_(double).mul_(hidden).sigmoid_()
     return weight.mul_(hidden)
+
+
+# Activations that are computed before rounding, as those are that oneDNN fuses in other dtypes.
+_IN_FLOAT32: dict[Activation | None, Activation] = {F.gelu: F.gelu, gelu_tanh: fast_gelu_tanh}
 
 
 @cache

@@ -200,8 +200,8 @@ def assembler(job: JobPlan) -> Assemble:
 
 
 def _probe_answers(job: JobPlan) -> Any:
-    """Return a single rank's answers to the probe in float32, where replicas have several ranks or compute in int8: from
-    the output folder, or a reference to what a task computes now on any node, and keeps there."""
+    """Return a single rank's answers to the probe in float32, where replicas have several ranks or compute in int8:
+    from the output folder, or a reference to what a task computes now on any node, and keeps there."""
     engine = job.config.engine
     if not engine.probe or (engine.tensor_parallel == 1 and engine.dtype != "int8"):
         return None

@@ -24,8 +24,7 @@ SIZES = {
     "forced_eos_token_id": None, "decoder_start_token_id": 2,
 }  # fmt: skip
 PROMPTS = [[5, 9, 14, 33, 2], [7, 2], [60, 61, 82, 80, 4, 4, 17, 2]]
-# Of logits, as a share of their size. Weights of 0.1 in two narrow layers: int8 is off by 0.02 to 0.04 (bfloat16: 0.01);
-# one weight with wrong scales by 0.2 and more.
+# Of logits, as a share of their size.
 TOLERANCE = 0.08
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from batchloom.models.layers import int8
-from batchloom.models.layers.feedforward import gelu_tanh
+from batchloom.models.layers.feedforward import PReLU, gelu_tanh
 from batchloom.models.layers.layout import product
 
 pytestmark = pytest.mark.skipif(not int8.computes_int8(), reason="no exact int8 products on this processor")
@@ -102,6 +102,14 @@ def test_the_largest_numbers_do_not_overflow():
     assert torch.allclose(found, 4096 * hidden[:, :1].expand(2, 16), rtol=1e-2)  # a row's scale: up to 2 in 128 more
 
 
+def test_activations_with_weights_are_in_the_dtype_of_these():
+    weight, bias, hidden = made(3, torch.bfloat16)
+    prelu = PReLU().to(torch.bfloat16)
+    prelu.weight.fill_(0.25)
+    sums = product(hidden, int8.quantized(weight), bias)
+    assert torch.equal(product(hidden, int8.quantized(weight), bias, prelu), F.prelu(sums, prelu.weight))
+
+
 def test_gelu_by_the_logistic_function_is_gelu():
     x = torch.linspace(-12, 12, 4001)
-    assert torch.allclose(int8._fast_gelu_tanh(x), gelu_tanh(x.double()).float(), atol=2e-6, rtol=1e-5)
+    assert torch.allclose(int8.fast_gelu_tanh(x), gelu_tanh(x.double()).float(), atol=2e-6, rtol=1e-5)
