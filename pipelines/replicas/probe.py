@@ -111,10 +111,10 @@ def check_int8(found: Answers, expected: Answers) -> Agreement:
     agreement, bounds = Agreement(_error(found, expected), equal), INT8_BOUNDS
     if not (agreement.logit_error <= bounds.logit_error and equal >= bounds.equal_choices):  # also refuses NaN
         raise JobError(
-            "engine.dtype: int8 does not answer the start-up probe as float32 does: values are off by "
-            f"{agreement.logit_error:.2g} of their size ({bounds.logit_error:g} at most), and {equal:.0%} of its tokens "
-            f"or labels are the same ({bounds.equal_choices:.0%} at least). No unit was computed. Use engine.dtype: "
-            "bfloat16 or float32 for this checkpoint; engine.probe: false starts without asking."
+            "engine.dtype: int8 does not answer the start-up probe as float32 does: values are off "
+            f"by {agreement.logit_error:.2g} of their size ({bounds.logit_error:g} at most), and {equal:.0%} of its "
+            f"tokens or labels are the same ({bounds.equal_choices:.0%} at least). No unit was computed. Use "
+            "engine.dtype: bfloat16 or float32 for this checkpoint; engine.probe: false starts without asking."
         )
     return agreement
 
