@@ -123,13 +123,13 @@ def test_a_wrong_division_is_refused(make_checkpoint, monkeypatch, architecture,
 
 def test_answers_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(JobError, match="off by nan"):
-        probe.check([[1.0, float("nan")]], [[1.0, 2.0]], 2, "float32")
+        probe.check(probe.Answers(((1.0, float("nan")),), ()), probe.Answers(((1.0, 2.0),), ()), 2, "float32")
 
 
 def test_the_probe_asks_all_over_the_vocabulary_and_ends_as_texts_do(make_checkpoint) -> None:
     model = models.stream_model(make_checkpoint("BartForConditionalGeneration"))
-    rows = probe._questions(model)
-    assert [len(row) for row in rows] == [probe.NUM_TOKENS] * probe.NUM_ROWS
+    rows = probe._rows(model, probe.FOR_RANKS)
+    assert [len(row) for row in rows] == [probe.FOR_RANKS.num_tokens] * probe.FOR_RANKS.num_rows
     assert {row[-1] for row in rows} == {model.config.eos_token_id}
     ids = [token for row in rows for token in row[:-1]]
     assert {token * 8 // 503 for token in ids} == set(range(8))  # every rank's share, for up to eight
