@@ -211,8 +211,8 @@ def shifted(weight_FD: torch.Tensor) -> int8.Int8Weight:
     return replace(right, scale_F=right.scale_F.roll(1) * torch.linspace(0.5, 2, len(right.scale_F)))
 
 
-def of_three_bits(weight_FD: torch.Tensor) -> int8.Int8Weight:
-    scale_F1 = weight_FD.abs().amax(-1, keepdim=True) / 2
+def of_two_bits(weight_FD: torch.Tensor) -> int8.Int8Weight:
+    scale_F1 = weight_FD.abs().amax(-1, keepdim=True)
     return int8.packed((weight_FD / scale_F1).round().to(torch.int8), scale_F1[:, 0])
 
 
@@ -221,7 +221,7 @@ def not_finite(weight_FD: torch.Tensor) -> int8.Int8Weight:
 
 
 @in_int8
-@pytest.mark.parametrize("broken", [shifted, of_three_bits, not_finite])
+@pytest.mark.parametrize("broken", [shifted, of_two_bits, not_finite])
 @pytest.mark.parametrize("architecture", ["BartForConditionalGeneration", "BloomForCausalLM"])
 def test_a_broken_quantization_is_refused(make_checkpoint, monkeypatch, architecture, broken) -> None:
     monkeypatch.setattr(memory, "quantized", broken)
@@ -234,22 +234,25 @@ def test_a_broken_quantization_is_refused(make_checkpoint, monkeypatch, architec
 
 @in_int8
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_job_in_int8_states_its_agreement_and_is_another_job(job) -> None:
+def test_a_job_in_int8_is_another_job_and_is_refused_where_answers_differ(job) -> None:
+    """Its checkpoint has weights so large that any rounding grows: int8 is off by 0.4 there."""
     exact = replace(job, engine=replace(job.engine, tensor_parallel=1))
     config = replace(exact, engine=replace(exact.engine, dtype="int8"))
     assert pipelines.plan(config).fingerprint != pipelines.plan(exact).fingerprint
     assert pipelines.plan(config).footprint.weight_bytes < pipelines.plan(exact).footprint.weight_bytes / 1.5
-    agreement = pipelines.run(config).agreement
-    assert 0 < agreement["int8_logit_error"] < probe.INT8_BOUNDS.logit_error
-    assert probe.INT8_BOUNDS.equal_choices <= agreement["int8_equal_choices"] <= 1
-    written = json.loads((Path(config.output.path) / "_batchloom" / "manifest.json").read_text())
-    assert written["agreement"] == agreement
-
-    kept = Path(config.output.path) / "_batchloom" / "probe.json"
-    right = json.loads(kept.read_text())
-    choices = [[one + 1 for one in chosen] for chosen in right["answers"]["choices"]]
-    kept.write_text(json.dumps({**right, "answers": {**right["answers"], "choices": choices}}))
-    next(Path(config.output.path).glob("*.parquet")).unlink()
-    assert "and 0% of its tokens or labels are the same (80% at least)" in refusal(config)
+    said = refusal(config)
+    assert said.startswith("engine.dtype: int8 does not answer the start-up probe as float32 does: values are off")
     unasked = replace(config, engine=replace(config.engine, probe=False))
     assert pipelines.run(unasked).agreement == {}
+
+
+@in_int8
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_job_in_int8_states_its_agreement(job) -> None:
+    trained = Path(__file__).parents[3] / "examples" / "demo_models" / "docs-bart-mini"
+    config = replace(job, model=str(trained), engine=replace(job.engine, tensor_parallel=1, dtype="int8"))
+    agreement = pipelines.run(config).agreement
+    assert 0 < agreement["int8_logit_error"] < probe.INT8_BOUNDS.logit_error / 2
+    assert 0.9 < agreement["int8_equal_choices"] <= 1
+    written = json.loads((Path(config.output.path) / "_batchloom" / "manifest.json").read_text())
+    assert written["agreement"] == agreement
