@@ -52,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workload", choices=WORKLOADS, default="beam")
     parser.add_argument("--documents", type=int, default=64)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32", "int8"], default="bfloat16", help="of batchloom")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--systems", nargs="+", default=["batchloom", "transformers", "ctranslate2"])
@@ -62,7 +63,7 @@ def main() -> None:
     folder = checkpoint(work.checkpoint, options.folder)
     prompts, lengths = corpus(work, options.documents)
     makers: dict[str, Callable[[], dict[str, Run]]] = {
-        "batchloom": lambda: {"batchloom": batchloom(folder, work, prompts, lengths)},
+        "batchloom": lambda: {f"batchloom, {options.dtype}": batchloom(folder, work, prompts, lengths, options.dtype)},
         "transformers": lambda: transformers_static(folder, work, prompts, lengths),
         "ctranslate2": lambda: ctranslate2(folder, work, prompts, lengths, options.threads),
     }
@@ -163,10 +164,12 @@ def checkpoint(name: str, root: Path) -> Path:
     return folder
 
 
-def batchloom(folder: Path, work: Workload, prompts: list[list[int]], lengths: list[int]) -> Run:
+def batchloom(
+    folder: Path, work: Workload, prompts: list[list[int]], lengths: list[int], dtype: str = "bfloat16"
+) -> Run:
     from batchloom.models import Engine, GenerationParams, load_model
 
-    model = load_model(str(folder), dtype="bfloat16", device="cpu")
+    model = load_model(str(folder), dtype=dtype, device="cpu")
     params = [
         GenerationParams(
             max_new_tokens=length,

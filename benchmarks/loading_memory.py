@@ -120,7 +120,7 @@ def main() -> None:
         largest = 50265 * 1024 * 4
         print(f"checkpoint {num_bytes / 1e9:.2f} GB in {SHARDS} shards, largest tensor {largest / 1e9:.2f} GB, float32")
         for where, uri in (("local disk", folder), ("fsspec", f"local://{folder}")):
-            for dtype in ("float32", "bfloat16"):
+            for dtype in ("float32", "bfloat16", "int8"):
                 command = [sys.executable, "-m", "benchmarks.loading_memory", "--load", uri, dtype]
                 measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
                 peak, final = (measured[key] - measured["base"] for key in ("peak", "final"))

@@ -2,7 +2,8 @@
 
 import torch
 
-from batchloom.models.checkpoints.loading import empty_model, lay_out
+from batchloom.models.checkpoints.loading import empty_model
+from batchloom.models.checkpoints.memory import lay_out
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.families.reading import read_config
 from batchloom.models.ranks.group import SINGLE

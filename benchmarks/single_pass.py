@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--labels", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32", "int8"], default="bfloat16", help="of batchloom")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
@@ -126,7 +127,7 @@ def main() -> None:
     reference = transformers.BartForSequenceClassification(transformers.BartConfig(**SIZES)).to(torch.bfloat16).eval()
     with tempfile.TemporaryDirectory() as folder:
         reference.save_pretrained(folder)
-        single_pass = SinglePass(load_model(folder, dtype="bfloat16", device=device))
+        single_pass = SinglePass(load_model(folder, dtype=arguments.dtype, device=device))
     reference.to(device)
 
     seconds = {}

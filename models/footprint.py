@@ -20,7 +20,8 @@ CACHE_SHARE = {"cuda": 0.8, "cpu": 0.5}
 BLOCK_PADDING = 1.5
 # Device memory for the driver's context, communication buffers and what the allocator cannot use.
 RESERVED_BYTES = 4e9
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 2}  # int8: of all but the weights of linear layers
+INT8_OUTPUT_BYTES = 8  # of each output of a linear layer: its scale and its zero point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Footprint:
     @property
     def weight_bytes(self) -> int:
         """Bytes that the rank holds. It reads as many if the files have the same dtype."""
-        return self.num_parameters * self._itemsize
+        return self.num_parameters * self._itemsize - self._saved(self._linear(), self._outputs())
 
     @property
     def cached_token_bytes(self) -> int:
@@ -55,7 +56,7 @@ class Footprint:
 
     def step_seconds(self, machine: Machine, rows: int, tokens: int) -> float:
         """Return the time of a decode step of `rows` sequences that attend to `tokens` tokens each, source included."""
-        num_read = self._decoder() * self._itemsize + rows * tokens * self.cached_token_bytes
+        num_read = self._decoder_bytes() + rows * tokens * self.cached_token_bytes
         attention = 4 * self.config.decoder.num_layers * (self._width // self.num_ranks) * tokens
         num_operations = rows * (2 * self._decoder() + attention)
         flops = machine.float_flops if self._itemsize == 4 else machine.half_flops
@@ -112,6 +113,42 @@ class Footprint:
         """Parameters that a decode step reads: decoder layers, less the source's k and v projections, and the head."""
         source = 2 * self._by_outputs(self._width, self._width) * self._has_encoder
         return self.config.decoder.num_layers * (self._decoder_layer() - source) + self._embedding
+
+    def _decoder_bytes(self) -> int:
+        """Bytes of the parameters that a decode step reads."""
+        inner, num_layers = self.config.decoder.inner_width, self.config.decoder.num_layers
+        crosses = self._has_encoder  # of whose four projections two are read
+        weights = self._layer_weights(inner) + crosses * 2 * self._width * (self._width // self.num_ranks)
+        outputs = self._layer_outputs(inner) + crosses * (self._width // self.num_ranks + self._width)
+        return self._decoder() * self._itemsize - self._saved(num_layers * weights, num_layers * outputs)
+
+    def _saved(self, weights: int, outputs: int) -> int:
+        """Bytes by which int8 makes some weights of linear layers, with so many outputs, smaller."""
+        return weights - INT8_OUTPUT_BYTES * outputs if self.dtype == "int8" else 0
+
+    def _linear(self) -> int:
+        """Weights of linear layers in the stacks, without biases."""
+        decoder = self._layer_weights(self.config.decoder.inner_width)
+        if self._encoder is None:
+            return self.config.decoder.num_layers * decoder
+        decoder += 4 * self._width * (self._width // self.num_ranks)
+        encoder = self._encoder.num_layers * self._layer_weights(self._encoder.inner_width)
+        return encoder + self.config.decoder.num_layers * decoder
+
+    def _outputs(self) -> int:
+        """Outputs of these layers."""
+        decoder = self._layer_outputs(self.config.decoder.inner_width)
+        if self._encoder is None:
+            return self.config.decoder.num_layers * decoder
+        decoder += 3 * (self._width // self.num_ranks) + self._width
+        encoder = self._encoder.num_layers * self._layer_outputs(self._encoder.inner_width)
+        return encoder + self.config.decoder.num_layers * decoder
+
+    def _layer_weights(self, inner: int) -> int:
+        return 4 * self._width * (self._width // self.num_ranks) + 2 * self._width * (inner // self.num_ranks)
+
+    def _layer_outputs(self, inner: int) -> int:
+        return 3 * (self._width // self.num_ranks) + inner // self.num_ranks + 2 * self._width
 
     def _decoder_layer(self) -> int:
         return self._layer(self.config.decoder.inner_width) + (self._attention + self._norm) * self._has_encoder

@@ -128,8 +128,9 @@ class ReplicasConfig:
 class EngineConfig:
     """How replicas compute."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: the checkpoint's on an accelerator, float32 on a CPU."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    """auto: the checkpoint's on an accelerator, float32 on a CPU. int8, on CPUs alone: linear layers in integers, all
+    else in bfloat16; answers differ from the model's, and the manifest says how much."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: an accelerator where a node has one, or one that may come; cpu; cuda."""
     tensor_parallel: int = 1
@@ -139,8 +140,8 @@ class EngineConfig:
     reserve_gpus: bool = False
     """With device cpu: each replica still reserves as many GPUs of the cluster as it has ranks. For a rehearsal."""
     probe: bool = True
-    """With several ranks: before its first unit a replica answers fixed requests, and the job fails if its answers
-    differ from those of a single rank."""
+    """With several ranks, and in int8: before its first unit a replica answers fixed requests, and the job fails if its
+    answers differ from those of a single rank, in int8 too much from those in float32."""
     replicas: ReplicasConfig = field(default_factory=ReplicasConfig)
     max_batch_tokens: int = 16384
     """Prompt tokens that one bucket may hold: an engine's prefill, or a single pass (2,048 at most on a CPU)."""

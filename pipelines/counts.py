@@ -7,7 +7,10 @@ from batchloom.pipelines.planning.spans import Range, Span
 
 DEGENERATE_KINDS = ("empty", "copied", "repeating", "truncated")
 """A row is one of the first three at most; `truncated` is counted beside these."""
+LOGIT_ERROR, EQUAL_CHOICES = "int8_logit_error", "int8_equal_choices"  # of a replica: pipelines/replicas/probe.py
 READY_AT = "replica_ready_at"  # unlike other measures a point in time (seconds since 1970): the model was loaded
+NO_SUMS = (READY_AT, LOGIT_ERROR, EQUAL_CHOICES)
+"""Measures that are not added up."""
 
 
 @dataclass(frozen=True, kw_only=True)

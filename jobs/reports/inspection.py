@@ -8,7 +8,7 @@ from batchloom.models import CheckpointInfo, Footprint, check_ranks, describe
 from batchloom.models.errors import DeviceError
 
 RANKS = (1, 2, 4, 8)
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "int8")
 SHOWN_LABELS = 12
 
 

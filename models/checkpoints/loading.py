@@ -1,7 +1,8 @@
 """load_model: load a checkpoint into a model on its device. It knows no layer and no file format.
 
 The model is built on the meta device, every parameter is allocated on its device in its final dtype, then filled from
-its slice of the file, and last weights are reordered for the processor. So peak memory is the model and one tensor.
+its slice of the file, and last weights are reordered for the processor. So peak memory is the model and one tensor; in
+int8 the model and a few layers (memory.py).
 """
 
 import logging
@@ -10,22 +11,21 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import nn
 
 from batchloom.models.checkpoints.hub import ModelSource, open_source
 from batchloom.models.checkpoints.info import generation_defaults, notes_on_weights
+from batchloom.models.checkpoints.memory import allocate, fill_quantized, lay_out
 from batchloom.models.checkpoints.pinned import PinnedModel
 from batchloom.models.checkpoints.tensors import Checkpoint
 from batchloom.models.checkpoints.weights import differing_copies, fill, stored_names, tie
 from batchloom.models.errors import DeviceError
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.families.config import ModelConfig
-from batchloom.models.families.projections import CrossAttention, SelfAttention
 from batchloom.models.families.reading import read_config, with_counted_labels
 from batchloom.models.families.sizes import check_depth, num_labels_of
 from batchloom.models.families.table import architecture_of, model_class
-from batchloom.models.layers.embedding import VocabularyHead
-from batchloom.models.layers.linear import ColumnLinear, RowLinear
+from batchloom.models.layers.int8 import computes_int8
+from batchloom.models.layers.layout import computes_in
 from batchloom.models.ranks.calls import Progress
 from batchloom.models.ranks.connection import FollowerStarter
 from batchloom.models.ranks.division import check_ranks
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _DEVICES = "Use 'auto', 'cpu', 'cuda' or 'cuda:1'."
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+INT8 = "int8"
 
 
 @torch.inference_mode(False)  # weights made in a caller's inference mode could not be filled by reader threads
@@ -51,7 +52,8 @@ def load_model(
 
     `uri`: a folder, an fsspec URL or hf://org/name@revision; or `CheckpointInfo.pinned`, so that no files but the
     described ones are loaded. `architecture`: by default the first of config.json's.
-    `dtype`: "float32", "float16", "bfloat16", or "auto", the checkpoint's own on a GPU and float32 on a CPU.
+    `dtype`: "float32", "float16", "bfloat16", or "auto", the checkpoint's own on a GPU and float32 on a CPU; "int8", on
+    CPUs alone: linear layers in int8, and all else in bfloat16 (float32 where oneDNN has no bfloat16 here).
     `device`: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1". `tensor_parallel`: the number of ranks that
     hold the model together, each on a device of its own. The caller is the leader, rank 0; the others are processes
     started here, or by `follower_starter` on other nodes. Each reads its own slices only, and ends with the caller.
@@ -94,10 +96,14 @@ def load_for_rank(
     config, raw_config, name, checkpoint = read_checkpoint(source, architecture, is_told=group.rank == 0)
     model = meta_model(name, config, group, apart=differing_copies(name, config, checkpoint, group))
     stored_names(model, checkpoint)  # raises where a tensor does not fit, before there is memory for it
-    allocate(model, place, resolve_dtype(dtype, place, checkpoint.dtype))
-    fill(model, checkpoint)
-    checkpoint.check_unchanged()
-    lay_out(model)
+    if dtype == INT8:
+        fill_quantized(model, checkpoint, place, dtype_beside_int8(place))
+        checkpoint.check_unchanged()
+    else:
+        allocate(model, place, resolve_dtype(dtype, place, checkpoint.dtype))
+        fill(model, checkpoint)
+        checkpoint.check_unchanged()
+        lay_out(model)
     model.generation_defaults = generation_defaults(raw_config, source.read_json("generation_config.json"))
     return model
 
@@ -161,8 +167,23 @@ def resolve_dtype(dtype: str, place: torch.device, stored: torch.dtype) -> torch
     if dtype == "auto":
         return stored if place.type != "cpu" and stored in DTYPES.values() else torch.float32
     if dtype not in DTYPES:
-        raise DeviceError(f"dtype = {dtype!r} is not one we have. Use 'auto', {', '.join(map(repr, DTYPES))}.")
+        raise DeviceError(f"dtype = {dtype!r} is not one we have. Use 'auto', {', '.join(map(repr, (*DTYPES, INT8)))}.")
     return DTYPES[dtype]
+
+
+def dtype_beside_int8(place: torch.device) -> torch.dtype:
+    """Return the dtype of all that an int8 model does not compute in integers. Raises: DeviceError where it cannot."""
+    if place.type != "cpu":
+        raise DeviceError(
+            f"dtype = 'int8' with device = {place.type!r}: int8 is computed on CPUs alone. Use dtype = 'bfloat16' or "
+            "'auto' there, or device = 'cpu'."
+        )
+    if not computes_int8():
+        raise DeviceError(
+            "dtype = 'int8': this processor or this build of torch has no exact int8 products (oneDNN with VNNI or "
+            "AMX). Use dtype = 'bfloat16' or 'float32'."
+        )
+    return torch.bfloat16 if computes_in(torch.bfloat16) else torch.float32
 
 
 def empty_model(
@@ -187,29 +208,3 @@ def meta_model(
         model = model_class(architecture)(config, group)
     tie(model, apart)
     return model.eval()
-
-
-def allocate(model: LoadedModel, place: torch.device, dtype: torch.dtype) -> None:
-    """Give a model's parameters memory on a device, and do not fill it."""
-    for module in model.modules():
-        if isinstance(module, SelfAttention | CrossAttention):
-            module.allocate(place, dtype)
-    placed: dict[nn.Parameter, nn.Parameter] = {}  # tied parameters are one object and must stay one
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.is_meta:
-                if parameter not in placed:
-                    memory = torch.empty(parameter.shape, device=place, dtype=dtype)
-                    placed[parameter] = nn.Parameter(memory, requires_grad=False)
-                setattr(module, name, placed[parameter])
-
-
-def lay_out(model: LoadedModel) -> None:
-    """Reorder the weights for the processor's kernels. Outer modules come first: fused ones reorder their parts."""
-    fused: set[nn.Module] = set()
-    for module in model.modules():
-        if isinstance(module, SelfAttention | CrossAttention):
-            module.lay_out()
-            fused |= set(module.linears)
-        elif isinstance(module, ColumnLinear | RowLinear | VocabularyHead) and module not in fused:
-            module.lay_out()

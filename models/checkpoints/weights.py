@@ -33,8 +33,11 @@ logger = logging.getLogger(__name__)
 NUM_READERS = 8
 
 
-def fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
-    """Read the model's parameters. Raises: CheckpointError, which lists every tensor missing or of another shape."""
+def fill(model: LoadedModel, checkpoint: Checkpoint, only: Collection[str] | None = None) -> None:
+    """Read the model's parameters, or `only` those of some names.
+
+    Raises: CheckpointError, which lists every tensor missing or of another shape.
+    """
     stored = stored_names(model, checkpoint)
 
     columns: list[tuple[nn.Parameter, str]] = []
@@ -42,6 +45,8 @@ def fill(model: LoadedModel, checkpoint: Checkpoint) -> None:
     try:
         readings = []
         for name, parameter in model.named_parameters():
+            if only is not None and name not in only:
+                continue
             stored_name, held = stored[name], _slice_of(model, name, parameter)
             if stored_name is None:
                 parameter.zero_()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from batchloom.models.layers.attention import AttentionContext
-from batchloom.models.layers.layout import lay_out, product
+from batchloom.models.layers.layout import Reorder, Weight, lay_out, product
 from batchloom.models.layers.linear import ColumnLinear, RowLinear, without_memory
 from batchloom.models.ranks.group import TensorParallel
 
@@ -15,7 +15,7 @@ from batchloom.models.ranks.group import TensorParallel
 class SelfAttention(nn.Module):
     """Queries, keys and values from one product: the three weights are views of one matrix."""
 
-    fused: tuple[Tensor, Tensor]
+    fused: tuple[Weight, Tensor]
 
     def __init__(self, width: int, num_heads: int, group: TensorParallel) -> None:
         super().__init__()
@@ -30,9 +30,9 @@ class SelfAttention(nn.Module):
         """The projections that are computed as one product with the weight and bias in `fused`."""
         return self.q_proj, self.k_proj, self.v_proj
 
-    def allocate(self, device: torch.device, dtype: torch.dtype) -> None:
+    def allocate(self, device: torch.device, dtype: torch.dtype, matrix_dtype: torch.dtype | None = None) -> None:
         """Allocate memory for the fused weights. Called once, before they are read."""
-        self.fused = fuse(self.linears, device, dtype)
+        self.fused = fuse(self.linears, device, dtype, matrix_dtype or dtype)
 
     def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
         q_NHK, k_NHK, v_NHK = self.project(hidden_ND)
@@ -48,15 +48,15 @@ class SelfAttention(nn.Module):
         q_NHK, k_NHK, v_NHK = qkv_NHK.unbind(1)
         return q_NHK, k_NHK, v_NHK
 
-    def lay_out(self) -> None:
+    def lay_out(self, reorder: Reorder = lay_out) -> None:
         """Replace the weights by copies in the processor's packed layout. Called once, after they are read."""
-        self.fused = lay_out_fused(self.linears, *self.fused)
+        self.fused = lay_out_fused(self.linears, *self.fused, reorder)
 
 
 class CrossAttention(nn.Module):
     """Project the decoder's queries; the context holds the encoder's keys and values, computed by `keys_values`."""
 
-    fused: tuple[Tensor, Tensor]
+    fused: tuple[Weight, Tensor]
 
     def __init__(self, width: int, num_heads: int, group: TensorParallel) -> None:
         super().__init__()
@@ -71,9 +71,9 @@ class CrossAttention(nn.Module):
         """The projections that are computed as one product with the weight and bias in `fused`."""
         return self.k_proj, self.v_proj
 
-    def allocate(self, device: torch.device, dtype: torch.dtype) -> None:
+    def allocate(self, device: torch.device, dtype: torch.dtype, matrix_dtype: torch.dtype | None = None) -> None:
         """Allocate memory for the fused weights. Called once, before they are read."""
-        self.fused = fuse(self.linears, device, dtype)
+        self.fused = fuse(self.linears, device, dtype, matrix_dtype or dtype)
 
     def forward(self, layer: int, hidden_ND: Tensor, context: AttentionContext) -> Tensor:
         q_NHK = self.q_proj(hidden_ND).view(-1, self.num_heads, self.head_dim)
@@ -83,15 +83,17 @@ class CrossAttention(nn.Module):
         k_NHK, v_NHK = product(encoded_ND, *self.fused).view(-1, 2, self.num_heads, self.head_dim).unbind(1)
         return k_NHK, v_NHK
 
-    def lay_out(self) -> None:
+    def lay_out(self, reorder: Reorder = lay_out) -> None:
         """Replace the weights by copies in the processor's packed layout. Called once, after they are read."""
-        self.fused = lay_out_fused(self.linears, *self.fused)
+        self.fused = lay_out_fused(self.linears, *self.fused, reorder)
 
 
-def fuse(linears: tuple[ColumnLinear, ...], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def fuse(
+    linears: tuple[ColumnLinear, ...], device: torch.device, dtype: torch.dtype, matrix_dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Allocate one weight and one bias for several projections of one input; their parameters become views of these."""
     rows = [linear.rows for linear in linears]
-    weight = torch.empty(sum(rows), linears[0].weight.shape[1], device=device, dtype=dtype)
+    weight = torch.empty(sum(rows), linears[0].weight.shape[1], device=device, dtype=matrix_dtype)
     bias = torch.empty(sum(rows), device=device, dtype=dtype)
     for linear, weight_part, bias_part in zip(linears, weight.split(rows), bias.split(rows), strict=True):
         linear.weight = nn.Parameter(weight_part, requires_grad=False)
@@ -99,8 +101,11 @@ def fuse(linears: tuple[ColumnLinear, ...], device: torch.device, dtype: torch.d
     return weight, bias
 
 
-def lay_out_fused(linears: tuple[ColumnLinear, ...], weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    laid_out = lay_out(weight)
+def lay_out_fused(
+    linears: tuple[ColumnLinear, ...], weight: Weight, bias: Tensor, reorder: Reorder
+) -> tuple[Weight, Tensor]:
+    assert isinstance(weight, Tensor), "weights are reordered once"
+    laid_out = reorder(weight)
     if laid_out is None:
         return weight, bias
     for linear in linears:

@@ -12,6 +12,7 @@ oneDNN reorder them at every call. Reordered once, a product takes (one core of 
 The operators are those that torch.compile emits; where a torch build lacks them, weights stay plain.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -19,6 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from batchloom.models.layers.feedforward import Activation, gelu_tanh
+from batchloom.models.layers.int8 import Int8Weight
+
+Weight = Tensor | Int8Weight
+"""What `product` multiplies with: a plain weight, one that `lay_out` reordered, or one in int8."""
 
 # Activations that oneDNN can fuse into the product, before rounding, with its names for them. Not relu: fused, it turns
 # NaN into 0, and one NaN weight would give wrong answers in place of errors.
@@ -26,6 +31,10 @@ _FUSED: dict[Activation, tuple[str, str]] = {
     F.gelu: ("gelu", "none"),
     gelu_tanh: ("gelu", "tanh"),
 }
+
+
+Reorder = Callable[[Tensor], Weight | None]
+"""Makes of a weight what `product` reads in its place: `lay_out`, or `quantized` of models/layers/int8.py."""
 
 
 def lay_out(weight_FD: Tensor) -> Tensor | None:
@@ -37,9 +46,11 @@ def lay_out(weight_FD: Tensor) -> Tensor | None:
 
 
 def product(
-    hidden_ND: Tensor, weight_FD: Tensor, bias_F: Tensor | None, activation: Activation | None = None
+    hidden_ND: Tensor, weight_FD: Weight, bias_F: Tensor | None, activation: Activation | None = None
 ) -> Tensor:
     """Compute activation(hidden @ weight.T + bias), [N, D] -> [N, F], with a plain or a reordered weight."""
+    if isinstance(weight_FD, Int8Weight):
+        return weight_FD.product(hidden_ND, bias_F, activation)
     if len(hidden_ND) == 1 and weight_FD.is_mkldnn:
         # oneDNN splits long sums for a single row only, which changes rounding. Two rows give the same bits as any
         # batch, and cost no more: the time is that of reading the weight.

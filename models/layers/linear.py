@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from batchloom.models.layers.feedforward import Activation
-from batchloom.models.layers.layout import lay_out, product
+from batchloom.models.layers.layout import Reorder, Weight, lay_out, product
 from batchloom.models.ranks.division import rank_slice
 from batchloom.models.ranks.group import TensorParallel, TensorSlice
 
@@ -21,15 +21,15 @@ class ColumnLinear(nn.Module):
         self.rows = group.share(out_features, "output features")
         self.weight = frozen(self.rows, in_features)
         self.bias = frozen(self.rows) if bias else None
-        self._laid_out: Tensor | None = None
+        self._laid_out: Weight | None = None
 
     def forward(self, hidden_ND: Tensor, activation: Activation | None = None) -> Tensor:
         weight = self.weight if self._laid_out is None else self._laid_out
         return product(hidden_ND, weight, self.bias, activation)
 
-    def lay_out(self) -> None:
+    def lay_out(self, reorder: Reorder = lay_out) -> None:
         """Reorder the weight for the processor, once it is read, and free the plain one."""
-        self._laid_out = lay_out(self.weight)
+        self._laid_out = reorder(self.weight)
         if self._laid_out is not None:
             self.weight = without_memory(self.weight)
 
@@ -52,7 +52,7 @@ class RowLinear(nn.Module):
         self.columns = group.share(in_features, "input features")
         self.weight = frozen(out_features, self.columns)
         self.bias = frozen(out_features)
-        self._laid_out: Tensor | None = None
+        self._laid_out: Weight | None = None
 
     def forward(self, hidden_NF: Tensor) -> Tensor:
         weight = self.weight if self._laid_out is None else self._laid_out
@@ -61,9 +61,9 @@ class RowLinear(nn.Module):
         # The bias is added after the all-reduce, or each rank would add it.
         return self.group.all_reduce(product(hidden_NF, weight, None)).add_(self.bias)
 
-    def lay_out(self) -> None:
+    def lay_out(self, reorder: Reorder = lay_out) -> None:
         """Reorder the weight for the processor, once it is read, and free the plain one."""
-        self._laid_out = lay_out(self.weight)
+        self._laid_out = reorder(self.weight)
         if self._laid_out is not None:
             self.weight = without_memory(self.weight)
 

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -327,7 +327,7 @@ def read_probe(store: Store, job: Mapping[str, Any]) -> Answers | None:
         return None
     try:
         kept = parsed(store.read(PROBE))
-        answers: Answers = kept["answers"]
+        answers = from_json(Answers, kept["answers"])
         return answers if all(kept[name] == job[name] for name in PROBE_BELONGS_TO) else None
     except (ValueError, KeyError, TypeError) as error:
         log.warning("%s is not as batchloom wrote it (%r); it is computed again", store.path(PROBE), error)
@@ -336,5 +336,5 @@ def read_probe(store: Store, job: Mapping[str, Any]) -> Answers | None:
 
 def keep_probe(store: Store, job: Mapping[str, Any], answers: Answers) -> None:
     """Store one rank's answers to the probe."""
-    kept = {**{name: job[name] for name in PROBE_BELONGS_TO}, "answers": answers}
+    kept = {**{name: job[name] for name in PROBE_BELONGS_TO}, "answers": asdict(answers)}
     store.put(PROBE, json.dumps(kept).encode())

@@ -41,6 +41,10 @@ class Summary:
     replicas: tuple[Mapping[str, Any], ...] = ()
     """Of that run, those that waited longest for units, 16 at most: `node`, `process_id`, and seconds as in
     pipelines/telemetry/usage.py. The sums of all are in `timing`."""
+    agreement: Mapping[str, float] = field(default_factory=dict)
+    """Of int8 with float32, as the start-up probe of that run found, the worst of its replicas: `int8_logit_error` is
+    how far logits are off as a share of their size, `int8_equal_choices` the share of greedy tokens or labels that are
+    the same. Empty in other dtypes, and where engine.probe is false."""
     parts_sha256: str
     """Of the file with the records of the parts."""
 

@@ -84,6 +84,11 @@ def _gpu_problems(engine: EngineConfig) -> list[str]:
         )
     elif share < 1 and engine.device == "cpu" and not engine.reserve_gpus:
         problems.append(f"engine.gpus_per_replica: is {share:g}, and engine.device: cpu uses no GPU. Leave one out.")
+    if engine.dtype == "int8" and engine.device == "cuda":
+        problems.append(
+            "engine.dtype: is int8, which is computed on CPUs alone, and engine.device is cuda. Use bfloat16 or auto "
+            "there, or engine.device: cpu."
+        )
     if not 0 <= (minutes := engine.replicas.wait_minutes) < math.inf:
         problems.append(f"engine.replicas.wait_minutes: is {minutes}, must be 0 or more.")
     return problems

@@ -20,6 +20,7 @@ from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.fields import ANSWER_PREFIX
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas.copies import is_copy, marks_of
+from batchloom.pipelines.replicas.probe import Agreement
 from batchloom.pipelines.replicas.results import RESULT_SCHEMA, in_order, too_long
 from batchloom.pipelines.telemetry.activity import Activity
 
@@ -82,8 +83,10 @@ class EngineReplica:
         seed: int,
         max_request_tokens: int | None = None,
         log_probs: bool = False,
+        agreement: Agreement | None = None,
     ) -> None:
-        """`log_probs`: answers come with those of their tokens."""
+        """`log_probs`: answers come with those of their tokens. `agreement`: as Replica has it."""
+        self.agreement = agreement
         self._engine, self._params, self._seed = engine, params, seed
         self._max_request_tokens, self._log_probs = max_request_tokens, log_probs
         self._marks = marks_of(params)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 class Replica(Protocol):
     """One model."""
 
+    agreement: probe.Agreement | None
+    """Of int8 with float32; None in other dtypes, and where nobody asked."""
+
     def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:
         """Return the answers to a unit's requests in RESULT_SCHEMA, sorted by row, piece and sample; on any thread.
 
@@ -48,10 +51,11 @@ def start_replica(
     """Load the model as the task needs it, and start its replica.
 
     `num_threads` are those of one rank, `gpu_share` what it may take of its GPU's memory. `probe_answers` are those of
-    a single rank, which several ranks must reproduce. `follower_starter` starts ranks on other nodes.
+    a single rank in float32, which several ranks must reproduce, and int8 nearly. `follower_starter` starts ranks on
+    other nodes.
 
-    Raises: ModelError where the model cannot be loaded or is not the planned one; JobError where several ranks do not
-    reproduce the probe.
+    Raises: ModelError where the model cannot be loaded or is not the planned one; JobError where several ranks or int8
+    do not reproduce the probe.
     """
     import torch
 
@@ -64,13 +68,18 @@ def start_replica(
     if gpu_share < 1:
         limit_to_share(gpu_share)
     loaded = models.load_model(model, task.architecture, dtype, device, tensor_parallel, follower_starter)
+    agreement = None
     if probe_answers is not None:
-        probe.check(probe.ask(loaded), probe_answers, tensor_parallel, str(loaded.dtype).removeprefix("torch."))
+        found = probe.ask(loaded, probe.questions_for(dtype))
+        if dtype == "int8":
+            agreement = probe.check_int8(found, probe_answers)
+        else:
+            probe.check(found, probe_answers, tensor_parallel, str(loaded.dtype).removeprefix("torch."))
     limit = max_batch_tokens if loaded.max_positions is None else None
     if not task.generation:
         # Tokenize has cut the batches: the pass has no budget of its own until memory runs out.
         single_pass = models.SinglePass(loaded, max_batch_tokens=sys.maxsize, num_workers=1)
-        return SinglePassReplica(single_pass, task, limit, num_workers_of(loaded))
+        return SinglePassReplica(single_pass, task, limit, num_workers_of(loaded), agreement)
     tokenizer = tokenizer_of(model)
     engine = models.Engine(
         loaded,
@@ -78,4 +87,4 @@ def start_replica(
         stop_text=lambda ids: tokenizer.decode_batch([ids])[0],
     )
     params = models.GenerationParams.from_dict(dict(task.generation))
-    return EngineReplica(engine, params, seed, limit, task.log_probs)
+    return EngineReplica(engine, params, seed, limit, task.log_probs, agreement)

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.replicas.probe import Agreement
 from batchloom.pipelines.replicas.results import in_order, not_finite, result_table, too_long
 from batchloom.pipelines.replicas.turns import Turns
 from batchloom.pipelines.tasks.base import TARGET_LENGTHS, Task, cells_of
@@ -86,12 +87,19 @@ class SinglePassReplica:
     """
 
     def __init__(
-        self, single_pass: "SinglePass", task: Task, max_request_tokens: int | None = None, num_workers: int = 1
+        self,
+        single_pass: "SinglePass",
+        task: Task,
+        max_request_tokens: int | None = None,
+        num_workers: int = 1,
+        agreement: Agreement | None = None,
     ) -> None:
+        """`agreement`: as Replica has it."""
         import torch
 
         from batchloom.models.threads import start_workers
 
+        self.agreement = agreement
         self._pass, self._task, self._max_request_tokens = single_pass, task, max_request_tokens
         self._waiting: queue.SimpleQueue[Bucket] = queue.SimpleQueue()
         self._adding = threading.Lock()  # a unit's buckets stand together

@@ -28,6 +28,7 @@ from batchloom.models.errors import RankLostError
 from batchloom.pipelines import cluster
 from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.replicas.placement import Placement
+from batchloom.pipelines.replicas.probe import Agreement
 from batchloom.pipelines.replicas.replica import Replica, start_replica
 from batchloom.pipelines.telemetry.activity import Activity
 
@@ -73,6 +74,8 @@ class Claim:
 
 class SpanningReplica:
     """A replica whose ranks are actors; a call of it raises RankLostError where one of them is gone."""
+
+    agreement: Agreement | None = None  # int8 is for CPUs, and ranks on several nodes have GPUs
 
     def __init__(self, settings: Mapping[str, Any], placement: Placement, claim: Claim) -> None:
         self._first = claim.first

@@ -11,7 +11,15 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from batchloom.pipelines.counts import DEGENERATE_KINDS, READY_AT, Counts, PartRecord
+from batchloom.pipelines.counts import (
+    DEGENERATE_KINDS,
+    EQUAL_CHOICES,
+    LOGIT_ERROR,
+    NO_SUMS,
+    READY_AT,
+    Counts,
+    PartRecord,
+)
 from batchloom.pipelines.errors import ErrorLimitError
 from batchloom.pipelines.ledger.manifest import Manifest
 from batchloom.pipelines.ledger.register import Register
@@ -53,6 +61,8 @@ class Account:
     course: Course = field(default_factory=Course)
     started: float = field(default_factory=time.time)
     ready_at: float = math.inf
+    agreement: dict[str, float] = field(default_factory=dict)
+    """Of int8 with float32, the worst of all replicas."""
     num_rows_left_out: int = 0
     """Of `num_rows`, by the selection, so far."""
 
@@ -89,7 +99,10 @@ class Account:
         self.degenerate.update(counts.degenerate)
         self.num_rows_computed += counts.num_rows
         self.ready_at = min(self.ready_at, measures.get(READY_AT, math.inf))
-        add(self.measures, {name: value for name, value in measures.items() if name != READY_AT})
+        for name, worse in ((LOGIT_ERROR, max), (EQUAL_CHOICES, min)):
+            if name in measures:
+                self.agreement[name] = worse(measures[name], self.agreement.get(name, measures[name]))
+        add(self.measures, {name: value for name, value in measures.items() if name not in NO_SUMS})
 
     def saw(self, event: Event) -> None:
         """Take note of what replicas do with their time."""
@@ -157,6 +170,7 @@ class Account:
             ),
             course=self.course.columns(),
             machine=_machine(),
+            agreement=dict(self.agreement),
             parts=parts,
             parts_sha256=hashlib.sha256(parts.to_bytes()).hexdigest(),
         )

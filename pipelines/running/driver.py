@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchloom.pipelines.config import JobConfig
-from batchloom.pipelines.counts import READY_AT, PartRecord, UnitRecord
+from batchloom.pipelines.counts import NO_SUMS, PartRecord, UnitRecord
 from batchloom.pipelines.errors import JobError, OutputError, StoreError
 from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.ledger.manifest import Manifest
@@ -113,7 +113,7 @@ def _account_for(
         return
     if isinstance(made, UnitRecord):
         account.computed(made, measures, made.num_covered - made.num_rows)
-        on_event(UnitDone(made, {name: value for name, value in measures.items() if name != READY_AT}))
+        on_event(UnitDone(made, {name: value for name, value in measures.items() if name not in NO_SUMS}))
     else:
         account.wrote(made, measures)
         records.add(made)

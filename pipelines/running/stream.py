@@ -200,22 +200,24 @@ def assembler(job: JobPlan) -> Assemble:
 
 
 def _probe_answers(job: JobPlan) -> Any:
-    """Return a single rank's answers to the probe, where replicas have several: from the output folder, or a reference
-    to what a task computes now on any node, and keeps there."""
-    if job.config.engine.tensor_parallel == 1 or not job.config.engine.probe:
+    """Return a single rank's answers to the probe in float32, where replicas have several ranks or compute in int8:
+    from the output folder, or a reference to what a task computes now on any node, and keeps there."""
+    engine = job.config.engine
+    if not engine.probe or (engine.tensor_parallel == 1 and engine.dtype != "int8"):
         return None
     answers = ledger.read_probe(job.output, job.job_record())
     if answers is not None:
         return answers
     compute = ray.remote(num_cpus=STAGE_CPUS)(_compute_probe)  # what replicas leave: they wait for it
-    return compute.remote(job.checkpoint.pinned, job.task.architecture, job.output, job.job_record())
+    asked = probe.questions_for(engine.dtype)
+    return compute.remote(job.checkpoint.pinned, job.task.architecture, asked, job.output, job.job_record())
 
 
 def _compute_probe(
-    model: "PinnedModel", architecture: str | None, output: Store, record: Mapping[str, Any]
+    model: "PinnedModel", architecture: str | None, asked: probe.Questions, output: Store, record: Mapping[str, Any]
 ) -> probe.Answers:
     node, _ = cluster.this_node()
-    answers = probe.reference(model, architecture, num_threads=max(1, int(node.get("CPU", 0))))
+    answers = probe.reference(model, architecture, max(1, int(node.get("CPU", 0))), asked)
     ledger.keep_probe(output, record, answers)
     return answers
 

@@ -87,6 +87,8 @@ class Infer:
         except RankLostError as lost:
             _end(lost)
         measures = {**self._measures.take(), READY_AT: self._ready_at}
+        if self._replica.agreement is not None:
+            measures |= self._replica.agreement.measures()
         self._roster.done(work.unit, self._usage())
         yield work.with_results(results, measures).to_batch()
 

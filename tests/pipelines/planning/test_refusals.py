@@ -77,6 +77,7 @@ def test_lengths_that_no_row_can_have_are_refused(make_job, asked, message) -> N
         ({"gpus_per_replica": 2.0}, "at most 1. engine.tensor_parallel is for models that need more than one GPU."),
         ({"gpus_per_replica": 0.5, "tensor_parallel": 2}, "is 0.5, and each of 2 ranks (engine.tensor_parallel) has a"),
         ({"gpus_per_replica": 0.5, "device": "cpu"}, "is 0.5, and engine.device: cpu uses no GPU. Leave one out."),
+        ({"dtype": "int8", "device": "cuda"}, "engine.dtype: is int8, which is computed on CPUs alone, and engine.de"),
         ({"replicas": ReplicasConfig(wait_minutes=-1.0)}, "engine.replicas.wait_minutes: is -1.0, must be 0 or more."),
     ],
 )

@@ -11,6 +11,8 @@ import torch
 import transformers
 
 from batchloom import models, pipelines
+from batchloom.models.checkpoints import memory
+from batchloom.models.layers import int8
 from batchloom.models.layers.layout import product
 from batchloom.models.layers.linear import ColumnLinear, RowLinear
 from batchloom.models.ranks.group import TensorSlice
@@ -121,13 +123,13 @@ def test_a_wrong_division_is_refused(make_checkpoint, monkeypatch, architecture,
 
 def test_answers_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(JobError, match="off by nan"):
-        probe.check([[1.0, float("nan")]], [[1.0, 2.0]], 2, "float32")
+        probe.check(probe.Answers(((1.0, float("nan")),), ()), probe.Answers(((1.0, 2.0),), ()), 2, "float32")
 
 
 def test_the_probe_asks_all_over_the_vocabulary_and_ends_as_texts_do(make_checkpoint) -> None:
     model = models.stream_model(make_checkpoint("BartForConditionalGeneration"))
-    rows = probe._questions(model)
-    assert [len(row) for row in rows] == [probe.NUM_TOKENS] * probe.NUM_ROWS
+    rows = probe._rows(model, probe.FOR_RANKS)
+    assert [len(row) for row in rows] == [probe.FOR_RANKS.num_tokens] * probe.FOR_RANKS.num_rows
     assert {row[-1] for row in rows} == {model.config.eos_token_id}
     ids = [token for row in rows for token in row[:-1]]
     assert {token * 8 // 503 for token in ids} == set(range(8))  # every rank's share, for up to eight
@@ -154,7 +156,8 @@ def test_a_job_keeps_the_answers_of_one_rank_and_refuses_ranks_that_differ(job) 
     kept.write_text('{"batchloom": "0", "fingerprint": "of another job", "answers": [[0.0]]}')  # computed anew
     pipelines.run(job)
     right = json.loads(kept.read_text())
-    wrong = json.dumps({**right, "answers": [[value + 0.1 for value in right["answers"][0]]]})
+    answers = right["answers"]
+    wrong = json.dumps({**right, "answers": {**answers, "values": [[one + 0.1 for one in answers["values"][0]]]}})
 
     kept.write_text(wrong)  # computed once: what is kept for this job is believed
     next(Path(job.output.path).glob("*.parquet")).unlink()
@@ -166,3 +169,90 @@ def test_a_job_keeps_the_answers_of_one_rank_and_refuses_ranks_that_differ(job) 
     off = replace(job, engine=replace(job.engine, probe=False))
     assert pipelines.run(off).totals["ok"] == 75
     assert kept.read_text() == wrong
+
+
+in_int8 = pytest.mark.skipif(not int8.computes_int8(), reason="no exact int8 products on this processor")
+
+
+def asked(folder: str, num_ranks: int = 1) -> probe.Agreement:
+    """What a replica in int8 does before its first unit."""
+    model = models.load_model(folder, dtype="int8", device="cpu", tensor_parallel=num_ranks)
+    try:
+        questions = probe.questions_for("int8")
+        return probe.check_int8(probe.ask(model, questions), probe.reference(folder, None, 1, questions))
+    finally:
+        if num_ranks > 1:
+            model.group.followers.close()  # type: ignore[union-attr]
+
+
+@in_int8
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "BartForConditionalGeneration", "BartForSequenceClassification", "BartForQuestionAnswering",
+        "BlenderbotForConditionalGeneration", "BlenderbotSmallForConditionalGeneration",
+        "BloomForCausalLM", "BloomForTokenClassification",
+    ],
+)  # fmt: skip
+def test_int8_that_is_near_float32_is_let_in(make_checkpoint, architecture) -> None:
+    agreement = asked(make_checkpoint(architecture))
+    assert 0 < agreement.logit_error < probe.INT8_BOUNDS.logit_error / 2
+    assert agreement.equal_choices > 0.9
+
+
+@in_int8
+def test_ranks_in_int8_are_let_in(make_checkpoint) -> None:
+    assert asked(make_checkpoint("BloomForCausalLM"), num_ranks=2).equal_choices > 0.9
+
+
+def shifted(weight_FD: torch.Tensor) -> int8.Int8Weight:
+    """Each output has the scale of its neighbour, and outputs differ in size as those of trained weights do."""
+    right = int8.quantized(weight_FD)
+    return replace(right, scale_F=right.scale_F.roll(1) * torch.linspace(0.5, 2, len(right.scale_F)))
+
+
+def of_two_bits(weight_FD: torch.Tensor) -> int8.Int8Weight:
+    scale_F1 = weight_FD.abs().amax(-1, keepdim=True)
+    return int8.packed((weight_FD / scale_F1).round().to(torch.int8), scale_F1[:, 0])
+
+
+def not_finite(weight_FD: torch.Tensor) -> int8.Int8Weight:
+    return int8.quantized(weight_FD * torch.nan)
+
+
+@in_int8
+@pytest.mark.parametrize("broken", [shifted, of_two_bits, not_finite])
+@pytest.mark.parametrize("architecture", ["BartForConditionalGeneration", "BloomForCausalLM"])
+def test_a_broken_quantization_is_refused(make_checkpoint, monkeypatch, architecture, broken) -> None:
+    monkeypatch.setattr(memory, "quantized", broken)
+    with pytest.raises(JobError) as caught:
+        asked(make_checkpoint(architecture))
+    said = str(caught.value)
+    assert said.startswith("engine.dtype: int8 does not answer the start-up probe as float32 does: values are off by")
+    assert "No unit was computed. Use engine.dtype: bfloat16 or float32 for this checkpoint" in said
+
+
+@in_int8
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_job_in_int8_is_another_job_and_is_refused_where_answers_differ(job) -> None:
+    """Its checkpoint has weights so large that any rounding grows: int8 is off by 0.4 there."""
+    exact = replace(job, engine=replace(job.engine, tensor_parallel=1))
+    config = replace(exact, engine=replace(exact.engine, dtype="int8"))
+    assert pipelines.plan(config).fingerprint != pipelines.plan(exact).fingerprint
+    assert pipelines.plan(config).footprint.weight_bytes < pipelines.plan(exact).footprint.weight_bytes / 1.5
+    said = refusal(config)
+    assert said.startswith("engine.dtype: int8 does not answer the start-up probe as float32 does: values are off")
+    unasked = replace(config, engine=replace(config.engine, probe=False))
+    assert pipelines.run(unasked).agreement == {}
+
+
+@in_int8
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_job_in_int8_states_its_agreement(job) -> None:
+    trained = Path(__file__).parents[3] / "examples" / "demo_models" / "docs-bart-mini"
+    config = replace(job, model=str(trained), engine=replace(job.engine, tensor_parallel=1, dtype="int8"))
+    agreement = pipelines.run(config).agreement
+    assert 0 < agreement["int8_logit_error"] < probe.INT8_BOUNDS.logit_error / 2
+    assert 0.9 < agreement["int8_equal_choices"] <= 1
+    written = json.loads((Path(config.output.path) / "_batchloom" / "manifest.json").read_text())
+    assert written["agreement"] == agreement
