@@ -17,7 +17,7 @@ from tests.faults.scene import ROWS_PER_GROUP, End, Scene
 from tests.faults.table import When, Where, fault
 
 POISON = "☠"
-SLOW = {"rows_per_unit": 3}  # a job that lasts long enough to hit its actor twice
+SLOW = {"rows_per_unit": 1}  # a job that lasts long enough to hit its actor twice: 40 units took 3 seconds
 
 
 def signal_driver(
