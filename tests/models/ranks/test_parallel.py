@@ -222,11 +222,14 @@ def test_requests_that_cannot_be_served_leave_the_ranks_in_step(checkpoint, shar
     for method, arguments in (
         ("embed", (sequences,)),
         ("score", (sequences, sequences)),
+        ("score_targets", (sequences, [[one, one[:2]] for one in sequences])),
         ("top_tokens", (sequences, [[0]] * 9, 2)),
     ):
         expected, found = (getattr(each, method)(*arguments) for each in (alone, single_pass))
         if method == "score":
             found, expected = [[s.log_probs for s in scores] for scores in (found, expected)]
+        if method == "score_targets":
+            found, expected = [[s.log_probs for own in scores for s in own] for scores in (found, expected)]
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
