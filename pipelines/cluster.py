@@ -14,10 +14,11 @@ from typing import Any
 
 import ray
 import yaml
-from ray._private import auto_init_hook, ray_constants, services, state, utils, worker
+from ray._private import auto_init_hook, ray_constants, state, utils, worker
 from ray.data import DataContext
 
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.joining import cluster_to_join
 from batchloom.pipelines.replicas.placement import Cluster, Node, NodeKind
 
 LOOPBACK = "127.0.0.1"
@@ -162,8 +163,7 @@ def _initialized() -> Iterator[None]:
 
 def _start() -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
-    # None looks for RAY_ADDRESS, then for what `ray start` left on this machine; its type does not say so.
-    if services.canonicalize_bootstrap_address(None) is not None:  # type: ignore[arg-type]
+    if cluster_to_join() is not None:
         ray.init(**options)
     else:
         for name, value in SETTINGS_OF_A_LOCAL_RAY.items():

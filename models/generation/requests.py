@@ -129,7 +129,7 @@ class Request:
         if positions is not None and len(self.prompt_ids) > positions:
             raise RequestError(
                 f"The prompt has {len(self.prompt_ids)} tokens{self._of_them}; the model has {positions} positions. "
-                "Shorten, truncate or split the text."
+                f"Shorten, truncate or split the text{self._to_what_is_left(positions)}."
             )
         if positions is not None and self.num_start_tokens > positions:
             raise RequestError(
@@ -146,6 +146,10 @@ class Request:
                 f"At least {self.min_length} tokens asked of a decoder with {positions} positions. "
                 f"Set min_new_tokens to {positions - self.num_start_tokens + 1} at most."
             )
+
+    def _to_what_is_left(self, positions: int) -> str:
+        left = positions - len(self.answer_prefix)
+        return f": {left} tokens are left for it" if self.answer_prefix and left > 0 else ""
 
     @property
     def _of_them(self) -> str:

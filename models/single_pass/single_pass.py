@@ -79,12 +79,22 @@ def on_all_ranks(method: Callable[Concatenate["SinglePass", Sequences, Arguments
                 with self.model.group.collective_call(Call.SINGLE_PASS, *told):
                     return method(self, sequences, *arguments, **keywords)
             except (RuntimeError, MemoryError) as error:
-                is_alone = self.max_batch_tokens <= max(map(len, sequences), default=0)
+                costs = _costs(sequences, keywords.get("targets", arguments[0] if arguments else None), method.__name__)
+                is_alone = self.max_batch_tokens <= max(costs, default=0)
                 if self.model.group.followers is None or is_alone or not is_out_of_memory(error):
                     raise
-            self._batches.halve(min(self.max_batch_tokens, sum(map(len, sequences))))
+            self._batches.halve(min(self.max_batch_tokens, sum(costs)))
 
     return call
+
+
+def _costs(sequences: Sequences, targets: Any, method: str) -> list[int]:
+    """Return the tokens of each sequence, with those of its targets where these are scored."""
+    costs = [len(sequence) for sequence in sequences]
+    if targets is None or method not in ("score", "score_targets"):
+        return costs
+    own = [[target] if method == "score" else target for target in targets]
+    return [cost + sum(map(len, each)) for cost, each in zip(costs, own, strict=False)]
 
 
 def num_workers_of(model: LoadedModel) -> int:
@@ -131,9 +141,10 @@ class SinglePass(StatePasses):
     def check_targets(self, token_ids: Sequence[int], targets: Sequences) -> None:
         """Raises: RequestError where the model cannot read a token list, or one of the targets behind it."""
         self.check(token_ids)
+        positions = None if self.model.is_encoder_decoder else self.model.max_positions
         for number, target in enumerate(targets):
-            is_behind = target and not self.model.is_encoder_decoder
-            self._check_as(f"Target {number}", self.check, [*token_ids, *target] if is_behind else target)
+            is_long = target and positions is not None and len(token_ids) + len(target) > positions
+            self._check_as(f"Target {number}", self.check, [*token_ids, *target] if is_long else target)
 
     @on_all_ranks
     def classify(self, sequences: Sequence[Sequence[int]]) -> Tensor:

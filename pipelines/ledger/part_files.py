@@ -268,5 +268,17 @@ def _typed(values: list[Any]) -> pa.Array:
 
 def _parsed(lines: bytes, schema: pa.Schema) -> pa.Table:
     reading = pj.ReadOptions(use_threads=False, block_size=len(lines) + 1)
-    parsing = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-    return pj.read_json(pa.BufferReader(lines), reading, parsing).select(schema.names)
+    read_as = pa.schema([field.with_type(_readable(field.type)) for field in schema])
+    parsing = pj.ParseOptions(explicit_schema=read_as, unexpected_field_behavior="ignore")
+    return pj.read_json(pa.BufferReader(lines), reading, parsing).select(schema.names).cast(schema)
+
+
+def _readable(kind: pa.DataType) -> pa.DataType:
+    """Return a type as Arrow's reader of JSON takes it, which knows no float16."""
+    if pa.types.is_float16(kind):
+        return pa.float32()
+    if pa.types.is_list(kind):
+        return pa.list_(_readable(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_readable(field.type)) for field in kind])
+    return kind

@@ -166,7 +166,8 @@ class SinglePassReplica:
                     return [(numbers, self._ask(numbers, questions))]
             except (RuntimeError, MemoryError) as error:
                 _raise_unless_memory(error)
-        message = f"{len(questions.token_ids(numbers[0]))} tokens do not fit into memory. Shorten the text."
+        advice = "Shorten the text, or give it fewer targets." if questions.have_targets else "Shorten the text."
+        message = f"{len(questions.token_ids(numbers[0]))} tokens do not fit into memory. {advice}"
         return [(numbers, {"error": [vars(RowError("infer", "out_of_memory", message))]})]
 
     def _ask(self, numbers: Sequence[int], questions: Questions) -> Mapping[str, Any]:
@@ -190,13 +191,17 @@ class SinglePassReplica:
     def _refusal(self, questions: Questions, number: int) -> dict[str, str] | None:
         from batchloom.models.errors import RequestError
 
-        token_ids = questions.token_ids(number)
-        refused = too_long(token_ids, self._max_request_tokens)
         try:
-            if refused is None and questions.have_targets:
-                self._pass.check_targets(*questions.with_targets(number))
-            elif refused is None:
-                self._pass.check(token_ids)
+            if questions.have_targets:
+                source, targets = questions.with_targets(number)
+                refused = too_long([*source, *max(targets, key=len)], self._max_request_tokens)
+                if refused is None:
+                    self._pass.check_targets(source, targets)
+            else:
+                token_ids = questions.token_ids(number)
+                refused = too_long(token_ids, self._max_request_tokens)
+                if refused is None:
+                    self._pass.check(token_ids)
         except RequestError as error:
             refused = RowError("infer", "refused_request", str(error))
         return None if refused is None else vars(refused)

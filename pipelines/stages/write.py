@@ -79,14 +79,18 @@ class Write:
             failed |= odd
             good = _without(results, failed)
             answers = self.task.finish(Answered(good, num_answers, work.notes), tokenizer)
-        columns = [answer.take(answer_of) for answer in answers]
-        is_failed = pc.is_in(answer_of, pa.array(failed, pa.int32()))
+        # A row that could not be read may share its nulls with one that is answered: another column's are no error.
+        is_failed = pc.or_(
+            pc.is_in(answer_of, pa.array(failed, pa.int32())), pc.is_valid(rows["error"]).combine_chunks()
+        )
+        shown = pc.if_else(is_failed, pa.scalar(None, pa.int32()), answer_of)
+        columns = [answer.take(shown) for answer in answers]
         num_read, num_cut = (pc.if_else(is_failed, pa.scalar(0, pa.int32()), rows[name]) for name in LEDGER_INPUT)
         ledger = [
             num_read,
-            _num_output_tokens(good, num_answers).take(answer_of),
+            pc.fill_null(_num_output_tokens(good, num_answers).take(shown), 0),
             num_cut,
-            _finish_reasons(good, num_answers).take(answer_of),
+            _finish_reasons(good, num_answers).take(shown),
             _merged_errors(rows["error"], answer_of, failed),
         ]
         table = pa.table([*columns, *ledger], schema=pa.schema([*self.task.output_fields(), *LEDGER_FIELDS]))

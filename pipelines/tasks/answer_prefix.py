@@ -55,8 +55,7 @@ class AnswerPrefix:
             raise ConfigError(
                 f"task_options.answer_prefix: is {text!r}, of which the tokenizer makes no token. Leave it out."
             )
-        if not architecture.endswith("ForCausalLM"):  # where the decoder starts from the row's own prompt
-            _check_room(spec, len(tokens), generation)
+        _check_room(spec, len(tokens), generation)
         return replace(prefix, num_tokens=len(tokens))
 
     def tokens(self, columns: Mapping[str, pa.ChunkedArray], num_rows: int, tokenizer: "Tokenizer") -> Prefixes:
@@ -93,16 +92,16 @@ def _unless_blank(texts: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _check_room(spec: TaskSpec, num_tokens: int, generation: Mapping[str, Any]) -> None:
-    """Raise ConfigError where no answer has room behind a prefix."""
+    """Raise ConfigError where no answer has room behind a prefix, which the start token or a prompt is before."""
     positions, most = spec.checkpoint.max_positions, generation.get("max_length")
     if positions is not None and num_tokens >= positions:
         raise ConfigError(
             f"task_options.answer_prefix: has {num_tokens} tokens, and leaves no answer any room: the decoder has "
-            f"{positions} positions, one of them for the token that it starts from. Shorten it."
+            f"{positions} positions, one of them at least for what is before it. Shorten it."
         )
     if most is not None and num_tokens + 1 >= most:
         raise ConfigError(
             f"task_options.answer_prefix: has {num_tokens} tokens, and generation.max_length = {most}, which counts "
-            "them and the token that the decoder starts from, leaves no answer any room. Raise it, or set "
+            "them and what is before them, leaves no answer any room. Raise it, or set "
             "max_new_tokens."
         )

@@ -206,8 +206,10 @@ def with_head(spec: TaskSpec, head: str) -> str:
 
 
 def without_head(spec: TaskSpec) -> str:
-    """Return the architecture of the bare model inside any checkpoint."""
-    return _family_and_head(spec.checkpoint.architecture)[0] + "Model"
+    """Return the architecture of the bare model inside any checkpoint; a decoder without its encoder stays what it is,
+    as there is no bare class of it."""
+    family, head = _family_and_head(spec.checkpoint.architecture)
+    return family + (head if spec.checkpoint.config.encoder and not spec.checkpoint.has_encoder else "Model")
 
 
 def _family_and_head(architecture: str) -> tuple[str, str]:

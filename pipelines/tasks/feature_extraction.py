@@ -72,7 +72,7 @@ class FeatureExtraction(Task):
         length = InputLength.of(spec, options, "right")
         outputs = _outputs(options)
         asked = _asked(spec, options, tuple(outputs.values()))
-        if options.attentions and asked.stack == "decoder" and spec.checkpoint.config.encoder is not None:
+        if options.attentions and asked.stack == "decoder" and spec.checkpoint.has_encoder:
             outputs["cross_attentions"] = "cross_attentions"
             asked = replace(asked, outputs=tuple(outputs.values()))
         columns = StateColumns(
@@ -139,9 +139,9 @@ def _outputs(options: FeatureExtractionOptions) -> dict[str, StateOutput]:
 
 
 def _asked(spec: TaskSpec, options: FeatureExtractionOptions, outputs: Sequence[StateOutput]) -> StateOutputs:
-    config = spec.checkpoint.config
+    found = spec.checkpoint
     try:
-        return StateOutputs.of(config, config.encoder is not None, outputs, options.layer, options.stack)
+        return StateOutputs.of(found.config, found.has_encoder, outputs, options.layer, options.stack)
     except RequestError as error:
         raise ConfigError(f"task_options.{error}") from error
 

@@ -41,9 +41,8 @@ def asked_columns(job: Mapping[str, Any]) -> list[str]:
         return [given.get("question_column", "question"), given.get("context_column", "context")]
     if template := options.get("prompt_template"):
         return list(Template(str(template)).columns)
-    own = [options.get(name) for name in ("persona_column", "labels_column")]
-    pair, target = (given.get(name) for name in ("text_pair_column", "target_column"))
-    return [name for name in (given.get("text_column", "text"), pair, target, *own) if name]
+    own = [options.get(name) for name in ("persona_column", "labels_column", "target_column", "targets_column")]
+    return [name for name in (given.get("text_column", "text"), given.get("text_pair_column"), *own) if name]
 
 
 def asked_of(

@@ -314,7 +314,11 @@ def test_rows_of_csv_with_too_many_or_too_few_fields_are_errors(tmp_path, monkey
             gzip.compress(b"a\nb\n", mtime=0),
             r"it is compressed by gzip; decompress it, or let its name say so \(\.gz\)",
         ),
-        ("a.jsonl.gz", gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0), "it is compressed by gzip; decompress it"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0),
+            "it is compressed by gzip; decompress it",
+        ),
         ("a.csv", lzma.compress(b"text\na\n"), r"it is compressed by xz; decompress it, or compress it as \.gz"),
         ("a.parquet", gzip.compress(b"PAR1", mtime=0), "it is compressed by gzip; decompress it"),
         ("a.jsonl", b"PAR1\x15\x04", "it is Parquet; set input.format: parquet"),

@@ -256,3 +256,17 @@ def test_a_job_in_int8_states_its_agreement(job) -> None:
     assert 0.9 < agreement["int8_equal_choices"] <= 1
     written = json.loads((Path(config.output.path) / "_batchloom" / "manifest.json").read_text())
     assert written["agreement"] == agreement
+
+
+def test_banned_tokens_are_no_distance_and_few_choices_no_share() -> None:
+    """A bias of -infinity made a sound model "off by nan"; of 32 positions 25 were "78 %"."""
+    banned = -float("inf")
+    expected = probe.Answers(((1.0, banned, 2.0, banned),), ((3,) * 32,))
+    found = probe.Answers(((1.0, banned, 2.02, banned),), ((3,) * 25 + (4,) * 7,))
+    agreement = probe.check_int8(found, expected)
+    assert agreement.logit_error == pytest.approx(0.02 / 5**0.5)
+    assert agreement.equal_choices == 25 / 32
+    with pytest.raises(JobError, match=r"off by (inf|nan)"):
+        probe.check_int8(replace(found, values=((1.0, 2.0, 2.0, banned),)), expected)
+    with pytest.raises(JobError, match="78% of its tokens"):
+        probe.check_int8(replace(found, choices=found.choices * 4), replace(expected, choices=expected.choices * 4))

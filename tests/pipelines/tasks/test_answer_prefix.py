@@ -1,5 +1,6 @@
 """answer_prefix: answers are those of the reference whose decoder, or prompt, was given the same tokens."""
 
+import pyarrow as pa
 import pytest
 import torch
 import transformers
@@ -226,3 +227,33 @@ def test_plans_count_a_constant_prefix_among_the_positions(checkpoint):
     assert note is not None
     assert "generation.max_new_tokens = 120 behind an answer_prefix of 10 tokens is more than the decoder's 128" in note
     assert cut_by_positions({"max_length": 129}, found, 10) is None
+
+
+@pytest.mark.parametrize("compute_once", [True, False])
+def test_a_prefix_that_is_no_utf8_makes_its_row_an_error_and_no_other(ask, make_checkpoint, compute_once):
+    """It had an answer, as if its column were null, beside the error."""
+    titles = pa.array([b"ok", b"\xff\xfe", None, b"ok"], pa.binary())
+    columns = {"text": ["The river."] * 4, "title": titles}
+    options = {"answer_prefix": "{title}:"}
+    part = ask(
+        "summarization", make_checkpoint(BART), columns, options=options, generation=BEAMS, compute_once=compute_once
+    )
+    rows = part.to_pylist()
+    assert [row["error"] and row["error"]["kind"] for row in rows] == [None, "not_utf8", None, None]
+    assert rows[1]["summary_text"] is rows[1]["finish_reason"] is None
+    assert rows[1]["num_input_tokens"] == rows[1]["num_output_tokens"] == rows[1]["num_truncated_tokens"] == 0
+    assert rows[0] == rows[3]
+    assert not rows[2]["summary_text"].startswith("ok:")
+
+
+@pytest.mark.parametrize("architecture", [BLOOM, "BartForCausalLM"])
+def test_a_prefix_that_leaves_no_prompt_room_is_refused_by_the_plan(ask, make_checkpoint, architecture):
+    options = {"answer_prefix": "In short a zone of the archive:"}
+    with pytest.raises(ConfigError, match=r"answer_prefix: has \d+ tokens, and generation.max_length = 5"):
+        ask(
+            "text-generation",
+            make_checkpoint(architecture),
+            {"text": ["a"]},
+            options=options,
+            generation={"max_length": 5},
+        )

@@ -273,3 +273,19 @@ def lines_of(folder):
         for line in gzip.decompress(path.read_bytes()).splitlines()
     ]
     return pa.Table.from_pylist(sorted(rows, key=lambda row: row["id"]))
+
+
+@pytest.mark.parametrize("architecture", ["BartForCausalLM", "BlenderbotForCausalLM", "BlenderbotSmallForCausalLM"])
+def test_a_decoder_alone_gives_its_states(ask, equal, make_checkpoint, make_sentences, architecture):
+    """It was planned as the bare model of its family, whose encoder is in no file."""
+    model, texts = make_checkpoint(architecture), make_sentences(4, seed=77, longest=9)
+    part = ask("feature-extraction", model, {"text": texts})
+    reference = getattr(transformers, architecture).from_pretrained(model).eval()
+    for vector, ids in zip(
+        part["embedding"].to_pylist(), models.load_tokenizer(model).encode_batch(texts), strict=True
+    ):
+        with torch.no_grad():
+            states = reference(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0]
+        equal("feature-extraction", [vector], [states.mean(0).tolist()], 2e-5)
+    with pytest.raises(ConfigError, match="the model has no encoder"):
+        ask("feature-extraction", model, {"text": texts}, options={"stack": "encoder"})

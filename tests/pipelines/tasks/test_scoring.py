@@ -1,15 +1,19 @@
 """Scoring against the reference's loss, with labels of -100 on the text that a target continues."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import transformers
 
 from batchloom.models import load_tokenizer
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.replicas.single_pass import SinglePassReplica
 from batchloom.pipelines.tasks import targets
+from batchloom.pipelines.tasks.base import TARGET_LENGTHS, request_table
 
 ARCHITECTURES = [
     "BartForConditionalGeneration",
@@ -115,3 +119,25 @@ def test_options_that_contradict_are_named(ask, make_checkpoint):
     classifier = make_checkpoint("BloomForSequenceClassification")
     with pytest.raises(ConfigError, match="scoring needs one of"):
         ask("scoring", classifier, {"text": ["a"], "said": ["b"]}, options={"target_column": "said"})
+
+
+class Lengths:
+    """A task that answers with the lengths of targets."""
+
+    def output_fields(self):
+        return []
+
+    def ask_targets(self, model, sources, targets):  # noqa: ARG002
+        return {"values": pa.array([[float(len(one)) for one in own] for own in targets], pa.list_(pa.float32()))}
+
+
+def test_a_request_is_too_long_by_its_longest_target_and_not_by_their_number():
+    model = SimpleNamespace(check_targets=lambda *_: None, stats=None)
+    replica = SinglePassReplica(model, Lengths(), max_request_tokens=12)
+    requests = request_table([(0, 0, [5] * 10 + [6] * 8), (1, 0, [5] * 10 + [6] * 3)])
+    lengths = pa.array([[2, 2, 2, 2], [3]], TARGET_LENGTHS.type)
+    requests = requests.append_column(TARGET_LENGTHS, lengths)
+    requests = requests.append_column("bucket", pa.array([0, 0], pa.int32()))
+    answered, refused = replica.answer(None, requests).to_pylist()
+    assert answered["values"] == [2, 2, 2, 2]
+    assert refused["error"]["message"].startswith("13 tokens in one request; engine.max_batch_tokens is 12")

@@ -1,0 +1,77 @@
+"""Which Ray cluster a job joins. Whether it answers is asked before Ray does, as that takes five minutes of silence."""
+
+import logging
+import os
+import socket
+import time
+
+from ray._private import services
+
+from batchloom.pipelines.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 10.0  # seconds: a head that is started again is back by then
+CONNECT_SECONDS = 3.0
+
+
+def cluster_to_join() -> str | None:
+    """Return the address of the cluster that RAY_ADDRESS names, or that `ray start` left on this machine; None where a
+    job starts a Ray of its own.
+
+    Where a cluster of this machine is gone, which it says nowhere if it was killed, a job starts its own, with a
+    warning. Raises: ConfigError where nothing answers at another address; ValueError where RAY_ADDRESS is no address.
+    """
+    named = os.environ.get("RAY_ADDRESS")
+    # None looks for RAY_ADDRESS, then for what `ray start` left; its type does not say so.
+    address: str | None = services.canonicalize_bootstrap_address(None)  # type: ignore[arg-type]
+    if address is None or _answers(address):
+        return address
+    if named:
+        raise ConfigError(
+            f"Cannot connect to the Ray cluster that RAY_ADDRESS={named!r} names: nothing answers at {address} within "
+            f"{PATIENCE:g} s. Set it to the address of a running cluster (host:6379), or unset it: the job then runs "
+            "on this machine alone."
+        )
+    if _is_here(_host_and_port(address)[0]):
+        log.warning(
+            "The Ray cluster that was started on this machine, at %s, is gone: the job starts one of its own. `ray "
+            "stop` forgets the old one.",
+            address,
+        )
+        return None
+    raise ConfigError(
+        f"Cannot connect to the Ray cluster that this machine was joined to by `ray start`: nothing answers at "
+        f"{address} within {PATIENCE:g} s. Start it again; or leave it by `ray stop`, and the job runs on this machine "
+        "alone."
+    )
+
+
+def _answers(address: str) -> bool:
+    """Return whether somebody listens at an address before PATIENCE is over."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with socket.create_connection(_host_and_port(address), CONNECT_SECONDS):
+                return True
+        except OSError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.2)
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    """Split host:port, [host]:port or ray://host:port. Raises: ValueError where it is neither."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _is_here(host: str) -> bool:
+    """Return whether a host is this machine."""
+    try:
+        family, kind, *_, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as own:
+            own.bind(place)
+    except OSError:
+        return False
+    return True
