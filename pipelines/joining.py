@@ -1,4 +1,4 @@
-"""Which Ray cluster a job joins. Whether it answers is asked before Ray does, as that takes five minutes of silence."""
+"""Which Ray cluster a job joins. Whether it answers is asked before Ray does, as that waits silently for minutes."""
 
 import logging
 import os

@@ -22,7 +22,7 @@ MOST_TOKENS = 1 << 14
 
 
 @dataclass(frozen=True)
-class Sequences:
+class WholeSequences:
     """Some of the whole sequences."""
 
     lengths: list[int]
@@ -85,7 +85,7 @@ def shared_positions(prefix_lengths: Sequence[int], suffix_lengths: Sequence[Seq
     return torch.cat(ranges)
 
 
-def _parts(prefix_lengths: Sequence[int], suffix_lengths: Sequence[Sequence[int]]) -> Iterator[Sequences]:
+def _parts(prefix_lengths: Sequence[int], suffix_lengths: Sequence[Sequence[int]]) -> Iterator[WholeSequences]:
     """Yield the whole sequences, at most MOST_TOKENS at a time."""
     waiting: list[tuple[int, Tensor, Tensor]] = []
     num_tokens = start = 0
@@ -103,6 +103,6 @@ def _parts(prefix_lengths: Sequence[int], suffix_lengths: Sequence[Sequence[int]
     yield _joined(waiting)
 
 
-def _joined(sequences: Sequence[tuple[int, Tensor, Tensor]]) -> Sequences:
+def _joined(sequences: Sequence[tuple[int, Tensor, Tensor]]) -> WholeSequences:
     lengths, tokens, own = zip(*sequences, strict=True)
-    return Sequences(list(lengths), torch.cat(tokens), torch.cat(own))
+    return WholeSequences(list(lengths), torch.cat(tokens), torch.cat(own))

@@ -32,7 +32,7 @@ class Ticket:
     """What a waiting unit holds: its requests, how many of its buckets are open, and results so far."""
 
     requests: pa.Table
-    questions: "Questions"
+    questions: "RequestTokens"
     num_open: int
     results: list[pa.Table] = field(default_factory=list)
     done: threading.Event = field(default_factory=threading.Event)
@@ -54,7 +54,7 @@ class Ticket:
             self.done.set()
 
 
-class Questions:
+class RequestTokens:
     """What a unit's requests ask, by their numbers. Tokens are arrays until they are asked for: a list takes ten times
     as much, and only a batch's is needed at a time."""
 
@@ -109,7 +109,7 @@ class SinglePassReplica:
 
     def answer(self, unit: Unit, requests: pa.Table) -> pa.Table:  # noqa: ARG002
         """Block until all requests are answered. Raises: whatever broke one of the unit's batches."""
-        questions = Questions(requests)
+        questions = RequestTokens(requests)
         errors = [self._refusal(questions, number) for number in range(len(requests))]
         refused = [number for number, error in enumerate(errors) if error]
         buckets = list(_buckets(requests["bucket"].to_pylist(), errors))
@@ -146,7 +146,9 @@ class SinglePassReplica:
             except BaseException as failure:
                 ticket.fail(failure)
 
-    def _compute(self, numbers: Sequence[int], questions: Questions) -> list[tuple[Sequence[int], Mapping[str, Any]]]:
+    def _compute(
+        self, numbers: Sequence[int], questions: RequestTokens
+    ) -> list[tuple[Sequence[int], Mapping[str, Any]]]:
         """Return requests and the columns of their answers: all at once, or by halves where memory ran out on one.
 
         The single pass halves its batches itself: what comes here is one request that alone is too large. It is tried
@@ -170,7 +172,7 @@ class SinglePassReplica:
         message = f"{len(questions.token_ids(numbers[0]))} tokens do not fit into memory. {advice}"
         return [(numbers, {"error": [vars(RowError("infer", "out_of_memory", message))]})]
 
-    def _ask(self, numbers: Sequence[int], questions: Questions) -> Mapping[str, Any]:
+    def _ask(self, numbers: Sequence[int], questions: RequestTokens) -> Mapping[str, Any]:
         """Return the columns of the answers, with an error where a value is NaN or infinite."""
         from batchloom.models.not_finite import not_finite as message
 
@@ -188,7 +190,7 @@ class SinglePassReplica:
         )
         return {**answers, "error": [error if odd else None for odd in is_odd.tolist()]}
 
-    def _refusal(self, questions: Questions, number: int) -> dict[str, str] | None:
+    def _refusal(self, questions: RequestTokens, number: int) -> dict[str, str] | None:
         from batchloom.models.errors import RequestError
 
         try:

@@ -1,4 +1,4 @@
-"""A cluster that is gone is said at once: Ray takes five minutes, without a word."""
+"""A cluster that is gone is said at once: a job waited more than four minutes, without a word."""
 
 import logging
 import socket
