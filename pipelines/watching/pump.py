@@ -3,12 +3,14 @@
 import ctypes
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
 STOP_SECONDS = 30.0  # to wait for an iterator that is to stop
+ASK_SECONDS = 10.0  # until one that neither ended nor yielded is told again: longer than Ray takes to put away
 ABANDON_SECONDS = 2.0  # and for one that may wait for what is gone
 
 
@@ -23,6 +25,7 @@ class Pump(Generic[Item]):
         """`start` is called on the thread too."""
         self._start = start
         self._stop_seconds = STOP_SECONDS
+        self._is_stopping = False
         self._taken: queue.SimpleQueue[tuple[Item | None, BaseException | None]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="pump", daemon=True)
 
@@ -31,10 +34,14 @@ class Pump(Generic[Item]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._thread.is_alive() and self._thread.ident is not None:
-            # The iterator sleeps between looks at its queue, in Python: there the exception reaches it.
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident), ctypes.py_object(Stopped))
-            self._thread.join(self._stop_seconds)
+        self._is_stopping = True
+        thread = ctypes.c_ulong(self._thread.ident or 0)
+        deadline = time.monotonic() + self._stop_seconds
+        while self._thread.is_alive() and (left := deadline - time.monotonic()) > 0:
+            # The iterator sleeps between looks at its queue, in Python: there the exception reaches it. One that is
+            # raised where Python cannot hand it on, as in the callback of a weak reference, is lost.
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(Stopped))
+            self._thread.join(min(ASK_SECONDS, left))
 
     @property
     def is_running(self) -> bool:
@@ -60,6 +67,8 @@ class Pump(Generic[Item]):
     def _run(self) -> None:
         try:
             for item in self._start():
+                if self._is_stopping:
+                    return
                 self._taken.put((item, None))
             self._taken.put((None, StopIteration()))
         except BaseException as failure:
