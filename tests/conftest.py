@@ -2,17 +2,27 @@
 
 import os
 import random
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+if TYPE_CHECKING:
+    from tests.pretend_gpu import PretendGpu
+
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read as Triton is imported: kernels run on the CPU
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # Ray's file that says which cluster a process joins lies in the temporary folder: tests that run side by side would
+    # join each other's.
+    tempfile.tempdir = os.environ["TMPDIR"] = str(Path(tempfile.gettempdir()) / worker)
+    Path(tempfile.tempdir).mkdir(exist_ok=True)
 
 WORDS = [
     "archive",
@@ -47,6 +57,20 @@ def sentences(num: int, seed: int = 0, longest: int = 40) -> list[str]:
     """Texts of 1 to `longest` words, always the same for a seed."""
     chance = random.Random(seed)
     return [" ".join(chance.choices(WORDS, k=chance.randint(1, longest))).capitalize() + "." for _ in range(num)]
+
+
+@pytest.fixture(scope="session")
+def guard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("guard")
+
+
+@pytest.fixture
+def pretend_gpu(guard_folder: Path) -> Iterator["PretendGpu"]:
+    """A GPU that computes on the CPU and counts what the host waits for."""
+    from tests.pretend_gpu import pretending
+
+    with pretending(guard_folder) as gpu:
+        yield gpu
 
 
 @pytest.fixture(scope="session")

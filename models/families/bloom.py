@@ -21,6 +21,7 @@ from batchloom.models.layers.norm import Norm
 from batchloom.models.layers.packing import lengths_to
 from batchloom.models.layers.positions import alibi_slopes, positions_of
 from batchloom.models.ranks.group import TensorParallel
+from batchloom.models.transfers import queued
 
 BLOOM_TIED = ("word_embeddings.weight", "lm_head.weight")
 
@@ -125,7 +126,7 @@ class BloomModel(DecoderOnlyModel):
 
     @cached_property
     def _slopes_H(self) -> Tensor:
-        return alibi_slopes(self.config.n_head).chunk(self.group.size)[self.group.rank].to(self.device)
+        return queued(alibi_slopes(self.config.n_head).chunk(self.group.size)[self.group.rank], self.device)
 
     @property
     def alibi_slopes(self) -> Tensor:

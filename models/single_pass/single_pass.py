@@ -212,10 +212,8 @@ class SinglePass(StatePasses):
 
         def compute(ids_N: Tensor, lengths: list[int]) -> list[TokenScores]:
             hidden_ND = model.packed_hidden(ids_N, lengths)
-            is_first_N = _first_tokens(ids_N, lengths)
-            # The hidden state before a token predicts it: rows before a first token predict another sequence's.
-            asks_N = ~is_first_N.roll(-1)
-            log_probs = self._log_probs(hidden_ND[asks_N], ids_N[~is_first_N])
+            before_M = to_device(_all_but_last(lengths), ids_N.device)
+            log_probs = self._log_probs(hidden_ND[before_M], ids_N[before_M + 1])
             return [TokenScores(part) for part in log_probs.split([length - 1 for length in lengths])]
 
         return self._run(sequences, compute)
@@ -359,11 +357,10 @@ def _starts(lengths: Sequence[int]) -> list[int]:
     return starts
 
 
-def _first_tokens(ids_N: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Return true at each sequence's first token: bool [N]."""
-    marks_N = torch.zeros_like(ids_N, dtype=torch.bool)
-    marks_N[to_device(_starts(lengths), ids_N.device)] = True
-    return marks_N
+def _all_but_last(lengths: Sequence[int]) -> list[int]:
+    """Return the places of all packed tokens but each sequence's last, which predicts none: 3, 2 -> [0, 1, 3]."""
+    starts = _starts(lengths)
+    return [start + place for start, length in zip(starts, lengths, strict=True) for place in range(length - 1)]
 
 
 def _stack(rows: list[Tensor], width: int) -> Tensor:

@@ -158,6 +158,7 @@ def ask() -> Ask:
         generation: Mapping[str, Any] | None = None,
         compute_once: bool = True,
         changes: Mapping[str, Any] | None = None,
+        device: str = "cpu",
         **input_columns: str | None,
     ) -> pa.Table:
         checkpoint = models.describe(model, task=task, changes=changes)
@@ -175,9 +176,9 @@ def ask() -> Ask:
         errors = pa.nulls(rows.num_rows, pa.struct([(name, pa.string()) for name in ("stage", "kind", "message")]))
         work = Work(unit=unit, rows=rows.append_column("error", errors))
         tokenizer = models.load_tokenizer(model)
-        work = Tokenize(made, model, bucket_tokens(made, 4096, "cpu"), compute_once).prepare(work, tokenizer)
+        work = Tokenize(made, model, bucket_tokens(made, 4096, device), compute_once).prepare(work, tokenizer)
         work = Work.from_batch(work.to_batch())  # as Ray would carry it
-        settings = {"dtype": "float32", "device": "cpu", "num_threads": 1, "max_batch_tokens": 4096, "seed": 0}
+        settings = {"dtype": "float32", "device": device, "num_threads": 1, "max_batch_tokens": 4096, "seed": 0}
         replica = start_replica(task=made, model=checkpoint.pinned, **settings)
         assert work.requests is not None
         work = work.with_results(answer(replica, made, unit, work.requests, tokenizer), replica.activity().measures())
