@@ -132,7 +132,7 @@ class EngineConfig:
     """auto: the checkpoint's on an accelerator, float32 on a CPU. int8, on CPUs alone: linear layers in integers, all
     else in bfloat16; answers differ from the model's, and the manifest says how much."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: an accelerator where a node has one, or one that may come; cpu; cuda."""
+    """auto: an accelerator where a node has one, or one that may come, and CPUs for int8; cpu; cuda."""
     tensor_parallel: int = 1
     """Ranks of a replica: devices that hold one model together, on one node where a node has as many GPUs."""
     gpus_per_replica: float = 1.0
@@ -149,6 +149,11 @@ class EngineConfig:
     """Units whose requests one replica computes together."""
     compute_once: bool = True
     """Compute rows of a unit with equal input columns once. Does not apply to sampling, where rows have own seeds."""
+
+    @property
+    def wanted_device(self) -> Literal["auto", "cpu", "cuda"]:
+        """What `device` means for the dtype: int8 is for CPUs, whatever else nodes have."""
+        return "cpu" if self.device == "auto" and self.dtype == "int8" else self.device
 
 
 @dataclass(frozen=True, kw_only=True)

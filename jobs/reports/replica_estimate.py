@@ -56,7 +56,7 @@ class ReplicaEstimate:
         if not self.plan.generation:
             return found
         found["cache_bytes_a_token"] = footprint.cached_token_bytes
-        if self.plan.config.engine.device == "cpu":
+        if self.plan.config.engine.wanted_device == "cpu":
             return found
         room = footprint.cached_tokens(self.machine)
         rows = min(MOST_ROWS, room // self.num_tokens)
@@ -89,7 +89,7 @@ class ReplicaEstimate:
         """Return the dtype of a replica; of one that is on a GPU or not, both."""
         engine, dtype = self.plan.config.engine, self.plan.footprint.dtype
         on_cpus = self.plan.dtype_on("cpu")
-        return dtype if engine.device != "auto" or dtype == on_cpus else f"{dtype} ({on_cpus} on CPUs)"
+        return dtype if engine.wanted_device != "auto" or dtype == on_cpus else f"{dtype} ({on_cpus} on CPUs)"
 
     def _step(self, values: dict[str, Any]) -> str:
         if not values["num_sequences"]:

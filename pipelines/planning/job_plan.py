@@ -154,7 +154,7 @@ class JobPlan:
             config=self.checkpoint.config,
             architecture=self.task.architecture,
             num_ranks=engine.tensor_parallel,
-            dtype=self.dtype_on(engine.device),
+            dtype=self.dtype_on(engine.wanted_device),
         )
 
     def dtype_on(self, device: str) -> str:

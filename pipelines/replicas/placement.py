@@ -171,7 +171,9 @@ def place(engine: EngineConfig, cluster: Cluster) -> Placement:
     Raises: ConfigError, with what is there, where the fewest replicas that the job asks for can never find room.
     """
     most_gpus = max(map(_gpus, cluster.kinds_of_nodes), default=0)
-    device = ("cuda" if most_gpus else "cpu") if engine.device == "auto" else engine.device
+    device = engine.wanted_device
+    if device == "auto":
+        device = "cuda" if most_gpus else "cpu"
     holds_gpus = device != "cpu" or engine.reserve_gpus
     placement = Placement(
         device=device,

@@ -32,6 +32,7 @@ def scaled(*nodes, kinds) -> Cluster:
         (engine(), closed(*GPUS), "cuda", 1),
         (engine(), closed({"CPU": 4}), "cpu", 0),
         (engine(device="cpu"), closed(*GPUS), "cpu", 0),
+        (engine(dtype="int8"), closed(*GPUS), "cpu", 0),  # which is for CPUs alone
         (engine(), Cluster([{"CPU": 4}]), "cpu", 0),  # nobody knows of GPUs
         (engine(device="cuda"), Cluster([{"CPU": 4}]), "cuda", 1),  # they may come
         (engine(), scaled({"CPU": 4}, kinds=[({"CPU": 8, "GPU": 1}, 2)]), "cuda", 1),  # none is up yet
