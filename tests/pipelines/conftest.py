@@ -7,16 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchloom.pipelines.config import EngineConfig, InputConfig, JobConfig, LimitsConfig, OutputConfig, ReplicasConfig
+from tests.local_ray import local_ray
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray for all jobs of this folder: a start takes seconds, and a job takes a running one as it is."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    with local_ray():
+        yield
 
 
 @pytest.fixture

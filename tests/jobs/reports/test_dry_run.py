@@ -15,6 +15,7 @@ from batchloom.jobs.reports.assumption import Assumption
 from batchloom.models import MACHINES
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.stores import permission
+from tests.local_ray import local_ray
 
 Run = Callable[..., Any]
 MakeJob = Callable[..., Path]
@@ -61,17 +62,16 @@ def test_a_sample_of_some_rows_says_how_far_off_it_may_be(
 
 
 @pytest.fixture
-def local_ray() -> Iterator[None]:
+def ray_of_this_process() -> Iterator[None]:
     """A Ray of this process: one that tests before have left, or one for two probes."""
     if ray.is_initialized():
         yield
         return
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    with local_ray():
+        yield
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_of_this_process")
 def test_a_probe_computes_rows_as_a_run_does_and_writes_nothing(batchloom: Run, finished: Any, tmp_path: Path) -> None:
     """The rows are those of the finished job, so their tokens are, and its errors."""
     options = ("plan", finished.job, "--output", tmp_path, "--probe", "--price-per-hour", "36")
