@@ -28,39 +28,59 @@ class Machine:
     """Bytes a second from storage to all ranks of a replica together."""
 
 
-PCIE_4, PCIE_5 = 32e9, 64e9  # bytes a second, each way, of 16 lanes
+PCIE_3, PCIE_4, PCIE_5 = 16e9, 32e9, 64e9  # bytes a second, each way, of 16 lanes
+
+
+def _gpu(name: str, gigabytes: int, bandwidth: float, half: float, single: float, link: float) -> Machine:
+    """`half`, `single`: TFLOP/s in tensor cores and in float32; `bandwidth`, `link`: bytes a second."""
+    return Machine(
+        name=f"NVIDIA {name}", memory=gigabytes * 1e9, bandwidth=bandwidth, half_flops=half * 1e12,
+        float_flops=single * 1e12, link=link,
+    )  # fmt: skip
+
+
 MACHINES = {
     "h100": Machine(),
-    "h100-pcie": Machine(name="NVIDIA H100 PCIe", bandwidth=2.0e12, half_flops=756e12, float_flops=51e12, link=PCIE_5),
-    "h200": Machine(name="NVIDIA H200 SXM", memory=141e9, bandwidth=4.8e12),
-    "a100": Machine(
-        name="NVIDIA A100 SXM 80 GB", bandwidth=2.039e12, half_flops=312e12, float_flops=19.5e12, link=300e9
-    ),
-    "a100-40": Machine(
-        name="NVIDIA A100 40 GB", memory=40e9, bandwidth=1.555e12, half_flops=312e12, float_flops=19.5e12, link=300e9
-    ),
-    "l40s": Machine(
-        name="NVIDIA L40S", memory=48e9, bandwidth=864e9, half_flops=362e12, float_flops=91.6e12, link=PCIE_4
-    ),
-    "l4": Machine(name="NVIDIA L4", memory=24e9, bandwidth=300e9, half_flops=121e12, float_flops=30.3e12, link=PCIE_4),
-    "a10g": Machine(name="NVIDIA A10G", memory=24e9, bandwidth=600e9, half_flops=70e12, float_flops=35e12, link=PCIE_4),
-    "v100": Machine(
-        name="NVIDIA V100 SXM2 16 GB", memory=16e9, bandwidth=900e9, half_flops=125e12, float_flops=15.7e12, link=150e9
-    ),
-    "t4": Machine(name="NVIDIA T4", memory=16e9, bandwidth=320e9, half_flops=65e12, float_flops=8.1e12, link=16e9),
+    "h100-pcie": _gpu("H100 PCIe", 80, 2.0e12, 756, 51, PCIE_5),
+    "h100-nvl": _gpu("H100 NVL", 94, 3.9e12, 835, 60, 300e9),
+    "h200": _gpu("H200 SXM", 141, 4.8e12, 989, 67, 450e9),
+    "h200-nvl": _gpu("H200 NVL", 141, 4.8e12, 835, 60, 450e9),
+    "a100": _gpu("A100 SXM 80 GB", 80, 2.039e12, 312, 19.5, 300e9),
+    "a100-40": _gpu("A100 SXM 40 GB", 40, 1.555e12, 312, 19.5, 300e9),
+    "a100-pcie": _gpu("A100 PCIe 80 GB", 80, 1.935e12, 312, 19.5, PCIE_4),
+    "a100-40-pcie": _gpu("A100 PCIe 40 GB", 40, 1.555e12, 312, 19.5, PCIE_4),
+    "l40s": _gpu("L40S", 48, 864e9, 362, 91.6, PCIE_4),
+    "l4": _gpu("L4", 24, 300e9, 121, 30.3, PCIE_4),
+    "a10": _gpu("A10", 24, 600e9, 125, 31.2, PCIE_4),
+    "a10g": _gpu("A10G", 24, 600e9, 70, 35, PCIE_4),
+    "v100": _gpu("V100 SXM2 16 GB", 16, 900e9, 125, 15.7, 150e9),
+    "v100-32": _gpu("V100 SXM2 32 GB", 32, 900e9, 125, 15.7, 150e9),
+    "v100-pcie": _gpu("V100 PCIe 16 GB", 16, 900e9, 112, 14, PCIE_3),
+    "v100-32-pcie": _gpu("V100 PCIe 32 GB", 32, 900e9, 112, 14, PCIE_3),
+    "t4": _gpu("T4", 16, 320e9, 65, 8.1, PCIE_3),
 }
-"""By a short name: peak figures of the makers' data sheets, dense, of float16 or bfloat16 in tensor cores."""
+"""By a short name: peak figures of NVIDIA's data sheets ("... Tensor Core GPU Datasheet" of each; A10G: of the AWS
+variant), dense, in tensor cores: data sheets since the A100 print twice that, for sparse weights. V100 and T4 have
+float16 there and no bfloat16. Link: NVLink, or PCIe where a card has none or a bridge that is bought apart."""
 
 # What drivers call them; the first that fits.
 _DRIVERS_NAMES = (
+    ("h200 nvl", "h200-nvl"),
     ("h200", "h200"),
     ("h100.*pcie", "h100-pcie"),
+    ("h100 nvl", "h100-nvl"),
     ("h100", "h100"),
+    ("a100 80gb pcie", "a100-pcie"),
+    ("a100-pcie", "a100-40-pcie"),
     ("a100.*80", "a100"),
     ("a100", "a100-40"),
     ("l40s", "l40s"),
     (r"l4\b", "l4"),
+    (r"a10\b", "a10"),
     ("a10g", "a10g"),
+    ("v100-pcie-32", "v100-32-pcie"),
+    ("v100-pcie", "v100-pcie"),
+    ("v100.*32", "v100-32"),
     ("v100", "v100"),
     (r"t4\b", "t4"),
 )

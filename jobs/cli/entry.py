@@ -1,6 +1,7 @@
 """The `batchloom` command: its commands, and how its process ends. Commands print through Output only."""
 
 import atexit
+import gc
 import io
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from batchloom.jobs.cli import authoring, clusters, outputs, running
 from batchloom.jobs.cli.options import BareKinds
 
 # Ray, torch, pyarrow and pydantic take seconds to import. Each command imports what it needs, so --help is fast.
+GARBAGE = 50_000  # new objects between two looks for cycles; Python's 700 cost a short command a tenth of its time
+
 app = typer.Typer(
     name="batchloom",
     help="Batch inference for BART, BLOOM and Blenderbot over Parquet: one job file, from a laptop to a cluster.",
@@ -53,6 +56,7 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the command line, and end the process with one of ExitCode."""
+    gc.set_threshold(GARBAGE)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # LANG=C has no é

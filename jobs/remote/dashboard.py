@@ -9,7 +9,11 @@ from urllib.parse import urlsplit
 from batchloom.pipelines.errors import ConfigError, JobError
 
 PORT = 8265
-TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")  # they log uploads and sockets
+TALKATIVE = (  # they log uploads and sockets
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 
 
 def url_of(address: str) -> str:
@@ -59,5 +63,5 @@ def clear_errors(address: str) -> Iterator[None]:
         ) from error
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: the dashboard's answer is an error
         raise JobError(
-            f"The Ray dashboard at {address} did not do as asked: {type(error).__name__}: {error}"
+            f"The Ray dashboard at {address} did not do as asked: {str(error).rstrip('.')}."
         ) from error

@@ -10,7 +10,7 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,13 +22,15 @@ from batchloom.jobs.remote.ray_job import RayJob
 from batchloom.models.patience import Patience
 from batchloom.models.redaction import redacted
 from batchloom.pipelines.config import JobConfig
-from batchloom.pipelines.errors import ConfigError, StoreError
+from batchloom.pipelines.errors import ConfigError, JobError, StoreError
 from batchloom.pipelines.stores import storage
 from batchloom.pipelines.tables.choice import kinds_of_tables
 
 log = logging.getLogger(__name__)
 
 LOOKING = Patience(seconds=10.0)  # somebody waits for the job to be submitted
+READY_SECONDS = 60.0  # for a cluster that was started a moment ago
+NOT_READY = "No available agent"  # Ray's dashboard, where it cannot start a job yet
 ENTRY_POINT = "python -m batchloom run job.yaml"
 
 
@@ -66,15 +68,34 @@ def submit(config: JobConfig, address: str, deployment: Deployment) -> RayJob:
             urls = [config.model, *config.input.paths, config.output.path]
             environment["pip"] = {"packages": shipping.requirements(urls, _tables(config)), "pip_check": False}
             environment["py_modules"] = [str(shipping.write_wheel(Path(folder)))]
-        started = client.submit_job(
-            entrypoint=ENTRY_POINT,
-            submission_id=_id(config.output.path),
-            runtime_env=environment,
-            metadata=_metadata(config),
-            entrypoint_num_cpus=deployment.num_cpus,
-            entrypoint_memory=deployment.memory,
+        started = _when_ready(
+            lambda: client.submit_job(
+                entrypoint=ENTRY_POINT,
+                submission_id=_id(config.output.path),
+                runtime_env=environment,
+                metadata=_metadata(config),
+                entrypoint_num_cpus=deployment.num_cpus,
+                entrypoint_memory=deployment.memory,
+            )
         )
     return RayJob(started, address, client)
+
+
+def _when_ready(submit: Callable[[], str], seconds: float = READY_SECONDS) -> str:
+    """Submit a job, once more where the cluster is too young: its dashboard answers before it can start jobs."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return submit()
+        except RuntimeError as error:
+            if NOT_READY not in str(error):
+                raise
+            if time.monotonic() > until:
+                raise JobError(
+                    f"The cluster cannot start jobs: for {seconds:.0f} s no agent was ready on its head. It may have "
+                    "started a moment ago, or have too little memory or CPU: see dashboard_agent.log there."
+                ) from error
+            time.sleep(READY_SECONDS / 30)
 
 
 def variables_of(names: Sequence[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchloom import pipelines
 from batchloom.jobs.reports import expectation, wording
@@ -15,14 +15,16 @@ from batchloom.jobs.reports.assumption import Assumption
 from batchloom.jobs.reports.replica_estimate import ReplicaEstimate
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.errors import OutputError
-from batchloom.pipelines.forecasting.forecast import Forecast
-from batchloom.pipelines.forecasting.rehearsal import Rehearsal
-from batchloom.pipelines.forecasting.sample import Sample
 from batchloom.pipelines.ledger import ledger, ownership
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.ledger.resume import Done
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.stores.permission import check_writable
+
+if TYPE_CHECKING:
+    from batchloom.pipelines.forecasting.forecast import Forecast
+    from batchloom.pipelines.forecasting.rehearsal import Rehearsal
+    from batchloom.pipelines.forecasting.sample import Sample
 
 SAMPLED_ROWS = 5000  # where a probe is asked for, and nobody says how many
 
@@ -50,9 +52,9 @@ class DryRun:
     """What is there of the job; None where `run` would refuse the output."""
     unwritable: OutputError | None = None
     """Why a run could not write what is left."""
-    forecast: Forecast | None = None
+    forecast: "Forecast | None" = None
     """None where no rows were to be read."""
-    rehearsal: Rehearsal | None = None
+    rehearsal: "Rehearsal | None" = None
     price: float | None = None
 
     @staticmethod
@@ -67,13 +69,16 @@ class DryRun:
         dry_run = replace(dry_run, unwritable=dry_run._unwritable())
         if not looks.num_sampled and not looks.is_probed:
             return dry_run
+        from batchloom.pipelines.forecasting.forecast import Forecast
+        from batchloom.pipelines.forecasting.sample import Sample
+
         dry_run.refuse()  # before anything takes minutes
         sample = Sample.of(plan, looks.num_sampled or SAMPLED_ROWS)
         forecast = Forecast.of(plan, sample)
         rehearsal = dry_run._rehearsed(sample, forecast) if looks.is_probed else None
         return replace(dry_run, forecast=forecast, rehearsal=rehearsal)
 
-    def _rehearsed(self, sample: Sample, forecast: Forecast) -> Rehearsal:
+    def _rehearsed(self, sample: "Sample", forecast: "Forecast") -> "Rehearsal":
         from batchloom.pipelines.forecasting.rehearsing import rehearse
 
         num_units, num_rows = self._left

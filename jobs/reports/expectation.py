@@ -1,17 +1,20 @@
 """What a forecast and a rehearsal say, for people: tokens, errors, speed, hours, money."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchloom.jobs.reports import wording
-from batchloom.pipelines.forecasting.expected import Expected
-from batchloom.pipelines.forecasting.forecast import Forecast
-from batchloom.pipelines.forecasting.rehearsal import Rehearsal
+
+# A plan on paper makes no forecast, and does not wait for what could.
+if TYPE_CHECKING:
+    from batchloom.pipelines.forecasting.expected import Expected
+    from batchloom.pipelines.forecasting.forecast import Forecast
+    from batchloom.pipelines.forecasting.rehearsal import Rehearsal
 
 REPLICAS = (1, 4, 16)
 
 
-def forecast_words(forecast: Forecast, rehearsal: Rehearsal | None) -> dict[str, str]:
+def forecast_words(forecast: "Forecast", rehearsal: "Rehearsal | None") -> dict[str, str]:
     """Say what the rows that were looked at make for all of them."""
     looked_at = forecast.num_looked_at
     tokens = [f"{_about(forecast.input_tokens)} in, of which the model is asked {_about(forecast.asked_tokens, False)}"]
@@ -31,12 +34,12 @@ def forecast_words(forecast: Forecast, rehearsal: Rehearsal | None) -> dict[str,
     return told
 
 
-def _added(forecast: Forecast, rehearsal: Rehearsal) -> dict[str, Expected]:
+def _added(forecast: "Forecast", rehearsal: "Rehearsal") -> "dict[str, Expected]":
     """Return the errors that the sample did not show: those of the model and of answers."""
     return {kind: rows for kind, rows in rehearsal.errors.items() if kind not in forecast.errors}
 
 
-def rehearsal_words(forecast: Forecast, rehearsal: Rehearsal, price: float | None) -> dict[str, str]:
+def rehearsal_words(forecast: "Forecast", rehearsal: "Rehearsal", price: float | None) -> dict[str, str]:
     """Say how fast a replica was, and how long all rows take; `price`: of an hour of one replica."""
     rows = wording.plural(rehearsal.num_rows, "row")
     rate = rehearsal.all_rows / rehearsal.compute_seconds(1) if rehearsal.all_rows else 0.0
@@ -58,24 +61,24 @@ def rehearsal_words(forecast: Forecast, rehearsal: Rehearsal, price: float | Non
     return told
 
 
-def rehearsal_values(rehearsal: Rehearsal, price: float | None) -> dict[str, Any]:
+def rehearsal_values(rehearsal: "Rehearsal", price: float | None) -> dict[str, Any]:
     """Return the same for machines; seconds and money by the number of replicas."""
     seconds = {str(number): rehearsal.total_seconds(number) for number in REPLICAS}
     money = {name: _money(rehearsal, int(name), price) for name in seconds} if price is not None else None
     return {**asdict(rehearsal), "seconds_a_row": rehearsal.seconds_a_row, "seconds": seconds, "money": money}
 
 
-def _duration(rehearsal: Rehearsal, num_replicas: int, price: float | None) -> str:
+def _duration(rehearsal: "Rehearsal", num_replicas: int, price: float | None) -> str:
     told = f"{wording.duration(rehearsal.total_seconds(num_replicas))} with {wording.plural(num_replicas, 'replica')}"
     if (used := min(num_replicas, rehearsal.num_units)) < num_replicas:
         told += f", of which {used} have units"
     return told if price is None else f"{told}, for {_money(rehearsal, num_replicas, price):,.2f}"
 
 
-def _money(rehearsal: Rehearsal, num_replicas: int, price: float) -> float:
+def _money(rehearsal: "Rehearsal", num_replicas: int, price: float) -> float:
     return rehearsal.total_seconds(num_replicas) / 3600 * num_replicas * price
 
 
-def _about(expected: Expected, with_margin: bool = True) -> str:
+def _about(expected: "Expected", with_margin: bool = True) -> str:
     margin = f" (±{expected.margin:.1%})" if with_margin and expected.standard_error else ""
     return f"{'about ' if expected.standard_error else ''}{round(expected.total):,}{margin}"

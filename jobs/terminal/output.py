@@ -42,6 +42,7 @@ class Output:
         self._stdout = sys.stdout
         self._out = VisibleConsole()
         self._err = VisibleConsole(stderr=True)
+        self._is_log = False
 
     @cached_property
     def _progress(self) -> "Progress":
@@ -94,6 +95,10 @@ class Output:
         """Print a note to stderr."""
         self._err.say(Text(redacted(text), "dim"))
 
+    def warn(self, text: str) -> None:
+        """Print a warning of ours: as a note, and with the time where all that a running job says has it."""
+        self.note(f"{_now()}  {text}" if self._is_log else text)
+
     def relay(self, text: str) -> None:
         """Print another program's output to stderr."""
         self._err.print(redacted(text), end="", soft_wrap=True)
@@ -138,6 +143,7 @@ class Output:
                 with Live(LiveLine(progress), console=console, refresh_per_second=8, transient=True):
                     yield lambda event: _show(console, progress, event)
             else:
+                self._is_log = True
                 yield PlainLines(progress, lambda text: console.print(f"{_now()}  {text}", soft_wrap=True))
 
     def finished(self, manifest: "Manifest", path: str) -> None:
@@ -195,7 +201,7 @@ class _Notes(logging.Handler):
         self._output = output
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._output.note(record.getMessage())
+        self._output.warn(record.getMessage())
 
 
 def _show(console: Console, progress: "Progress", event: "Event") -> None:

@@ -22,7 +22,9 @@ def waiting(event: Waiting) -> str:
     words += [f"{_replica(replica)}." for replica in busy[:MAX_NAMED]]
     if len(busy) > MAX_NAMED:
         words.append(f"{len(busy) - MAX_NAMED} more replicas are at work.")
-    if not busy:
+    if not event.replicas:
+        words.append("No replica is there yet: Ray starts its process, and first its environment where code is shipped.")
+    elif not busy:
         words.append("No replica computes: input is read or tokenized, or parts are written.")
     words.append(
         f"{len(alive)} of {event.num_replicas:,} replicas alive"

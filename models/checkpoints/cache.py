@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import fsspec
-from filelock import FileLock
 
 from batchloom.models.checkpoints.asking import ask
 from batchloom.models.errors import CheckpointError
@@ -56,6 +55,8 @@ def fetch_once(
     `versions`: what changes with the files' contents. Processes that start together wait for the first one, and none
     sees a partial copy. Raises: CheckpointError where a file cannot be fetched, or is not what the listing says.
     """
+    from filelock import FileLock  # takes asyncio along, and models in local folders need no cache
+
     folder = _home() / f"{_digest(uri)}-{_digest(versions)}"
     if (cached := _checked(folder)) is not None:
         return cached

@@ -38,6 +38,7 @@ from batchloom.pipelines.stages.write import Write, from_outcome
 from batchloom.pipelines.stores.storage import Store
 from batchloom.pipelines.telemetry.exporter import JobExporter
 from batchloom.pipelines.telemetry.metrics_table import Labels
+from batchloom.pipelines.watching.environment import unready
 from batchloom.pipelines.watching.pace import Pace
 from batchloom.pipelines.watching.pump import Pump
 from batchloom.pipelines.watching.ray_servers import RayServers, loss_of
@@ -280,7 +281,9 @@ def translated_errors() -> Iterator[None]:
         known = next((e for e in ours if isinstance(e, PipelineError | ModelError)), None)
         if known is not None:
             raise type(known)(str(known).partition(RAYS_ADVICE)[0]) from error
-        innermost = list(_causes(error))[-1]
+        if any(isinstance(one, ray.exceptions.RuntimeEnvSetupError) for one in _causes(error)):
+            raise JobError(f"{unready(str(error))}\n{KEPT}") from error
+        innermost = [one for one in _causes(error) if str(one)][-1]  # Ray Data's SystemException has no words
         raise JobError(f"{type(innermost).__name__}: {innermost}\n{KEPT}") from error
 
 

@@ -20,6 +20,7 @@ from batchloom.pipelines.config import LimitsConfig
 from batchloom.pipelines.metrics import ReplicaEnded, Replicas, ReplicaSight, Waiting
 from batchloom.pipelines.replicas.placement import Node, Placement, one_of
 from batchloom.pipelines.telemetry.usage import ReplicaUsage, Usage
+from batchloom.pipelines.watching.environment import unready
 from batchloom.pipelines.watching.ray_servers import RayServers, Silence, loss_of
 from batchloom.pipelines.watching.room_wait import RoomWait
 from batchloom.pipelines.watching.roster import REPORT_SECONDS, Process, Roster, Sight, started_at
@@ -33,6 +34,7 @@ STALL_SECONDS = 900.0  # at least, without a step: the longest steps that were s
 STALL_PAUSES = 20  # times the longest pause between two steps of the same replica
 SILENT_SECONDS = 180.0  # without a report of a thread that does nothing else
 AGAIN_SECONDS = 60.0  # a replica that was to end and did not is ended again
+REPEAT_SECONDS = 60.0  # trouble that stays is told so often
 HEARD_SECONDS = 5 * REPORT_SECONDS  # a replica that reported since then is alive
 MOST_TOLD = 16  # replicas whose times are told one by one
 
@@ -51,6 +53,9 @@ class Watchdog:
         self._nodes = self._look_at_nodes()
         self._looked_at = time.monotonic()
         self._silences: list[Silence] = []
+        self._loss: str | None = None
+        self._told = ("", float("-inf"))
+        """The last trouble of looking, and when it was told."""
         self._ended_at: dict[Process, float] = {}
         self._ended: list[ReplicaEnded] = []
         self._changing = threading.Lock()
@@ -72,9 +77,9 @@ class Watchdog:
     # ------------------------------------------------------------------------------------- what the driver asks for
 
     def loss(self) -> str | None:
-        """Return why the job cannot go on, where Ray is gone."""
+        """Return why the job cannot go on, where Ray is gone, or cannot start what the job asks of it."""
         with self._changing:
-            return loss_of(self._silences)
+            return self._loss or loss_of(self._silences)
 
     def begins_to_wait(self) -> bool:
         """Return whether no node holds a replica, the first time that this is asked since."""
@@ -155,9 +160,19 @@ class Watchdog:
         while not self._over.wait(LOOK_SECONDS):
             try:
                 self._look()
+            except ray.exceptions.RuntimeEnvSetupError as error:  # of the roster: Ray does not try again
+                with self._changing:
+                    self._loss = unready(str(error))
+                return
             except Exception as error:  # a thread that ends of one look would leave the job without a watchdog
-                if not self._over.is_set():
-                    log.warning("the watchdog could not look after replicas: %s: %s", type(error).__name__, error)
+                self._tell(f"the watchdog could not look after replicas: {type(error).__name__}: {error}")
+
+    def _tell(self, trouble: str) -> None:
+        told, told_at = self._told
+        is_news = trouble != told or time.monotonic() - told_at > REPEAT_SECONDS
+        if is_news and not self._over.is_set():
+            self._told = (trouble, time.monotonic())
+            log.warning("%s", trouble)
 
     def _look(self) -> None:
         silences = self._servers.silences()
