@@ -11,6 +11,8 @@ from batchloom.jobs.cli.command import command
 from batchloom.jobs.cli.given import load
 from batchloom.jobs.cli.options import Address, Json, RayJobId, Sets
 
+NO_BATCHLOOM = "No module named batchloom"  # Python's own words
+
 if TYPE_CHECKING:
     from batchloom.jobs.remote.ray_job import RayJob
     from batchloom.jobs.terminal.output import Output
@@ -49,6 +51,8 @@ def submit(
         output.result({"event": "submitted", "job": started.id, "address": started.address})
         output.say(f"Submitted {started.id}")
         if wait:
+            if ship:
+                output.note("Nodes install batchloom and its packages first, where they have not yet: a minute or two.")
             _follow(started, output)
         where = f"{started.id} --address {started.address}"
         output.say(f"Follow it: batchloom attach {where}", f"Stop it:   batchloom stop {where}")
@@ -100,8 +104,17 @@ def _ray_job(job: str, address: str) -> "RayJob":
 
 
 def _follow(job: "RayJob", output: "Output") -> NoReturn:
+    has_no_batchloom = False
+
+    def relay(text: str) -> None:
+        nonlocal has_no_batchloom
+        has_no_batchloom |= NO_BATCHLOOM in text
+        output.relay(text)
+
     with _still_running(job):
-        code = job.follow(output.relay)
+        code = job.follow(relay)
+    if code and has_no_batchloom:
+        output.note("The cluster's nodes have no batchloom: submit with --ship, or let them run an image that has it.")
     output.result({"event": "ended", "job": job.id, "exit_code": int(code), "meaning": code.meaning})
     output.say(f"{job.id} ended with exit code {int(code)}: {code.meaning}")
     raise typer.Exit(code)

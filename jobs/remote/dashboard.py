@@ -17,13 +17,18 @@ TALKATIVE = (  # they log uploads and sockets
 
 
 def url_of(address: str) -> str:
-    """Return the dashboard's URL: `head` is http://head:8265. Other schemes stay. Raises: ConfigError."""
+    """Return the dashboard's URL: `head` is http://head:8265. Raises: ConfigError."""
     url = address if "://" in address else f"http://{address}"
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
         raise ConfigError(f"--address {address}: {error}. Write the dashboard's host and port, head:{PORT}.") from error
+    if parts.scheme not in ("http", "https"):
+        raise ConfigError(
+            f"--address {address}: jobs go to the cluster's dashboard, by http or https. Write "
+            f"{parts.hostname or 'head'}:{PORT}, or the port that its head was given as --dashboard-port."
+        )
     if not parts.hostname:
         raise ConfigError(f"--address {address}: it names no host. Write the dashboard's host and port, head:{PORT}.")
     return url if port or parts.scheme != "http" else f"http://{parts.netloc}:{PORT}{parts.path}"
@@ -62,6 +67,4 @@ def clear_errors(address: str) -> Iterator[None]:
             f"http://<head node>:{PORT}, and see that this machine can reach it."
         ) from error
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: the dashboard's answer is an error
-        raise JobError(
-            f"The Ray dashboard at {address} did not do as asked: {str(error).rstrip('.')}."
-        ) from error
+        raise JobError(f"The Ray dashboard at {address} did not do as asked: {str(error).rstrip('.')}.") from error

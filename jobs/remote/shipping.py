@@ -26,6 +26,8 @@ def write_wheel(folder: Path) -> Path:
     """Write a wheel of the batchloom that runs here, installed or a checkout, and return its path.
 
     It names no requirements: Ray installs such a wheel into a folder of its own with all that it requires, torch again.
+    Its build tag is made of its content: a cluster keeps what has once come under a name, and would run the code of
+    before.
     """
     own_version = version("batchloom")
     name = f"batchloom-{own_version}"
@@ -37,10 +39,13 @@ def write_wheel(folder: Path) -> Path:
     }
     record = f"{name}.dist-info/RECORD"
     lines = [f"{path},sha256={_hash(content)},{len(content)}" for path, content in files.items()]
-    path = folder / f"{name}-py3-none-any.whl"
+    listed = "\n".join([*lines, f"{record},,", ""]).encode()
+    path = (
+        folder / f"{name}-0{hashlib.sha256(listed).hexdigest()[:16]}-py3-none-any.whl"
+    )  # a build tag begins with a digit
     with zipfile.ZipFile(path, "w") as wheel:
-        for name, content in {**files, record: "\n".join([*lines, f"{record},,", ""]).encode()}.items():
-            # without a time, so that equal code is an equal upload
+        for name, content in {**files, record: listed}.items():
+            # without a time: equal code is an equal file
             wheel.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
     return path
 

@@ -95,7 +95,7 @@ def _when_ready(submit: Callable[[], str], seconds: float = READY_SECONDS) -> st
                     f"The cluster cannot start jobs: for {seconds:.0f} s no agent was ready on its head. It may have "
                     "started a moment ago, or have too little memory or CPU: see dashboard_agent.log there."
                 ) from error
-            time.sleep(READY_SECONDS / 30)
+            time.sleep(seconds / 30)
 
 
 def variables_of(names: Sequence[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ is a line of JSON on stdout, and text goes to stderr only. rich respects NO_COLO
 """
 
 import logging
+import re
 import sys
 import textwrap
 import time
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from batchloom.pipelines.metrics import Event
     from batchloom.pipelines.watching.progress import Progress
 
+OTHERS_TIME = re.compile(r"\s|\[?\d{4}-\d\d-\d\d ")
 MIN_ROOM = 16  # characters beside names: where there are fewer, lines break below them
 
 
@@ -96,8 +98,13 @@ class Output:
         self._err.say(Text(redacted(text), "dim"))
 
     def warn(self, text: str) -> None:
-        """Print a warning of ours: as a note, and with the time where all that a running job says has it."""
-        self.note(f"{_now()}  {text}" if self._is_log else text)
+        """Print a warning of ours."""
+        self.note(self._timed(text))
+
+    def _timed(self, line: str) -> str:
+        """Return a line as a log has it, where everything that a running job says carries the time. Others' lines may
+        have one of their own, or belong to the line before."""
+        return f"{_now()}  {line}" if self._is_log and not OTHERS_TIME.match(line) else line
 
     def relay(self, text: str) -> None:
         """Print another program's output to stderr."""
@@ -122,7 +129,7 @@ class Output:
     @contextmanager
     def relaying(self) -> Iterator[Console]:
         """Print what native code writes to stderr meanwhile, without what Ray only informs of. Yield the console."""
-        with caught(lambda line: console.print(redacted(line), soft_wrap=True)) as stderr:
+        with caught(lambda line: console.print(redacted(self._timed(line)), soft_wrap=True)) as stderr:
             console = VisibleConsole(file=stderr)
             yield console
 

@@ -23,13 +23,13 @@ def waiting(event: Waiting) -> str:
     if len(busy) > MAX_NAMED:
         words.append(f"{len(busy) - MAX_NAMED} more replicas are at work.")
     if not event.replicas:
-        words.append("No replica is there yet: Ray starts its process, and first its environment where code is shipped.")
+        words.append("No replica is there yet: Ray starts its process, and before it the environment of shipped code.")
     elif not busy:
         words.append("No replica computes: input is read or tokenized, or parts are written.")
-    words.append(
-        f"{len(alive)} of {event.num_replicas:,} replicas alive"
-        f"{f', {missing} pending or starting again' if missing > 0 else ''}."
-    )
+    if missing > 0:
+        words.append(f"{len(alive)} of {event.num_replicas:,} replicas alive, {missing} pending or starting again.")
+    else:
+        words.append(f"{wording.plural(len(alive), 'replica')} alive.")
     words += _sentences(event.lacking)
     return " ".join(words)
 

@@ -1,7 +1,8 @@
 """Capture what native code writes to file descriptor 2, past sys.stderr: it would break the live line in two.
 
-Ray's C++ core logs there in every process that connects. Its lines of level I (info) are dropped; all others are passed
-on, to be printed above the live line.
+Ray's C++ core logs there in every process that connects. Its lines of level I (info) are dropped, also where it quotes
+them after a node's death, with its counts of objects; all others are passed on, without Ray's colours, to be printed
+above the live line.
 """
 
 import os
@@ -13,7 +14,8 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 STDERR = 2
-RAY_INFORMS = re.compile(r"\[\d{4}-\d\d-\d\d [\d:,]+ I \d+ \d+\] ")
+RAY_INFORMS = re.compile(r"\s*(\[\d{4}-\d\d-\d\d [\d:,]+ I \d+ \d+\] |- (objects|bytes) [a-z ]+: \d+$|$)")
+COLOURS = re.compile(r"\x1b\[[\d;]*m")
 LAST_LINES_SECONDS = 0.5  # to wait for the pipe's end: a child process that inherited it may never close it
 
 
@@ -41,9 +43,10 @@ def caught(tell: Callable[[str], None]) -> Iterator[TextIO]:
 def _hand_on(source: int, tell: Callable[[str], None]) -> None:
     with open(source, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            if not RAY_INFORMS.match(line):
+            text = COLOURS.sub("", line.rstrip("\n"))
+            if not RAY_INFORMS.match(text):
                 with suppress(ValueError):  # the real stderr is closed: this line came after LAST_LINES_SECONDS
-                    tell(line.rstrip("\n"))
+                    tell(text)
 
 
 def _is_stderr(file: TextIO) -> bool:

@@ -55,7 +55,9 @@ class Pulse:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self.end(f"{kind.__name__}: {error}" if str(error) else kind.__name__)
+            is_sentence = isinstance(error, KeyboardInterrupt)  # "Stopped: ..." of a signal
+            named = [] if is_sentence and str(error) else [kind.__name__]
+            self.end(": ".join([*named, *filter(None, [str(error)])]))
         self._lock.release()
 
     def __call__(self, event: Event) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from urllib.parse import quote
 
 from batchloom.models.redaction import redacted
 
@@ -10,16 +11,18 @@ OF_EACH = ("job_name", "output")
 
 @dataclass(frozen=True)
 class Labels:
-    """What each metric of a job has as labels."""
+    """What each metric of a job has as labels, in ASCII: Ray's metrics raise for anything else."""
 
     job_name: str
     """The last folder of the output."""
     output: str
-    """Its URL, without credentials."""
+    """Its URL, without credentials; letters beyond ASCII as %C3%A9."""
 
     @staticmethod
     def of(output: str) -> "Labels":
-        url = redacted(output).rstrip("/")
+        url = "".join(
+            letter if letter.isascii() else quote(letter, errors="replace") for letter in redacted(output).rstrip("/")
+        )
         return Labels(url.rpartition("/")[2] or url, url)
 
     def values(self) -> dict[str, str]:

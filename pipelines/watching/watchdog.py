@@ -48,8 +48,9 @@ class Watchdog:
         self._servers = RayServers.of_this_driver()
         self._room_wait, self._wait_minutes = RoomWait(wait_minutes), wait_minutes
         self._sights: list[Sight] = []
-        self._seen: set[str] = set()
-        """Nodes that were there at some time of the job."""
+        self._seen: dict[str, str] = {}
+        """Addresses of nodes that were there at some time of the job."""
+        self._gone: set[str] = set()
         self._nodes = self._look_at_nodes()
         self._looked_at = time.monotonic()
         self._silences: list[Silence] = []
@@ -197,7 +198,11 @@ class Watchdog:
     def _look_at_nodes(self) -> list[dict[str, Any]]:
         """Return the nodes that are there."""
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        self._seen |= {node["NodeID"] for node in nodes}
+        self._seen |= {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}
+        gone = self._seen.keys() - {node["NodeID"] for node in nodes}
+        for node_id in gone - self._gone:
+            log.warning("Node %s has left the cluster: other replicas compute what its own had.", self._seen[node_id])
+        self._gone = gone
         self._room_wait.look(self._placement.room(_resources(nodes)) > 0)
         return nodes
 

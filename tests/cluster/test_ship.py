@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.utils import parse_wheel_filename
 
 from batchloom import pipelines
 from batchloom.jobs.remote import shipping
@@ -30,7 +31,10 @@ def test_a_wheel_has_all_modules_and_is_the_same_each_time(tmp_path: Path) -> No
         (tmp_path / name).mkdir()
         shipping.write_wheel(tmp_path / name)
     (first,), (second,) = ((tmp_path / name).glob("*.whl") for name in ("a", "b"))
-    assert first.name == f"batchloom-{version('batchloom')}-py3-none-any.whl"
+    _, found, build, _ = parse_wheel_filename(first.name)
+    assert str(found) == version("batchloom")
+    assert build
+    assert first.name == second.name
     assert first.read_bytes() == second.read_bytes()
     with zipfile.ZipFile(first) as wheel:
         packed = {name for name in wheel.namelist() if name.endswith(".py")}
@@ -40,6 +44,13 @@ def test_a_wheel_has_all_modules_and_is_the_same_each_time(tmp_path: Path) -> No
         for path in (ROOT / room).rglob("*.py")
     }
     assert packed == {*ours, "batchloom/__init__.py", "batchloom/__main__.py"}
+
+
+def test_other_code_is_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel was named by its version alone. Ray keeps a name that it has, and ran the code that came with it first."""
+    before = shipping.write_wheel(tmp_path)
+    monkeypatch.setattr(shipping, "_modules", lambda: iter([("batchloom/__init__.py", b"changed = True")]))
+    assert shipping.write_wheel(tmp_path).name != before.name
 
 
 def test_requirements_have_the_versions_of_here_and_the_packages_of_protocols(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +133,7 @@ def test_shipped_code_runs_on_nodes_without_batchloom(
     without = submit()
     assert without.returncode == 1
     assert "No module named batchloom" in without.stderr
+    assert "The cluster's nodes have no batchloom: submit with --ship" in without.stderr
     said = submit("--ship", "--env", "LOOM_PASSED", "--driver-cpus", "0.5")
     assert said.returncode == 0, said.stderr
     assert "75 rows, all answered" in said.stderr

@@ -261,6 +261,16 @@ def test_an_address_that_is_none_is_refused_before_anything_is_asked(
     assert said.err.endswith("Write the dashboard's host and port, head:8265.\n")
 
 
+def test_the_port_of_rays_client_is_no_dashboard(batchloom: Run) -> None:
+    """Ray tried it for two minutes, with warnings of its own."""
+    said = batchloom("jobs", "--address", "ray://head:10001")
+    assert said.code == 2
+    assert said.err.startswith(
+        "Error: --address ray://head:10001: jobs go to the cluster's dashboard, by http or https."
+    )
+    assert "Write head:8265, or the port that" in said.err
+
+
 def test_a_variable_that_is_not_set_is_refused_before_anything_is_asked(batchloom: Run, make_job: Run) -> None:
     said = batchloom("submit", make_job(), "--address", "localhost:8299", "--env", "LOOM_NOT_SET")
     assert said.code == 2

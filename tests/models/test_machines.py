@@ -58,8 +58,11 @@ def test_every_machine_has_a_name_of_its_own_and_figures_of_one_order() -> None:
 
 @pytest.mark.parametrize(
     ("key", "gigabytes", "gigabytes_a_second", "half", "single"),
-    [("h100", 80, 3350, 989, 67), ("h200", 141, 4800, 989, 67), ("a100", 80, 2039, 312, 19.5), ("l4", 24, 300, 121, 30.3),
-     ("l40s", 48, 864, 362, 91.6), ("a10g", 24, 600, 70, 35), ("v100", 16, 900, 125, 15.7), ("t4", 16, 320, 65, 8.1)],
+    [
+        ("h100", 80, 3350, 989, 67), ("h200", 141, 4800, 989, 67), ("a100", 80, 2039, 312, 19.5),
+        ("l40s", 48, 864, 362, 91.6), ("l4", 24, 300, 121, 30.3), ("a10g", 24, 600, 70, 35),
+        ("v100", 16, 900, 125, 15.7), ("t4", 16, 320, 65, 8.1),
+    ],
 )  # fmt: skip
 def test_figures_are_those_of_data_sheets_without_sparsity(
     key: str, gigabytes: float, gigabytes_a_second: float, half: float, single: float

@@ -34,7 +34,7 @@ def speed_blocks(manifest: Manifest, price_per_hour: float | None = None) -> Ite
 def _facts(figures: Figures) -> dict[str, Cell]:
     facts: dict[str, Cell] = {"time of the last run": wording.duration(figures.seconds)}
     if figures.startup_seconds:
-        facts["of it start-up"] = wording.duration(figures.startup_seconds)
+        facts["of which start-up"] = wording.duration(figures.startup_seconds)
     if figures.rows_per_second is not None:
         facts["rows a second"] = wording.rate(figures.rows_per_second)
     if figures.tokens_per_second is not None:

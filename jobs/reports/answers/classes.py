@@ -93,5 +93,5 @@ def _certainty(scores: Numbers) -> dict[str, Cell]:
         "median score": float(np.median(scores)),
         f"rows of {SURE} and more": int((scores >= np.float32(SURE)).sum()),
         f"rows below {UNSURE}": int((scores < UNSURE).sum()),
-        "share of these": Share((scores < UNSURE).mean()),
+        f"share below {UNSURE}": Share((scores < UNSURE).mean()),
     }

@@ -1,6 +1,6 @@
 """Draw a report as one HTML page that loads nothing: its style and its plots are in it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
 from batchloom.jobs.reports.analysis.report import Report
@@ -62,34 +62,57 @@ def _section(section: Section, plotter: Plotter) -> Iterator[str]:
     if section.note:
         yield f'<p class="note">{_said(section.note)}</p>'
     yield '<div class="grid">'
-    for block in section.blocks:
-        yield _block(block, plotter)
+    for block, place in zip(section.blocks, _places(section.blocks), strict=True):
+        yield _block(block, place, plotter)
     yield "</div></section>"
 
 
-def _block(block: Block, plotter: Plotter) -> str:
+def _places(blocks: Sequence[Block]) -> Iterator[str]:
+    """Yield where in a grid of two columns each block stands: "" in one of them, "full" over both by its nature, and
+    "full alone" where no neighbour would fill the other one."""
+    are_full = [_is_full(block) for block in blocks]
+    is_second = False
+    for is_full, is_next_full in zip(are_full, [*are_full[1:], True], strict=True):
+        is_alone = not is_full and not is_second and is_next_full
+        is_second = not (is_full or is_second or is_alone)
+        yield "full" if is_full else "full alone" if is_alone else ""
+
+
+def _is_full(block: Block) -> bool:
+    return isinstance(block, Samples | Source) or (isinstance(block, Table) and len(block.header) > NARROW)
+
+
+def _block(block: Block, place: str, plotter: Plotter) -> str:
     match block:
         case Facts():
-            return f'<div class="card">{_heading(block.title)}{_facts(block)}</div>'
+            return f'<div class="card {place}">{_heading(block.title)}{_facts(block)}</div>'
         case Table():
-            is_wide = len(block.header) > NARROW
-            return f'<div class="card{" full" if is_wide else ""}">{_table(block, is_wide)}{_note(block.note)}</div>'
+            table = _table(block, is_wide=len(block.header) > NARROW)
+            return f'<div class="card {place}">{table}{_note(block.note)}</div>'
         case Samples():
-            rows = "".join(map(_sample, block.rows))
+            rows = "".join(_sample(row, place) for row, place in zip(block.rows, _sample_places(block), strict=True))
             return f'<div class="full">{_heading(block.title)}{_note(block.note)}</div>{rows}'
         case Source():
             text = f"<summary>{_said(block.title)}</summary><pre>{_said(block.text)}</pre>"
             return f'<details class="card full">{text}</details>'
-    return _plot(block, plotter)
+    return _plot(block, place, plotter)
 
 
-def _plot(block: Bars | Histogram | Line, plotter: Plotter) -> str:
+def _sample_places(block: Samples) -> list[str]:
+    """The last one of an odd number has both columns."""
+    return [""] * (len(block.rows) - 1) + ["full" if len(block.rows) % 2 else ""] if block.rows else []
+
+
+def _plot(block: Bars | Histogram | Line, place: str, plotter: Plotter) -> str:
+    """Where a plot is alone its numbers stand beside it; those of bars are few, and open then."""
     table = table_of(block)
+    is_open = isinstance(block, Bars) and "alone" in place
     drawn = plotter.svg(block, _said(cells.description(block)))
     numbers = _table(Table("", table.header, table.rows), is_wide=False)
     return (
-        f'<figure class="card plot"><h3>{_said(cells.heading(block))}</h3>{drawn}<figcaption class="note">'
-        f"{_said(cells.caption(block))}</figcaption><details><summary>Numbers</summary>{numbers}</details></figure>"
+        f'<figure class="card plot {place}"><h3>{_said(cells.heading(block))}</h3>{drawn}<div><figcaption class="note">'
+        f"{_said(cells.caption(block))}</figcaption><details{' open' if is_open else ''}><summary>Numbers</summary>"
+        f"{numbers}</details></div></figure>"
     )
 
 
@@ -115,14 +138,16 @@ def _cells(header: Iterable[str], row: Iterable[Cell], marks: Iterable[str]) -> 
         yield f'<td{mark} data-label="{_said(name)}">{_said(cells.short(cell))}</td>'
 
 
-def _sample(sample: Sample) -> str:
+def _sample(sample: Sample, place: str) -> str:
     pairs = [*_pairs(sample.asked, "asked"), *_pairs(sample.answered, "answer")]
     pairs += [f'<dt>error</dt><dd class="answer bad" dir="auto">{_said(sample.error)}</dd>'] if sample.error else []
     beside = " · ".join(
-        f'<span dir="auto">{_said(name)} {_said(value)}</span>' for name, value in sample.beside.items()
+        f'<span dir="auto"><b>{_said(name)}</b> {_said(value)}</span>' for name, value in sample.beside.items()
     )
     under = f'<p class="note">{beside}</p>' if beside else ""
-    return f'<article class="card sample"><h4>{_said(sample.title)}</h4><dl>{"".join(pairs)}</dl>{under}</article>'
+    return (
+        f'<article class="card sample {place}"><h4>{_said(sample.title)}</h4><dl>{"".join(pairs)}</dl>{under}</article>'
+    )
 
 
 def _pairs(values: Mapping[str, str], kind: str) -> Iterator[str]:

@@ -26,12 +26,11 @@ header p, .note {{ color: var(--soft) }} .note {{ font-size: 13px }} h2 + .note 
 .card {{ min-width: 0 }}
 .grid {{ display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)) }}
 .full {{ grid-column: 1 / -1 }}
-.tiles {{ display: grid; gap: 16px; margin: 24px 0 0 }}
-.tiles {{ grid-template-columns: repeat(auto-fill, minmax(min(100%, 140px), 1fr)) }}
+.tiles {{ display: flex; flex-wrap: wrap; gap: 16px 28px; margin: 24px 0 0 }} .tiles div {{ flex: 1 0 auto }}
 .tiles div {{ display: flex; flex-direction: column-reverse; justify-content: flex-end }}
 .tiles dt {{ color: var(--soft); font-size: 13px; line-height: 1.35 }}
 .tiles dd {{ margin: 0; font-size: 24px; font-weight: 600; line-height: 1.25; font-variant-numeric: tabular-nums }}
-.plot svg {{ display: block; width: 100%; max-width: 460px; height: auto; margin: 12px 0 4px }}
+.plot svg {{ display: block; width: 100%; max-width: 460px; height: auto; margin: 12px 0 4px; overflow: visible }}
 .facts {{ display: grid; grid-template-columns: fit-content(55%) 1fr; gap: 5px 16px; margin: 8px 0 0 }}
 .facts:first-child {{ margin-top: 0 }} .facts dt {{ color: var(--soft) }}
 .facts dd {{ margin: 0; font-variant-numeric: tabular-nums }}
@@ -47,11 +46,17 @@ pre {{ white-space: pre-wrap; font: 12.5px/1.5 ui-monospace, monospace; margin: 
 .sample dl {{ margin: 0 }} .sample dt {{ color: var(--soft); font-size: 12.5px; margin-top: 8px }}
 .sample dd {{ margin: 0; white-space: pre-wrap; font-size: 14px }}
 .sample .answer {{ background: var(--tint); border-radius: 6px; padding: 6px 10px; margin-top: 2px }}
-.sample .note {{ margin-top: 8px }}
-@media (min-width: 601px) {{ .wide td:nth-child(-n + 2) {{ white-space: nowrap }} }}
+.sample .note {{ margin-top: 8px }} .sample b {{ font-weight: 600 }}
+@media (min-width: 601px) {{
+  .wide td:nth-child(-n + 2) {{ white-space: nowrap }}
+  .alone .facts {{ grid-template-columns: fit-content(24%) 1fr fit-content(24%) 1fr }}
+  .alone.plot {{ display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 16px }}
+  .alone.plot h3 {{ grid-column: 1 / -1 }} .alone.plot > div {{ margin-top: 8px }}
+}}
 @media (max-width: 600px) {{
   main {{ padding: 24px 12px 40px }} h1 {{ font-size: 22px }} h2 {{ margin-top: 32px }} .card {{ padding: 14px }}
-  .tiles {{ grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)) }} .tiles dd {{ font-size: 20px }}
+  .tiles {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)) }}
+  .tiles dd {{ font-size: 20px }}
   .facts {{ grid-template-columns: 1fr; gap: 0 }} .facts dd {{ margin-bottom: 8px }}
   .wide thead {{ position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden }}
   .wide, .wide caption, .wide tbody, .wide tr, .wide td {{ display: block; width: auto }}

@@ -540,6 +540,29 @@ def test_the_page_and_markdown_have_equal_figures(hostile: Report, drawn: str) -
     assert num_cells > 100
 
 
+def test_no_card_leaves_half_of_a_row_empty() -> None:
+    """A lonely card had an empty half beside it: it takes both columns, and the next ones go in pairs again."""
+    from batchloom.jobs.reports.pages.page import _places
+
+    card, table, wide = Facts({}), Table("", ("a",), ()), Table("", ("a", "b", "c", "d"), ())
+    samples = Samples("", ())
+    places = {
+        (card,): ["full alone"],
+        (card, table): ["", ""],
+        (card, table, card): ["", "", "full alone"],
+        (card, wide, samples): ["full alone", "full", "full"],
+        (wide, card, card, wide, card): ["full", "", "", "full", "full alone"],
+        (): [],
+    }
+    for blocks_of_a_section, expected in places.items():
+        assert list(_places(blocks_of_a_section)) == expected
+
+
+def test_plots_may_draw_beyond_their_frame(drawn: str) -> None:
+    """Labels at an axis' end were cut in fonts that are wider than the one that plots are laid out by."""
+    assert re.search(r"\.plot svg {[^}]*overflow: visible", drawn)
+
+
 def test_every_plot_is_described_and_every_table_has_a_header(drawn: str) -> None:
     plots = re.findall(r"<svg ([^>]*)>", drawn)
     assert len(plots) >= 4

@@ -24,7 +24,7 @@ def sight(**changes: Any) -> ReplicaSight:
     [
         (
             [sight()],
-            "Process 7 on 10.0.0.2 computes a-0-10, a-10-20 since 45 s, last step 40 s ago. 1 of 1 replicas alive.",
+            "Process 7 on 10.0.0.2 computes a-0-10, a-10-20 since 45 s, last step 40 s ago. 1 replica alive.",
         ),
         (
             [sight(is_alive=False, heard_seconds=30.0)],
@@ -33,7 +33,7 @@ def sight(**changes: Any) -> ReplicaSight:
         ),
         (
             [sight(is_ready=False, units=())],
-            "Process 7 on 10.0.0.2 loads the model. 1 of 1 replicas alive.",
+            "Process 7 on 10.0.0.2 loads the model. 1 replica alive.",
         ),
         (
             [sight(node="", is_alive=False)],
@@ -42,12 +42,12 @@ def sight(**changes: Any) -> ReplicaSight:
         ),
         (
             [sight(units=())],
-            "No replica computes: input is read or tokenized, or parts are written. 1 of 1 replicas alive.",
+            "No replica computes: input is read or tokenized, or parts are written. 1 replica alive.",
         ),
         (
             [],
-            "No replica computes: input is read or tokenized, or parts are written. 0 of 1 replicas alive, "
-            "1 pending or starting again.",
+            "No replica is there yet: Ray starts its process, and before it the environment of shipped code. "
+            "0 of 1 replicas alive, 1 pending or starting again.",
         ),
     ],
 )

@@ -61,3 +61,13 @@ def test_what_a_query_asks_for_is_found_and_nothing_else() -> None:
     )
     assert names_in(query) == {"a_total", "c_seconds"}
     assert labels_in(query) == {"job_name", "stage", "output", "kind"}
+
+
+@pytest.mark.parametrize("name", ["r\u00e9sum\u00e9s & \u2603", "bytes \udce9", "half \ud800"])
+def test_labels_are_ascii(name: str) -> None:
+    """An output with an accent in its path ended the job, in a traceback of Ray's metrics."""
+    labels = Labels.of(f"s3://bucket/{name}/")
+    assert all(value.isascii() for value in labels.values().values())
+    assert labels.output.startswith("s3://bucket/")
+    assert labels.output.endswith(f"/{labels.job_name}")
+    assert Labels.of("s3://bucket/r\u00e9sum\u00e9s").job_name == "r%C3%A9sum%C3%A9s"
