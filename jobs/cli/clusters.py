@@ -71,7 +71,7 @@ def jobs(address: Address, as_json: Json = False) -> None:
             output.result({"event": "job", **asdict(one)})
         if found:
             rows = [one.words() for one in found]
-            output.rows(rows, list(rows[0]))
+            output.rows(rows, list(rows[0]), whole=["job"])  # which people copy
         else:
             output.say("No job was submitted there by batchloom.")
 

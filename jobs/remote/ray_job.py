@@ -10,10 +10,12 @@ from batchloom.jobs.exit_codes import ExitCode
 from batchloom.jobs.remote.dashboard import clear_errors, connect
 from batchloom.jobs.reports import wording
 from batchloom.pipelines.errors import ConfigError, JobError
+from batchloom.pipelines.watching.environment import unready
 
 STATUS_SECONDS = 0.5  # between two polls of a job whose log has ended
 STOP_SECONDS = 60.0  # for a job that was told to stop: Ray kills it after RAY_JOB_STOP_WAIT_TIME_S of the head, 3
 SHOWN = 10  # jobs in a message
+NO_ENVIRONMENT = "Failed to set up runtime environment"  # Ray, of a job whose command never began
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class RayJob:
         code = info.driver_exit_code
         if info.status == "STOPPED":  # Ray keeps no exit code then
             return ExitCode.TERMINATED
+        if code is None and NO_ENVIRONMENT in (info.message or ""):
+            raise JobError(f"{self.id} did not start. {unready(info.message)}")
         if code is None or code not in set(ExitCode):
             raise JobError(f"{self.id} ended as {info.status} without an exit code of ours ({code}): {info.message}")
         return ExitCode(code)

@@ -9,7 +9,7 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from functools import cached_property
@@ -78,12 +78,12 @@ class Output:
             for piece in textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False) or [""]
         ]
 
-    def rows(self, rows: "Sequence[Row]", columns: Sequence[str]) -> None:
-        """Print some columns of some rows as a table; nothing under --json."""
+    def rows(self, rows: "Sequence[Row]", columns: Sequence[str], whole: Collection[str] = ()) -> None:
+        """Print some columns of some rows as a table; nothing under --json. `whole`: those that are never shortened."""
         if rows and not self.as_json:
             from batchloom.jobs.terminal.row_table import RowTable
 
-            self._out.print(RowTable(rows, columns))
+            self._out.print(RowTable(rows, columns, whole), crop=False)
 
     def result(self, value: Mapping[str, Any], **data: Any) -> None:
         """Print a result as a line of JSON under --json; otherwise nothing. `data`: rows, which are not redacted."""

@@ -1,8 +1,8 @@
 """Format some rows of an output for a terminal: as a table where it fits, otherwise as one record after another."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, OverflowMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -17,8 +17,10 @@ GAP = 2
 class RowTable:
     """A rich renderable of some columns of rows; an error row's error is shown in place of its answer."""
 
-    def __init__(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
+    def __init__(self, rows: Sequence[Row], columns: Sequence[str], whole: Collection[str] = ()) -> None:
+        """`whole`: columns that are not shortened, as people copy them."""
         self._columns = [visible(name) for name in columns]
+        self._are_whole = [name in whole for name in columns]
         self._rows = [[_cell(row, name) for name in columns] for row in rows]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
@@ -27,7 +29,11 @@ class RowTable:
             for name, cells in zip(self._columns, zip(*self._rows, strict=True), strict=True)
         ]
         room = options.max_width - GAP * (len(widest) - 1)
-        widths = shared_widths(widest, room)
+        free = [place for place, is_whole in enumerate(self._are_whole) if not is_whole]
+        room -= sum(widest) - sum(widest[place] for place in free)
+        widths = list(widest)
+        for place, width in zip(free, shared_widths([widest[place] for place in free], room), strict=True):
+            widths[place] = width
         if any(width < min(wanted, MIN_WIDTH) for width, wanted in zip(widths, widest, strict=True)):
             yield from self._records()
         else:
@@ -45,8 +51,9 @@ class RowTable:
         for number, row in enumerate(self._rows):
             if number:
                 yield Text("")
-            for name, cell in zip(self._columns, row, strict=True):
-                yield Text.assemble((f"{name}: ", "bold"), cell, no_wrap=True, overflow="ellipsis")
+            for name, cell, is_whole in zip(self._columns, row, self._are_whole, strict=True):
+                overflow: OverflowMethod = "ignore" if is_whole else "ellipsis"
+                yield Text.assemble((f"{name}: ", "bold"), cell, no_wrap=True, overflow=overflow)
 
 
 def shared_widths(wanted: Sequence[int], room: int) -> list[int]:

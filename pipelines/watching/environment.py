@@ -11,8 +11,9 @@ def unready(message: str) -> str:
     ends with what failed, mostly lines of pip."""
     node = re.search(r"^\[Node ([^\]]+)\]", message, re.MULTILINE)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    wrong = [line for line in lines if line.startswith("ERROR:")] or lines[-1:] or ["no reason given"]
-    said = textwrap.shorten(" ".join(dict.fromkeys(wrong)), LONGEST, placeholder=" ...").removeprefix("ERROR: ")
+    wrong = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    said = "; ".join(dict.fromkeys(wrong or lines[-1:] or ["no reason given"]))
+    said = textwrap.shorten(said, LONGEST, placeholder=" ...")
     where = f"Node {node[1]}" if node else "A node"
     return (
         f"{where} could not set up the job's environment: {said.rstrip('.')}. Its runtime_env_setup-*.log, in Ray's "

@@ -47,7 +47,7 @@ def test_a_wheel_has_all_modules_and_is_the_same_each_time(tmp_path: Path) -> No
 
 
 def test_other_code_is_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wheel was named by its version alone. Ray keeps a name that it has, and ran the code that came with it first."""
+    """Named by its version alone, it was not sent: Ray keeps a file of that name, and ran the code of before."""
     before = shipping.write_wheel(tmp_path)
     monkeypatch.setattr(shipping, "_modules", lambda: iter([("batchloom/__init__.py", b"changed = True")]))
     assert shipping.write_wheel(tmp_path).name != before.name

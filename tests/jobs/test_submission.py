@@ -1,7 +1,10 @@
-"""A cluster that is too young to start a job is waited for."""
+"""A cluster that is too young to start a job is waited for, and one that cannot start it says so in a line."""
+
+from types import SimpleNamespace
 
 import pytest
 
+from batchloom.jobs.remote.ray_job import RayJob
 from batchloom.jobs.remote.submission import _when_ready
 from batchloom.pipelines.errors import JobError
 
@@ -38,3 +41,14 @@ def test_any_other_refusal_is_told_at_once() -> None:
     with pytest.raises(RuntimeError, match="400"):
         _when_ready(cluster.submit)
     assert cluster.num_asked == 1
+
+
+def test_an_environment_that_cannot_be_set_up_is_told_without_the_traceback_of_ray() -> None:
+    message = (
+        "runtime_env setup failed: Failed to set up runtime environment.\n[Node 10.0.0.7] Traceback (most recent call "
+        "last):\n  File ...\n    ERROR: No matching distribution found for torch==9.9\n"
+    )
+    info = SimpleNamespace(driver_exit_code=None, status="FAILED", message=message)
+    said = r"^batchloom-a did not start\. Node 10\.0\.0\.7 could not set up .* found for torch==9\.9\. Its runtime_env_"
+    with pytest.raises(JobError, match=said):
+        RayJob("batchloom-a", "http://head:8265", client=None)._exit_code(info)

@@ -59,6 +59,8 @@ def test_native_lines_are_caught_and_those_that_only_inform_left_out() -> None:
         "with caught(told.append) as stderr:\n"
         "    os.write(2, b'[2026-01-02 03:04:05,678 I 12 12] logging.cc:303: Set ray log level\\n')\n"
         "    os.write(2, b'[2026-01-02 03:04:05,678 E 12 12] core_worker.cc:1: Lost\\n')\n"
+        "    os.write(2, b'\\x1b[33m(raylet)\\x1b[0m A node is gone: \\n\\n    - bytes restored: 0\\n')\n"
+        "    os.write(2, b'    [2026-01-02 03:04:05,678 I 12 12] (raylet) worker_pool.cc:1: Started\\n')\n"
         "    print('from Python', file=sys.stderr)\n"
         "    print('true', file=stderr)\n"
         "print('after', file=sys.stderr)\n"
@@ -66,7 +68,8 @@ def test_native_lines_are_caught_and_those_that_only_inform_left_out() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr == "true\nafter\n"
-    assert done.stdout == "['[2026-01-02 03:04:05,678 E 12 12] core_worker.cc:1: Lost', 'from Python']\n"
+    lost = "[2026-01-02 03:04:05,678 E 12 12] core_worker.cc:1: Lost"
+    assert done.stdout == f"{[lost, '(raylet) A node is gone: ', 'from Python']}\n"
 
 
 def test_a_child_that_keeps_stderr_open_does_not_hold_the_command_up() -> None:

@@ -1,3 +1,6 @@
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -66,10 +69,10 @@ ROWS = [
 ]
 
 
-def drawn(width: int) -> list[str]:
+def drawn(width: int, rows: Sequence[dict[str, Any]] = ROWS, **options: Any) -> list[str]:
     console = Console(width=width, force_terminal=False, color_system=None, markup=False)
     with console.capture() as captured:
-        console.print(RowTable(ROWS, ["id", "summary_text"]))
+        console.print(RowTable(rows, list(rows[0])[:2], **options), crop=False)
     return [line.rstrip() for line in captured.get().splitlines()]
 
 
@@ -79,6 +82,15 @@ def test_a_row_is_a_line_and_an_error_stands_where_its_answer_would() -> None:
         "1   one [bold]line[/bold] and another",
         "2   null_text: column 'text' is null",
     ]
+
+
+@pytest.mark.parametrize("width", [20, 60, 100])
+def test_what_people_copy_is_never_shortened(width: int) -> None:
+    """Ids of jobs were cut in terminals of 150 columns, beside outputs that had room."""
+    rows = [{"job": "batchloom-summaries-20261127-051324-be41", "output": "s3://bucket/" + "long/" * 20}]
+    said = "\n".join(drawn(width, rows, whole=["job"]))
+    assert rows[0]["job"] in said
+    assert "…" in said
 
 
 def test_where_a_table_would_be_too_narrow_rows_are_records() -> None:

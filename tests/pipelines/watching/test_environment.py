@@ -27,7 +27,7 @@ ERROR: No matching distribution found for torch==2.13.0
 def test_what_a_node_said_is_one_line() -> None:
     said = unready(MESSAGE)
     assert said.startswith("Node 10.0.0.7 could not set up the job's environment: Could not find a version ")
-    assert "ERROR: No matching distribution found for torch==2.13.0. Its runtime_env_setup-*.log" in said
+    assert "torch==2.13.0; No matching distribution found for torch==2.13.0. Its runtime_env_setup-*.log" in said
     assert "\n" not in said
     assert unready("").startswith("A node could not set up the job's environment: no reason given. Its ")
     assert unready("[Node a] x\nOSError: no space left").startswith(
