@@ -13,7 +13,9 @@ from batchloom.pipelines.errors import ConfigError, JobError
 from batchloom.pipelines.watching.environment import unready
 
 STATUS_SECONDS = 0.5  # between two polls of a job whose log has ended
+GONE_SECONDS = 10.0  # to wait for a dashboard that broke a connection
 STOP_SECONDS = 60.0  # for a job that was told to stop: Ray kills it after RAY_JOB_STOP_WAIT_TIME_S of the head, 3
+MOST_VAIN = 5  # connections one after the other that bring nothing new: then the log comes when the job has ended
 SHOWN = 10  # jobs in a message
 NO_ENVIRONMENT = "Failed to set up runtime environment"  # Ray, of a job whose command never began
 
@@ -46,15 +48,45 @@ class RayJob:
             return text
 
     def follow(self, tell: Callable[[str], None]) -> ExitCode:
-        """Pass the job's log to `tell` as it grows, and return the job's exit code.
+        """Pass the job's log to `tell` as it grows, and return the job's exit code. A connection that breaks, as what
+        stands between does with quiet ones, is made again.
 
-        Raises:
-            JobError: Ray could not run the job's command or lost it; the message is Ray's.
-            ConfigError: the dashboard does not answer any more.
+        Raises: JobError where Ray could not run the job's command or lost it, or the cluster is gone.
         """
-        with clear_errors(self.address):
-            asyncio.run(self._follow_log(tell))
-        return self._exit_code(self._end())
+        log, is_whole, num_vain = _Log(tell), False, 0
+        while not is_whole and num_vain < MOST_VAIN:
+            before = log.num_told
+            log.begins_again()
+            try:
+                with clear_errors(self.address):
+                    asyncio.run(self._follow_log(log))
+                is_whole = True
+            except (ConfigError, JobError) as error:
+                if self._info_after(error).status.is_terminal():
+                    break
+                num_vain = num_vain + 1 if log.num_told == before else 0
+                time.sleep(STATUS_SECONDS)
+        info = self._end()
+        if not is_whole:
+            log.begins_again()
+            log(self.log())
+        return self._exit_code(info)
+
+    def _info_after(self, error: Exception) -> Any:
+        """Return what Ray says of the job, after an error of its dashboard. Raises: JobError where it says nothing."""
+        until = time.monotonic() + GONE_SECONDS
+        while True:
+            try:
+                with clear_errors(self.address):
+                    return self.client.get_job_info(self.id)
+            except (ConfigError, JobError):
+                if time.monotonic() > until:
+                    raise JobError(
+                        f"The cluster at {self.address} does not answer any more: its head has ended, or the way to "
+                        f"it. Whether {self.id} goes on is seen in its output, by batchloom status. Where it does, "
+                        "batchloom attach follows it again; where it does not, the same submit goes on from there."
+                    ) from error
+                time.sleep(STATUS_SECONDS)
 
     def stop(self) -> ExitCode:
         """Tell the job to stop, and return its exit code. One that has ended stays as it is.
@@ -89,6 +121,26 @@ class RayJob:
         if code is None or code not in set(ExitCode):
             raise JobError(f"{self.id} ended as {info.status} without an exit code of ours ({code}): {info.message}")
         return ExitCode(code)
+
+
+@dataclass
+class _Log:
+    """Tells a log that is read from its beginning, as often as it is, once."""
+
+    tell: Callable[[str], None]
+    num_told: int = 0
+    """Characters."""
+    _num_read: int = 0
+
+    def begins_again(self) -> None:
+        self._num_read = 0
+
+    def __call__(self, text: str) -> None:
+        start = self._num_read
+        self._num_read += len(text)
+        if self._num_read > self.num_told:
+            self.tell(text[max(0, self.num_told - start) :])
+            self.num_told = self._num_read
 
 
 @dataclass(frozen=True, kw_only=True)

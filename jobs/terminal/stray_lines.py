@@ -1,8 +1,8 @@
 """Capture what native code writes to file descriptor 2, past sys.stderr: it would break the live line in two.
 
-Ray's C++ core logs there in every process that connects. Its lines of level I (info) are dropped, also where it quotes
-them after a node's death, with its counts of objects; all others are passed on, without Ray's colours, to be printed
-above the live line.
+Ray's C++ core logs there in every process that connects. Its lines of level I (info) are dropped, as is what it quotes
+of a dead node's log, indented: two hundred lines of counters. All others are passed on, without Ray's colours, to be
+printed above the live line.
 """
 
 import os
@@ -14,7 +14,10 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 STDERR = 2
-RAY_INFORMS = re.compile(r"\s*(\[\d{4}-\d\d-\d\d [\d:,]+ I \d+ \d+\] |- (objects|bytes) [a-z ]+: \d+$|$)")
+_AT = r"\[\d{4}-\d\d-\d\d [\d:,]+"
+RAY_INFORMS = re.compile(
+    rf"{_AT} I \d+ \d+\] |\s+({_AT} [IW] \d+ \d+\] |\[state-dump\]|- (objects|bytes) [a-z ]+: \d+$)|\s*$"
+)
 COLOURS = re.compile(r"\x1b\[[\d;]*m")
 LAST_LINES_SECONDS = 0.5  # to wait for the pipe's end: a child process that inherited it may never close it
 

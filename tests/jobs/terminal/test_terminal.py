@@ -61,6 +61,7 @@ def test_native_lines_are_caught_and_those_that_only_inform_left_out() -> None:
         "    os.write(2, b'[2026-01-02 03:04:05,678 E 12 12] core_worker.cc:1: Lost\\n')\n"
         "    os.write(2, b'\\x1b[33m(raylet)\\x1b[0m A node is gone: \\n\\n    - bytes restored: 0\\n')\n"
         "    os.write(2, b'    [2026-01-02 03:04:05,678 I 12 12] (raylet) worker_pool.cc:1: Started\\n')\n"
+        "    os.write(2, b'    [state-dump] DebugString() time ms: 0\\n')\n"
         "    print('from Python', file=sys.stderr)\n"
         "    print('true', file=stderr)\n"
         "print('after', file=sys.stderr)\n"
