@@ -19,6 +19,7 @@ from batchloom.pipelines.ledger.resume import Done, Pending, rewritten
 from batchloom.pipelines.metrics import Event, Finished, PartDone, ReplicasStarting, Retrying, UnitDone, UnitFailed
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.planning.planner import plan
+from batchloom.pipelines.ray_version import check_ray
 from batchloom.pipelines.running.account import Account
 from batchloom.pipelines.running.pulse import Pulse
 from batchloom.pipelines.running.retry import Retry, continued
@@ -207,6 +208,7 @@ def _stream(
 ) -> Iterator[tuple[UnitRecord | PartRecord | UnitFailed, Mapping[str, float]]]:
     """Yield records and measures as answers and parts are written. Where nothing is left, Ray is not started."""
     if todo.pending:
+        check_ray()
         from batchloom.pipelines.running.stream import stream
 
         if todo.num_units:
