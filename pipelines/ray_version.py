@@ -1,4 +1,4 @@
-"""Which Ray is installed. An older one, which a cluster may have where code is shipped to it, fails in words of its own."""
+"""Which Ray is installed. An older one, as a cluster may have to which code is shipped, fails in words of its own."""
 
 import re
 from importlib.metadata import version
