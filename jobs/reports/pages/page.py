@@ -72,7 +72,7 @@ def _places(blocks: Sequence[Block]) -> Iterator[str]:
     "full alone" where no neighbour would fill the other one."""
     are_full = [_is_full(block) for block in blocks]
     is_second = False
-    for is_full, is_next_full in zip(are_full, [*are_full[1:], True], strict=True):
+    for is_full, is_next_full in zip(are_full, [*are_full, True][1:], strict=True):
         is_alone = not is_full and not is_second and is_next_full
         is_second = not (is_full or is_second or is_alone)
         yield "full" if is_full else "full alone" if is_alone else ""

@@ -546,16 +546,15 @@ def test_no_card_leaves_half_of_a_row_empty() -> None:
 
     card, table, wide = Facts({}), Table("", ("a",), ()), Table("", ("a", "b", "c", "d"), ())
     samples = Samples("", ())
-    places = {
-        (card,): ["full alone"],
-        (card, table): ["", ""],
-        (card, table, card): ["", "", "full alone"],
-        (card, wide, samples): ["full alone", "full", "full"],
-        (wide, card, card, wide, card): ["full", "", "", "full", "full alone"],
-        (): [],
-    }
-    for blocks_of_a_section, expected in places.items():
-        assert list(_places(blocks_of_a_section)) == expected
+    for section, expected in [
+        ([card], ["full alone"]),
+        ([card, table], ["", ""]),
+        ([card, table, card], ["", "", "full alone"]),
+        ([card, wide, samples], ["full alone", "full", "full"]),
+        ([wide, card, card, wide, card], ["full", "", "", "full", "full alone"]),
+        ([], []),
+    ]:
+        assert list(_places(section)) == expected
 
 
 def test_plots_may_draw_beyond_their_frame(drawn: str) -> None:
