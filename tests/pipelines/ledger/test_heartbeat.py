@@ -103,6 +103,23 @@ def test_two_runs_of_one_process_are_told_apart(store: Store) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt("Stopped: the job was told to end."), "Stopped: the job was told to end."),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (OSError("disk is full"), "OSError: disk is full"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_how_a_run_ended_is_told_once(store: Store, error: BaseException, said: str) -> None:
+    """`status` said "Stop: Stopped: the job ..."."""
+    with pytest.raises(type(error)), Pulse(store, "f", False) as pulse:
+        pulse.begin()
+        raise error
+    assert heartbeat.read(store).ended == said
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_run_beside_one_of_another_machine_is_refused_when_it_beats(store: Store) -> None:
     heartbeat.write(store, one())

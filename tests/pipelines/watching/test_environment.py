@@ -1,4 +1,4 @@
-"""An environment that a node cannot set up ends a job in a line, not in tracebacks of Ray's agent."""
+"""What nodes say becomes a line: an environment that cannot be set up, a node that is gone."""
 
 import logging
 import time
@@ -89,4 +89,25 @@ def test_trouble_that_stays_is_told_once_a_minute(look: Any, caplog: pytest.LogC
     assert dog.loss() is None
     assert [record.message for record in caplog.records] == [
         "the watchdog could not look after replicas: TimeoutError: nothing was heard of them for 10 s"
+    ]
+
+
+def test_a_node_that_left_is_named_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Ray tells it by an id, in the middle of two hundred lines of the dead node's log."""
+    nodes = [
+        {"NodeID": str(number), "NodeManagerAddress": f"10.0.0.{number}", "Resources": {"CPU": 2.0}, "Alive": True}
+        for number in range(3)
+    ]
+    monkeypatch.setattr(RayServers, "of_this_driver", staticmethod(lambda: RayServers([])))
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    roster: Any = None
+    placement = place(EngineConfig(device="cpu"), Cluster([{"CPU": 2.0}], coming=()))
+    dog = watchdog.Watchdog(roster, placement, LimitsConfig(), 1.0)
+    with caplog.at_level(logging.WARNING):
+        dog._look_at_nodes()
+        nodes[1]["Alive"] = False
+        for _ in range(3):
+            dog._look_at_nodes()
+    assert [record.message for record in caplog.records] == [
+        "Node 10.0.0.1 has left the cluster: other replicas compute what its own had."
     ]
