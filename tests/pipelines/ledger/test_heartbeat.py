@@ -114,7 +114,7 @@ def test_two_runs_of_one_process_are_told_apart(store: Store) -> None:
 )
 def test_how_a_run_ended_is_told_once(store: Store, error: BaseException, said: str) -> None:
     """`status` said "Stop: Stopped: the job ..."."""
-    with pytest.raises(type(error)), Pulse(store, "f", False) as pulse:
+    with pytest.raises(type(error)), Pulse(store, "f", False) as pulse:  # noqa: PT012
         pulse.begin()
         raise error
     assert heartbeat.read(store).ended == said
