@@ -61,7 +61,8 @@ MACHINES = {
 }
 """By a short name: peak figures of NVIDIA's data sheets ("... Tensor Core GPU Datasheet" of each; A10G: of the AWS
 variant), dense, in tensor cores: data sheets since the A100 print twice that, for sparse weights. V100 and T4 have
-float16 there and no bfloat16. Link: NVLink, or PCIe where a card has none or a bridge that is bought apart."""
+float16 there and no bfloat16. Link: NVLink, or PCIe where a card has none or a bridge that is bought apart. Not found
+with the maker: A10G's operations a second, and of the NVL cards all but their memory."""
 
 # What drivers call them; the first that fits.
 _DRIVERS_NAMES = (
