@@ -97,8 +97,8 @@ class ReplicaSight:
 
 @dataclass(frozen=True)
 class Waiting:
-    """No part was finished for longer than expected, or no node can hold a replica. It comes again, ever more seldom,
-    until a part is finished."""
+    """No part was finished for longer than expected, or no node can hold a replica or assemble parts. It comes again,
+    ever more seldom, until a part is finished."""
 
     seconds: float
     """Since the last part, or since replicas are started."""
@@ -109,7 +109,8 @@ class Waiting:
     lacking: tuple[str, ...]
     """What the cluster lacks, in words."""
     seconds_left: float | None = None
-    """Until the job fails (engine.replicas.wait_minutes), where no node can hold a replica. None where one can."""
+    """Until the job fails (engine.replicas.wait_minutes), where no node can hold a replica or assemble parts. None
+    where one can."""
     assembling: tuple[str, ...] = ()
     """Parts that are assembled, where nothing is left to compute."""
 

@@ -16,7 +16,7 @@ def waiting(event: Waiting) -> str:
     if event.assembling:
         return f"{quiet} All rows are computed; parts are assembled: {_named(event.assembling)}."
     alive = [replica for replica in event.replicas if replica.is_alive]
-    missing = event.num_replicas - len(alive)
+    missing = event.num_replicas - len(alive)  # a pool that has grown has more than the job starts with
     words = [quiet]
     busy = [replica for replica in event.replicas if replica.units or not replica.is_ready]
     words += [f"{_replica(replica)}." for replica in busy[:MAX_NAMED]]
@@ -42,7 +42,8 @@ def replica_ended(event: ReplicaEnded) -> str:
 
 def _waiting_for_a_node(event: Waiting, seconds_left: float) -> str:
     had = [f"{_replica(replica)}." for replica in event.replicas if replica.units]
-    words = ["Waiting for a node that can hold a replica.", *_sentences(event.lacking), *had[:MAX_NAMED]]
+    use = "assemble parts: all rows are computed" if event.assembling else "hold a replica"
+    words = [f"Waiting for a node that can {use}.", *_sentences(event.lacking), *had[:MAX_NAMED]]
     return f"{' '.join(words)} The job fails in {wording.duration(seconds_left)} (engine.replicas.wait_minutes)."
 
 

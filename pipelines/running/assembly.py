@@ -23,13 +23,14 @@ from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.planning.shards import sources_of
 from batchloom.pipelines.stages.assemble import Assemble, Order
 from batchloom.pipelines.telemetry.measures import STAGES, Stopwatch
+from batchloom.pipelines.watching.room_wait import RoomWait
 
 MAX_TASKS = 16  # a node
 TASK_CPUS = 0.001  # it waits for stores most of the time, and must find room beside replicas
 TASK_BYTES = 5 << 26  # that a task takes beside its part, its process included (docs/log.md)
 BYTES_STEP = 1 << 27  # tasks that ask Ray for as much as each other share workers
 MAX_BYTES = MAX_TASKS * 3 * BYTES_STEP  # of these: 16 of small parts, or 8 of 256 MiB; one may always run
-LOOK_SECONDS = 20.0  # between two looks at the nodes, which come and go
+LOOK_SECONDS = 5.0  # between two looks at the nodes, which come and go
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds from a loss to the next attempt, twice as many each time
 LONGEST_TASK = 900.0  # seconds, unless limits.stall_minutes is set: then a task is taken for lost
 
@@ -58,6 +59,9 @@ class Assembly:
     def __init__(self, job: JobPlan, assemble: Assemble, pending: Iterable[Pending]) -> None:
         self._job, self._fingerprint = job, job.fingerprint
         self._assemble = assemble
+        self._running: dict[Any, _Attempt] = {}
+        self._wait_minutes, self._most_nodes = job.config.engine.replicas.wait_minutes, 0
+        self.room_wait = RoomWait(self._wait_minutes, time.monotonic)
         self._look()
         minutes = job.config.limits.stall_minutes
         self._patience = LONGEST_TASK if minutes is None else 60 * minutes
@@ -65,7 +69,6 @@ class Assembly:
         self._pending: dict[str, Pending] = {}
         self._saved: dict[str, list[Saved]] = {}
         self._ready: deque[_Attempt] = deque()
-        self._running: dict[Any, _Attempt] = {}
         for one in pending:
             if one.missing:
                 self._left[one.part.id] = sum(stop - start for start, stop in one.missing)
@@ -79,8 +82,26 @@ class Assembly:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The names of the parts that are assembled now."""
-        return tuple(self._assemble.name(attempt.pending.part) for attempt in self._running.values())
+        """The names of the parts that are assembled now, and then of those that wait for it."""
+        return tuple(self._assemble.name(attempt.pending.part) for attempt in [*self._running.values(), *self._ready])
+
+    def lacking(self) -> tuple[str, ...]:
+        """Return in words what the cluster lacks, where no node runs tasks."""
+        if self.room_wait.seconds_left is None:
+            return ()
+        gone = self._most_nodes - self._num_nodes
+        left = f"; {gone} of {self._most_nodes} nodes are gone" if gone else ""
+        return (f"assembling parts needs logical CPUs, the cluster has none{left}",)
+
+    def vain_wait(self) -> str | None:
+        """Return why the job cannot go on, where no node that runs tasks has come for too long."""
+        if not self.room_wait.is_over:
+            return None
+        waited = f"within {self._wait_minutes:g} minutes (engine.replicas.wait_minutes)"
+        return (
+            f"No node that can assemble parts came {waited}: {self.lacking()[0]}. All rows are computed. Give Ray more "
+            "CPUs, or wait longer."
+        )
 
     def answered(self, unit: UnitRecord) -> None:
         """Take note of a unit whose answers are saved."""
@@ -94,6 +115,8 @@ class Assembly:
 
     def finished(self, seconds: float) -> Iterator[tuple[PartRecord | PartFailed, dict[str, float]]]:
         """Start what can be started, and yield what is done within so many seconds, with its measures."""
+        if self.is_busy and time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._look()
         self._start()
         if not self._running:
             if self._ready:  # what was lost waits
@@ -116,13 +139,16 @@ class Assembly:
         nodes = cluster.look().nodes
         # A task that asks for more than any node has would wait for ever.
         self._room = min((int(node.get("memory", 0)) for node in nodes), default=0)
-        self._num_nodes, self._looked = max(1, len(nodes)), time.monotonic()
+        self._num_nodes, self._looked = len(nodes), time.monotonic()
+        self._most_nodes = max(self._most_nodes, self._num_nodes)
+        has_room = any(node.get("CPU", 0) >= TASK_CPUS for node in nodes)
+        self.room_wait.look(has_room)
+        if not has_room:  # tasks that wait for a node are not stuck
+            self._running = {task: replace(one, started=self._looked) for task, one in self._running.items()}
 
     def _start(self) -> None:
-        if self._ready and time.monotonic() - self._looked >= LOOK_SECONDS:
-            self._look()
         now, num_bytes = time.monotonic(), sum(attempt.memory for attempt in self._running.values())
-        most_tasks, most_bytes = MAX_TASKS * self._num_nodes, MAX_BYTES * self._num_nodes
+        most_tasks, most_bytes = MAX_TASKS * max(1, self._num_nodes), MAX_BYTES * max(1, self._num_nodes)
         for _ in range(len(self._ready)):
             attempt = self._ready[0]
             is_full = len(self._running) >= most_tasks or num_bytes + attempt.memory > most_bytes

@@ -99,7 +99,7 @@ def _made(
 def _assembled(assembly: Assembly, pace: Pace, on_event: Callable[[Event], None]) -> Iterator[Made]:
     """Yield what becomes of the parts that are left when all units are computed, and report silences.
 
-    Raises: JobError where Ray is gone.
+    Raises: JobError where Ray is gone, or no node came for too long.
     """
     servers = RayServers.of_this_driver()
     while assembly.is_busy:
@@ -107,10 +107,11 @@ def _assembled(assembly: Assembly, pace: Pace, on_event: Callable[[Event], None]
         yield from made
         if made:
             pace.finished()
-        elif pace.is_due():
-            on_event(Waiting(pace.quiet_seconds, (), 0, (), assembling=assembly.parts))
-        if not made and (loss := loss_of(servers.silences())) is not None:
-            raise JobError(f"{loss}\n{KEPT}")
+        elif assembly.room_wait.is_news() or pace.is_due():
+            lacking, seconds_left = assembly.lacking(), assembly.room_wait.seconds_left
+            on_event(Waiting(pace.quiet_seconds, (), 0, lacking, seconds_left, assembling=assembly.parts))
+        if not made and (reason := loss_of(servers.silences()) or assembly.vain_wait()) is not None:
+            raise JobError(f"{reason}\n{KEPT}")
 
 
 def _computed(

@@ -1,4 +1,4 @@
-"""A wait for room: nodes that hold a replica have not come yet, or have left. It knows no Ray."""
+"""A wait for room: nodes that hold a replica, or assemble parts, have not come yet, or have left. It knows no Ray."""
 
 import time
 from collections.abc import Callable

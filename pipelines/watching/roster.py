@@ -99,7 +99,8 @@ class Roster:
 
     def __init__(self, max_attempts: int, num_units: int) -> None:
         """`num_units`: that the job computes."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        # Not soft: an actor that asks for nothing Ray would place anywhere, and it would die with a node that leaves.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
         entries = ray.remote(**options)(Entries).options(scheduling_strategy=here)
         self._actor: Any = entries.remote(max_attempts, num_units)

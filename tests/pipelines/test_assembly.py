@@ -13,10 +13,10 @@ import pytest
 from ray import exceptions
 
 from batchloom import pipelines
-from batchloom.pipelines.config import JobConfig, LimitsConfig
+from batchloom.pipelines.config import EngineConfig, JobConfig, LimitsConfig, ReplicasConfig
 from batchloom.pipelines.errors import JobError
 from batchloom.pipelines.ledger.resume import Pending
-from batchloom.pipelines.metrics import UnitFailed
+from batchloom.pipelines.metrics import UnitFailed, Waiting
 from batchloom.pipelines.planning.job_plan import JobPlan
 from batchloom.pipelines.planning.shards import Shard
 from batchloom.pipelines.planning.source import Source
@@ -62,9 +62,15 @@ class Tasks:
     num_sleeps: int = 0
     nodes: tuple[int, ...] = (NODE_BYTES,)
     """The memory of each."""
+    head: int | None = None
+    """The memory of a node without CPUs, where there is one."""
     num_stuck: int = 0
     """Tasks, the first ones that start, that never end."""
     cancelled: list[str] = field(default_factory=list)
+
+    def look(self) -> Cluster:
+        head = [] if self.head is None else [{"memory": self.head}]
+        return Cluster([*head, *({"memory": one, "CPU": 2} for one in self.nodes)])
 
     def options(self, memory: int) -> "Tasks":
         self.memory.append(memory)
@@ -78,7 +84,7 @@ class Tasks:
     def wait(self, tasks: list[str], num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
         assert (num_returns, timeout) == (len(tasks), 1.0)
         self.at_once.append(len(tasks))
-        stuck = [task for task in tasks if task.startswith("stuck ")]
+        stuck = [task for task in tasks if task.startswith("stuck ") or not self.nodes]
         self.now += timeout if stuck == tasks else 0.0
         return [task for task in tasks if task not in stuck], stuck
 
@@ -106,18 +112,25 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> Tasks:
     monkeypatch.setattr(assembly.ray, "get", tasks.get)
     monkeypatch.setattr(assembly.ray, "cancel", tasks.cancel)
     monkeypatch.setattr(assembly, "time", SimpleNamespace(monotonic=lambda: tasks.now, sleep=tasks.sleep))
-    monkeypatch.setattr(assembly.cluster, "look", lambda: Cluster([{"memory": one} for one in tasks.nodes]))
+    monkeypatch.setattr(assembly.cluster, "look", tasks.look)
     return tasks
 
 
 def assembly_of(
-    num_parts: int, part_bytes: int = 1, attempts: int = 5, stall_minutes: float | None = None
+    num_parts: int,
+    part_bytes: int = 1,
+    attempts: int = 5,
+    stall_minutes: float | None = None,
+    wait_minutes: float = 30.0,
 ) -> tuple[Assembly, list[Part]]:
     """The assembly of parts of ten rows, all of whose answers are there."""
     shard = Shard(Source("a.parquet", "/in/a.parquet", 1, "v"), (10,) * num_parts, (), (part_bytes,) * num_parts)
     parts = list(parts_of([shard], Size(10, 1 << 60)))
-    limits = SimpleNamespace(limits=LimitsConfig(max_unit_attempts=attempts, stall_minutes=stall_minutes))
-    job: Any = SimpleNamespace(fingerprint=FINGERPRINT, shards_by_name={"a.parquet": shard}, config=limits)
+    config = SimpleNamespace(
+        limits=LimitsConfig(max_unit_attempts=attempts, stall_minutes=stall_minutes),
+        engine=EngineConfig(replicas=ReplicasConfig(wait_minutes=wait_minutes)),
+    )
+    job: Any = SimpleNamespace(fingerprint=FINGERPRINT, shards_by_name={"a.parquet": shard}, config=config)
     assemble: Any = SimpleNamespace(name=lambda part: part.name(FINGERPRINT))
     return Assembly(job, assemble, [Pending(part, ()) for part in parts]), parts
 
@@ -210,6 +223,47 @@ def test_a_task_that_does_not_end_is_told_of_and_taken_for_lost(tasks: Tasks, mo
     assert LONGEST_TASK < tasks.now < LONGEST_TASK + 10
     assert [event.assembling for event in told] == [(parts[0].name(FINGERPRINT),)] * len(told)
     assert 15 <= told[0].seconds < 20
+
+
+def test_nodes_that_are_gone_are_told_of_at_once_and_waited_for(tasks: Tasks, monkeypatch) -> None:
+    """Parts that waited for a node were taken for stuck after 15 minutes, five times, whatever wait_minutes said, and
+    no word told of it."""
+    there = RayServers([], lambda _: True, lambda: tasks.now)
+    monkeypatch.setattr(stream.RayServers, "of_this_driver", lambda: there)
+    one, parts = assembly_of(40, attempts=1)
+    tasks.head, tasks.nodes = NODE_BYTES, (NODE_BYTES,)
+    one._look()
+    tasks.nodes = ()
+    told: list[tuple[float, Waiting]] = []
+
+    def tell(event: Any) -> None:
+        told.append((tasks.now, event))
+        if tasks.now > 20 * 60:
+            tasks.nodes = (NODE_BYTES,)
+
+    tasks.now += LOOK_SECONDS
+    made = list(stream._assembled(one, Pace(15.0, lambda: tasks.now), tell))
+    assert sorted(record for record, _ in made) == sorted(part.id for part in parts)
+    assert tasks.cancelled == []
+    when, waiting = told[0]
+    assert when <= LOOK_SECONDS + 1
+    assert waiting.lacking == ("assembling parts needs logical CPUs, the cluster has none; 1 of 2 nodes are gone",)
+    assert 29 * 60 < waiting.seconds_left <= 30 * 60
+
+
+def test_nodes_that_are_gone_too_long_end_the_job(tasks: Tasks, monkeypatch) -> None:
+    there = RayServers([], lambda _: True, lambda: tasks.now)
+    monkeypatch.setattr(stream.RayServers, "of_this_driver", lambda: there)
+    tasks.head, tasks.nodes = NODE_BYTES, ()
+    one, _ = assembly_of(1, wait_minutes=2)
+    with pytest.raises(JobError) as caught:
+        list(stream._assembled(one, Pace(15.0, lambda: tasks.now), lambda _: None))
+    assert str(caught.value) == (
+        "No node that can assemble parts came within 2 minutes (engine.replicas.wait_minutes): assembling parts needs "
+        "logical CPUs, the cluster has none. All rows are computed. Give Ray more CPUs, or wait longer.\nFinished "
+        "parts are kept; the same command goes on from there."
+    )
+    assert 120 <= tasks.now < 120 + LOOK_SECONDS + 2
 
 
 def test_a_task_that_never_ends_fails_its_part(tasks: Tasks) -> None:

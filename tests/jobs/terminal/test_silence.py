@@ -64,6 +64,11 @@ def test_what_the_cluster_lacks_is_said_and_many_replicas_are_counted() -> None:
     )
 
 
+def test_a_pool_that_has_grown_has_all_of_its_replicas() -> None:
+    """2 of 1 replicas were alive."""
+    assert waiting(Waiting(50.0, (sight(), sight()), 1, ())).endswith(" 2 replicas alive.")
+
+
 def test_parts_that_are_assembled_are_named() -> None:
     event = Waiting(40.0, (), 0, (), assembling=("part-a", "part-b", "part-c", "part-d"))
     assert waiting(event) == (
@@ -76,6 +81,11 @@ def test_a_wait_for_a_node_says_what_for_and_for_how_long() -> None:
     assert waiting(Waiting(0.0, (), 1, (lack,), seconds_left=1800.0)) == (
         "Waiting for a node that can hold a replica. A replica needs 1 GPU, the cluster has 0 GPUs, room for 0 of 1. "
         "The job fails in 30 min 00 s (engine.replicas.wait_minutes)."
+    )
+    lack = "assembling parts needs logical CPUs, the cluster has none; 1 of 2 nodes are gone"
+    assert waiting(Waiting(0.0, (), 0, (lack,), seconds_left=1800.0, assembling=("part-a",))) == (
+        "Waiting for a node that can assemble parts: all rows are computed. Assembling parts needs logical CPUs, the "
+        "cluster has none; 1 of 2 nodes are gone. The job fails in 30 min 00 s (engine.replicas.wait_minutes)."
     )
     gone = sight(node="", is_alive=False)
     text = waiting(Waiting(20.0, (gone, sight(units=())), 2, (lack,), seconds_left=60.0))

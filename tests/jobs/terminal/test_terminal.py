@@ -51,7 +51,8 @@ def test_an_error_is_red_unless_no_color_is_set(tmp_path: Path, variables: dict[
 
 
 def test_native_lines_are_caught_and_those_that_only_inform_left_out() -> None:
-    """Ray's C++ side wrote into the middle of the live line, past Python and past rich."""
+    """Ray's C++ side wrote into the middle of the live line, past Python and past rich; and the loss of a node was told
+    by dozens of lines on retries, with the codes of their colours."""
     script = (
         "import os, sys\n"
         "from batchloom.jobs.terminal.stray_lines import caught\n"
@@ -62,6 +63,9 @@ def test_native_lines_are_caught_and_those_that_only_inform_left_out() -> None:
         "    os.write(2, b'\\x1b[33m(raylet)\\x1b[0m A node is gone: \\n\\n    - bytes restored: 0\\n')\n"
         "    os.write(2, b'    [2026-01-02 03:04:05,678 I 12 12] (raylet) worker_pool.cc:1: Started\\n')\n"
         "    os.write(2, b'    [state-dump] DebugString() time ms: 0\\n')\n"
+        "    again = ' Task Entries.look failed. There are infinite retries remaining, so the task will be retried.'\n"
+        "    print('\\x1b[33m(raylet, ip=10.0.0.2)\\x1b[0m' + again, file=sys.stderr)\n"
+        "    print('\\x1b[33m(raylet)\\x1b[0m The node is dead', file=sys.stderr)\n"
         "    print('from Python', file=sys.stderr)\n"
         "    print('true', file=stderr)\n"
         "print('after', file=sys.stderr)\n"
@@ -70,7 +74,7 @@ def test_native_lines_are_caught_and_those_that_only_inform_left_out() -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr == "true\nafter\n"
     lost = "[2026-01-02 03:04:05,678 E 12 12] core_worker.cc:1: Lost"
-    assert done.stdout == f"{[lost, '(raylet) A node is gone: ', 'from Python']}\n"
+    assert done.stdout == f"{[lost, '(raylet) A node is gone: ', '(raylet) The node is dead', 'from Python']}\n"
 
 
 def test_a_child_that_keeps_stderr_open_does_not_hold_the_command_up() -> None:

@@ -1,13 +1,16 @@
 """The roster knows what each replica computes, and blames for a death what was computed at it."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from batchloom.pipelines.config import LimitsConfig
 from batchloom.pipelines.telemetry.usage import Usage
+from batchloom.pipelines.watching import roster
 from batchloom.pipelines.watching.attempts import Attempt
-from batchloom.pipelines.watching.roster import MAX_FAILED_UNITS, Entries, Process, Sight
+from batchloom.pipelines.watching.roster import MAX_FAILED_UNITS, Entries, Process, Roster, Sight
 from batchloom.pipelines.watching.watchdog import (
     SILENT_SECONDS,
     STALL_PAUSES,
@@ -202,3 +205,17 @@ def test_a_replica_is_ended_where_it_makes_no_step_or_says_nothing(
 ) -> None:
     limits = LimitsConfig(stall_minutes=stall_minutes)
     assert (is_stalled(seen, limits), is_silent(seen, limits)) == (stalled, silent)
+
+
+def test_the_roster_lives_on_the_drivers_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a soft affinity Ray places an actor without resources anywhere: it died with a node that left, and with it
+    went all counts of deaths."""
+    asked: dict[str, Any] = {}
+    actor = SimpleNamespace(remote=lambda *_: "actor")
+    monkeypatch.setattr(roster.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "ab" * 28))
+    monkeypatch.setattr(
+        roster.ray, "remote", lambda **_: lambda _: SimpleNamespace(options=lambda **kw: asked.update(kw) or actor)
+    )
+    Roster(5, 100)
+    strategy = asked["scheduling_strategy"]
+    assert (strategy.node_id, strategy.soft) == ("ab" * 28, False)
