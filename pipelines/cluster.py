@@ -14,10 +14,11 @@ from typing import Any
 
 import ray
 import yaml
+from ray._common.utils import get_ray_temp_dir
 from ray._private import auto_init_hook, ray_constants, state, utils, worker
 from ray.data import DataContext
 
-from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.errors import ConfigError, JobError, PipelineError
 from batchloom.pipelines.joining import cluster_to_join
 from batchloom.pipelines.replicas.placement import Cluster, Node, NodeKind
 
@@ -53,7 +54,7 @@ _CONNECTION = _Connection()
 def connected() -> Iterator[None]:
     """Connect to Ray with our settings: the caller's connection, RAY_ADDRESS's cluster, or a local one that we end.
 
-    Raises: ConfigError where RAY_ADDRESS names no cluster that answers.
+    Raises: ConfigError where RAY_ADDRESS names no cluster that answers; JobError where no Ray can be started here.
     """
     connection = _CONNECTION
     with connection.lock:
@@ -141,19 +142,20 @@ def _initialized() -> Iterator[None]:
         return
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors that matter arrive as exceptions
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    over = threading.Event()
+    over, joins = threading.Event(), True
     try:
+        joins = cluster_to_join() is not None
         if threading.current_thread() is threading.main_thread():
             with _callers_handler():
-                _start()
+                _start(joins)
         else:
-            _kept_by_a_thread(_start, over)
-    except (ConnectionError, ValueError) as error:
-        named = os.environ.get("RAY_ADDRESS")
-        raise ConfigError(
-            f"Cannot connect to the Ray cluster that RAY_ADDRESS={named!r} names: {error}. Set it to the address of a "
-            "running cluster (host:6379), or unset it: the job then runs on this machine alone."
-        ) from error
+            _kept_by_a_thread(lambda: _start(joins), over)
+    except PipelineError:
+        raise
+    except Exception as error:  # Ray raises what it likes, Exception itself where a raylet does not come up
+        if not joins:
+            ray.shutdown()
+        raise (_not_joined(error) if joins else _not_started(error)) from error
     try:
         yield
     finally:
@@ -161,9 +163,32 @@ def _initialized() -> Iterator[None]:
         over.set()
 
 
-def _start() -> None:
+def _not_joined(error: Exception) -> ConfigError:
+    named = os.environ.get("RAY_ADDRESS")
+    which = f"that RAY_ADDRESS={named!r} names" if named else "that this machine was joined to by `ray start`"
+    way_out = "unset it" if named else "leave it by `ray stop`"
+    return ConfigError(
+        f"Cannot connect to the Ray cluster {which}: {_words(error)}. Set RAY_ADDRESS to the address of a running "
+        f"cluster (host:6379), or {way_out}: the job then runs on this machine alone."
+    )
+
+
+def _not_started(error: Exception) -> JobError:
+    return JobError(
+        f"Ray could not be started on this machine: {_words(error)}. Look for limits on open files and processes "
+        "(ulimit -n, -u, -v), for a lack of memory or of room in /dev/shm and in Ray's folder "
+        f"({get_ray_temp_dir()}; RAY_TMPDIR changes it), and for other work that leaves it no time."
+    )
+
+
+def _words(error: Exception) -> str:
+    """Return what Ray says, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(" .")
+
+
+def _start(joins: bool) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
-    if cluster_to_join() is not None:
+    if joins:
         ray.init(**options)
     else:
         for name, value in SETTINGS_OF_A_LOCAL_RAY.items():

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from batchloom.pipelines.cluster import HEAD, _kept_by_a_thread, connected, look
-from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.errors import ConfigError, JobError
 from batchloom.pipelines.replicas.placement import NodeKind
 
 TWO_JOBS = """
@@ -127,6 +127,52 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # by the tests before
     with pytest.raises(ConfigError, match="RAY_ADDRESS='nonsense'"), connected():
         pass
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.1"), "started with: Ray: 2.1. Set"),
+        (ConnectionError("refused"), "names: ConnectionError: refused. Set RAY_ADDRESS to"),
+    ],
+)
+def test_whatever_keeps_a_job_from_a_cluster_is_said_with_what_to_change(monkeypatch, error, said) -> None:
+    """Another version of Ray than the cluster's ended the command with a traceback."""
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert said in refusal(monkeypatch, ConfigError, "10.0.0.1:6379", error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Exception("The current node timed out during startup."),
+        ValueError("Attempting to cap object store memory usage at 60000000 bytes, but the minimum is 78643200."),
+        PermissionError(13, "Permission denied", "/tmp/ray"),
+    ],
+)
+def test_a_ray_that_cannot_be_started_here_is_no_cluster_that_rayaddress_names(monkeypatch, error) -> None:
+    """A raylet that did not come up was a traceback, and a machine without memory `RAY_ADDRESS=None`."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    said = refusal(monkeypatch, JobError, None, error)
+    assert said.startswith(f"Ray could not be started on this machine: {type(error).__name__}: ")
+    assert str(error).rstrip(".") in said
+    assert "ulimit -n" in said
+    assert "RAY_ADDRESS" not in said
+
+
+def refusal(monkeypatch, kind: type[Exception], address: str | None, error: Exception) -> str:
+    """What is said where Ray does not start for some reason."""
+
+    def start(**_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("batchloom.pipelines.cluster.cluster_to_join", lambda: address)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", start)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    with pytest.raises(kind) as caught, connected():
+        pass
+    return str(caught.value)
 
 
 def test_the_thread_that_starts_ray_lives_until_the_last_job_is_over() -> None:
