@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 import yaml
-from ray._common.utils import get_ray_temp_dir
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private import auto_init_hook, ray_constants, state, utils, worker
 from ray.data import DataContext
 
@@ -177,7 +177,7 @@ def _not_started(error: Exception) -> JobError:
     return JobError(
         f"Ray could not be started on this machine: {_words(error)}. Look for limits on open files and processes "
         "(ulimit -n, -u, -v), for a lack of memory or of room in /dev/shm and in Ray's folder "
-        f"({get_ray_temp_dir()}; RAY_TMPDIR changes it), and for other work that leaves it no time."
+        f"({get_default_ray_temp_dir()}; RAY_TMPDIR changes it), and for other work that leaves it no time."
     )
 
 
