@@ -108,6 +108,13 @@ class Placement:
             words.append(f"{needed}, the cluster has {self._has(nodes)}, room for {held} of {self.min_replicas}{gone}")
         return words
 
+    def taken(self, nodes: Sequence[Node], free: Node) -> list[str]:
+        """Return in words that what a replica needs is there and taken, by whomever. `free`: of all nodes together."""
+        name, needed = ("GPU", self.gpus_per_rank * self.num_ranks) if self.gpus_per_rank else ("CPU", self.num_cpus)
+        if (left := free.get(name, 0.0)) >= needed:
+            return []
+        return [f"a replica{self._of_ranks()} needs {self._needs()}, the cluster has {self._has(nodes)}, {left:g} free"]
+
     def ways_out(self, nodes: Sequence[Node]) -> list[str]:
         """Return what to change in the job or the cluster, where replicas find no room."""
         if self._held_by(nodes) >= self.min_replicas:

@@ -52,6 +52,8 @@ class Watchdog:
         """Addresses of nodes that were there at some time of the job."""
         self._gone: set[str] = set()
         self._nodes = self._look_at_nodes()
+        self._free: Node | None = None
+        """What of the cluster nobody holds; None where replicas are ready, and it does not matter."""
         self._looked_at = time.monotonic()
         self._silences: list[Silence] = []
         self._loss: str | None = None
@@ -135,7 +137,7 @@ class Watchdog:
     def waiting(self, quiet_seconds: float) -> Waiting:
         """Return what is known of a silence that lasts so long."""
         with self._changing:
-            sights, nodes, silences = self._sights, self._nodes, self._silences
+            sights, nodes, silences, free = self._sights, self._nodes, self._silences, self._free
             age = time.monotonic() - self._looked_at
         alive = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}
         replicas = tuple(
@@ -151,7 +153,8 @@ class Watchdog:
             )
             for sight in sights
         )
-        lacking = [*self._lacking(nodes), *map(str, silences)]
+        taken = [] if free is None else self._placement.taken(_resources(nodes), free)
+        lacking = [*(self._lacking(nodes) or taken), *map(str, silences)]
         num_replicas, seconds_left = self._placement.min_replicas, self._room_wait.seconds_left
         return Waiting(quiet_seconds, replicas, num_replicas, tuple(lacking), seconds_left)
 
@@ -182,8 +185,10 @@ class Watchdog:
         if silences:
             return  # what asks Ray now would wait for it
         sights, nodes = self._roster.look(ANSWER_SECONDS), self._look_at_nodes()
+        is_any_ready = any(sight.is_ready and sight.heard < HEARD_SECONDS for sight in sights)
+        free = None if is_any_ready else ray.available_resources()
         with self._changing:
-            self._sights, self._nodes, self._looked_at = sights, nodes, time.monotonic()
+            self._sights, self._nodes, self._free, self._looked_at = sights, nodes, free, time.monotonic()
         alive = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}
         for sight in sights:
             due = time.monotonic() - self._ended_at.get(sight.process, float("-inf")) > AGAIN_SECONDS

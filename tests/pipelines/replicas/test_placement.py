@@ -10,6 +10,8 @@ from batchloom.pipelines.replicas.placement import STAGE_CPUS, Cluster, NodeKind
 
 GPUS = [{"CPU": 16, "GPU": 4}, {"CPU": 16, "GPU": 4}, {"CPU": 4, "GPU": 1}]
 HEAD = {"CPU": 0}
+NINE = "the cluster has 9 GPUs on 3 nodes, at most 4 on one"
+CPUS = "the cluster has 36 logical CPUs"
 
 
 def engine(num_ranks=1, least=1, most=1, **others):
@@ -197,3 +199,19 @@ def test_lacks_are_told_for_the_nodes_that_are_left():
         "reading and writing need 0.5 logical CPUs, the cluster has 0; 2 of 2 nodes are gone",
         "a replica needs 0.5 GPUs, the cluster has 0 GPUs, room for 0 of 4; 2 of 2 nodes are gone",
     ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "free", "said"),
+    [
+        (engine(device="cuda"), {"GPU": 1.0, "CPU": 0.0}, []),
+        (engine(device="cuda"), {"CPU": 9.0}, [f"a replica needs 1 GPU, {NINE}, 0 free"]),
+        (engine(device="cuda", gpus_per_replica=0.5), {"GPU": 0.5}, []),
+        (engine(2, device="cuda"), {"GPU": 1.0}, [f"a replica of 2 ranks needs 2 GPUs of one node, {NINE}, 1 free"]),
+        (engine(device="cpu"), {"CPU": 0.5}, []),
+        (engine(device="cpu"), {"CPU": 0.25}, [f"a replica needs 0.5 logical CPUs, {CPUS}, 0.25 free"]),
+    ],
+)
+def test_what_others_hold_is_said(asked, free, said) -> None:
+    """A job whose GPUs another one held said that input was read."""
+    assert place(asked, Cluster(GPUS)).taken(GPUS, free) == said
