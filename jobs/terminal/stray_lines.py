@@ -1,9 +1,9 @@
 """Capture what native code writes to file descriptor 2, past sys.stderr: it would break the live line in two.
 
 Ray's C++ core logs there in every process that connects, and Ray's Python prints what other nodes tell, in colours.
-Dropped are lines of level I (info), those on tasks that Ray tries again, which come by dozens where a node is lost, and
-what it quotes of a dead node's log, indented: two hundred lines of counters. All others are passed on, without colours,
-to be printed above the live line.
+Dropped are lines of level I (info), those on tasks that Ray tries again, which come by dozens where a node is lost,
+stacks of its servers, and what it quotes of a dead node's log, indented: two hundred lines of counters. All others are
+passed on, without colours, to be printed above the live line.
 """
 
 import os
@@ -19,6 +19,7 @@ _AT = r"\[\d{4}-\d\d-\d\d [\d:,]+"
 RAY_INFORMS = re.compile(
     rf"{_AT} I \d+ \d+\] |\s+({_AT} [IW] \d+ \d+\] |\[state-dump\]|- (objects|bytes) [a-z ]+: \d+$)|\s*$"
     r"|\(raylet[^)]*\) Task \S+ failed\. There are \w+ retries remaining, so the task will be retried\."
+    r"|\s*\S+\(\S*\+0x[0-9a-f]+\) \[0x[0-9a-f]+\]$"  # a frame of a stack; Ray's logs have it
 )
 COLOURS = re.compile(r"\x1b\[[\d;]*m")
 LAST_LINES_SECONDS = 0.5  # to wait for the pipe's end: a child process that inherited it may never close it

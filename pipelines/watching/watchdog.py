@@ -40,7 +40,7 @@ MOST_TOLD = 16  # replicas whose times are told one by one
 
 
 class Watchdog:
-    """A context: a thread that looks every LOOK_SECONDS. It kills processes; whoever waits asks it what it saw."""
+    """A context: threads that look every LOOK_SECONDS. They kill processes; whoever waits asks what they saw."""
 
     def __init__(self, roster: Roster, placement: Placement, limits: LimitsConfig, wait_minutes: float) -> None:
         """`wait_minutes`: how long a job may wait for a node that holds a replica."""
@@ -64,9 +64,12 @@ class Watchdog:
         self._changing = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        # By itself: who waits for the roster of a Ray that is gone would ask too late, as Ray soon ends this process.
+        self._asking = threading.Thread(target=self._ask_servers, name="watchdog asks servers", daemon=True)
 
     def __enter__(self) -> "Watchdog":
         self._thread.start()
+        self._asking.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,7 +161,13 @@ class Watchdog:
         num_replicas, seconds_left = self._placement.min_replicas, self._room_wait.seconds_left
         return Waiting(quiet_seconds, replicas, num_replicas, tuple(lacking), seconds_left)
 
-    # ----------------------------------------------------------------------------------------------- on its thread
+    # ---------------------------------------------------------------------------------------------- on its threads
+
+    def _ask_servers(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            silences = self._servers.silences()
+            with self._changing:
+                self._silences = silences
 
     def _run(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
@@ -179,10 +188,9 @@ class Watchdog:
             log.warning("%s", trouble)
 
     def _look(self) -> None:
-        silences = self._servers.silences()
         with self._changing:
-            self._silences = silences
-        if silences:
+            is_any_silent = bool(self._silences)
+        if is_any_silent:
             return  # what asks Ray now would wait for it
         sights, nodes = self._roster.look(ANSWER_SECONDS), self._look_at_nodes()
         is_any_ready = any(sight.is_ready and sight.heard < HEARD_SECONDS for sight in sights)

@@ -66,6 +66,8 @@ def test_native_lines_are_caught_and_those_that_only_inform_left_out() -> None:
         "    again = ' Task Entries.look failed. There are infinite retries remaining, so the task will be retried.'\n"
         "    print('\\x1b[33m(raylet, ip=10.0.0.2)\\x1b[0m' + again, file=sys.stderr)\n"
         "    print('\\x1b[33m(raylet)\\x1b[0m The node is dead', file=sys.stderr)\n"
+        "    print('    /ray/raylet(+0x4af8e3) [0x56136b4f38e3]', file=sys.stderr)\n"
+        "    print('    /lib/libc.so.6(__libc_start_main+0x85) [0x7ff2f3645305]', file=sys.stderr)\n"
         "    print('from Python', file=sys.stderr)\n"
         "    print('true', file=stderr)\n"
         "print('after', file=sys.stderr)\n"
