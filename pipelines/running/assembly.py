@@ -30,7 +30,8 @@ TASK_CPUS = 0.001  # it waits for stores most of the time, and must find room be
 TASK_BYTES = 5 << 26  # that a task takes beside its part, its process included (docs/log.md)
 BYTES_STEP = 1 << 27  # tasks that ask Ray for as much as each other share workers
 MAX_BYTES = MAX_TASKS * 3 * BYTES_STEP  # of these: 16 of small parts, or 8 of 256 MiB; one may always run
-LOOK_SECONDS = 5.0  # between two looks at the nodes, which come and go
+LOOK_SECONDS = 20.0  # between two looks at the nodes, which come and go
+ROOM_SECONDS = 5.0  # the same while nothing but parts is left, so that nobody else looks
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds from a loss to the next attempt, twice as many each time
 LONGEST_TASK = 900.0  # seconds, unless limits.stall_minutes is set: then a task is taken for lost
 
@@ -85,6 +86,11 @@ class Assembly:
         """The names of the parts that are assembled now, and then of those that wait for it."""
         return tuple(self._assemble.name(attempt.pending.part) for attempt in [*self._running.values(), *self._ready])
 
+    def look_for_room(self) -> None:
+        """Look, now and then, whether nodes run tasks: called while nothing but parts is left, and Ray answers."""
+        if time.monotonic() - self._looked >= ROOM_SECONDS:
+            self._look()
+
     def lacking(self) -> tuple[str, ...]:
         """Return in words what the cluster lacks, where no node runs tasks."""
         if self.room_wait.seconds_left is None:
@@ -115,7 +121,7 @@ class Assembly:
 
     def finished(self, seconds: float) -> Iterator[tuple[PartRecord | PartFailed, dict[str, float]]]:
         """Start what can be started, and yield what is done within so many seconds, with its measures."""
-        if self.is_busy and time.monotonic() - self._looked >= LOOK_SECONDS:
+        if self._ready and time.monotonic() - self._looked >= LOOK_SECONDS:
             self._look()
         self._start()
         if not self._running:

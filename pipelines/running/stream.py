@@ -103,6 +103,8 @@ def _assembled(assembly: Assembly, pace: Pace, on_event: Callable[[Event], None]
     """
     servers = RayServers.of_this_driver()
     while assembly.is_busy:
+        if not (silences := servers.silences()):  # or a look would wait for what is gone
+            assembly.look_for_room()
         made: list[Made] = list(assembly.finished(TICK_SECONDS))
         yield from made
         if made:
@@ -110,7 +112,7 @@ def _assembled(assembly: Assembly, pace: Pace, on_event: Callable[[Event], None]
         elif assembly.room_wait.is_news() or pace.is_due():
             lacking, seconds_left = assembly.lacking(), assembly.room_wait.seconds_left
             on_event(Waiting(pace.quiet_seconds, (), 0, lacking, seconds_left, assembling=assembly.parts))
-        if not made and (reason := loss_of(servers.silences()) or assembly.vain_wait()) is not None:
+        if not made and (reason := loss_of(silences) or assembly.vain_wait()) is not None:
             raise JobError(f"{reason}\n{KEPT}")
 
 
