@@ -61,16 +61,16 @@ class ErrorLimitError(PipelineError):
 
 ADVICE = {
     "damaged_input": "their bytes in the input do not decode; write those files again",
-    "empty_text": "their text is white space alone; leave them out of the input, or choose another input.text_column",
+    "empty_text": "their text is white space alone; leave them out of the input, or choose another column",
     "killed_the_process": "look at their texts; the logs of Ray's workers may say more",
     "no_targets": "give them targets, in the column that task_options.targets_column names",
     "no_labels": "give them labels, in the column that task_options.labels_column names",
     "no_mask": "put the tokenizer's mask into their text",
     "no_tokens": "the tokenizer knows none of their characters; see whether it is the checkpoint's own",
-    "not_finite": "try engine.dtype: float32 in another output; if they stay, the checkpoint's weights are damaged",
+    "not_finite": "the column error says which values, and what to change in another output",
     "not_shrinking": "lower generation.max_new_tokens, or set task_options.merge: join, in another output",
     "not_utf8": "write their text as UTF-8",
-    "null_text": "leave them out of the input, or choose another input.text_column",
+    "null_text": "leave them out of the input, or choose another column",
     "out_of_memory": "run again with --retry-errors=out_of_memory on a device with more memory, or lower "
     "generation.num_beams or its lengths in another output",
     "refused_request": "the column error says which parameter or text",

@@ -137,7 +137,7 @@ class DryRun:
             "Writes": ", ".join(values["columns"]),
             "Output": values["output"],
             "Done": f"{values['num_units_done']:,} of {units}, {values['num_rows_done']:,} of {rows}",
-            "Generation": _lines(values["generation"]),
+            **({"Generation": _lines(values["generation"])} if values["generation"] else {}),
             "Task options": _lines(
                 {name: value for name, value in values["task_options"].items() if value is not None}
             ),

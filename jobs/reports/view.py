@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -44,6 +44,8 @@ class View:
     """The files that are there: others, which a manifest may name, are not opened."""
     kept_columns: tuple[str, ...] = ()
     """Of the input, in the parts."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The task's options, defaults included."""
     num_rows_answered: int = 0
     """Rows of the input whose answers are saved, or that are left out beside such, and not yet in a part."""
 
@@ -145,7 +147,8 @@ def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
     found = ledger.look(store)
     manifest = ledger.read_manifest(store) if found.is_closed else None
     if manifest is not None:
-        return View(store, _told(manifest.job), manifest, manifest.parts, found.parts, _kept(manifest.layout_of))
+        kept, settings = _kept(manifest.layout_of), section(manifest.fingerprint_of, "task_options")
+        return View(store, _told(manifest.job), manifest, manifest.parts, found.parts, kept, settings)
 
     def record_of(part: str) -> PartRecord | None:
         return _read(store, part, lambda file: file.footer(found.parts[part].size).record)
@@ -158,7 +161,8 @@ def look(output: str, storage_options: Mapping[str, Any] | None = None) -> View:
         raise OutputError(f"{output} holds no batchloom output.{ledger.deeper(found)} A job creates it at its start.")
     told = _told(found.job.job if found.job else {})
     kept = _kept(found.job.layout_of if found.job else {})
-    return View(store, told, None, records, found.parts, kept, _num_rows_answered(found))
+    settings = section(found.job.fingerprint_of, "task_options") if found.job else {}
+    return View(store, told, None, records, found.parts, kept, settings, _num_rows_answered(found))
 
 
 def _kept(layout_of: Mapping[str, Any]) -> tuple[str, ...]:

@@ -164,7 +164,7 @@ class Output:
             figures = {"Units": f"all {found:,} were done already; nothing was computed{written}"}
         else:
             figures = Figures.of(manifest).words()
-        cure = _advice(manifest.job, manifest.errors_by_kind)
+        cure = _advice(manifest)
         errors = {} if cure is None else {"Cure": cure}
         result = wording.outcome(manifest.totals, manifest.errors_by_kind)
         self.pairs({"Result": result, **errors, **figures, "Output": path})
@@ -193,13 +193,14 @@ def _now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _advice(job: Mapping[str, Any], errors_by_kind: Mapping[str, int]) -> str | None:
+def _advice(manifest: "Manifest") -> str | None:
     """Return what to do about most of a job's errors; None where it has none, or is one of a newer version."""
     from batchloom.pipelines.tasks import TASKS
     from batchloom.pipelines.tasks.cures import advice
 
-    task = TASKS.get(job.get("task", ""))
-    return None if task is None else advice(errors_by_kind, task.cures, job.get("task_options", {}))
+    task = TASKS.get(manifest.job.get("task", ""))
+    settings = manifest.fingerprint_of.get("task_options", {})
+    return None if task is None else advice(manifest.errors_by_kind, task.cures, settings)
 
 
 class _Notes(logging.Handler):
@@ -267,5 +268,5 @@ def event_values(event: "Event") -> dict[str, Any]:
             return {"event": "unit_failed", **asdict(event)}
         case Finished(manifest):
             told = {name: getattr(manifest, name) for name in ("fingerprint", "totals", "errors_by_kind", "timing")}
-            told["advice"] = _advice(manifest.job, manifest.errors_by_kind)
+            told["advice"] = _advice(manifest)
             return {"event": "finished", "output": manifest.job["output"]["path"], **told}

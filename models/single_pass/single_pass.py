@@ -289,7 +289,9 @@ class SinglePass(StatePasses):
         for part_MD, wanted in zip(hidden_MD.split(num), wanted_M.split(num), strict=True):
             logits_MV = model.local_logits(part_MD)
             value_M = self._vocabulary.find(logits_MV, wanted[:, None])[:, 0].float()
-            parts.append((value_M - self._vocabulary.log_normalizer(logits_MV)).cpu())
+            normalizer_M = self._vocabulary.log_normalizer(logits_MV)
+            # Of a banned token -inf is right; beside an infinite logit it would be that of any token.
+            parts.append((value_M - normalizer_M).masked_fill_(~normalizer_M.isfinite(), torch.nan).cpu())
         return torch.cat(parts) if parts else torch.empty(0)
 
     def _needs(self, method: str, what: str) -> None:

@@ -22,7 +22,7 @@ RESULT_SCHEMA = pa.schema(
         pa.field("finish_reason", pa.string()),
         pa.field("is_copy", pa.bool_()),  # of a generated answer: it says what its prompt says
         # Of a single pass: logits, probabilities, an embedding; of a generated answer its tokens' log-probabilities,
-        # where the task asks for them.
+        # where the task asks for them. Null: of a scored token of probability 0.
         pa.field("values", pa.list_(pa.float32())),
         pa.field("indices", pa.list_(pa.int32())),  # of a single pass: what the values belong to
         ERROR_FIELD,

@@ -156,7 +156,7 @@ class SinglePassReplica:
         """
         try:
             with self._turns.beside_others():
-                return [(numbers, self._ask(numbers, questions))]
+                return [(numbers, self._checked(self._ask(numbers, questions)))]
         except (RuntimeError, MemoryError) as error:
             _raise_unless_memory(error)
         if len(numbers) > 1:
@@ -165,22 +165,52 @@ class SinglePassReplica:
         if self._num_workers > 1:
             try:
                 with self._turns.alone():
-                    return [(numbers, self._ask(numbers, questions))]
+                    return [(numbers, self._checked(self._ask(numbers, questions)))]
             except (RuntimeError, MemoryError) as error:
                 _raise_unless_memory(error)
-        advice = "Shorten the text, or give it fewer targets." if questions.have_targets else "Shorten the text."
+        if questions.have_targets and (values := self._in_halves(*questions.with_targets(numbers[0]))) is not None:
+            return [(numbers, self._checked({"values": pa.array([values], pa.list_(pa.float32()))}))]
+        advice = "Shorten the text, or its longest target." if questions.have_targets else "Shorten the text."
         message = f"{len(questions.token_ids(numbers[0]))} tokens do not fit into memory. {advice}"
         return [(numbers, {"error": [vars(RowError("infer", "out_of_memory", message))]})]
 
     def _ask(self, numbers: Sequence[int], questions: RequestTokens) -> Mapping[str, Any]:
-        """Return the columns of the answers, with an error where a value is NaN or infinite."""
-        from batchloom.models.not_finite import not_finite as message
-
+        """Return the columns of the answers."""
         if questions.have_targets:
             sources, targets = zip(*map(questions.with_targets, numbers), strict=True)
-            answers = self._task.ask_targets(self._pass, sources, targets)
-        else:
-            answers = self._task.ask(self._pass, list(map(questions.token_ids, numbers)))
+            return self._task.ask_targets(self._pass, sources, targets)
+        return self._task.ask(self._pass, list(map(questions.token_ids, numbers)))
+
+    def _in_halves(self, source: list[int], targets: Sequence[list[int]]) -> list[float | None] | None:
+        """Return the values of a request whose targets do not fit into memory together, half of them at a time, or half
+        of those; None where one alone does not fit."""
+        if len(targets) == 1:
+            return None
+        values: list[float | None] = []
+        for part in (targets[: len(targets) // 2], targets[len(targets) // 2 :]):
+            found = self._tried(source, part)
+            if found is None:
+                found = self._in_halves(source, part)
+            if found is None:
+                return None
+            values += found
+        return values
+
+    def _tried(self, source: list[int], targets: Sequence[list[int]]) -> list[float | None] | None:
+        """Return the values of one request while no other worker computes, or None where memory ran out."""
+        try:
+            with self._turns.alone():
+                values: list[list[float | None]]
+                values = self._task.ask_targets(self._pass, [source], [targets])["values"].to_pylist()
+                return values[0]
+        except (RuntimeError, MemoryError) as error:
+            _raise_unless_memory(error)
+        return None
+
+    def _checked(self, answers: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the columns of answers, with an error where a value is NaN or infinite."""
+        from batchloom.models.not_finite import not_finite as message
+
         is_odd = np.logical_or.reduce([not_finite(column) for column in answers.values()])
         if not is_odd.any():
             return answers

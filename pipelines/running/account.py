@@ -130,7 +130,7 @@ class Account:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.errors.items()) if count)
             raise ErrorLimitError(
                 f"{num_errors} of {num_rows} rows failed ({kinds}); limits.max_error_rate is {limit}. "
-                f"Finished parts are kept. {advice(self.errors, self.job.task.cures, self.job.config.task_options)} "
+                f"Finished parts are kept. {advice(self.errors, self.job.task.cures, self.job.task.settings())} "
                 "To keep the error rows, raise the limit and run the same command again."
             )
         limit = self.job.config.limits.max_degenerate_rate

@@ -104,8 +104,9 @@ class Write:
         found: dict[int, dict[str, str]] = {}
         for field, column in zip(self.task.output_fields(), answers, strict=True):
             message = f"The row's {field.name} is not finite (NaN or infinity), though what the model gave is."
-            error = vars(RowError("finish", "not_finite", message))
-            found |= dict.fromkeys(np.flatnonzero(not_finite(column)).tolist(), error)
+            reason = self.task.why_not_finite(field.name)
+            error = vars(RowError("finish", "not_finite", f"{message} {reason}".strip()))
+            found = dict.fromkeys(np.flatnonzero(not_finite(column)).tolist(), error) | found  # the first column's
         return found
 
 

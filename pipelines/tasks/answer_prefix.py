@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchloom import models
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.fields import ANSWER_PREFIX
-from batchloom.pipelines.tasks.base import ColumnKind, Prepared, TaskSpec
+from batchloom.pipelines.tasks.base import ColumnKind, Ints, Prepared, TaskSpec
 from batchloom.pipelines.tasks.prompts import Template
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class AnswerPrefix:
     """The token that is forced before it: with a prompt the decoder itself forces none."""
     num_tokens: int
     """Tokens of each prefix, `first` included; 0 where they depend on the row."""
+    positions: int | None
+    """Those that a prompt and its prefix have together; None: any number, or the prefix is in another stack."""
 
     @staticmethod
     def of(spec: TaskSpec, text: str | None, architecture: str, generation: Mapping[str, Any]) -> "AnswerPrefix | None":
@@ -45,9 +48,10 @@ class AnswerPrefix:
         if text is None:
             return None
         template = Template(text, "answer_prefix", needs_column=False)
+        has_encoder = architecture.endswith("ForConditionalGeneration")
         forced = generation.get("forced_bos_token_id")
-        first = () if forced is None or not architecture.endswith("ForConditionalGeneration") else (forced,)
-        prefix = AnswerPrefix(template, first, 0)
+        first = () if forced is None or not has_encoder else (forced,)
+        prefix = AnswerPrefix(template, first, 0, None if has_encoder else spec.checkpoint.max_positions)
         if template.columns:
             return prefix
         (tokens,) = prefix.tokens({}, 1, models.load_tokenizer(spec.checkpoint.pinned))
@@ -65,6 +69,12 @@ class AnswerPrefix:
         distinct = list(dict.fromkeys(text for text in texts if text))
         encoded = dict(zip(distinct, tokenizer.encode_batch(distinct, add_special_tokens=False), strict=True))
         return [[*self.first, *ids] if text and (ids := encoded[text]) else None for text in texts]
+
+    def room(self, prefixes: Prefixes) -> Ints | None:
+        """Return how many tokens are left for each row's prompt, [rows]; None: as many as without a prefix."""
+        if self.positions is None:
+            return None
+        return np.array([self.positions - len(ids or ()) for ids in prefixes], np.int32)
 
 
 def columns_with(own: Mapping[str, ColumnKind], prefix: AnswerPrefix | None) -> Mapping[str, ColumnKind]:
@@ -98,6 +108,14 @@ def _check_room(spec: TaskSpec, num_tokens: int, generation: Mapping[str, Any]) 
         raise ConfigError(
             f"task_options.answer_prefix: has {num_tokens} tokens, and leaves no answer any room: the decoder has "
             f"{positions} positions, one of them at least for what is before it. Shorten it."
+        )
+    least = generation.get("min_new_tokens") or 0
+    asked = most if most is not None else num_tokens + 1 + generation["max_new_tokens"]
+    if positions is not None and min(num_tokens + 1 + least, asked) > positions + 1:
+        raise ConfigError(
+            f"generation.min_new_tokens: is {least}, and task_options.answer_prefix has {num_tokens} tokens before "
+            f"them: the decoder has {positions} positions, so no row could be answered. Set it to "
+            f"{positions - num_tokens} at most, or shorten the prefix."
         )
     if most is not None and num_tokens + 1 >= most:
         raise ConfigError(

@@ -185,6 +185,10 @@ class Task(ABC):
     def finish(self, answered: Answered, tokenizer: Any) -> list[pa.Array]:
         """Return the values of `output_fields`, null for rows without results."""
 
+    def why_not_finite(self, column: str) -> str:  # noqa: ARG002
+        """Return what to say of a value of `finish` that is NaN or infinite, though the model's are not."""
+        return ""
+
 
 def with_head(spec: TaskSpec, head: str) -> str:
     """Return the architecture to load, which ends in `head`.

@@ -35,7 +35,7 @@ def advice(errors_by_kind: Mapping[str, int], cures: Iterable[Cure], options: Ma
     """Return what to do about the most frequent kind of error, of equally frequent ones about one that an option cures;
     None where there is no error.
 
-    `options`: those that are set in the job file.
+    `options`: the task's settings, defaults included: what an option is by default may depend on the checkpoint.
     """
     open_cures = {one.kind: one for one in cures if options.get(one.option, one.before) == one.before}
     counts = sorted((-count, kind not in open_cures, kind) for kind, count in errors_by_kind.items() if count > 0)

@@ -118,6 +118,11 @@ class FeatureExtraction(Task):
     def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:  # noqa: ARG002
         return self.columns.of(answered)
 
+    def why_not_finite(self, column: str) -> str:  # noqa: ARG002
+        if self.options.dtype != "float16":
+            return ""
+        return "float16 holds numbers up to 65,504: set task_options.dtype to float32, in another output."
+
 
 def _outputs(options: FeatureExtractionOptions) -> dict[str, StateOutput]:
     """Return what is asked for, by column. Raises: ConfigError where that is nothing, or twice the same."""

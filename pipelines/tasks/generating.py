@@ -52,10 +52,9 @@ def cut_by_positions(
 
 
 def _of_every_row(params: "models.GenerationParams", checkpoint: models.CheckpointInfo) -> Iterator[str]:
-    """Yield a line for each reason why an encoder-decoder would refuse every row."""
-    if not checkpoint.has_encoder:
-        return  # the decoder starts from the row's own prompt
-    if params.decoder_start_token_id is None and params.bos_token_id is None:
+    """Yield a line for each reason why every row would be refused; a decoder alone starts from the row's own prompt, of
+    one token at least."""
+    if checkpoint.has_encoder and params.decoder_start_token_id is None and params.bos_token_id is None:
         yield "the decoder has no token to start from: set decoder_start_token_id, in the job file or in config.json."
     if params.max_length is not None and params.max_length < 2:
         yield (

@@ -4,7 +4,6 @@ A decoder-only model scores every token but the first, given those before it. An
 and scores every token of it as its own reconstruction, which is what transformers calls the loss of labels=input_ids.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from batchloom.pipelines.tasks.base import (
     with_head,
 )
 from batchloom.pipelines.tasks.length import InputLength, LengthOptions
+from batchloom.pipelines.tasks.likelihoods import exp, total, values_of, why_not_finite
 from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.texts import num_around, token_arrays, unanswerable
 from batchloom.pipelines.tasks.windows import windows
@@ -122,25 +122,24 @@ class Perplexity(Task):
 
     def ask(self, model: "SinglePass", token_ids: Sequence[Sequence[int]]) -> Mapping[str, pa.Array]:
         scores = model.score(token_ids, token_ids) if self.is_encoder_decoder else model.score(token_ids)
-        return {"values": pa.array([score.log_probs.numpy() for score in scores], pa.list_(pa.float32()))}
+        return {"values": values_of([score] for score in scores)}
 
     def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:  # noqa: ARG002
         """Return the scores; of each window, only those of its last tokens, which no window before it has scored."""
         tokens: list[np.ndarray[Any, np.dtype[np.float32]] | None] = [None] * answered.num_rows
         for row, in_windows in answered.pieces():
             tokens[row] = np.concatenate([values[-note["num_new"] :] for values, note in in_windows])
-        sums = [None if own is None else float(own.astype(np.float64).sum()) for own in tokens]
+        sums = [None if own is None else total(own) for own in tokens]
         counts = [None if own is None else len(own) for own in tokens]
         perplexities = [
             None if own is None or num is None else exp(-own / num) for own, num in zip(sums, counts, strict=True)
         ]
         columns = [pa.array(sums, pa.float64()), pa.array(counts, pa.int32()), pa.array(perplexities, pa.float64())]
-        return [*columns, pa.array(tokens, pa.list_(pa.float32()))] if self.options.per_token else columns
+        return (
+            [*columns, pa.array(tokens, pa.list_(pa.float32()), from_pandas=True)]
+            if self.options.per_token
+            else columns
+        )
 
-
-def exp(exponent: float) -> float:
-    """Return e to a power, infinity where no float holds it."""
-    try:
-        return math.exp(exponent)
-    except OverflowError:
-        return math.inf
+    def why_not_finite(self, column: str) -> str:
+        return why_not_finite(column)

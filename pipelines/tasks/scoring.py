@@ -6,7 +6,7 @@ decoder-only model scores the target as the text's continuation, which is that l
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,16 +25,19 @@ from batchloom.pipelines.tasks.base import (
     request_table,
     with_head,
 )
+from batchloom.pipelines.tasks.cures import Cure
 from batchloom.pipelines.tasks.length import InputLength, LengthOptions, too_long
+from batchloom.pipelines.tasks.likelihoods import exp, total, values_of, why_not_finite
 from batchloom.pipelines.tasks.options import read_options
-from batchloom.pipelines.tasks.perplexity import exp
-from batchloom.pipelines.tasks.targets import TargetReader, pieces_of, without_targets
-from batchloom.pipelines.tasks.texts import no_tokens, unanswerable
+from batchloom.pipelines.tasks.targets import TargetReader, pieces_of
+from batchloom.pipelines.tasks.texts import no_tokens, unanswerable, unanswerable_lists
 
 if TYPE_CHECKING:
     from batchloom.models import SinglePass, Tokenizer
 
 PER_TOKEN = "token_log_likelihoods"
+PLACES = "places"
+"""Of each of a row's targets, in the notes of its first piece: which of the distinct ones it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,9 @@ class ScoringOptions(LengthOptions):
 @dataclass(frozen=True, kw_only=True)
 class Scoring(Task):
     """The scoring task; pipelines/tasks/base.py Task documents the methods."""
+
+    # For decoders, to whose texts a target is joined: encoder-decoders truncate theirs, and no target is.
+    cures: ClassVar[tuple[Cure, ...]] = (Cure("too_long", "truncation", "error", "left"),)
 
     text_column: str
     options: ScoringOptions
@@ -106,7 +112,10 @@ class Scoring(Task):
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
         texts = columns[0].to_pylist()
         if self.is_list:
-            targets, errors = columns[1].to_pylist(), without_targets(columns[1], self.target_column)
+            targets = columns[1].to_pylist()
+            column = self.target_column
+            if_empty = RowError("prepare", "no_targets", f"column {column!r} has no target in this row")
+            errors = unanswerable_lists(targets, column, "target", if_empty)
         else:
             targets, errors = [[one] for one in columns[1].to_pylist()], unanswerable(columns[1], self.target_column)
         errors |= unanswerable(columns[0], self.text_column)
@@ -117,6 +126,7 @@ class Scoring(Task):
         num_input, num_truncated = np.zeros((2, len(texts)), dtype=np.int32)
         asked: list[tuple[int, int, Ints]] = []
         lengths: list[list[int]] = []
+        places: list[list[int]] = []
         for row, whole in zip(rows, sources, strict=True):
             own = [next(scored) for _ in targets[row]]
             source = self._fitted(whole, own, reading.around)
@@ -124,7 +134,11 @@ class Scoring(Task):
                 errors[row] = source
                 continue
             num_truncated[row] = len(whole) - len(source)
-            for piece, part in enumerate(pieces_of(own)):
+            # Of equal targets one is scored: the last bits of a score depend on what is computed beside it.
+            distinct = {target.tobytes(): target for target in own}
+            number_of = {key: number for number, key in enumerate(distinct)}
+            for piece, part in enumerate(pieces_of([*distinct.values()])):
+                places.append([number_of[target.tobytes()] for target in own] if piece == 0 else [])
                 asked.append((row, piece, np.concatenate([source, *part])))
                 lengths.append([len(target) for target in part])
                 num_input[row] += len(asked[-1][2])
@@ -132,7 +146,8 @@ class Scoring(Task):
         order = sorted(range(len(asked)), key=lambda number: asked[number][2][: -sum(lengths[number])].tobytes())
         of_targets = pa.array([lengths[number] for number in order], TARGET_LENGTHS.type)
         requests = request_table([asked[number] for number in order]).append_column(TARGET_LENGTHS, of_targets)
-        notes = requests.select(["row", "piece", TARGET_LENGTHS.name])
+        of_row = pa.array([places[number] for number in order], pa.list_(pa.int32()))
+        notes = requests.select(["row", "piece", TARGET_LENGTHS.name]).append_column(PLACES, of_row)
         return Prepared(requests, num_input, num_truncated, errors, notes)
 
     def _fitted(self, source: Ints, targets: Sequence[Ints], around: tuple[int, int]) -> Ints | RowError:
@@ -160,9 +175,7 @@ class Scoring(Task):
     def ask_targets(
         self, model: "SinglePass", sources: Sequence[Sequence[int]], targets: Sequence[Sequence[Sequence[int]]]
     ) -> Mapping[str, pa.Array]:
-        scores = model.score_targets(sources, targets)
-        values = [np.concatenate([target.log_probs.numpy() for target in own]) for own in scores]
-        return {"values": pa.array(values, pa.list_(pa.float32()))}
+        return {"values": values_of(model.score_targets(sources, targets))}
 
     def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:  # noqa: ARG002
         rows: list[dict[str, Any]] = [{}] * answered.num_rows
@@ -170,31 +183,34 @@ class Scoring(Task):
             tokens = [
                 own for values, note in pieces for own in np.split(values, np.cumsum(note[TARGET_LENGTHS.name])[:-1])
             ]
+            tokens = [tokens[place] for place in pieces[0][1][PLACES]]
             rows[row] = self._several(tokens) if self.is_list else self._one(tokens[0])
-        return [pa.array([row.get(field.name) for row in rows], field.type) for field in self.output_fields()]
+        columns = {field: [row.get(field.name) for row in rows] for field in self.output_fields()}
+        return [pa.array(column, field.type, from_pandas=True) for field, column in columns.items()]
+
+    def why_not_finite(self, column: str) -> str:
+        return why_not_finite(column)
 
     def _one(self, tokens: Values) -> dict[str, Any]:
-        total = _sum(tokens)
+        log_likelihood = total(tokens)
         return {
-            "log_likelihood": total,
+            "log_likelihood": log_likelihood,
             "num_scored_tokens": len(tokens),
-            "perplexity": exp(-total / len(tokens)),
+            "perplexity": exp(-log_likelihood / len(tokens)),
             PER_TOKEN: tokens,
         }
 
     def _several(self, tokens: Sequence[Values]) -> dict[str, Any]:
-        sums, counts = [_sum(own) for own in tokens], [len(own) for own in tokens]
-        ranked = np.divide(sums, counts) if self.options.best_by == "mean" else np.array(sums)
+        """Return the columns of a row; a target of probability 0 is null beside others, and alone no answer."""
+        sums, counts = np.array([total(own) for own in tokens]), [len(own) for own in tokens]
+        ranked = np.divide(sums, counts) if self.options.best_by == "mean" else sums
+        is_possible = np.isfinite(sums)
         return {
-            "log_likelihoods": sums,
+            "log_likelihoods": np.where(is_possible, sums, np.nan) if is_possible.any() else sums,
             "num_scored_tokens": counts,
             "best": int(ranked.argmax()),
             PER_TOKEN: tokens,
         }
-
-
-def _sum(tokens: Values) -> float:
-    return float(tokens.astype(np.float64).sum())
 
 
 def _check(options: ScoringOptions, text_column: str) -> None:

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
-from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.tasks.base import Ints
 from batchloom.pipelines.tasks.texts import num_around, token_arrays
 
@@ -65,15 +63,3 @@ def pieces_of(targets: Sequence[Ints]) -> Iterator[list[Ints]]:
             piece = []
         piece.append(target)
     yield piece
-
-
-def without_targets(targets: pa.ChunkedArray, column: str) -> dict[int, RowError]:
-    """Return the error of each row without targets, or with one that is null or only white space."""
-    errors = {}
-    for row, own in enumerate(targets.to_pylist()):
-        if not own:
-            errors[row] = RowError("prepare", "no_targets", f"column {column!r} has no target in this row")
-        elif not all(target and target.strip() for target in own):
-            message = f"column {column!r} has a target that is null or empty in this row"
-            errors[row] = RowError("prepare", "no_targets", message)
-    return errors

@@ -96,16 +96,16 @@ class TextGeneration(Task):
         template, num_rows = self.template, len(columns[0])
         given = dict(zip(self.input_columns(), columns, strict=True))
         own = [given[name] for name in self._prompt_columns]
+        prefixes = None if self.answer_prefix is None else self.answer_prefix.tokens(given, num_rows, tokenizer)
         prepared = prepare_texts(
             own[0] if template is None else template.fill(own, num_rows),
             ", ".join(self._prompt_columns),
             tokenizer,
             prefix=self.prefix,
             length=self.length,
+            room=None if self.answer_prefix is None or prefixes is None else self.answer_prefix.room(prefixes),
         )
-        if self.answer_prefix is None:
-            return prepared
-        return with_prefixes(prepared, self.answer_prefix.tokens(given, num_rows, tokenizer))
+        return prepared if prefixes is None else with_prefixes(prepared, prefixes)
 
     def finish(self, answered: Answered, tokenizer: "Tokenizer") -> list[pa.Array]:
         return self._columns.of(answered, tokenizer)

@@ -24,25 +24,32 @@ def prepare_texts(
     *,
     prefix: str = "",
     length: InputLength,
+    room: Ints | None = None,
     advice: str = "Shorten or split it, or set task_options.truncation.",
 ) -> Prepared:
-    """Return one request per text. One that is longer than `length` is truncated as that says, or else an error."""
+    """Return one request per text. One that is longer than `length` is truncated as that says, or else an error.
+
+    `room`: tokens of each text at most, where something of its row takes some of the model's positions.
+    """
     errors = unanswerable(texts, column)
     rows = np.setdiff1d(np.arange(len(texts)), list(errors)).astype(np.int32)
     asked = texts.take(pa.array(rows)).to_pylist()
     ids, offsets = tokenizer.encode_flat([prefix + text for text in asked])
     lengths = np.diff(offsets)
-    limit = length.most or int(lengths.max(initial=0))
+    around = num_around(tokenizer)
+    limit = np.full_like(lengths, length.most or lengths.max(initial=0))
+    if room is not None:  # where there is none for any text, that is the request's error
+        limit = np.where(room[rows] > sum(around), np.minimum(limit, room[rows]), limit)
     num_cut = np.maximum(lengths - limit, 0)
     is_kept = np.ones(len(rows), dtype=bool)
     if length.truncation not in CUTS:
-        errors |= {int(rows[i]): too_long(int(lengths[i]), limit, advice) for i in np.flatnonzero(num_cut)}
+        errors |= {int(rows[i]): too_long(int(lengths[i]), int(limit[i]), advice) for i in np.flatnonzero(num_cut)}
         is_kept = num_cut == 0
     for i in np.flatnonzero(lengths == 0):
         errors[int(rows[i])] = no_tokens(column)
         is_kept[i] = False
     num_kept = np.minimum(lengths, limit) * is_kept
-    token_ids = cut_tokens(ids, offsets, num_kept, num_around(tokenizer), length.truncation)
+    token_ids = cut_tokens(ids, offsets, num_kept, around, length.truncation)
     num_input, num_truncated = np.zeros((2, len(texts)), dtype=np.int32)
     num_input[rows] = num_kept
     num_truncated[rows] = num_cut * is_kept
@@ -82,6 +89,28 @@ def unanswerable_words(texts: pa.ChunkedArray, column: str) -> dict[int, RowErro
             errors[row] = RowError("prepare", "null_text", f"word {place} of column {column!r} is null in this row")
         elif not any(word.strip() for word in words):
             errors[row] = RowError("prepare", "empty_text", f"column {column!r} has no word in this row")
+    return errors
+
+
+def unanswerable_lists(
+    lists: Sequence[Sequence[str | None] | None], column: str, one: str, if_empty: RowError
+) -> dict[int, RowError]:
+    """Return the error of each row whose list of texts is null or empty, or has one that is null or only white space.
+
+    `one`: what the texts are, such as target; `if_empty`: the error of an empty list.
+    """
+    errors = {}
+    for row, texts in enumerate(lists):
+        if texts is None:
+            errors[row] = RowError("prepare", "null_text", f"column {column!r} is null in this row")
+        elif not texts:
+            errors[row] = if_empty
+        elif None in texts:
+            message = f"{one} {texts.index(None)} of column {column!r} is null in this row"
+            errors[row] = RowError("prepare", "null_text", message)
+        elif (blank := next((place for place, text in enumerate(texts) if not (text or "").strip()), None)) is not None:
+            message = f"{one} {blank} of column {column!r} holds only white space in this row"
+            errors[row] = RowError("prepare", "empty_text", message)
     return errors
 
 

@@ -31,7 +31,7 @@ from batchloom.pipelines.tasks.options import read_options
 from batchloom.pipelines.tasks.pairs import PairTemplate
 from batchloom.pipelines.tasks.prompts import fields_of
 from batchloom.pipelines.tasks.scores import softmax
-from batchloom.pipelines.tasks.texts import token_arrays, unanswerable
+from batchloom.pipelines.tasks.texts import token_arrays, unanswerable, unanswerable_lists
 
 if TYPE_CHECKING:
     from batchloom.models import SinglePass, Tokenizer
@@ -106,14 +106,13 @@ class ZeroShotClassification(Task):
 
     def prepare(self, columns: Sequence[pa.ChunkedArray], tokenizer: "Tokenizer") -> Prepared:
         texts = columns[0]
-        errors = unanswerable(texts, self.text_column)
-        own = columns[1].to_pylist() if self.options.labels_column else None
-        labels: list[Any] = own or [self.options.candidate_labels] * len(texts)
-        errors |= {
-            row: RowError("prepare", "no_labels", f"column {self.options.labels_column!r} has {lacking} in this row")
-            for row, own in enumerate(labels)
-            if row not in errors and (lacking := _lacking(own))
-        }
+        errors: dict[int, RowError] = {}
+        labels: list[Any] = [self.options.candidate_labels] * len(texts)
+        if (column := self.options.labels_column) is not None:
+            labels = columns[1].to_pylist()
+            if_empty = RowError("prepare", "no_labels", f"column {column!r} has no label in this row")
+            errors = unanswerable_lists(labels, column, "label", if_empty)
+        errors |= unanswerable(texts, self.text_column)
         rows = [row for row in range(len(texts)) if row not in errors]
         premises = token_arrays([texts[row].as_py() for row in rows], tokenizer, add_special_tokens=False)
         hypothesis_ids = self._hypotheses({label for row in rows for label in labels[row]}, tokenizer)
@@ -207,13 +206,6 @@ def _check(options: ZeroShotOptions) -> None:
         )
     if problems:
         raise ConfigError("\n".join(problems))
-
-
-def _lacking(labels: Sequence[str | None] | None) -> str:
-    """Return what a row's labels lack, or hold too much; empty where nothing."""
-    if not labels:
-        return "no label"
-    return "" if all(label and label.strip() for label in labels) else "a label that is null or empty"
 
 
 def _too_long(num_tokens: int, room: int) -> RowError:

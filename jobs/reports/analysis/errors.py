@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from batchloom.jobs.reports.analysis.scan import Scan
 from batchloom.jobs.reports.blocks import Bars, Block, Share, Table
-from batchloom.jobs.reports.view import View, section
+from batchloom.jobs.reports.view import View
 from batchloom.pipelines.counts import DEGENERATE_KINDS
 from batchloom.pipelines.tasks import TASKS
 from batchloom.pipelines.tasks.cures import advice
@@ -32,7 +32,6 @@ def error_blocks(view: View, scan: Scan) -> Iterator[Block]:
     if not counts:
         return
     task = TASKS.get(view.job["task"])
-    options = section(view.job, "task_options")
     ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
     yield Bars(
         Table(
@@ -45,7 +44,7 @@ def error_blocks(view: View, scan: Scan) -> Iterator[Block]:
     rows = []
     for kind, _ in ordered:
         stage, message = scan.messages.get(kind, (None, None))
-        cure = advice({kind: 1}, task.cures if task else (), options) or ""
+        cure = advice({kind: 1}, task.cures if task else (), view.settings) or ""
         rows.append((kind, stage, message, cure.removeprefix(f"{kind}: ")))
     yield Table(
         "What they are, and what helps", ("kind", "stage", "the first one's message", "what helps"), tuple(rows)

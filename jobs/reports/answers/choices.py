@@ -31,7 +31,8 @@ class Choices(Answers):
         self._best.add(pc.cast(rows["best"].combine_chunks(), pa.string()))
         self._num_targets += pc.sum(pc.list_value_length(rows["log_likelihoods"])).as_py() or 0
         self._num_tokens += pc.sum(pc.list_flatten(rows["num_scored_tokens"])).as_py() or 0
-        several = [own for own in rows["log_likelihoods"].to_pylist() if len(own) > 1]
+        possible = [[one for one in own if one is not None] for own in rows["log_likelihoods"].to_pylist()]
+        several = [own for own in possible if len(own) > 1]
         self._leads.append(numbers(pa.array([float(np.diff(np.sort(own)[-2:])[0]) for own in several], pa.float64())))
 
     def blocks(self) -> Iterator[Block]:

@@ -182,7 +182,8 @@ def test_answers_to_questions_are_counted(tmp_path: Path) -> None:
 
 
 def test_the_best_of_several_targets_are_counted(tmp_path: Path) -> None:
-    scores = [[-2.0, -1.0], [-1.0, -4.0], [-9.0, -3.0, -5.0], [-1.0]]
+    """One of probability 0 is null: no other leads it by any number."""
+    scores = [[-2.0, -1.0], [-1.0, -4.0], [-9.0, -3.0, None, -5.0], [-1.0, None]]
     lengths = pa.array([[1] * len(own) for own in scores], pa.list_(pa.int32()))
     best = pa.array([1, 0, 1, 0], pa.int32())
     rows = table({"log_likelihoods": scores, "num_scored_tokens": lengths, "best": best})
@@ -190,7 +191,7 @@ def test_the_best_of_several_targets_are_counted(tmp_path: Path) -> None:
     report = report_of(tmp_path)
     assert blocks(report, Bars, "Rows by best target").table.rows == (("0", 2, Share(0.5)), ("1", 2, Share(0.5)))
     facts = [one.values for section in report.sections for one in section.blocks if isinstance(one, Facts)]
-    assert facts[0] == {"targets": 8, "scored tokens": 8, "median lead": 2.0}  # of 1, 3 and 2
+    assert facts[0] == {"targets": 10, "scored tokens": 10, "median lead": 2.0}  # of 1, 3 and 2
 
 
 def test_vectors_are_described(tmp_path: Path) -> None:

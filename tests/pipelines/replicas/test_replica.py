@@ -3,6 +3,7 @@
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import pyarrow as pa
 import pytest
@@ -18,7 +19,7 @@ from batchloom.pipelines.replicas.engine import EngineReplica, row_seed
 from batchloom.pipelines.replicas.results import RESULT_SCHEMA, not_finite
 from batchloom.pipelines.replicas.single_pass import SinglePassReplica
 from batchloom.pipelines.stages.tokenize import in_buckets
-from batchloom.pipelines.tasks.base import request_table
+from batchloom.pipelines.tasks.base import TARGET_LENGTHS, request_table
 from batchloom.pipelines.telemetry.measures import Increments
 
 UNIT = Unit("part", ((0, 10),), (Span("shard", "v", 10, 20),), is_whole=True)
@@ -35,6 +36,9 @@ class SmallDevice:
     def check(self, token_ids):
         if 99 in token_ids:
             raise RequestError("99 is no token")
+
+    def check_targets(self, token_ids, targets):
+        self.check([*token_ids, *chain(*targets)])
 
     def count(self, token_ids):
         with self._changing:
@@ -79,6 +83,34 @@ def test_a_request_that_alone_has_no_room_is_an_error_and_the_others_are_answere
         "message": "9 tokens do not fit into memory. Shorten the text.",
     }
     assert [len(batch) for batch in device.batches] == [4, 2, 1, 1, 2]
+
+
+class CountingTargets(Counting):
+    """A task that asks for the number of tokens of each target, all of one source at once."""
+
+    def ask_targets(self, model, sources, targets):
+        model.count([[*source, *chain(*own)] for source, own in zip(sources, targets, strict=True)])
+        return {"values": pa.array([[len(one) for one in own] for own in targets], pa.list_(pa.float32()))}
+
+
+def with_targets(*lengths):
+    """One request: a source of 3 tokens, and targets."""
+    asked = request_table([(0, 0, [1] * (3 + sum(lengths)))])
+    return in_buckets(asked.append_column(TARGET_LENGTHS, pa.array([lengths], TARGET_LENGTHS.type)), 100)
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_targets_without_room_beside_each_other_are_scored_in_halves(num_workers):
+    """A row of many targets was an error, however short they were."""
+    device = SmallDevice(7)
+    replica = SinglePassReplica(device, CountingTargets(), num_workers=num_workers)
+    results = replica.answer(UNIT, with_targets(2, 1, 4, 1, 1))
+    assert results["values"].to_pylist() == [[2.0, 1.0, 4.0, 1.0, 1.0]]
+    assert results["error"].null_count == 1
+    sizes = [len(ids) for batch in device.batches for ids in batch]
+    assert sizes[num_workers > 1 :] == [12, 6, 9, 7, 5]  # all of them once more where other workers had stopped
+    (error,) = replica.answer(UNIT, with_targets(2, 5))["error"].to_pylist()
+    assert error["message"] == "10 tokens do not fit into memory. Shorten the text, or its longest target."
 
 
 def test_another_failure_is_not_swallowed():

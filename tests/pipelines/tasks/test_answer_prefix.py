@@ -200,6 +200,21 @@ def create(folder, task="summarization", generation=None, **options):
             {"max_length": 4},
             r"answer_prefix: has \d+ tokens, and generation.max_length = 4, which counts them",
         ),
+        (
+            "text2text-generation",
+            BART,
+            "A river of",
+            {"min_new_tokens": 126, "max_new_tokens": 200},
+            r"min_new_tokens: is 126, .* has \d+ tokens before them: the decoder has 128 positions, so no row",
+        ),
+        (
+            "text-generation",
+            "BartForCausalLM",
+            "A river of",
+            {"min_new_tokens": 126, "max_new_tokens": 200},
+            r"min_new_tokens: is 126, and task_options.answer_prefix has \d+ tokens",
+        ),
+        ("text-generation", "BartForCausalLM", "A", {"min_new_tokens": 150, "max_new_tokens": 150}, "to 128 at most"),
         ("conversational", "BlenderbotForConditionalGeneration", "{text}:", {}, "names 'text', a column that may hold"),
         ("fill-mask", BART, "A", {}, "fill-mask does not know answer_prefix"),
     ],
@@ -257,3 +272,20 @@ def test_a_prefix_that_leaves_no_prompt_room_is_refused_by_the_plan(ask, make_ch
             options=options,
             generation={"max_length": 5},
         )
+
+
+def test_a_long_prompt_is_read_as_far_as_its_prefix_leaves_room(ask, make_checkpoint, make_sentences):
+    """It was cut at the decoder's positions, and then refused, as the prefix stood behind it."""
+    folder, long = make_checkpoint("BartForCausalLM"), " ".join(make_sentences(20, seed=22))
+    columns = {"text": [long, long, long, "A river."], "title": ["In short", "A zone of the archive", None, "In short"]}
+    options = {"answer_prefix": "{title}:", "truncation": "left"}
+    part = ask("text-generation", folder, columns, options=options, generation={"max_new_tokens": 1})
+    assert part["error"].null_count == 4
+    assert part["num_input_tokens"].to_pylist()[:3] == [128] * 3
+    tokenizer = load_tokenizer(folder)
+    (whole,) = tokenizer.encode_batch([long])
+    prefixes = tokenizer.encode_batch(["In short:", "A zone of the archive:"], add_special_tokens=False)
+    cut = [len(whole) - 128 + len(ids) for ids in [*prefixes, []]]
+    assert part["num_truncated_tokens"].to_pylist() == [*cut, 0]
+    refused = ask("text-generation", folder, columns, options={"answer_prefix": "{title}:"})
+    assert [error and error["kind"] for error in refused["error"].to_pylist()] == ["too_long"] * 3 + [None]

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,6 +139,18 @@ def test_normalized_halves_of_each_token(ask, make_checkpoint, make_sentences):
         # 11 bits of a float16, 32 numbers that are squared
         np.testing.assert_allclose(np.linalg.norm(np.array(states, np.float32), axis=1), 1, atol=2e-3)
         assert states[0] == first
+
+
+def test_halves_that_overflow_say_which_dtype_holds_them(ask, make_checkpoint, tmp_path):
+    """65,504 is the largest number of float16."""
+    model = transformers.BloomModel.from_pretrained(make_checkpoint("BloomModel"))
+    model.ln_f.weight.data.mul_(1e6)
+    shutil.copytree(make_checkpoint("BloomModel"), tmp_path, dirs_exist_ok=True)
+    model.save_pretrained(tmp_path)
+    whole = ask("feature-extraction", str(tmp_path), {"text": ["A river."]})
+    assert whole["error"].null_count == 1
+    half = ask("feature-extraction", str(tmp_path), {"text": ["A river."]}, options={"dtype": "float16"})
+    assert "set task_options.dtype to float32" in half["error"][0].as_py()["message"]
 
 
 def test_an_empty_list_of_poolings_leaves_vectors_out(ask, make_checkpoint):

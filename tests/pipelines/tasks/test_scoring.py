@@ -1,6 +1,7 @@
 """Scoring against the reference's loss, with labels of -100 on the text that a target continues."""
 
 import math
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,11 +10,15 @@ import pytest
 import torch
 import transformers
 
-from batchloom.models import load_tokenizer
+from batchloom.models import SinglePass, describe, load_model, load_tokenizer
+from batchloom.pipelines.config import InputConfig
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.replicas.single_pass import SinglePassReplica
-from batchloom.pipelines.tasks import targets
+from batchloom.pipelines.tasks import TaskSpec, create_task, targets
 from batchloom.pipelines.tasks.base import TARGET_LENGTHS, request_table
+from batchloom.pipelines.tasks.cures import advice
+
+PER_TARGET = ("token_log_likelihoods", "num_scored_tokens")
 
 ARCHITECTURES = [
     "BartForConditionalGeneration",
@@ -75,6 +80,16 @@ def test_several_targets_a_row_and_the_best_of_them(ask, make_checkpoint, make_s
             assert [len(tokens) for tokens in row["token_log_likelihoods"]] == row["num_scored_tokens"]
 
 
+def test_equal_targets_have_one_score_and_the_first_of_them_is_the_best(ask, make_checkpoint, monkeypatch):
+    """Their last bits differed by what was computed beside them, and the best was the 342nd of 1,000."""
+    monkeypatch.setattr(targets, "PIECE_TOKENS", 20)
+    columns = {"text": ["A river."], "said": [["a zone of units"] * 50 + ["a zone of the archive of the harbour"] * 50]}
+    part = ask("scoring", make_checkpoint(ARCHITECTURES[0]), columns, options={"targets_column": "said"})
+    (scores,) = part["log_likelihoods"].to_pylist()
+    assert (len(set(scores[:50])), len(set(scores[50:])), len(scores)) == (1, 1, 100)
+    assert part["best"][0].as_py() == scores.index(max(scores)) in (0, 50)
+
+
 def test_rows_that_cannot_be_scored_say_why(ask, make_checkpoint, error_kinds):
     columns = {
         "text": ["A zone.", None, " ", "A zone.", "A zone."],
@@ -85,8 +100,70 @@ def test_rows_that_cannot_be_scored_say_why(ask, make_checkpoint, error_kinds):
     assert "'said'" in part["error"][3].as_py()["message"]
     columns = {"text": ["A zone."] * 5, "said": [["A unit."], [], None, ["A unit.", None], ["A unit.", ""]]}
     part = ask("scoring", make_checkpoint("BloomForCausalLM"), columns, options={"targets_column": "said"})
-    assert error_kinds(part) == [None, *["no_targets"] * 4]
+    assert error_kinds(part) == [None, "no_targets", "null_text", "null_text", "empty_text"]
+    assert [part["error"][row].as_py()["message"] for row in (3, 4)] == [
+        "target 1 of column 'said' is null in this row",
+        "target 1 of column 'said' holds only white space in this row",
+    ]
     assert part["best"].to_pylist() == [0, None, None, None, None]
+
+
+@pytest.fixture(scope="module")
+def banning(make_checkpoint, tmp_path_factory):
+    """A BART whose bias bans the first token of " zone": the folder."""
+    folder = tmp_path_factory.mktemp("banning")
+    shutil.copytree(make_checkpoint("BartForConditionalGeneration"), folder, dirs_exist_ok=True)
+    (ids,) = load_tokenizer(str(folder)).encode_batch([" zone"], add_special_tokens=False)
+    model = transformers.BartForConditionalGeneration.from_pretrained(folder)
+    model.final_logits_bias[0, ids[0]] = -torch.inf
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_target_of_probability_0_is_null_beside_others(ask, banning, error_kinds):
+    """Its row was lost, by an error about damaged weights."""
+    columns = {"text": ["A river."] * 3, "said": [["A zone", "A unit"], ["A unit", "A zone", "A part"], ["A zone"]]}
+    part = ask("scoring", banning, columns, options={"targets_column": "said", "per_token": True})
+    assert error_kinds(part) == [None, None, "not_finite"]
+    assert "A token of it has probability 0" in part["error"][2].as_py()["message"]
+    rows = part.to_pylist()
+    assert [one is None for one in rows[1]["log_likelihoods"]] == [False, True, False]
+    assert (rows[0]["best"], rows[1]["best"] == 1) == (1, False)
+    assert rows[0]["log_likelihoods"][1] == pytest.approx(rows[1]["log_likelihoods"][0], abs=1e-4)
+    assert rows[0]["token_log_likelihoods"][0].count(None) == 1
+    assert all(len(own) == count for own, count in zip(*(rows[0][name] for name in PER_TARGET), strict=True))
+    loss, num_tokens = loss_of(banning, "BartForConditionalGeneration", "A river.", "A unit")
+    assert rows[0]["log_likelihoods"][1] == pytest.approx(-loss * num_tokens, abs=1e-4)
+    alone = ask("scoring", banning, {"text": ["A river."], "said": ["A zone"]}, options={"target_column": "said"})
+    assert error_kinds(alone) == ["not_finite"]
+    assert "log_likelihood" in alone["error"][0].as_py()["message"]
+    whole = ask("perplexity", banning, {"text": ["A zone", "A unit"]}, options={"per_token": True})
+    assert error_kinds(whole) == ["not_finite", None]
+    assert "final_logits_bias" in whole["error"][0].as_py()["message"]
+
+
+def test_logits_that_overflow_are_no_probability_of_0(make_checkpoint):
+    """A finite logit less an infinite normalizer is -infinity too."""
+    model = load_model(make_checkpoint("BartForConditionalGeneration"), dtype="float32", device="cpu")
+    model.final_logits_bias[0, 7] = torch.inf
+    (score,) = SinglePass(model).score([[5, 6]], [[8, 9]])
+    assert score.log_probs.isnan().all()
+
+
+def test_texts_that_are_too_long_are_cured_where_they_are_errors(make_checkpoint):
+    """A retry with truncation answers them; encoder-decoders truncate texts, and no target is."""
+
+    def said(architecture):
+        checkpoint = describe(make_checkpoint(architecture), task="scoring")
+        options = {"target_column": "said"}
+        spec = TaskSpec(
+            task="scoring", input=InputConfig(paths=()), options=options, generation={}, checkpoint=checkpoint
+        )
+        task = create_task(spec)
+        return advice({"too_long": 1}, task.cures, task.settings())
+
+    assert "--retry-errors=too_long --set task_options.truncation=left" in said("BartForCausalLM")
+    assert "--retry-errors" not in said("BartForConditionalGeneration")
 
 
 def test_a_target_is_never_truncated(ask, make_checkpoint, make_sentences, error_kinds):
