@@ -286,7 +286,9 @@ def translated_errors() -> Iterator[None]:
             raise type(known)(str(known).partition(RAYS_ADVICE)[0]) from error
         if any(isinstance(one, ray.exceptions.RuntimeEnvSetupError) for one in _causes(error)):
             raise JobError(f"{unready(str(error))}\n{KEPT}") from error
-        innermost = [one for one in _causes(error) if str(one)][-1]  # Ray Data's SystemException has no words
+        causes = list(_causes(error))
+        with_words = [cause for cause in causes if str(cause)]  # Ray Data's SystemException has none
+        innermost = (with_words or causes)[-1]
         raise JobError(f"{type(innermost).__name__}: {innermost}\n{KEPT}") from error
 
 
