@@ -29,7 +29,7 @@ class Rehearsal:
     num_rows: int
     """That were computed, in all rounds."""
     startup_seconds: float
-    """Until the replica was there: Ray's start, and the loading of the model."""
+    """Until the replica was there: Ray's start, that of other stages, and beside it the loading of the model."""
     loading_seconds: float
     """Of these, for the model."""
     rounds: Sequence[Round]
