@@ -44,9 +44,9 @@ def test_errors_of_ray_data_without_words_are_passed_over() -> None:
     with pytest.raises(JobError, match=r"^RayActorError: The actor"):  # noqa: SIM117
         with translated_errors():
             raise ray.exceptions.RayActorError from ray.data.exceptions.SystemException()
-    with pytest.raises(JobError, match=r"^SystemException: \nFinished parts are kept"):  # noqa: SIM117
+    with pytest.raises(JobError, match=r"^RayError: \nFinished parts are kept"):  # noqa: SIM117
         with translated_errors():
-            raise ray.data.exceptions.SystemException
+            raise ray.exceptions.RayError
 
 
 @pytest.fixture
