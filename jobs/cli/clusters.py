@@ -11,11 +11,11 @@ from batchloom.jobs.cli.command import command
 from batchloom.jobs.cli.given import load
 from batchloom.jobs.cli.options import Address, Json, RayJobId, Sets
 
-NO_BATCHLOOM = "No module named batchloom"  # Python's own words
-
 if TYPE_CHECKING:
     from batchloom.jobs.remote.ray_job import RayJob
     from batchloom.jobs.terminal.output import Output
+
+NO_BATCHLOOM = "No module named batchloom"  # Python's own words
 
 
 def submit(

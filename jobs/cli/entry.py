@@ -14,9 +14,9 @@ from batchloom.jobs import signals
 from batchloom.jobs.cli import authoring, clusters, outputs, running
 from batchloom.jobs.cli.options import BareKinds
 
-# Ray, torch, pyarrow and pydantic take seconds to import. Each command imports what it needs, so --help is fast.
 GARBAGE = 50_000  # new objects between two looks for cycles; Python's 700 cost a short command a tenth of its time
 
+# Ray, torch, pyarrow and pydantic take seconds to import. Each command imports what it needs, so --help is fast.
 app = typer.Typer(
     name="batchloom",
     help="Batch inference for BART, BLOOM and Blenderbot over Parquet: one job file, from a laptop to a cluster.",

@@ -40,9 +40,8 @@ def write_wheel(folder: Path) -> Path:
     record = f"{name}.dist-info/RECORD"
     lines = [f"{path},sha256={_hash(content)},{len(content)}" for path, content in files.items()]
     listed = "\n".join([*lines, f"{record},,", ""]).encode()
-    path = (
-        folder / f"{name}-0{hashlib.sha256(listed).hexdigest()[:16]}-py3-none-any.whl"
-    )  # a build tag begins with a digit
+    build = f"0{hashlib.sha256(listed).hexdigest()[:16]}"  # a build tag begins with a digit
+    path = folder / f"{name}-{build}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         for name, content in {**files, record: listed}.items():
             # without a time: equal code is an equal file

@@ -7,19 +7,18 @@ batches of its own. A batch that runs out of memory is halved and tried again, a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial
 from threading import Lock
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from batchloom.models.device import is_out_of_memory
 from batchloom.models.errors import RequestError, UnsupportedModelError
 from batchloom.models.families.base import LoadedModel
 from batchloom.models.generation.search.vocabulary import vocabulary_of
 from batchloom.models.layers.attention import PackedAttention, Plan
-from batchloom.models.ranks.calls import Call
+from batchloom.models.single_pass.all_ranks import Sequences, on_all_ranks
 from batchloom.models.single_pass.batches import Batches
 from batchloom.models.single_pass.buckets import best_batch_tokens
 from batchloom.models.single_pass.heads import (
@@ -41,8 +40,6 @@ from batchloom.models.single_pass.streams import Streams
 from batchloom.models.transfers import to_device
 
 Result = TypeVar("Result")
-Arguments = ParamSpec("Arguments")
-Sequences = Sequence[Sequence[int]]
 
 # Positions whose logits over the vocabulary are made at a time: [1024, 50265] in float32 is 206 MB.
 HEAD_POSITIONS = 1024
@@ -60,41 +57,6 @@ class SinglePassStats:
     def plus(self, num_tokens: int, num_positions: int) -> "SinglePassStats":
         """Return the sums with one batch more."""
         return SinglePassStats(self.num_batches + 1, self.num_tokens + num_tokens, self.num_positions + num_positions)
-
-
-def on_all_ranks(method: Callable[Concatenate["SinglePass", Sequences, Arguments], Result]) -> Callable[..., Result]:
-    """Make a method of SinglePass run on every rank of its model; the leader's result is returned.
-
-    Where memory runs out on one of several ranks, all begin again with half the budget: the longest come first, so that
-    this happens early. An out-of-memory error is raised when the longest sequence was already computed alone.
-    """
-
-    @wraps(method)
-    def call(
-        self: "SinglePass", sequences: Sequences, *arguments: Arguments.args, **keywords: Arguments.kwargs
-    ) -> Result:
-        while True:
-            told = (method.__name__, self.max_batch_tokens, (sequences, *arguments), keywords)
-            try:
-                with self.model.group.collective_call(Call.SINGLE_PASS, *told):
-                    return method(self, sequences, *arguments, **keywords)
-            except (RuntimeError, MemoryError) as error:
-                costs = _costs(sequences, keywords.get("targets", arguments[0] if arguments else None), method.__name__)
-                is_alone = self.max_batch_tokens <= max(costs, default=0)
-                if self.model.group.followers is None or is_alone or not is_out_of_memory(error):
-                    raise
-            self._batches.halve(min(self.max_batch_tokens, sum(costs)))
-
-    return call
-
-
-def _costs(sequences: Sequences, targets: Any, method: str) -> list[int]:
-    """Return the tokens of each sequence, with those of its targets where these are scored."""
-    costs = [len(sequence) for sequence in sequences]
-    if targets is None or method not in ("score", "score_targets"):
-        return costs
-    own = [[target] if method == "score" else target for target in targets]
-    return [cost + sum(map(len, each)) for cost, each in zip(costs, own, strict=False)]
 
 
 def num_workers_of(model: LoadedModel) -> int:

@@ -134,12 +134,11 @@ class Perplexity(Task):
         perplexities = [
             None if own is None or num is None else exp(-own / num) for own, num in zip(sums, counts, strict=True)
         ]
+        columns: list[pa.Array]
         columns = [pa.array(sums, pa.float64()), pa.array(counts, pa.int32()), pa.array(perplexities, pa.float64())]
-        return (
-            [*columns, pa.array(tokens, pa.list_(pa.float32()), from_pandas=True)]
-            if self.options.per_token
-            else columns
-        )
+        if self.options.per_token:
+            columns.append(pa.array(tokens, pa.list_(pa.float32()), from_pandas=True))
+        return columns
 
     def why_not_finite(self, column: str) -> str:
         return why_not_finite(column)

@@ -147,7 +147,7 @@ def test_whatever_keeps_a_job_from_a_cluster_is_said_with_what_to_change(monkeyp
     [
         Exception("The current node timed out during startup."),
         ValueError("Attempting to cap object store memory usage at 60000000 bytes, but the minimum is 78643200."),
-        PermissionError(13, "Permission denied", "/tmp/ray"),
+        PermissionError(13, "Permission denied", "ray"),
     ],
 )
 def test_a_ray_that_cannot_be_started_here_is_no_cluster_that_rayaddress_names(monkeypatch, error) -> None:
