@@ -1,6 +1,5 @@
 """Memory for keys and values: how much is free, and which errors mean that it ran out. It knows no request."""
 
-import ctypes
 from pathlib import Path
 
 import torch
@@ -42,22 +41,6 @@ def limit_to_share(share: float) -> None:
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error means that an allocation failed; torch's CPU allocator says so only in the message."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def keep_freed_memory() -> None:
-    """Make the C allocator keep freed memory, where it is glibc; by default large blocks go back to the system.
-
-    Each step frees and allocates the same tens of megabytes; the page faults were a tenth of its time.
-    """
-    try:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc accepts
-        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
-    except (OSError, AttributeError):
-        return
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt's parameters in malloc.h
 
 
 def _machine_bytes() -> int:

@@ -16,6 +16,7 @@ from batchloom.models.families.projections import CrossAttention, SelfAttention
 from batchloom.models.layers.embedding import VocabularyHead
 from batchloom.models.layers.int8 import quantized
 from batchloom.models.layers.linear import ColumnLinear, RowLinear
+from batchloom.models.malloc import return_freed_memory
 
 LINEAR = SelfAttention | CrossAttention | ColumnLinear | RowLinear
 """What holds the weight of a product: a linear layer, or several that are computed as one."""
@@ -65,6 +66,7 @@ def fill_quantized(model: LoadedModel, checkpoint: Checkpoint, place: torch.devi
         fill(model, checkpoint, set(_parameters((part for layer in group for part in _parts(layer)), names)))
         for layer in group:
             layer.lay_out(quantized)
+        return_freed_memory()  # weights in int8 lie between those in float32 that were freed
 
 
 def _allocate(modules: Iterable[nn.Module], place: torch.device, dtype: torch.dtype, matrix_dtype: torch.dtype) -> None:

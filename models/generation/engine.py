@@ -28,7 +28,7 @@ import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
-from batchloom.models.device import is_out_of_memory, keep_freed_memory, max_cached_tokens
+from batchloom.models.device import is_out_of_memory, max_cached_tokens
 from batchloom.models.errors import ParamsError, RequestError
 from batchloom.models.generation.lanes import Lanes, Stepped
 from batchloom.models.generation.model import Model, generative
@@ -37,6 +37,7 @@ from batchloom.models.generation.requests import NoAnswer, Request, RequestOutpu
 from batchloom.models.generation.scheduler import Scheduler
 from batchloom.models.generation.search.cohort import StopText
 from batchloom.models.generation.search.randomness import sample_key
+from batchloom.models.malloc import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
