@@ -75,9 +75,8 @@ class Footers:
         """Return a schema as it is when it was kept: Arrow's serialization drops the names inside of maps."""
         content = pa.schema([field.remove_metadata() for field in schema]).serialize()
         key = content.to_pybytes()
-        if key not in self._schemas:
-            self._schemas[key] = pa.ipc.read_schema(content)
-        return self._schemas[key]
+        known = self._schemas.get(key)
+        return known or self._schemas.setdefault(key, pa.ipc.read_schema(content))  # one, whichever thread is first
 
 
 class _Ranges(Positioned):

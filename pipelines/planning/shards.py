@@ -250,9 +250,13 @@ def _refuse_unreadable(format: Format, paths: Sequence[str], footers: Sequence[o
     if troubled:
         more = f"\nSo did {len(troubled) - 1} others of {len(paths)} input files." if len(troubled) > 1 else ""
         raise StoreError(f"{troubled[0]}{more}", troubled[0].trouble)
-    lines = [f"  {path}: {type(error).__name__}: {error}" for path, error in failed[:20]]
+    lines = "\n".join(f"  {path}: {type(error).__name__}: {error}" for path, error in failed[:20])
+    if any(isinstance(error, StoreError) for _, error in failed):  # what was listed is gone, or not for this user
+        raise InputError(
+            f"{len(failed)} of {len(paths)} input files cannot be read:\n{lines}\n"
+            "See that they exist, may be read and are not removed meanwhile, or narrow input.paths."
+        )
     raise InputError(
-        f"{len(failed)} of {len(paths)} input files cannot be read as {format.title}:\n"
-        + "\n".join(lines)
-        + "\nRepair or remove them, narrow input.paths, or set input.format where they are of another format."
+        f"{len(failed)} of {len(paths)} input files cannot be read as {format.title}:\n{lines}\n"
+        "Repair or remove them, narrow input.paths, or set input.format where they are of another format."
     )

@@ -1,12 +1,18 @@
 """A footer tells the bytes of the columns that are wanted, in one request of its own length."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchloom.models.patience import Patience
 from batchloom.pipelines.config import InputConfig
+from batchloom.pipelines.errors import InputError
 from batchloom.pipelines.formats.base import Columns, compact
-from batchloom.pipelines.planning import footers
+from batchloom.pipelines.formats.parquet import Parquet
+from batchloom.pipelines.planning import footers, shards
 from batchloom.pipelines.planning.shards import find_shards
 
 
@@ -51,6 +57,34 @@ def test_a_footer_is_found_whatever_its_length_was_guessed_to_be(tmp_path, monke
     shards, schemas = find_shards(InputConfig(paths=(str(tmp_path),)))
     assert [shard.num_rows for shard in shards] == [1, 2, 3]
     assert schemas[0] is schemas[1] is schemas[2]
+
+
+def test_threads_that_read_a_schema_at_once_share_one(tmp_path, monkeypatch) -> None:
+    paths = [str(tmp_path / f"{number}.parquet") for number in range(2)]
+    for path in paths:
+        pq.write_table(pa.table({"n": [1]}), path)
+    both, read_schema = Barrier(2, timeout=30), pa.ipc.read_schema
+    monkeypatch.setattr(pa.ipc, "read_schema", lambda content: both.wait() >= 0 and read_schema(content))
+    found = footers.Footers(InputConfig(paths=(str(tmp_path),)), Patience(), Parquet(), None)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda path: found.read(path, None).schema, paths)
+    assert first is second
+
+
+def test_a_file_that_is_removed_while_footers_are_read_is_said_to_be_gone(tmp_path, monkeypatch) -> None:
+    """It was: "cannot be read as Parquet. Repair or remove them"."""
+    for number in range(3):
+        pq.write_table(pa.table({"n": [1]}), tmp_path / f"{number}.parquet")
+
+    def found(*arguments: object) -> footers.Footers:
+        (tmp_path / "1.parquet").unlink()
+        return footers.Footers(*arguments)
+
+    monkeypatch.setattr(shards, "Footers", found)
+    with pytest.raises(
+        InputError, match=r"1 of 3 input files cannot be read:\n.*1\.parquet: .*No such file(?s:.*) may be read"
+    ):
+        find_shards(InputConfig(paths=(str(tmp_path),)))
 
 
 def test_numbers_take_as_little_room_as_they_can() -> None:
