@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,16 @@ from typing import Any
 import ray
 import yaml
 from ray._common.utils import get_default_ray_temp_dir
-from ray._private import auto_init_hook, ray_constants, state, utils, worker
+from ray._private import auto_init_hook, state, utils, worker
 from ray.data import DataContext
 
+from batchloom.pipelines import own_ray
 from batchloom.pipelines.errors import ConfigError, JobError, PipelineError
 from batchloom.pipelines.joining import cluster_to_join
 from batchloom.pipelines.replicas.placement import Cluster, Node, NodeKind
 
-LOOPBACK = "127.0.0.1"
 LAUNCHERS_FILE = "~/ray_bootstrap_config.yaml"
 HEAD = "node:__internal_head__"  # a resource of the head alone
-SETTINGS_OF_A_LOCAL_RAY = {
-    # by itself Ray ends workers above the number of CPUs, where actors count, after a second without work; units that
-    # took longer to compute found no reader, and each paid a start of Python, a second of a core
-    "RAY_idle_worker_killing_time_threshold_ms": "60000",
-}
 DATA_SETTINGS = {
     "target_max_block_size": 1,  # a block for every unit, so that the next stage gets it at once
     "raise_original_map_exception": True,
@@ -157,7 +152,8 @@ def _initialized() -> Iterator[None]:
             ray.shutdown()
         raise (_not_joined(error) if joins else _not_started(error)) from error
     try:
-        yield
+        with nullcontext() if joins else own_ray.without_actors():
+            yield
     finally:
         _shut_down()
         over.set()
@@ -191,10 +187,7 @@ def _start(joins: bool) -> None:
     if joins:
         ray.init(**options)
     else:
-        for name, value in SETTINGS_OF_A_LOCAL_RAY.items():
-            os.environ.setdefault(name, value)
-        with _loopback_only():
-            ray.init(address="local", _node_ip_address=LOOPBACK, **options)
+        own_ray.start(**options)
 
 
 def _kept_by_a_thread(start: Callable[[], None], over: threading.Event) -> None:
@@ -259,21 +252,6 @@ def _shut_down() -> None:
     if ours.connected:
         ours.core_worker = _Closing(ours.core_worker)  # type: ignore[attr-defined]
     ray.shutdown()
-
-
-@contextmanager
-def _loopback_only() -> Iterator[None]:
-    """Let a local Ray listen on the loopback interface only, as it does by itself on macOS and Windows.
-
-    Elsewhere Ray replaces a loopback address by one that other machines can reach, and then its servers listen on all
-    interfaces, unless this constant is false.
-    """
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

@@ -11,10 +11,10 @@ def local_ray() -> Iterator[None]:
     """Start a Ray like one that a job starts for itself. Jobs in the context take it as it is."""
     import ray
 
-    from batchloom.pipelines.cluster import SETTINGS_OF_A_LOCAL_RAY
+    from batchloom.pipelines.own_ray import SETTINGS
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in SETTINGS_OF_A_LOCAL_RAY.items():
+        for name, value in SETTINGS.items():
             patch.setenv(name, value)
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield

@@ -91,6 +91,49 @@ def test_two_jobs_of_one_process_share_a_ray_that_other_machines_cannot_reach(
     assert set(listening) <= LOOPBACK
 
 
+ON_A_RAY_OF_ITS_OWN = """
+import json, sys, threading
+from pathlib import Path
+import ray
+from batchloom.pipelines import cluster
+
+class Twice:
+    def __call__(self, batch):
+        return {"id": 2 * batch["id"]}
+
+def names(process):
+    for task in Path(f"/proc/{process}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield Path(f"/proc/{child}/cmdline").read_text().replace(chr(0), " ")
+            yield from names(child)
+
+rows = []
+for _ in range(2):
+    with cluster.connected():
+        data = ray.data.range(3).map_batches(Twice, concurrency=1, batch_size=None)
+        rows.append(sorted(row["id"] for row in data.take_all()))
+        actors = ray.util.list_named_actors(all_namespaces=True)
+        processes = " ".join(names("self"))
+print(json.dumps([rows, actors, processes, [thread.name for thread in threading.enumerate()]]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are read from /proc")
+def test_a_ray_of_its_own_has_no_servers_and_actors_that_nobody_asks() -> None:
+    """Each took a second of a core while replicas started: dashboard, two monitors, and three actors of Ray Data's."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", ON_A_RAY_OF_ITS_OWN]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    rows, actors, processes, threads = (
+        json.loads(done.stdout.splitlines()[-1]) if done.stdout else pytest.fail(done.stderr)
+    )
+    assert rows == [[0, 2, 4]] * 2
+    assert actors == []
+    assert "raylet" in processes
+    assert not [name for name in ("dashboard.py", "monitor.py", "log_monitor.py") if name in processes]
+    assert not [name for name in threads if "tick" in name]  # nothing asks a Ray that is gone
+
+
 DROPPED_WHILE_IT_CLOSES = """
 import threading, time
 import ray
