@@ -113,6 +113,7 @@ def test_heavy_modules_are_imported_by_the_rooms_that_own_them_alone(package: st
             "pipelines/running/assembly.py",
             "pipelines/cluster.py",
             "pipelines/joining.py",
+            "pipelines/own_ray.py",
             "pipelines/forecasting/rehearsing.py",
             "pipelines/running/deep.py",
             "pipelines/running/stream.py",

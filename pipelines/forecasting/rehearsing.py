@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from ray.data import TaskPoolStrategy
 
 from batchloom import models
 from batchloom.models.errors import RankLostError
@@ -66,13 +67,14 @@ def rehearse(job: JobPlan, sample: Sample, all_rows: float, num_units: int, num_
         raise JobError("No row of the sample is chosen, so there is none to compute. Look at more rows: --sample.")
     began = time.monotonic()
     with cluster.connected(), translated_errors():
-        placement = place(job.config.engine, cluster.look())
+        nodes = cluster.look()
+        placement = place(job.config.engine, nodes)
         with spanning.groups(placement) as groups:
             actor: Any = ray.remote(num_cpus=placement.num_cpus, num_gpus=placement.num_gpus)(RehearsalReplica)
             replica = actor.remote(settings_of(job, placement.device), placement, groups)
             try:
                 loading = replica.load.remote()
-                _start_stages(num_units)
+                _start_stages(num_units, placement.most_readers(nodes))
                 told = _loaded(loading, job.config.engine.replicas.wait_minutes)
                 startup_seconds = time.monotonic() - began
                 played = _play(job, sample, placement.device, replica, num_rows)
@@ -96,13 +98,14 @@ def rehearse(job: JobPlan, sample: Sample, all_rows: float, num_units: int, num_
     )
 
 
-def _start_stages(num_units: int) -> None:
+def _start_stages(num_units: int, readers: int | None) -> None:
     """Run a dataset of stages that do nothing. In a run Ray Data's actors and the workers of its stages start while the
     replica loads, and on few cores it loads half as fast."""
     num_tasks = min(num_units, MOST_TASKS)
     rows = ray.data.range(num_tasks, override_num_blocks=num_tasks)
     for _ in range(2):  # stages before the replica
-        rows = rows.map_batches(_nothing, num_cpus=STAGE_CPUS, batch_size=1, batch_format="pyarrow")
+        pool = TaskPoolStrategy(readers)
+        rows = rows.map_batches(_nothing, compute=pool, num_cpus=STAGE_CPUS, batch_size=1, batch_format="pyarrow")
     rows.materialize()
 
 

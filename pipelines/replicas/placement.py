@@ -96,6 +96,16 @@ class Placement:
         """Return how many replicas the nodes hold beside reading and writing, whoever else uses them."""
         return self._held_by(nodes) if _cpus(nodes) >= 2 * STAGE_CPUS else 0
 
+    def most_readers(self, cluster: Cluster) -> int | None:
+        """Return how many processes may read, tokenize or write at once; None: as many as find room.
+
+        Where replicas compute on the CPUs of a single node, a process for two of them: each takes more than a second of
+        one to start, while replicas load.
+        """
+        if self.device != "cpu" or not cluster.is_closed or len(cluster.nodes) != 1:
+            return None
+        return max(1, int(_cpus(cluster.nodes)) // 2)
+
     def lacking(self, nodes: Sequence[Node], num_gone: int = 0) -> list[str]:
         """Return in words why the replicas that the job asks for find no room; `num_gone` other nodes have left."""
         gone = f"; {num_gone} of {len(nodes) + num_gone} nodes are gone" if num_gone else ""

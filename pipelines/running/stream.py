@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from batchloom.models.errors import ModelError
 from batchloom.pipelines import cluster
@@ -126,11 +126,13 @@ def _computed(
 ) -> Iterator[Made]:
     """Yield what becomes of the units, and meanwhile of parts. Raises: as `stream`."""
     engine, limits = job.config.engine, job.config.limits
-    placement = place(engine, cluster.look())
+    nodes = cluster.look()
+    placement = place(engine, nodes)
     roster = Roster(limits.max_unit_attempts, num_units)
     answers = _probe_answers(job)
     with spanning.groups(placement) as groups:
-        dataset = _dataset(job, pending, num_units, assemble, placement, groups, roster, answers)
+        readers = None if job.selection else placement.most_readers(nodes)  # or reading may be most of the work
+        dataset = _dataset(job, pending, num_units, assemble, placement, readers, groups, roster, answers)
         watchdog = Watchdog(roster, placement, limits, engine.replicas.wait_minutes)
         pump = Pump(lambda: _batches(dataset))
         try:
@@ -246,6 +248,7 @@ def _dataset(
     num_units: int,
     assemble: Assemble,
     placement: Placement,
+    readers: int | None,
     groups: Sequence[Any],
     roster: Roster,
     probe_answers: Any,
@@ -258,10 +261,11 @@ def _dataset(
     infer = settings_of(job, placement.device, probe_answers)
     write = Write(job.task, job.checkpoint.pinned, assemble)
     one_unit: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+    beside: dict[str, Any] = {"num_cpus": STAGE_CPUS, "compute": TaskPoolStrategy(readers), **one_unit}
     return (
         ray.data.from_items(rows, override_num_blocks=min(len(rows), READ_BLOCKS))
-        .map_batches(read, num_cpus=STAGE_CPUS, **one_unit)
-        .map_batches(tokenize, num_cpus=STAGE_CPUS, **one_unit)
+        .map_batches(read, **beside)
+        .map_batches(tokenize, **beside)
         .map_batches(
             Infer,
             fn_constructor_args=(infer, placement, groups, roster, Labels.of(job.output.url)),
@@ -270,7 +274,7 @@ def _dataset(
             num_gpus=placement.num_gpus,
             **one_unit,
         )
-        .map_batches(write, num_cpus=STAGE_CPUS, **one_unit)
+        .map_batches(write, **beside)
     )
 
 

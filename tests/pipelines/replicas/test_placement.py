@@ -46,6 +46,21 @@ def test_an_accelerator_is_used_where_there_is_one_or_one_may_come(asked, cluste
     assert (found.device, found.num_gpus) == (device, num_gpus)
 
 
+@pytest.mark.parametrize(
+    ("asked", "cluster", "most"),
+    [
+        (engine(), closed({"CPU": 2}), 1),
+        (engine(), closed({"CPU": 9}), 4),
+        (engine(), closed({"CPU": 1}), 1),
+        (engine(), closed({"CPU": 16, "GPU": 4}), None),  # replicas take no CPU from them
+        (engine(), closed({"CPU": 2}, {"CPU": 2}), None),
+        (engine(), Cluster([{"CPU": 2}]), None),  # nodes may come
+    ],
+)
+def test_processes_that_read_leave_a_single_nodes_cpus_to_its_replicas(asked, cluster, most):
+    assert place(asked, cluster).most_readers(cluster) == most
+
+
 def test_a_rehearsal_on_cpus_holds_the_gpus_of_the_real_thing():
     found = place(engine(4, device="cpu", reserve_gpus=True), closed(*GPUS))
     assert (found.device, found.num_gpus, found.num_cpus, found.gpu_share) == ("cpu", 4, 0, 1)
