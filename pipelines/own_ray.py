@@ -5,19 +5,17 @@ forwarded, one of an autoscaler that has no nodes to add), and Ray Data three ac
 seconds of a core to import Ray, which a job's replica waits for on a small machine.
 """
 
+import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
-from uuid import uuid4
 
 import ray
 from ray._private import parameter, ray_constants, services
-from ray.data._internal import stats
-from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordination
-from ray.data._internal.execution.operators import actor_pool_map_operator
-from ray.data._internal.utils import cached_ray_internals
+
+log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 SETTINGS = {
@@ -43,22 +41,14 @@ def start(**options: Any) -> None:
 
 @contextmanager
 def without_actors() -> Iterator[None]:
-    """Answer in this process what Ray Data asks of actors of its own.
-
-    One of them shares a cluster among datasets; it is Ray's, without being an actor. One holds figures for a dashboard.
-    One tells where actors are, for nodes that leave: here there is one node.
-    """
-    coordinator = _Coordinator()
-    figures = _Handle(_Figures())
-    places = _Handle(_Places())
-    with ExitStack() as replaced:
-        for module, name, handle in (
-            (coordination, "get_or_create_autoscaling_coordinator", _Handle(coordinator)),
-            (stats, "get_or_create_stats_actor", figures),
-            (actor_pool_map_operator, "get_or_create_actor_location_tracker", places),
-            (cached_ray_internals, "get_or_create_actor_location_tracker", places),
-        ):
-            replaced.enter_context(_replaced(module, name, lambda handle=handle: handle))
+    """Answer in this process what Ray Data asks of three actors of its own, where it is a version that we know."""
+    try:
+        from batchloom.pipelines import ray_data_actors
+    except (ImportError, AttributeError) as error:
+        log.debug("Ray Data starts its own actors: %s", error)
+        yield
+        return
+    with ray_data_actors.in_this_process():
         yield
 
 
@@ -70,52 +60,3 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, before)
-
-
-class _Handle:
-    """Stands for the handle of an actor, whose methods run in this process."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    def __getattr__(self, name: str) -> "_Method":
-        if name.startswith("_"):  # of a copy that is not whole yet
-            raise AttributeError(name)
-        return _Method(getattr(self._actor, name))
-
-
-class _Method:
-    def __init__(self, method: Callable[..., Any]) -> None:
-        self._method = method
-
-    def remote(self, *arguments: Any, **options: Any) -> Any:
-        """Return a reference to what the method returns, as an actor's does."""
-        return ray.put(self._method(*arguments, **options))
-
-
-class _Coordinator(coordination._AutoscalingCoordinatorActor):
-    """Shares the node among the datasets that run at once."""
-
-    def __init__(self) -> None:
-        super().__init__(send_resources_request=lambda *_: None)
-
-    @property
-    def TICK_INTERVAL_S(self) -> float:  # type: ignore[override]
-        """Ends the thread that looks for nodes that came, which would outlive this Ray."""
-        raise SystemExit
-
-
-class _Figures:
-    def gen_dataset_id(self) -> str:
-        return uuid4().hex
-
-    def __getattr__(self, _: str) -> Callable[..., None]:
-        return lambda *_, **__: None
-
-
-class _Places:
-    def update_actor_location(self, actor: str, node: str) -> None:
-        """Called in the actor."""
-
-    def get_actor_locations(self, actors: tuple[str, ...]) -> dict[str, str]:  # noqa: ARG002
-        return {}

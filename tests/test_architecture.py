@@ -114,6 +114,7 @@ def test_heavy_modules_are_imported_by_the_rooms_that_own_them_alone(package: st
             "pipelines/cluster.py",
             "pipelines/joining.py",
             "pipelines/own_ray.py",
+            "pipelines/ray_data_actors.py",
             "pipelines/forecasting/rehearsing.py",
             "pipelines/running/deep.py",
             "pipelines/running/stream.py",

@@ -93,6 +93,7 @@ def test_two_jobs_of_one_process_share_a_ray_that_other_machines_cannot_reach(
 
 ON_A_RAY_OF_ITS_OWN = """
 import json, sys, threading
+from contextlib import suppress
 from pathlib import Path
 import ray
 from batchloom.pipelines import cluster
@@ -103,9 +104,10 @@ class Twice:
 
 def names(process):
     for task in Path(f"/proc/{process}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield Path(f"/proc/{child}/cmdline").read_text().replace(chr(0), " ")
-            yield from names(child)
+        with suppress(OSError):  # it has ended since
+            for child in (task / "children").read_text().split():
+                yield Path(f"/proc/{child}/cmdline").read_text().replace(chr(0), " ")
+                yield from names(child)
 
 rows = []
 for _ in range(2):
