@@ -10,6 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from pydantic_core import ErrorDetails
 
 from batchloom.jobs.job_file import KeyPath, Problem
+from batchloom.jobs.variables import variable
 from batchloom.pipelines.config import JobConfig
 from batchloom.pipelines.tasks import TASKS
 
@@ -82,7 +83,8 @@ _SECTIONS = dict(_sections())
 for _section in _SECTIONS.values():
     with_config(ConfigDict(extra="forbid"))(_section)
 
-_ADAPTER = TypeAdapter(JobConfig)
+with variable("PYDANTIC_DISABLE_PLUGINS", "__all__"):  # to look for some it reads every package's entry points
+    _ADAPTER = TypeAdapter(JobConfig)
 
 
 def _problems(error: ErrorDetails, origins: Mapping[KeyPath, str], flags: Mapping[str, KeyPath]) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Keep pandas out of commands that make no use of it."""
+"""Keep out of short commands what they make no use of: pandas, and the threads of numpy's algebra."""
 
 import sys
 from collections.abc import Sequence
@@ -6,11 +6,14 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+from batchloom.jobs.variables import variable
+
 
 def keep_pandas_out() -> None:
     """Let pyarrow look for pandas now, and find none.
 
     pyarrow looks once in a process, at its first array of Python values, to know pandas' own types: an import of 0.3 s.
+    OpenBLAS, which numpy brings, starts a thread for each core, and they spin: 0.1 s of a processor on two cores.
     Not for commands that start Ray, whose data library needs both; nothing is done where pyarrow is loaded already.
     """
     if "pyarrow" in sys.modules or "pandas" in sys.modules:
@@ -18,7 +21,8 @@ def keep_pandas_out() -> None:
     finder = _NoPandas()
     sys.meta_path.insert(0, finder)
     try:
-        import pyarrow
+        with variable("OPENBLAS_NUM_THREADS", "1"):
+            import pyarrow
 
         pyarrow.array([None])
     finally:
