@@ -1,4 +1,4 @@
-"""A variable of the environment that holds for a while: some packages read one when they are loaded, and nothing else."""
+"""A variable of the environment that holds for a while: some packages read one as they are loaded, and no more."""
 
 import os
 from collections.abc import Iterator

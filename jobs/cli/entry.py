@@ -14,8 +14,8 @@ from batchloom.jobs import signals
 from batchloom.jobs.cli import authoring, clusters, outputs, running
 from batchloom.jobs.cli.options import BareKinds
 
-# New objects between two looks for cycles. Python's 700 cost a short command a tenth of its time, and 50,000 two looks of
-# 17 ms each at what a plan had imported, 114,000 objects.
+# New objects between two looks for cycles. Python's 700 cost a short command a tenth of its time, and 50,000 two looks
+# of 17 ms each at what a plan had imported, 114,000 objects.
 GARBAGE = 200_000
 
 # Ray, torch, pyarrow and pydantic take seconds to import. Each command imports what it needs, so --help is fast.

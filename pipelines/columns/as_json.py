@@ -10,7 +10,8 @@ import json
 from collections.abc import Callable
 
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from batchloom.pipelines.arrow_functions import pc
 
 ROWS_AT_ONCE = 1024  # that are Python objects, which take several times as much as in Arrow
 BYTES_AT_ONCE = 1 << 26  # of rows that are larger

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from batchloom.pipelines.arrow_functions import pc
 
 INSIDE = {b"batchloom:inside": b"1"}  # metadata of a field whose name is a path
 

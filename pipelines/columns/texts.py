@@ -2,7 +2,8 @@
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from batchloom.pipelines.arrow_functions import pc
 
 CONTENT = "content"  # of a turn in a chat: {"role": "user", "content": "Hello"}
 

@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
+from batchloom.pipelines.arrow_functions import pc
 from batchloom.pipelines.formats.records import LONG, RecordFormat, merged
 
 LONG_NUMBER = "^-?[0-9]{16,}$"

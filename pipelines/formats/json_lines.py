@@ -8,9 +8,9 @@ from itertools import chain
 from typing import Any, ClassVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.json as pj
 
+from batchloom.pipelines.arrow_functions import pc
 from batchloom.pipelines.formats.records import EXACT, LONG, MAX_MEMBERS, RecordFormat, too_many_columns
 from batchloom.pipelines.records import is_deeper
 

@@ -72,7 +72,7 @@ class Saved:
         num_chosen = self.num_rows if chosen is None else chosen.num_chosen
         if file.metadata.num_rows != num_chosen:
             raise ValueError(f"it holds {file.metadata.num_rows} answers to {num_chosen} rows")
-        return file.table().cast(schema), from_json(Counts, file.footer.get("counts")), chosen
+        return file.table(schema), from_json(Counts, file.footer.get("counts")), chosen
 
     def is_damaged(self, store: Store, schema: pa.Schema) -> bool:
         """Whether the file is there and not the one that was written. Raises: StoreError."""

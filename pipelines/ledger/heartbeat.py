@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
+from batchloom.pipelines.ledger.ledger import HEARTBEAT
 from batchloom.pipelines.records import from_json, parsed
 from batchloom.pipelines.stores.storage import Store
 from batchloom.pipelines.telemetry.usage import ReplicaUsage, Usage
 
 log = logging.getLogger(__name__)
 
-NAME = "_batchloom/heartbeat.json"
 BEAT_SECONDS = 15.0
 LOST_SECONDS = 4 * BEAT_SECONDS  # without a beat: its process, its machine or its way to the store is gone
 
@@ -89,14 +89,14 @@ class Heartbeat:
 def read(store: Store) -> Heartbeat | None:
     """Return the heartbeat of an output; None where it has none, or one that cannot be read. Raises: StoreError."""
     try:
-        return from_json(Heartbeat, parsed(store.read(NAME)))
+        return from_json(Heartbeat, parsed(store.read(HEARTBEAT)))
     except (FileNotFoundError, ValueError):
         return None
 
 
 def write(store: Store, heartbeat: Heartbeat) -> None:
     """Raises: StoreError."""
-    store.put(NAME, json.dumps(asdict(heartbeat)).encode())
+    store.put(HEARTBEAT, json.dumps(asdict(heartbeat)).encode())
 
 
 class Lock:

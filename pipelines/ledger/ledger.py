@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -22,20 +22,19 @@ import pyarrow as pa
 from batchloom.pipelines.columns.as_json import json_schema
 from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import JobError, OutputError, PipelineError, StoreError
-from batchloom.pipelines.ledger import answers, heartbeat
+from batchloom.pipelines.ledger import answers
 from batchloom.pipelines.ledger.manifest import Manifest, Summary
 from batchloom.pipelines.ledger.part_files import SEALS, PartFile, seal_name
 from batchloom.pipelines.ledger.parts import ENDINGS, Footer, output_folder
 from batchloom.pipelines.ledger.register import Register
 from batchloom.pipelines.ledger.sealed import sealed
 from batchloom.pipelines.records import from_json, parsed
-from batchloom.pipelines.replicas.probe import Answers
 from batchloom.pipelines.stores.storage import Store, Stored
 
 log = logging.getLogger(__name__)
 
 JOB = "_batchloom/job.json"
-PROBE = "_batchloom/probe.json"
+HEARTBEAT = "_batchloom/heartbeat.json"  # ledger/heartbeat.py
 PARTS = "_batchloom/parts.pq"
 RECORDS = "_batchloom/records"
 COLUMNS = "_batchloom/columns.pq"
@@ -43,7 +42,6 @@ MANIFEST = "_batchloom/manifest.json"
 SUCCESS = "_SUCCESS"
 LOGGED_RECORDS, LOGGED_SECONDS = 1000, 60.0  # records, or seconds of them, that a file of RECORDS holds
 READ_THREADS = 16
-PROBE_BELONGS_TO = ("batchloom", "fingerprint")  # stored answers are valid only where these are equal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +157,7 @@ def known_parts(store: Store, found: Found, names: Iterable[str]) -> tuple[Regis
         is_same = name in wanted and found.parts[name] == Stored(size, version) and version
         if is_same and found.has_account(name, sha256):
             row_of[name] = row
-    known = Register(kept.table.take(pa.array(row_of.values(), pa.int64())))
-    return known, sorted(wanted - set(row_of))
+    return kept.rows([*row_of.values()]), sorted(wanted - set(row_of))
 
 
 def whole_parts(store: Store, found: Found, names: Iterable[str]) -> tuple[Register, dict[str, str]]:
@@ -280,7 +277,7 @@ def close_job(store: Store, manifest: Manifest, columns: pa.Schema | None = None
     store.put(PARTS, manifest.parts.to_bytes())
     store.put(MANIFEST, json.dumps(manifest.summary(), indent=1, sort_keys=True).encode())
     store.put(SUCCESS, b"")
-    store.discard([heartbeat.NAME], folders=[RECORDS, answers.FOLDER])
+    store.discard([HEARTBEAT], folders=[RECORDS, answers.FOLDER])
     store.discard_temporary()
 
 
@@ -319,22 +316,3 @@ def _read_job(store: Store) -> JobRecord | None:
 def some(names: Sequence[str]) -> str:
     """Return the first few names, for messages."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def read_probe(store: Store, job: Mapping[str, Any]) -> Answers | None:
-    """Return one rank's stored answers to the probe; None where another version or another job computed them."""
-    if PROBE not in store.names():
-        return None
-    try:
-        kept = parsed(store.read(PROBE))
-        answers = from_json(Answers, kept["answers"])
-        return answers if all(kept[name] == job[name] for name in PROBE_BELONGS_TO) else None
-    except (ValueError, KeyError, TypeError) as error:
-        log.warning("%s is not as batchloom wrote it (%r); it is computed again", store.path(PROBE), error)
-        return None
-
-
-def keep_probe(store: Store, job: Mapping[str, Any], answers: Answers) -> None:
-    """Store one rank's answers to the probe."""
-    kept = {**{name: job[name] for name in PROBE_BELONGS_TO}, "answers": asdict(answers)}
-    store.put(PROBE, json.dumps(kept).encode())

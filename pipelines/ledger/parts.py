@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from batchloom.pipelines.arrow_functions import pc
 from batchloom.pipelines.columns.partition_by import partition_folder
 from batchloom.pipelines.counts import Counts, PartRecord
 from batchloom.pipelines.ledger.sealed import Sealed, footer_of

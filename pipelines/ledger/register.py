@@ -5,8 +5,8 @@ from dataclasses import asdict
 from typing import Any, overload
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from batchloom.pipelines.arrow_functions import pc
 from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.ledger.sealed import Sealed, sealed
 from batchloom.pipelines.planning.spans import Span
@@ -58,10 +58,7 @@ class Register(Sequence[PartRecord]):
     @staticmethod
     def read(content: bytes) -> "Register":
         """Read what `to_bytes` made. Raises: ValueError where it is not that, byte for byte."""
-        table = Sealed.of(content).table()
-        if table.schema.names != SCHEMA.names:
-            raise ValueError(f"its columns are {', '.join(table.schema.names)}")
-        return Register(table.cast(SCHEMA))
+        return Register(Sealed.of(content).table(SCHEMA))
 
     def to_bytes(self) -> bytes:
         return sealed(self.table, {})
@@ -75,8 +72,7 @@ class Register(Sequence[PartRecord]):
     def __getitem__(self, index: slice) -> "Register": ...
     def __getitem__(self, index: int | slice) -> "PartRecord | Register":
         if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            return Register(self.table.take(pa.array(range(start, stop, step), pa.int64())))
+            return self.rows(range(*index.indices(len(self))))
         (row,) = self.table.slice(range(len(self))[index], 1).to_pylist()
         return _record(row)
 
@@ -101,6 +97,12 @@ class Register(Sequence[PartRecord]):
         first = pc.list_element(self.table["spans"], 0)
         keys = pa.table({name: pc.struct_field(first, name) for name in ("shard", "start")})
         return Register(self.table.take(pc.sort_indices(keys, [("shard", "ascending"), ("start", "ascending")])))
+
+    def rows(self, numbers: Sequence[int]) -> "Register":
+        """Return the records of these numbers; of all in their order, as a resumed job asks for, nothing is copied."""
+        if [*numbers] == [*range(len(self))]:
+            return self
+        return Register(self.table.take(pa.array(numbers, pa.int64())))
 
     def chosen(self, is_chosen: Sequence[bool]) -> "Register":
         return Register(self.table.filter(pa.array(is_chosen, pa.bool_())))

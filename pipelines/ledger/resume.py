@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from batchloom.pipelines.arrow_functions import pc
 from batchloom.pipelines.columns.partition_by import partition_folder
 from batchloom.pipelines.counts import PartRecord
 from batchloom.pipelines.errors import OutputError, failing_as

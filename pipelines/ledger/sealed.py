@@ -6,7 +6,7 @@ So one pass over the bytes tells that they are the ones that were written, foote
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,9 +77,18 @@ class Sealed:
             raise ValueError("its bytes are not the ones that were written: its seal is broken")
         return Sealed(content, metadata, footer, digest.hexdigest())
 
-    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return its rows, in these columns or in all."""
-        return pq.read_table(pa.BufferReader(self.content), columns=None if columns is None else [*columns])
+    def table(self, schema: pa.Schema) -> pa.Table:
+        """Return its rows with these types. Raises: ValueError where its columns have other names or cannot have them.
+
+        A file that was written with these types is read without pyarrow's datasets and functions, whose imports are a
+        tenth of the time that a short command has.
+        """
+        table = pq.ParquetFile(pa.BufferReader(self.content), metadata=self.metadata).read()
+        if table.schema.names != schema.names:
+            raise ValueError(f"its columns are {', '.join(table.schema.names)}")
+        if table.schema.equals(schema):
+            return pa.Table.from_arrays(table.columns, schema=schema)
+        return table.cast(schema)
 
 
 def footer_of(metadata: pq.FileMetaData) -> dict[str, Any]:

@@ -220,4 +220,4 @@ def _from_parquet(
         log.info("Footers are read again: the job reads or keeps other columns than before.")
         is_of_use = False
     schemas = [pa.ipc.read_schema(pa.py_buffer(base64.b64decode(one))) for one in file.footer["schemas"]]
-    return file.table().cast(SCHEMA), schemas, is_of_use
+    return file.table(SCHEMA), schemas, is_of_use

@@ -23,7 +23,7 @@ from batchloom.pipelines.config import EngineConfig
 from batchloom.pipelines.counts import Counts, PartRecord, UnitRecord
 from batchloom.pipelines.errors import JobError, PipelineError
 from batchloom.pipelines.fields import LEDGER_FIELDS
-from batchloom.pipelines.ledger import ledger
+from batchloom.pipelines.ledger import kept_probe
 from batchloom.pipelines.ledger.resume import Pending
 from batchloom.pipelines.metrics import Event, Replicas, UnitFailed, Waiting
 from batchloom.pipelines.planning.job_plan import JobPlan
@@ -211,7 +211,7 @@ def _probe_answers(job: JobPlan) -> Any:
     engine = job.config.engine
     if not engine.probe or (engine.tensor_parallel == 1 and engine.dtype != "int8"):
         return None
-    answers = ledger.read_probe(job.output, job.job_record())
+    answers = kept_probe.read_probe(job.output, job.job_record())
     if answers is not None:
         return answers
     compute = ray.remote(num_cpus=STAGE_CPUS)(_compute_probe)  # what replicas leave: they wait for it
@@ -224,7 +224,7 @@ def _compute_probe(
 ) -> probe.Answers:
     node, _ = cluster.this_node()
     answers = probe.reference(model, architecture, max(1, int(node.get("CPU", 0))), asked)
-    ledger.keep_probe(output, record, answers)
+    kept_probe.keep_probe(output, record, answers)
     return answers
 
 

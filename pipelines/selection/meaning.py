@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from batchloom.pipelines.arrow_functions import pc
 from batchloom.pipelines.selection.grammar import moment_of
 from batchloom.pipelines.selection.kinds import Kind, common_type, in_type, type_of
 from batchloom.pipelines.selection.tree import LOGICAL, Call, Literal, Name, Node, Value, names_in
 from batchloom.pipelines.selection.words import WhereError, short
 
-COMPARED: Mapping[str, Callable[[pc.Expression, pc.Expression], pc.Expression]] = {
+COMPARED: "Mapping[str, Callable[[pc.Expression, pc.Expression], pc.Expression]]" = {
     "=": lambda one, other: one == other,
     "<>": lambda one, other: one != other,
     "<": lambda one, other: one < other,
@@ -43,7 +43,7 @@ def check_names(text: str, tree: Node, there: Sequence[str]) -> None:
             raise WhereError(text, name.at, f"there is no column {short(name.name)!r}.{meant} There are: {known}.")
 
 
-def expression_of(text: str, tree: Node, schema: pa.Schema) -> pc.Expression:
+def expression_of(text: str, tree: Node, schema: pa.Schema) -> "pc.Expression":
     """Return the expression, of columns by their places in `schema`. Raises: WhereError where types do not fit."""
     meant = _Meaning(text, schema)
     found = meant.of(tree)
@@ -55,7 +55,7 @@ def expression_of(text: str, tree: Node, schema: pa.Schema) -> pc.Expression:
     return found.expression
 
 
-def mask_of(rows: pa.Table, expression: pc.Expression) -> pa.ChunkedArray:
+def mask_of(rows: pa.Table, expression: "pc.Expression") -> pa.ChunkedArray:
     """Return where the expression is true: true, false or null for each row."""
     from pyarrow import acero  # brings pandas with it, where that is installed: 0.3 s that every plan would pay for
 
@@ -72,7 +72,7 @@ class _Operand:
     type: pa.DataType
     words: str
     """As messages name it."""
-    expression: pc.Expression
+    expression: "pc.Expression"
     literal: Literal | None = None
 
     @property
@@ -110,7 +110,7 @@ class _Meaning:
         if operand.kind not in (kind, Kind.NOTHING):
             raise self._wrong(operand.at, f"{whose} takes {wanted or kind.value}; found {operand.words}.")
 
-    def _called(self, node: Call, operands: Sequence[_Operand]) -> tuple[pc.Expression, pa.DataType]:
+    def _called(self, node: Call, operands: Sequence[_Operand]) -> "tuple[pc.Expression, pa.DataType]":
         first, function = operands[0], node.function
         if function in LOGICAL:
             for operand in operands:
@@ -139,7 +139,7 @@ class _Meaning:
         one, other = self._alike(node, operands)
         return COMPARED[function](_cast(one, one.type), _cast(other, other.type)), pa.bool_()
 
-    def _is_in(self, node: Call, operands: Sequence[_Operand]) -> pc.Expression:
+    def _is_in(self, node: Call, operands: Sequence[_Operand]) -> "pc.Expression":
         for item in operands[1:]:
             if item.literal is None:
                 raise self._wrong(item.at, f"a list holds texts, numbers, dates, true and false; found {item.words}.")
@@ -189,7 +189,7 @@ class _Meaning:
         return WhereError(self.text, at, problem)
 
 
-def _cast(operand: _Operand, wanted: pa.DataType) -> pc.Expression:
+def _cast(operand: _Operand, wanted: pa.DataType) -> "pc.Expression":
     """Raises: OverflowError, pa.ArrowException where a literal does not fit."""
     if operand.literal is not None:
         return pc.scalar(in_type(operand.literal.value, wanted))
@@ -197,7 +197,7 @@ def _cast(operand: _Operand, wanted: pa.DataType) -> pc.Expression:
     return operand.expression.cast(wanted, safe=False)
 
 
-def _joined(function: str, conditions: Sequence[pc.Expression]) -> pc.Expression:
+def _joined(function: str, conditions: "Sequence[pc.Expression]") -> "pc.Expression":
     """Return all of the conditions, or any: as a tree of little depth."""
     if len(conditions) == 1:
         return conditions[0]

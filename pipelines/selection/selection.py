@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from batchloom.pipelines.arrow_functions import pc
 from batchloom.pipelines.columns.given import partitions
 from batchloom.pipelines.columns.texts import as_text, is_bytes, readable
 from batchloom.pipelines.config import InputConfig
@@ -69,7 +69,7 @@ class Selection:
         return {}
 
     @cached_property
-    def _expressions(self) -> dict[pa.Schema, pc.Expression]:
+    def _expressions(self) -> "dict[pa.Schema, pc.Expression]":
         """By the types of the columns: all rows of a file, and mostly of all files, have the same."""
         return {}
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchloom import models
+from batchloom.pipelines.arrow_functions import pc
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.fields import ANSWER_PREFIX
 from batchloom.pipelines.tasks.base import ColumnKind, Ints, Prepared, TaskSpec

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from string import Formatter
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from batchloom.pipelines.arrow_functions import pc
 from batchloom.pipelines.errors import ConfigError
 from batchloom.pipelines.tasks.base import ColumnKind
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchloom.models.single_pass.state_outputs import POOLINGS, StateOutput, StateOutputs
+from batchloom.pipelines.arrow_functions import pc
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.tasks.base import Answered, AnswerSize, Prepared, lists_of
 

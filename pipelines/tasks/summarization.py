@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from batchloom.pipelines.arrow_functions import pc
 from batchloom.pipelines.errors import ConfigError, RowError
 from batchloom.pipelines.tasks.answer_prefix import AnswerPrefix, columns_with, with_prefixes
 from batchloom.pipelines.tasks.answers import AnswerColumns, whole_answers

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchloom.models.tokenizers.tokenizer import NO_TEXT
+from batchloom.pipelines.arrow_functions import pc
 from batchloom.pipelines.errors import RowError
 from batchloom.pipelines.tasks.base import REQUEST_SCHEMA, Ints, Prepared
 from batchloom.pipelines.tasks.length import CUTS, InputLength, Truncation, too_long

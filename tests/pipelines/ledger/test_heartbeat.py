@@ -18,6 +18,7 @@ from batchloom.pipelines.counts import UnitRecord
 from batchloom.pipelines.errors import OutputError
 from batchloom.pipelines.ledger import heartbeat
 from batchloom.pipelines.ledger.heartbeat import LOST_SECONDS, Heartbeat, Lock
+from batchloom.pipelines.ledger.ledger import HEARTBEAT
 from batchloom.pipelines.metrics import Planned, Replicas, UnitDone, UnitFailed
 from batchloom.pipelines.running import pulse
 from batchloom.pipelines.running.pulse import Pulse
@@ -59,7 +60,7 @@ def test_a_heartbeat_is_read_as_it_was_written(store: Store) -> None:
     written = one(trouble="a \n b")
     heartbeat.write(store, written)
     assert heartbeat.read(store) == written
-    store.put(heartbeat.NAME, b'{"run": 7}')
+    store.put(HEARTBEAT, b'{"run": 7}')
     assert heartbeat.read(store) is None
 
 
