@@ -58,7 +58,11 @@ class Register(Sequence[PartRecord]):
     @staticmethod
     def read(content: bytes) -> "Register":
         """Read what `to_bytes` made. Raises: ValueError where it is not that, byte for byte."""
-        return Register(Sealed.of(content).table(SCHEMA))
+        file = Sealed.of(content)
+        names = file.metadata.schema.to_arrow_schema().names
+        if names != SCHEMA.names:
+            raise ValueError(f"its columns are {', '.join(names)}")
+        return Register(file.table(SCHEMA))
 
     def to_bytes(self) -> bytes:
         return sealed(self.table, {})
