@@ -6,6 +6,7 @@ import typer
 
 from batchloom.jobs.cli.command import command
 from batchloom.jobs.cli.options import Json, task_names
+from batchloom.jobs.cli.without_pandas import keep_threads_out
 
 
 def init(
@@ -16,6 +17,7 @@ def init(
 ) -> None:
     """Print a job file for a task, with every key, its default and its meaning."""
     with command(as_json=False) as output:
+        keep_threads_out()
         from batchloom.jobs import job_guide
 
         output.say(*job_guide.template(task).splitlines())
@@ -24,6 +26,7 @@ def init(
 def schema() -> None:
     """Print the JSON Schema of job files, for editors."""
     with command(as_json=False) as output:
+        keep_threads_out()
         import json
 
         from batchloom.jobs import job_guide
@@ -37,6 +40,7 @@ def inspect(
 ) -> None:
     """Show what a checkpoint is: classes, labels, lengths, defaults, memory. Its weights are not loaded."""
     with command(as_json) as output:
+        keep_threads_out()
         from batchloom.jobs.reports.inspection import Inspection
 
         found = Inspection.of(model)

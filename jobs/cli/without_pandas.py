@@ -12,20 +12,25 @@ def keep_pandas_out() -> None:
     """Let pyarrow look for pandas now, and find none.
 
     pyarrow looks once in a process, at its first array of Python values, to know pandas' own types: an import of 0.3 s.
-    OpenBLAS, which numpy brings, starts a thread for each core, and they spin: 0.1 s of a processor on two cores.
     Not for commands that start Ray, whose data library needs both; nothing is done where pyarrow is loaded already.
     """
     if "pyarrow" in sys.modules or "pandas" in sys.modules:
         return
+    keep_threads_out()
     finder = _NoPandas()
     sys.meta_path.insert(0, finder)
     try:
-        with variable("OPENBLAS_NUM_THREADS", "1"):
-            import pyarrow
+        import pyarrow
 
         pyarrow.array([None])
     finally:
         sys.meta_path.remove(finder)
+
+
+def keep_threads_out() -> None:
+    """Load numpy now, whose algebra starts a thread for each core; they spin for 0.1 s of a processor on two cores."""
+    with variable("OPENBLAS_NUM_THREADS", "1"):
+        import numpy  # noqa: F401
 
 
 class _NoPandas:

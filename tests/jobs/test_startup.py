@@ -17,15 +17,15 @@ PACKAGES = "import typer._adapters, rich.console, yaml, pyarrow.parquet, fsspec.
 
 # Modules that take 10 ms and more to import, or come with others that do, and tell nothing that a plan says.
 NEEDLESS = {
-    *(
-        "pyarrow.compute",
-        "pyarrow.dataset",
-        "pyarrow.acero",
-        "batchloom.jobs.api",
-        "batchloom.pipelines.running.driver",
-    ),
-    *(f"batchloom.pipelines.{name}" for name in ("ledger.heartbeat", "replicas.probe", "forecasting.forecast")),
-    "batchloom.pipelines.tasks.zero_shot_classification",  # not the task of the job
+    "batchloom.jobs.api",
+    "batchloom.pipelines.forecasting.forecast",
+    "batchloom.pipelines.ledger.heartbeat",
+    "batchloom.pipelines.replicas.probe",
+    "batchloom.pipelines.running.driver",
+    "batchloom.pipelines.tasks.zero_shot_classification",
+    "pyarrow.acero",
+    "pyarrow.compute",
+    "pyarrow.dataset",
 }
 
 # Prints, when the command is over, which modules it has loaded, and its processor seconds.
@@ -83,8 +83,8 @@ def test_a_plan_on_paper_loads_what_it_says_and_nothing_else(is_done: bool, fini
 
 def test_a_plan_takes_little_longer_than_the_packages_that_it_needs(finished: Any) -> None:
     """0.46 s of a processor, of which 0.28 s are imports of these packages. Seconds are those of a machine and of what
-    else it does, so one is compared with the other, each at its best of five: 2.2 times would be
-    another package like pandas, which was there once."""
+    else it does, so one is compared with the other, each at its best of five: 2.2 times would be another package like
+    pandas, which was there once."""
     code = f"import os, time; {PACKAGES}; print(time.process_time())"
     kept = {"PYTHONDONTWRITEBYTECODE": ""}  # compiling all of ours takes as long as all else
     alone = {**os.environ, **kept, "OPENBLAS_NUM_THREADS": "1"}
