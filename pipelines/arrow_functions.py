@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 
+__all__ = ["pc"]
+
+
 class _Functions:
     """Stands for the module `pyarrow.compute`."""
 
