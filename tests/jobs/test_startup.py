@@ -82,7 +82,7 @@ def test_a_plan_on_paper_loads_what_it_says_and_nothing_else(is_done: bool, fini
 
 
 def test_a_plan_takes_little_longer_than_the_packages_that_it_needs(finished: Any) -> None:
-    """0.46 s of a processor, of which 0.28 s are imports of these packages. Seconds are those of a machine and of what
+    """0.41 s of a processor, of which 0.28 s are imports of these packages. Seconds are those of a machine and of what
     else it does, so one is compared with the other, each at its best of five: 2.2 times would be another package like
     pandas, which was there once."""
     code = f"import os, time; {PACKAGES}; print(time.process_time())"
