@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from batchloom.models import Engine, GenerationParams, load_model
+from benchmarks import record
 from benchmarks.engine import Workload, checkpoint, corpus
 
 SEARCHES = {
@@ -35,12 +36,13 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "batchloom-benchmark")
+    record.add_options(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folder = options.model or str(checkpoint("bart-base", options.folder))
     print(f"{folder}: {options.documents} documents, {options.new_tokens} new tokens, torch {torch.__version__}")
     print("rows with other tokens than in one batch of all, in order:")
-    num_differing = {}
+    num_differing, figures = {}, []
     for dtype in options.dtypes:
         model = load_model(folder, dtype=dtype, device="cpu")
         prompts, _ = corpus(Workload("", options.mean_length, options.new_tokens), options.documents)
@@ -57,6 +59,14 @@ def main() -> None:
             few, one = num_differing[dtype, name]
             print(f"{dtype:10s} {name:10s} backwards in 12 slots {few / len(prompts):7.1%}", end="   ")
             print(f"each alone {one / len(prompts):7.1%}", flush=True)
+            for how, count in (("backwards in 12 slots", few), ("each alone", one)):
+                what, value = f"{name}: rows with other tokens, {how}", count / len(prompts)
+                figures.append(record.Figure(system="batchloom", what=what, value=value, unit="share", dtype=dtype))
+    weights = Path(options.model).name if options.model else "bart-base's sizes, random weights"
+    title = f"tokens beside other neighbours, {options.documents} documents, {options.new_tokens} new"
+    workload = {"model": weights, "documents": options.documents, "mean_prompt": options.mean_length}
+    workload |= {"new_tokens": options.new_tokens, "threads": options.threads}
+    record.write(options.results, "batch_independence", title, workload, figures)
     if any(sum(counts) for (dtype, _), counts in num_differing.items() if dtype == "float32"):
         sys.exit(1)
 

@@ -17,6 +17,7 @@ import transformers
 
 from batchloom.models import Engine, GenerationParams, load_model
 from batchloom.models.device import bytes_per_token
+from benchmarks import record
 from benchmarks.engine import Workload, corpus
 
 RUNS = {
@@ -35,9 +36,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=96)
     parser.add_argument("--slots", type=int, default=128)
+    record.add_options(parser)
     options = parser.parse_args()
     models = {name: narrow(name) for name in ("bart", "bloom")}
     print(f"{'':22s} {'bytes a live token':>18s} {'of one token':>13s} {'reserved / used':>16s} {'worst step':>11s}")
+    figures = []
     for name, work in RUNS.items():
         model = models[work.checkpoint]
         steps = measured(model, work, options.documents, options.slots)
@@ -46,6 +49,15 @@ def main() -> None:
         ratio = reserved / (live * one)
         peak = max(step[0] / (step[1] * one) for step in steps)
         print(f"{name:22s} {reserved / live:18.0f} {one:13d} {ratio:16.3f} {peak:11.2f}")
+        for what, value, unit in (
+            ("bytes a live token", reserved / live, "bytes"),
+            ("reserved over used", ratio, "times"),
+            ("reserved over used, worst step", peak, "times"),
+        ):
+            figures.append(record.Figure(system="batchloom", what=f"{name}: {what}", value=value, unit=unit))
+    title = f"cache that is reserved, {options.documents} documents, {options.slots} slots"
+    workload = {"documents": options.documents, "slots": options.slots, "models": "narrow ones of two decoder layers"}
+    record.write(options.results, "cache_waste", title, workload, figures)
 
 
 def measured(model: Any, work: Workload, num_documents: int, num_slots: int) -> list[tuple[int, int]]:

@@ -16,12 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from benchmarks import record
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,12 @@ class Workload:
     num_beams: int = 1
     no_repeat_ngram_size: int = 0
     varying: bool = False  # new tokens from 8 to 128, geometric, in place of num_new
+
+    def title(self, prompts: list[list[int]]) -> str:
+        search = f"beam {self.num_beams}" if self.num_beams > 1 else "greedy"
+        mean = sum(map(len, prompts)) / len(prompts)
+        new = "8 to 128" if self.varying else self.num_new
+        return f"{self.checkpoint}, {search}, {len(prompts):,} documents of {mean:.0f} tokens, {new} new"
 
 
 WORKLOADS = {
@@ -57,6 +65,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--systems", nargs="+", default=["batchloom", "transformers", "ctranslate2"])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "batchloom-benchmark")
+    record.add_options(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     work = WORKLOADS[options.workload]
@@ -73,18 +82,32 @@ def main() -> None:
             runs |= fastest(makers[system](), options.threads)
         except ImportError as error:
             print(f"{system}: left out, {error}", file=sys.stderr)
-    timed = {name: [(math.inf, math.inf)] for name in runs}
+    timed: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(options.rounds):
         for name, run in runs.items():
             timed[name].append(clocked(run, options.threads))
-    mean = sum(map(len, prompts)) / len(prompts)
-    print(f"{options.workload}: {len(prompts)} documents of {mean:.0f} tokens, {sum(lengths)} new tokens, ", end="")
-    print(f"{options.threads} threads, torch {torch.__version__}")
+    print(f"{work.title(prompts)} ({sum(lengths)}), {options.threads} threads, torch {torch.__version__}")
+    dtypes = {"batchloom": options.dtype, "transformers": "bfloat16", "ctranslate2": "int8"}
+    figures = []
     for name, times in timed.items():
         wall, cpu = (min(one) for one in zip(*times, strict=True))
         print(f"{name:40s} {len(prompts) / wall:7.2f} rows/s  {len(prompts) / cpu:7.2f} rows per processor second")
+        system, _, settings = name.partition(", ")
+        own = {"system": system, "dtype": dtypes[system], "settings": settings.removeprefix(options.dtype)}
+        rounds = tuple(len(prompts) / one for one, _ in times)
+        figures.append(record.Figure(value=len(prompts) / wall, unit="rows/s", rounds=rounds, **own))
+        per_second = record.Figure(what="speed of a core", value=len(prompts) / cpu, unit="rows/processor s", **own)
+        figures.append(per_second)
     floor = floor_seconds(work, prompts, lengths, options.threads)
     print(f"{'floor':40s} {len(prompts) / floor:7.2f} rows/s, products alone at this machine's best speed")
+    figures.append(record.Figure(system="floor", value=len(prompts) / floor, unit="rows/s", dtype="bfloat16"))
+    told = {**asdict(work), "new_tokens": sum(lengths), "threads": options.threads, "weights": "random"}
+    told["prompt_tokens"] = {"mean": sum(map(len, prompts)) / len(prompts), **least_and_most(prompts)}
+    record.write(options.results, f"engine-{options.workload}", work.title(prompts), told, figures)
+
+
+def least_and_most(prompts: list[list[int]]) -> dict[str, int]:
+    return {"least": min(map(len, prompts)), "most": max(map(len, prompts))}
 
 
 def fastest(runs: dict[str, Run], num_threads: int) -> dict[str, Run]:
@@ -187,7 +210,13 @@ def batchloom(
     return run
 
 
-def transformers_static(folder: Path, work: Workload, prompts: list[list[int]], lengths: list[int]) -> dict[str, Run]:
+def transformers_static(
+    folder: Path,
+    work: Workload,
+    prompts: list[list[int]],
+    lengths: list[int],
+    sizes: tuple[int, ...] = STATIC_BATCHES,
+) -> dict[str, Run]:
     import transformers
 
     is_bloom = "bloom" in work.checkpoint
@@ -215,7 +244,7 @@ def transformers_static(folder: Path, work: Workload, prompts: list[list[int]], 
                     do_sample=False,
                 )
 
-    return {f"transformers, {size} sequences": partial(run, size) for size in STATIC_BATCHES}
+    return {f"transformers, {size} sequences": partial(run, size) for size in sizes}
 
 
 def ctranslate2(

@@ -16,10 +16,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from benchmarks import record
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "examples/demo_models"
@@ -97,10 +99,12 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--sample", type=int, default=2000, help="rows that plan reads")
     parser.add_argument("--scale", type=float, default=1.0, help="the share of a corpus' rows that the job has")
+    record.add_options(parser)
     asked = parser.parse_args()
     if asked.corpora is None:
         print(f"No corpora: give --corpora FOLDER or BATCHLOOM_CORPORA, a folder with {CORPORA}. Nothing was measured.")
         return
+    figures = []
     for case in asked.cases:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -111,9 +115,22 @@ def main() -> None:
             print(f"{case}: planned in {plan_seconds:.1f} s ({plan_cpu:.1f} of processors)")
             print(f"  rounds of rows: {', '.join(rounds)}", flush=True)
             found, run_seconds, run_cpu = told("run", job)
-            for line in compared(planned[0], found, run_seconds):
-                print(f"  {line}")
+            for one in compared(planned[0], found, run_seconds):
+                print(f"  {one.line}")
+                for system, value in (("planned", one.planned), ("found", one.found)):
+                    figures.append(record.Figure(system=system, what=f"{case}: {one.what}", value=value, unit=one.unit))
             print(f"  processor seconds of the run: {run_cpu:.1f}", flush=True)
+    title = "what plan --probe says of jobs, and what they find"
+    workload = {"cases": asked.cases, "scale": asked.scale, "sample": asked.sample, "shards": SHARDS}
+    record.write(asked.results, "forecast", title, workload, figures)
+
+
+class Compared(NamedTuple):
+    what: str
+    planned: float
+    found: float
+    unit: str
+    line: str
 
 
 def told(command: str, job: Path, *options: str) -> tuple[list[dict[str, Any]], float, float]:
@@ -128,8 +145,8 @@ def told(command: str, job: Path, *options: str) -> tuple[list[dict[str, Any]], 
     return [json.loads(line) for line in done.stdout.splitlines()], time.perf_counter() - began, cpu
 
 
-def compared(plan: dict[str, Any], run: list[dict[str, Any]], seconds: float) -> Iterator[str]:
-    """Yield a line for each figure: planned, found, by how much they differ."""
+def compared(plan: dict[str, Any], run: list[dict[str, Any]], seconds: float) -> Iterator[Compared]:
+    """Yield each figure: planned, found, by how much they differ."""
     found, forecast, rehearsal = run[-1], plan["forecast"], plan["rehearsal"]
     units = next(event for event in run if event["event"] == "planned")["num_units"]
     yield exact("rows", plan["num_rows"], found["totals"]["rows"])
@@ -142,23 +159,27 @@ def compared(plan: dict[str, Any], run: list[dict[str, Any]], seconds: float) ->
         out = rehearsal["output_tokens"]
         yield near("tokens out", out["total"], totals["output_tokens"], "tokens", out)
     errors = sum(kind["total"] for kind in (forecast["errors"] | rehearsal["errors"]).values())
-    yield f"error rows: planned {errors:,.0f}, found {totals['errors']:,}"
+    line = f"error rows: planned {errors:,.0f}, found {totals['errors']:,}"
+    yield Compared("error rows", errors, totals["errors"], "rows", line)
     computing = timing["wall_seconds"] - timing["startup_seconds"]
     expected = rehearsal["seconds"]["1"]
     yield near("seconds of computing", expected - rehearsal["startup_seconds"], computing, "seconds")
     yield near("seconds, start to end", expected, seconds, "seconds")
-    yield f"start-up: planned {rehearsal['startup_seconds']:.1f} s, found {timing['startup_seconds']:.1f} s"
+    starting = rehearsal["startup_seconds"], timing["startup_seconds"]
+    yield Compared("start-up", *starting, "s", "start-up: planned {:.1f} s, found {:.1f} s".format(*starting))
 
 
-def exact(what: str, planned: int, found: int) -> str:
-    return f"{what}: planned {planned:,}, found {found:,}: {'equal' if planned == found else 'NOT EQUAL'}"
+def exact(what: str, planned: int, found: int) -> Compared:
+    line = f"{what}: planned {planned:,}, found {found:,}: {'equal' if planned == found else 'NOT EQUAL'}"
+    return Compared(what, planned, found, what, line)
 
 
-def near(what: str, planned: float, found: float, target: str, interval: dict[str, float] | None = None) -> str:
+def near(what: str, planned: float, found: float, target: str, interval: dict[str, float] | None = None) -> Compared:
     off = planned / found - 1
     margin = f" (±{1.96 * interval['standard_error'] / planned:.1%} said)" if interval else ""
     verdict = "within" if abs(off) <= TARGETS[target] else "NOT within"
-    return f"{what}: planned {planned:,.1f}{margin}, found {found:,.1f}: {off:+.1%}, {verdict} {TARGETS[target]:.0%}"
+    line = f"{what}: planned {planned:,.1f}{margin}, found {found:,.1f}: {off:+.1%}, {verdict} {TARGETS[target]:.0%}"
+    return Compared(what, planned, found, target, line)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ from batchloom.models.device import bytes_per_token
 from batchloom.models.generation import runner
 from batchloom.models.generation.memory.cpu.backend import PooledBackend
 from batchloom.models.generation.memory.gpu.backend import PagedBackend
-from benchmarks.engine import Workload, corpus
+from benchmarks import record
+from benchmarks.engine import Workload, corpus, least_and_most
 from benchmarks.random_model import BLOOM, SIZES, random_model, raw_config
 
 CASES = {
@@ -47,6 +49,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--systems", nargs="+", default=["batchloom", "transformers"])
+    record.add_options(parser)
     options = parser.parse_args()
     is_gpu = options.device.type == "cuda"
     print(torch.cuda.get_device_name(options.device) if is_gpu else "CPU", f"torch {torch.__version__}", flush=True)
@@ -60,10 +63,14 @@ def main() -> None:
             prompts = [[token % 200 + 5 for token in prompt[:400]] for prompt in prompts]
         num_tokens = sum(map(len, prompts))
         print(f"\n{name}: {len(prompts)} documents, {num_tokens} tokens in, {sum(lengths)} out", flush=True)
+        figures = []
         if "batchloom" in options.systems:
-            batchloom(work, prompts, lengths, options, speed)
+            figures += batchloom(work, prompts, lengths, options, speed)
         if "transformers" in options.systems:
-            transformers_static(work, prompts, lengths, options.device)
+            figures += transformers_static(work, prompts, lengths, options.device)
+        told = {**asdict(work), "documents": len(prompts), "new_tokens": sum(lengths), "weights": "random"}
+        told["prompt_tokens"] = {"mean": num_tokens / len(prompts), **least_and_most(prompts)}
+        record.write(options.results, f"gpu-{name}", work.title(prompts), told, figures, str(options.device))
 
 
 def check(device: torch.device) -> None:
@@ -91,11 +98,12 @@ def check(device: torch.device) -> None:
 
 def batchloom(
     work: Workload, prompts: list[list[int]], lengths: list[int], options: argparse.Namespace, speed: float
-) -> None:
+) -> list[record.Figure]:
     model = random_model(work.checkpoint, options.device, torch.bfloat16)
     shared = {"num_beams": work.num_beams, "no_repeat_ngram_size": work.no_repeat_ngram_size}
     params = [GenerationParams(max_new_tokens=length, min_new_tokens=length, **shared) for length in lengths]
     engine = Engine(model)
+    speeds = []
     for number in range(options.rounds):  # the first one captures
         for row, (prompt, own) in enumerate(zip(prompts, params, strict=True)):
             engine.add(row, prompt, own)
@@ -114,16 +122,23 @@ def batchloom(
             if options.profile and number == 1 and len(steps) == 8:
                 profile(engine, num_steps=5)
         seconds = time.perf_counter() - begin
+        speeds.append(sum(lengths) / seconds)
         kinds = dict(engine._lanes.runners[0]._backend._graphs.num_steps)
         print(f"  batchloom, round {number}: {sum(lengths) / seconds:9.0f} tokens/s in {seconds:.2f} s; steps {kinds}")
         num_started, took = sum(number for number, _ in starts), sum(seconds for _, seconds in starts)
         print(f"  {len(starts)} steps that start prompts: {num_started} tokens in {took:.2f} s; {len(steps)} others")
+    own = {"system": "batchloom", "dtype": "bfloat16"}
+    later = speeds[1:] or speeds
+    figures = [record.Figure(value=max(later), unit="tokens/s", rounds=tuple(later), **own)]
     most = max(num_rows for num_rows, _, _ in steps)
     for name, part in (("most rows", [step for step in steps if step[0] == most]), ("all steps", steps)):
         times, floors = (statistics.median(step[place] for step in part) * 1e3 for place in (1, 2))
         print(f"  step, {name} ({part[0][0]}): {times:.3f} ms, its bytes {floors:.3f} ms: {times / floors:.2f} times")
+        figures.append(record.Figure(what=f"a step, {name}", value=times, unit="ms", **own))
+        figures.append(record.Figure(what=f"a step's bytes, {name}", value=floors, unit="ms", **own))
     if options.device.type == "cuda":
         print(f"  memory at most {torch.cuda.max_memory_allocated(options.device) / 1e9:.1f} GB")
+    return figures
 
 
 def step_bytes(engine: Engine) -> tuple[int, float]:
@@ -153,12 +168,15 @@ def profile(engine: Engine, num_steps: int) -> None:
     print(found.key_averages().table(sort_by=by, row_limit=16, max_name_column_width=60))
 
 
-def transformers_static(work: Workload, prompts: list[list[int]], lengths: list[int], device: torch.device) -> None:
+def transformers_static(
+    work: Workload, prompts: list[list[int]], lengths: list[int], device: torch.device
+) -> list[record.Figure]:
+    """Return the faster batch size's speed."""
     try:
         import transformers
     except ImportError:
         print("  transformers is not installed here")
-        return
+        return []
     is_bloom = SIZES[work.checkpoint][0] == BLOOM
     ids = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
     raw = {key: value for key, value in raw_config(work.checkpoint).items() if key != "model_type"} | ids
@@ -169,6 +187,7 @@ def transformers_static(work: Workload, prompts: list[list[int]], lengths: list[
         model = kind.from_config(config, dtype=torch.bfloat16).eval()
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     generate_batch(model, work, [prompts[0]], 4, is_bloom)
+    speeds = {}
     for size in STATIC_BATCHES:
         begin = time.perf_counter()
         try:
@@ -179,7 +198,13 @@ def transformers_static(work: Workload, prompts: list[list[int]], lengths: list[
             print(f"  transformers, batches of {size}: out of memory")
             continue
         seconds = time.perf_counter() - begin
-        print(f"  transformers, batches of {size}: {sum(lengths) / seconds:9.0f} tokens/s in {seconds:.2f} s")
+        speeds[size] = sum(lengths) / seconds
+        print(f"  transformers, batches of {size}: {speeds[size]:9.0f} tokens/s in {seconds:.2f} s")
+    if not speeds:
+        return []
+    best = max(speeds, key=lambda size: speeds[size])
+    about = {"dtype": "bfloat16", "settings": f"batches of {best}"}
+    return [record.Figure(system="transformers", value=speeds[best], unit="tokens/s", **about)]
 
 
 def generate_batch(model: Any, work: Workload, prompts: list[list[int]], num_new: int, is_bloom: bool) -> None:

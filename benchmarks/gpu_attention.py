@@ -6,6 +6,7 @@ Rows and prompts as in benchmarks/gpu.py, one layer, bfloat16; arrays of many la
 are in the cache from the last time.
 """
 
+import argparse
 import itertools
 import statistics
 
@@ -16,6 +17,7 @@ from batchloom.models.generation.memory.gpu import fused
 from batchloom.models.generation.memory.gpu.attention import BlockReader, BlockReads
 from batchloom.models.generation.memory.gpu.blocks import BLOCK_SIZE, BlockStore
 from batchloom.models.generation.memory.gpu.tables import PromptBlocks, prompt_table, read_shapes, write_reads
+from benchmarks import record
 from benchmarks.gpu import bytes_a_second
 
 CASES = {  # prompts, readers of each, their median length, heads, head_dim, with ALiBi
@@ -29,6 +31,9 @@ NUM_LAYERS = 6
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    record.add_options(parser)
+    options, figures = parser.parse_args(), []
     device = torch.device("cuda", 0)
     print(torch.cuda.get_device_name(device), f"torch {torch.__version__}")
     speed = bytes_a_second(device)
@@ -55,7 +60,10 @@ def main() -> None:
         floor = 2 * int(lengths.sum()) * num_heads * head_dim * 2 / speed * 1e6
         plain = BlockReader(store, reads, position_N, slopes)
         expected = plain.attend(0, q_NHK).float()
-        print(f"{name}: bytes {floor:.0f} us, plain {microseconds(plain, q_NHK):.0f} us", flush=True)
+        plain_us = microseconds(plain, q_NHK)
+        print(f"{name}: bytes {floor:.0f} us, plain {plain_us:.0f} us", flush=True)
+        figures.append(record.Figure(system="floor", what=f"{name}: its bytes", value=floor, unit="us"))
+        figures.append(record.Figure(system="plain torch", what=f"{name}: a layer", value=plain_us, unit="us"))
         for num_bytes, num_warps in itertools.product((4096, 8192, 16384, 32768), (1, 2, 4, 8)):
             fused.BYTES_OF_MANY = fused.BYTES_OF_FEW = num_bytes
             fused.WARPS_OF_MANY = fused.WARPS_OF_FEW = num_warps
@@ -64,6 +72,10 @@ def main() -> None:
             took = microseconds(reader, q_NHK)
             settings = f"{num_bytes} bytes, {num_warps} warps"
             print(f"  {settings}: {took:.0f} us, {took / floor:.2f} times; differs by {error:.4f}", flush=True)
+            own = {"system": "batchloom", "what": f"{name}: a layer", "settings": settings}
+            figures.append(record.Figure(value=took, unit="us", **own))
+    title, workload = "paged attention of a step and a layer", {"dtype": "bfloat16", "layers": NUM_LAYERS}
+    record.write(options.results, "gpu-attention", title, workload, figures, str(device))
 
 
 def microseconds(reader: BlockReader, q_NHK: torch.Tensor) -> float:

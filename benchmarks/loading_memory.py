@@ -20,6 +20,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from benchmarks import record
+
 SHARDS = 4
 CONFIG = {
     "model_type": "bart",
@@ -111,6 +113,7 @@ def load(uri: str, dtype: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--load", nargs=2, metavar=("URI", "DTYPE"), help=argparse.SUPPRESS)
+    record.add_options(parser)
     arguments = parser.parse_args()
     if arguments.load:
         load(*arguments.load)
@@ -119,6 +122,7 @@ def main() -> None:
         num_bytes = write_checkpoint(Path(folder))
         largest = 50265 * 1024 * 4
         print(f"checkpoint {num_bytes / 1e9:.2f} GB in {SHARDS} shards, largest tensor {largest / 1e9:.2f} GB, float32")
+        figures = []
         for where, uri in (("local disk", folder), ("fsspec", f"local://{folder}")):
             for dtype in ("float32", "bfloat16", "int8"):
                 command = [sys.executable, "-m", "benchmarks.loading_memory", "--load", uri, dtype]
@@ -128,6 +132,13 @@ def main() -> None:
                     f"{where:10s} as {dtype:8s}: peak {peak / 1e9:.2f} GB, afterwards {final / 1e9:.2f} GB, "
                     f"{measured['seconds']:.1f} s"
                 )
+                own = {"system": "batchloom", "dtype": dtype, "settings": where}
+                figures.append(record.Figure(what="peak while loading", value=peak, unit="bytes", **own))
+                figures.append(record.Figure(what="after loading", value=final, unit="bytes", **own))
+                figures.append(record.Figure(what="loading", value=measured["seconds"], unit="s", **own))
+    title = f"loading a checkpoint of {num_bytes / 1e9:.2f} GB in float32"
+    workload = {"bytes": num_bytes, "shards": SHARDS, "largest_tensor": largest}
+    record.write(arguments.results, "loading_memory", title, workload, figures)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 python -m benchmarks.metrics
 """
 
+import argparse
 import time
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from batchloom.pipelines.telemetry.measures import STAGES
 from batchloom.pipelines.telemetry.metrics_table import Labels
 from batchloom.pipelines.telemetry.usage import Usage
 from batchloom.pipelines.watching.roster import REPORT_SECONDS
+from benchmarks import record
 
 CALLS = 2000
 SHARE = 0.005  # of a job's time, which metrics may cost
@@ -32,6 +34,9 @@ def seconds_of(call: Callable[[int], None]) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    record.add_options(parser)
+    options = parser.parse_args()
     labels = Labels.of("s3://bucket/summaries")
     with cluster.connected():
         driver, replica = JobExporter(labels, 1 << 30), ReplicaExporter(labels, "replica")
@@ -45,6 +50,11 @@ def main() -> None:
     least = unit / SHARE * 1e3
     print(f"a unit, in the driver   {unit * 1e6:6.1f} us, under {SHARE:.1%} of units that take {least:.0f} ms and more")
     print(f"a report, in a replica  {report * 1e6:6.1f} us, {report / REPORT_SECONDS:.4%} of its time")
+    figures = [
+        record.Figure(system="batchloom", what="metrics of a unit, in the driver", value=unit * 1e6, unit="us"),
+        record.Figure(system="batchloom", what="a report, in a replica", value=report * 1e6, unit="us"),
+    ]
+    record.write(options.results, "metrics", "what metrics cost", {"calls": CALLS}, figures)
 
 
 if __name__ == "__main__":

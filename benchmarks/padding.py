@@ -18,6 +18,7 @@ from batchloom import models
 from batchloom.models.layers.grouped_attention import GroupedAttention
 from batchloom.models.single_pass.buckets import CPU_BATCH_TOKENS, DEVICE_BATCH_TOKENS, cut_into_buckets
 from batchloom.pipelines.tasks.chunks import chunks
+from benchmarks import record
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = 1.03
@@ -45,8 +46,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--rows-per-unit", type=int, default=1024)
+    record.add_options(parser)
     arguments = parser.parse_args()
+    if not arguments.data.exists():
+        print(f"No corpora in {arguments.data}: give --data FOLDER. Nothing was measured.")
+        return
     print(f"{'corpus':10} {'requests':>8} {'tokens':>10} {'bucket':>7} {'by groups':>10} {'as one grid':>12}")
+    figures = []
     for corpus in corpora(arguments.data):
         for budget in corpus.budgets:
             lengths = [length for row in corpus.rows for length in row]
@@ -55,6 +61,12 @@ def main() -> None:
                 f"{corpus.name:10} {len(lengths):8} {sum(lengths):10} {budget:7} {found.by_groups:10.3f} "
                 f"{found.as_one_grid:12.3f}{'' if found.by_groups <= TARGET else f'   above {TARGET}'}"
             )
+            own = {"unit": "times", "settings": f"buckets of {budget} tokens"}
+            what = f"padded over real tokens of {corpus.name}"
+            figures.append(record.Figure(system="batchloom", what=what, value=found.by_groups, **own))
+            figures.append(record.Figure(system="one grid a bucket", what=what, value=found.as_one_grid, **own))
+    workload = {"rows_per_unit": arguments.rows_per_unit, "tokenizer": "bart-large-cnn"}
+    record.write(arguments.results, "padding", "padding in attention, four public corpora", workload, figures)
 
 
 def padding_of(rows: Sequence[Sequence[int]], rows_per_unit: int, budget: int) -> Padding:

@@ -1,18 +1,19 @@
-"""What the pipeline adds to the engine, and what plain Ray Data with transformers takes for the same.
+"""What the pipeline adds to the engine, and what plain Ray Data with other engines takes for the same.
 
     python -m benchmarks.pipeline                          20,000 short rows, a model of one layer
     python -m benchmarks.pipeline --case demo              1,200 docstrings, the demo's summarizer
     python -m benchmarks.pipeline --systems job engine --rows-per-unit 20        what 1,000 units cost
 
-Three ways to the same summaries, each in a process of its own, in turns:
+Four ways to the same summaries, each in a process of its own, in turns:
 
-    job      batchloom.run over Parquet files, to Parquet files
-    engine   the model's engine alone: one process, texts tokenized beforehand, no files, no Ray
-    plain    ray.data.read_parquet(...).map_batches(transformers).write_parquet(...): one actor, which pads batches of
-             rows as they come and sorts nothing, as one writes it down
+    job            batchloom.run over Parquet files, to Parquet files, in each of --dtypes
+    engine         the model's engine alone: one process, texts tokenized beforehand, no files, no Ray
+    transformers   ray.data.read_parquet(...).map_batches(transformers).write_parquet(...), in float32 or bfloat16
+    ctranslate2    the same with CTranslate2 in int8 (left out where it is not installed)
 
-All compute greedily in float32 on as many threads as the machine has cores. `start to end` has imports, Ray's start and
-loading in it; `work` is a job's time after its replicas are ready and the engine's time in `generate`.
+All use as many threads as the machine has cores. Rivals (benchmarks/plain_ray.py) try settings on a part of the rows,
+and their best goes on. `start to end` has imports, Ray's start and loading in it; `work` is a job's time after its
+replicas are ready and the engine's time in `generate`.
 """
 
 import argparse
@@ -24,18 +25,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchloom.pipelines.config import InputConfig
+from benchmarks import plain_ray, record
 
 ROOT = Path(__file__).resolve().parents[1]
 SUMMARIZER = ROOT / "examples/demo_models/docs-bart-mini"
-SYSTEMS = ("job", "engine", "plain")
-PLAIN_BATCHES = (32, 128)  # rows; both are run, the faster one counts
+SYSTEMS = ("job", "engine", "transformers", "ctranslate2")
 SHARDS = 8
+Way = tuple[str, str]  # a system, and its setting
+Told = dict[str, float]
 
 
 def make_short(folder: Path, num_rows: int) -> None:
@@ -84,12 +86,16 @@ def _write(folder: Path, texts: list[str]) -> None:
 
 
 CASES = {"short": (make_short, 20_000), "demo": (make_demo, 1_200)}
+TITLES = {
+    "short": "greedy, rows of 1 to 20 words, 16 new at most, a model of one layer",
+    "demo": "beam 4, docstrings, the demo's summarizer",
+}
 
 
-# ------------------------------------------------------------------------------------------------- the three systems
+# ------------------------------------------------------------------------------------------------------- our systems
 
 
-def job(folder: Path, rows_per_unit: int) -> dict[str, float]:
+def job(folder: Path, dtype: str, out: Path, rows_per_unit: int) -> Told:
     import batchloom
 
     manifest = batchloom.run(
@@ -97,8 +103,8 @@ def job(folder: Path, rows_per_unit: int) -> dict[str, float]:
             "task": "summarization",
             "model": str(folder / "model"),
             "input": {"paths": [str(folder / "in")], "keep_columns": ["id"], "rows_per_unit": rows_per_unit},
-            "output": {"path": str(folder / "out")},
-            "engine": {"dtype": "float32", "compute_once": False},
+            "output": {"path": str(out)},
+            "engine": {"dtype": dtype, "compute_once": False},
             "task_options": {"long_documents": "truncate"},
         }
     )
@@ -106,6 +112,7 @@ def job(folder: Path, rows_per_unit: int) -> dict[str, float]:
     assert manifest.totals["errors"] == 0, manifest.totals
     return {
         "rows": manifest.totals["rows"],
+        "tokens in": manifest.totals["input_tokens"],
         "tokens": manifest.totals["output_tokens"],
         "work": timing["wall_seconds"] - timing["startup_seconds"],
         "busy": timing["engine_busy_seconds"],
@@ -113,10 +120,10 @@ def job(folder: Path, rows_per_unit: int) -> dict[str, float]:
     }
 
 
-def engine(folder: Path, _: int) -> dict[str, float]:
+def engine(folder: Path, dtype: str) -> Told:
     from batchloom.models import Engine, GenerationParams, load_model, load_tokenizer
 
-    model, tokenizer = load_model(str(folder / "model")), load_tokenizer(str(folder / "model"))
+    model, tokenizer = load_model(str(folder / "model"), dtype=dtype), load_tokenizer(str(folder / "model"))
     texts = pq.read_table(folder / "in")["text"].to_pylist()
     positions = model.config.max_positions
     every = tokenizer.encode_batch(texts)
@@ -131,44 +138,6 @@ def engine(folder: Path, _: int) -> dict[str, float]:
     }
 
 
-class Plain:
-    """The actor of the plain way."""
-
-    def __init__(self, folder: str) -> None:
-        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        import torch
-
-        texts = list(batch["text"])
-        inputs = self.tokenizer(
-            texts, padding=True, truncation=True, max_length=self.model.config.max_position_embeddings,
-            return_tensors="pt", return_token_type_ids=False,
-        )  # fmt: skip
-        with torch.inference_mode():
-            ids = self.model.generate(**inputs)
-        return {"id": batch["id"], "summary_text": self.tokenizer.batch_decode(ids, skip_special_tokens=True)}
-
-
-def plain(folder: Path, batch_size: int) -> dict[str, float]:
-    import os
-
-    import ray
-
-    cores = len(os.sched_getaffinity(0))
-    ray.init(num_cpus=cores + 2, logging_level="warning")  # room for reading and writing beside the actor
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    data = ray.data.read_parquet(str(folder / "in")).map_batches(
-        Plain, fn_constructor_args=(str(folder / "model"),), batch_size=batch_size, concurrency=1, num_cpus=cores
-    )
-    data.write_parquet(str(folder / f"plain-{batch_size}"))
-    rows = pq.read_table(folder / f"plain-{batch_size}").num_rows
-    return {"rows": rows}
-
-
 # ----------------------------------------------------------------------------------------------------- the comparison
 
 
@@ -178,57 +147,117 @@ def main() -> None:
     parser.add_argument("--rows", type=int)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows-per-unit", type=int, default=InputConfig.rows_per_unit)
+    parser.add_argument("--dtypes", nargs="+", default=["float32"], help="of the jobs; the engine has the first")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    parser.add_argument("--do", help=argparse.SUPPRESS)
-    parser.add_argument("--size", type=int, default=0, help=argparse.SUPPRESS)
+    record.add_options(parser)
+    parser.add_argument("--do", nargs=2, metavar=("SYSTEM", "SETTING"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.do:
-        print(json.dumps(globals()[asked.do](asked.folder, asked.size)))
+        print(json.dumps(run(asked.folder, *asked.do, asked.rows_per_unit)))
         return
     make, num_rows = CASES[asked.case]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(folder, asked.rows or num_rows)
-        sizes = {"job": (asked.rows_per_unit,), "engine": (0,), "plain": PLAIN_BATCHES}
-        ways = [(system, size) for system in asked.systems for size in sizes[system]]
-        took: dict[tuple[str, int], list[dict[str, float]]] = {way: [] for way in ways}
+        settings = {"job": asked.dtypes, "engine": asked.dtypes[:1]}
+        for system in [name for name in asked.systems if name in plain_ray.RIVALS]:
+            try:
+                settings[system] = [plain_ray.fastest(system, folder)]
+            except ImportError as error:
+                print(f"{system}: left out, {error}", file=sys.stderr)
+        ways = [(system, setting) for system in asked.systems for setting in settings.get(system, ())]
+        took: dict[Way, list[Told]] = {way: [] for way in ways}
         for number in range(asked.rounds):
             for way in ways:
-                took[way].append(told := timed(folder, *way))
+                took[way].append(told := timed(folder, *way, asked.rows_per_unit))
                 figures = ", ".join(f"{key} {value:.1f}" for key, value in told.items())
-                print(f"round {number}: {way[0]} {way[1] or ''}: {figures}", flush=True)
-    compare(took)
+                print(f"round {number}: {' '.join(way)}: {figures}", flush=True)
+        texts = {way: summaries(answers_of(folder, *way)) for way in ways if way[0] != "engine"}
+    compare(asked, took, texts)
 
 
-def timed(folder: Path, system: str, size: int) -> dict[str, float]:
+def run(folder: Path, system: str, setting: str, rows_per_unit: int) -> Told:
+    """Run one system in this process."""
+    out = answers_of(folder, system, setting)
+    if system == "job":
+        return job(folder, setting, out, rows_per_unit)
+    return engine(folder, setting) if system == "engine" else plain_ray.run(system, folder, setting, out)
+
+
+def answers_of(folder: Path, system: str, setting: str) -> Path:
+    return folder / f"{system}-{setting}"
+
+
+def summaries(folder: Path) -> list[str]:
+    """Return the answers in the order of their ids."""
+    return pq.read_table(folder, columns=["id", "summary_text"]).sort_by("id")["summary_text"].to_pylist()
+
+
+def timed(folder: Path, system: str, setting: str, rows_per_unit: int) -> Told:
     """Run one system in a process of its own, from its start to its end."""
-    shutil.rmtree(folder / "out", ignore_errors=True)
-    shutil.rmtree(folder / f"plain-{size}", ignore_errors=True)
-    command = [sys.executable, "-m", "benchmarks.pipeline", "--do", system, "--folder", str(folder)]
+    shutil.rmtree(answers_of(folder, system, setting), ignore_errors=True)
+    command = [sys.executable, "-m", "benchmarks.pipeline", "--do", system, setting, "--folder", str(folder)]
+    command += ["--rows-per-unit", str(rows_per_unit)]
     begin = time.perf_counter()
-    done = subprocess.run([*command, "--size", str(size)], check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     seconds = time.perf_counter() - begin
-    told: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    told: Told = json.loads(done.stdout.strip().splitlines()[-1])
     return {"start to end": seconds, **told}
 
 
-def compare(took: dict[tuple[str, int], list[dict[str, float]]]) -> None:
-    """Print the medians of what was measured in the same rounds."""
+def compare(asked: argparse.Namespace, took: dict[Way, list[Told]], texts: dict[Way, list[str]]) -> None:
+    """Print and write the medians of what was measured in the same rounds."""
     median = {
         way: {key: statistics.median(told[key] for told in rounds) for key in rounds[0]} for way, rounds in took.items()
     }
-    ours = next((told for way, told in median.items() if way[0] == "job"), None)
-    alone = median.get(("engine", 0))
-    rivals = [told["start to end"] for way, told in median.items() if way[0] == "plain"]
+    figures = []
+    for (system, setting), told in median.items():
+        rows = told["rows"]
+        if system == "engine":
+            figures.append(
+                record.Figure(system="engine alone", value=rows / told["work"], unit="rows/s", dtype=setting)
+            )
+            continue
+        own = {
+            "job": {"system": "batchloom", "dtype": setting},
+            "transformers": {"system": "transformers", "dtype": setting.partition(", ")[0], "settings": setting},
+            "ctranslate2": {"system": "ctranslate2", "dtype": "int8", "settings": setting},
+        }[system]
+        rounds = tuple(rows / one["start to end"] for one in took[system, setting])
+        figures.append(record.Figure(value=rows / told["start to end"], unit="rows/s", rounds=rounds, **own))
+        if system == "job":
+            speed = rows / told["work"]
+            figures.append(record.Figure(what="speed when replicas are ready", value=speed, unit="rows/s", **own))
+    first = ("job", asked.dtypes[0])
+    ours, alone = median.get(first), median.get(("engine", asked.dtypes[0]))
     if ours and alone:
-        print(f"job's work over the engine alone: {ours['work'] / alone['work']:.2f}")
         more = ours["work"] - alone["work"]
+        print(f"job's work over the engine alone: {ours['work'] / alone['work']:.2f}")
         print(
             f"  more of it: {more:.1f} s, {more / ours['units'] * 1e3:.0f} ms a unit; engine busy {ours['busy']:.1f} s"
         )
-    if ours and rivals:
-        print(f"plain Ray Data over the job, start to end: {min(rivals) / ours['start to end']:.2f}")
+    jobs = [told["start to end"] for (system, _), told in median.items() if system == "job"]
+    for system in ("transformers", "ctranslate2"):
+        rivals = [told["start to end"] for way, told in median.items() if way[0] == system]
+        if jobs and rivals:
+            print(f"plain Ray Data with {system} over the best job, start to end: {min(rivals) / min(jobs):.2f}")
+    for way, answers in texts.items():
+        if first in texts and way != first:
+            same = sum(one == two for one, two in zip(answers, texts[first], strict=True)) / len(answers)
+            print(f"rows with the {first[1]} job's answer, {' '.join(way)}: {same:.1%}")
+            name, what = " ".join(way).replace("job", "batchloom"), f"rows with batchloom's {first[1]} answer"
+            figures.append(record.Figure(system=name, what=what, value=same, unit="share"))
+    told = next(iter(median.values()))
+    title = f"Parquet to Parquet, {TITLES[asked.case]}, {told['rows']:,.0f} rows"
+    workload = {
+        "case": asked.case,
+        "rows": told["rows"],
+        "rows_per_unit": asked.rows_per_unit,
+        "threads": record.num_cores(),
+        **({"prompt_tokens": ours["tokens in"], "new_tokens": ours["tokens"]} if ours else {}),
+    }
+    record.write(asked.results, f"pipeline-{asked.case}", title, workload, figures)
 
 
 if __name__ == "__main__":

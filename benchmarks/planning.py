@@ -29,6 +29,7 @@ from batchloom.pipelines.formats.base import Columns
 from batchloom.pipelines.planning.kept_footers import NAME, KeptFooters
 from batchloom.pipelines.planning.shards import find_shards, keep_footers
 from batchloom.pipelines.stores.storage import Store
+from benchmarks import record
 
 COLUMNS = Columns(("text",), None)
 NUM_GROUPS, GROUP_ROWS = 30, 10
@@ -95,9 +96,9 @@ def plan(port: int, folder: str) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = time.perf_counter(), time.process_time()
     shards, schemas = find_shards(config, Patience(), COLUMNS, kept)
-    took = {"shards": len(shards), "wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    took = {"shards": len(shards), "wall s": time.perf_counter() - wall, "cpu s": time.process_time() - cpu}
     keep_footers(kept, config, Patience(), shards, schemas)
-    took |= {"wall with keeping": time.perf_counter() - wall, "cpu with keeping": time.process_time() - cpu}
+    took |= {"wall with keeping s": time.perf_counter() - wall, "cpu with keeping s": time.process_time() - cpu}
     return took | {"MB": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3}
 
 
@@ -106,7 +107,8 @@ def child(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
-def measure(num_shards: int) -> None:
+def measure(num_shards: int) -> list[record.Figure]:
+    figures = []
     server = child("--serve", str(num_shards))
     assert server.stdout is not None
     try:
@@ -119,16 +121,19 @@ def measure(num_shards: int) -> None:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/counts") as told:
                     took |= json.load(told)
                 took["kept MB"] = (Path(folder) / NAME).stat().st_size / 1e6
-                figures = ", ".join(f"{name} {value:,.2f}" for name, value in took.items())
-                print(f"{num_shards:,} shards, {round_name}: {figures}", flush=True)
+                line = ", ".join(f"{name} {value:,.2f}" for name, value in took.items())
+                print(f"{num_shards:,} shards, {round_name}: {line}", flush=True)
+                figures += record.told(took, f"{num_shards:,} shards, {round_name}")
     finally:
         server.kill()
         server.wait()
+    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=int, nargs="+", default=[1000, 10_000])
+    record.add_options(parser)
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--plan", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -138,8 +143,9 @@ def main() -> None:
     elif asked.plan:
         print(json.dumps(plan(asked.plan, asked.folder)))
     else:
-        for num_shards in asked.shards:
-            measure(num_shards)
+        figures = [figure for num_shards in asked.shards for figure in measure(num_shards)]
+        title = f"planning shards of {NUM_GROUPS} row groups in an object store (moto's server on this machine)"
+        record.write(asked.results, "planning", title, {"row_groups": NUM_GROUPS, "columns": 5}, figures)
 
 
 if __name__ == "__main__":

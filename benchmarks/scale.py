@@ -37,6 +37,7 @@ from batchloom.pipelines.running.account import Account
 from batchloom.pipelines.running.driver import Retry, Todo
 from batchloom.pipelines.running.stream import assembler
 from batchloom.pipelines.stores.storage import Store
+from benchmarks import record
 
 ROWS, GROUPS = 10, 100
 LEFT = 1000  # units that are not done when the job is resumed
@@ -181,12 +182,14 @@ def main() -> None:
     parser.add_argument("--units", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--units-per-part", type=int, default=64)
     parser.add_argument("--kill", action="store_true")
+    record.add_options(parser)
     parser.add_argument("--do", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.do:
         print(json.dumps(measure(asked.folder, asked.units[0], asked.units_per_part, asked.do)))
         return
+    figures = []
     for num_units in asked.units:
         told: dict[str, float] = {}
         with tempfile.TemporaryDirectory() as folder:
@@ -197,6 +200,10 @@ def main() -> None:
                 assert done.returncode == (-signal.SIGKILL if step == "killed" else 0), done.stderr
                 told |= json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
         print(f"{num_units} units: {json.dumps(told)}", flush=True)
+        figures += record.told(told, f"{num_units} units")
+    title = "what a driver does for a job of many units"
+    workload = {"rows_of_a_unit": ROWS, "units_of_a_part": asked.units_per_part, "units_left": LEFT}
+    record.write(asked.results, "scale-killed" if asked.kill else "scale", title, workload, figures)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from torch import Tensor
 from batchloom.models import load_model, load_tokenizer
 from batchloom.models.single_pass.single_pass import SinglePass
 from batchloom.models.threads import side_by_side
+from benchmarks import record
 from benchmarks.single_pass import BATCH_SIZES, SIZES, Setting, timed
 
 LARGER = (128, 256)
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    record.add_options(parser)
     arguments = parser.parse_args()
     device = arguments.device
     torch.set_num_threads(arguments.threads)
@@ -114,7 +116,7 @@ def main() -> None:
         reference_scores(reference, some[: setting.batch_size], setting, device)  # warm up
         seconds = timed(partial(reference_scores, reference, some, setting, device), device).wall_seconds
         tried[setting] = seconds / len(some)
-        print(f"transformers, workers x batch {setting}: {len(some) / seconds:7.1f} rows/s", flush=True)
+        print(f"transformers, {setting}: {len(some) / seconds:7.1f} rows/s", flush=True)
     best = min(tried, key=lambda setting: tried[setting])
     sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
 
@@ -122,19 +124,40 @@ def main() -> None:
         return torch.tensor([scores.total for scores in single_pass.score(sources, targets)])
 
     ours()  # warm up
-    ratios = []
+    ratios, differences = [], []
+    speeds: dict[str, list[float]] = {"batchloom": [], "transformers": []}
     for _ in range(arguments.rounds):
         here = timed(ours, device)
         there = timed(partial(reference_scores, reference, pairs, best, device), device)
         ratios.append(there.wall_seconds / here.wall_seconds)
+        speeds["batchloom"].append(len(pairs) / here.wall_seconds)
+        speeds["transformers"].append(len(pairs) / there.wall_seconds)
         a_token = (here.result - there.result).abs() / torch.tensor([len(target) for target in targets])
+        differences.append(float(a_token.max()))
         print(
             f"here {len(pairs) / here.wall_seconds:7.1f} rows/s, transformers {best} "
             f"{len(pairs) / there.wall_seconds:7.1f}: {ratios[-1]:.2f} times; largest difference of a mean loss "
-            f"{a_token.max():.1e}",
+            f"{differences[-1]:.1e}",
             flush=True,
         )
     print(f"median {statistics.median(ratios):.2f} times")
+    about = {"batchloom": {}, "transformers": {"settings": str(best)}}
+    figures = [
+        record.speed(system, own, "rows/s", dtype=arguments.dtype, **about[system]) for system, own in speeds.items()
+    ]
+    largest = "largest difference of a target's mean loss"
+    figures.append(record.Figure(system="batchloom", what=largest, value=max(differences), unit="nats a token"))
+    where = "snli" if arguments.sources else "random tokens"
+    title = f"bart-base, scores of {len(pairs):,} targets ({where}, {num_distinct} sources)"
+    workload = {
+        "model": "bart-base's sizes, random weights",
+        "pairs": len(pairs),
+        "sources": num_distinct,
+        "prompt_tokens": num_source,
+        "target_tokens": num_target,
+        "threads": arguments.threads,
+    }
+    record.write(arguments.results, record.named("scoring", device), title, workload, figures, device)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from torch import Tensor
 from batchloom.models import load_model
 from batchloom.models.single_pass.single_pass import SinglePass
 from batchloom.models.threads import side_by_side
+from benchmarks import record
 
 BATCH_SIZES = (2, 4, 8, 16, 32, 64)
 SIZES = {
@@ -64,7 +65,7 @@ class Setting:
     num_workers: int
 
     def __str__(self) -> str:
-        return f"{self.num_workers} x {self.batch_size:2d}"
+        return f"{self.num_workers} workers, batches of {self.batch_size}"
 
 
 def reference_logits(model: torch.nn.Module, pairs: list[list[int]], setting: Setting, device: str) -> Tensor:
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["bfloat16", "float32", "int8"], default="bfloat16", help="of batchloom")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    record.add_options(parser)
     arguments = parser.parse_args()
     device = arguments.device
     torch.set_num_threads(arguments.threads)
@@ -138,14 +140,17 @@ def main() -> None:
         measured = timed(partial(reference_logits, reference, sample, setting, device), device)
         seconds[setting] = measured.wall_seconds / len(sample)
         rate = sum(map(len, sample)) / measured.wall_seconds
-        print(f"transformers, workers x batch {setting}: {rate:7.0f} tokens/s", flush=True)
+        print(f"transformers, {setting}: {rate:7.0f} tokens/s", flush=True)
     best = min(seconds, key=lambda setting: seconds[setting])
 
     single_pass.classify(middle_of(pairs)[:8])  # warm up
     ratios, processor_ratios = [], []
+    speeds: dict[str, list[float]] = {"batchloom": [], "transformers": []}
     for _ in range(arguments.rounds):
         theirs = timed(partial(reference_logits, reference, pairs, best, device), device)
         ours = timed(partial(single_pass.classify, pairs), device)
+        speeds["batchloom"].append(num_tokens / ours.wall_seconds)
+        speeds["transformers"].append(num_tokens / theirs.wall_seconds)
         ratios.append(theirs.wall_seconds / ours.wall_seconds)
         processor_ratios.append(theirs.processor_seconds / ours.processor_seconds)
         print(
@@ -157,7 +162,23 @@ def main() -> None:
     by_clock, by_processor = statistics.median(ratios), statistics.median(processor_ratios)
     agree = (ours.result.argmax(-1) == theirs.result.argmax(-1)).float().mean()
     print(f"median: {by_clock:.2f} times by the clock, {by_processor:.2f} times by processor time")
-    print(f"logits differ by {(ours.result - theirs.result).abs().max():.3f} at most; best class equal in {agree:.1%}")
+    difference = (ours.result - theirs.result).abs().max()
+    print(f"logits differ by {difference:.3f} at most; best class equal in {agree:.1%}")
+    about = {"batchloom": {"dtype": arguments.dtype}, "transformers": {"dtype": "bfloat16", "settings": str(best)}}
+    figures = [record.speed(system, own, "tokens/s", **about[system]) for system, own in speeds.items()]
+    figures += [
+        record.Figure(system="batchloom", what="ratio of processor time", value=by_processor, unit="times"),
+        record.Figure(system="batchloom", what="largest difference of a logit", value=float(difference), unit=""),
+        record.Figure(system="batchloom", what="best class as transformers", value=float(agree), unit="share"),
+    ]
+    title = f"bart-base, classification of {len(pairs):,} pairs of {num_tokens / len(pairs):.0f} tokens"
+    workload = {
+        "model": "bart-base's sizes, random weights",
+        "pairs": len(pairs),
+        "prompt_tokens": {"all": num_tokens, "least": min(map(len, pairs)), "most": max(map(len, pairs))},
+        "threads": arguments.threads,
+    }
+    record.write(arguments.results, record.named("single_pass", device), title, workload, figures, device)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from benchmarks import record
 from benchmarks.loading_memory import private_bytes, watching
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -157,7 +158,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="bart-base")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    record.add_options(parser)
     arguments = parser.parse_args()
+    figures = []
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         num_bytes = write_checkpoint(MODELS[arguments.model], Path(folder))
@@ -187,6 +190,22 @@ def main() -> None:
                 f"collectives ({first['bare'] * 1e3:.0f} ms bare)",
                 flush=True,
             )
+            for what, value, unit in (
+                ("bytes asked for", read, "bytes"),
+                ("weights", weights, "bytes"),
+                ("memory", held, "bytes"),
+                ("memory at the peak", peak, "bytes"),
+                ("loading", first["load"], "s"),
+                ("a step", first["step"], "s"),
+                ("a step's time in collectives", first["inside"], "s"),
+                ("the same messages alone", first["bare"], "s"),
+            ):
+                own = {"what": f"{what}, of a rank of {size}", "dtype": "float32"}
+                figures.append(record.Figure(system="batchloom", value=value, unit=unit, **own))
+    title = f"{arguments.model} on several ranks, {ROWS} rows of {SOURCE_TOKENS} tokens"
+    workload = {"model": arguments.model, "weights": "random", "rows": ROWS, "prompt_tokens": SOURCE_TOKENS}
+    workload |= {"steps": STEPS, "threads_of_a_rank": 1}
+    record.write(arguments.results, f"tensor_parallel-{arguments.model}", title, workload, figures)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Zero-shot classification from texts to scores: the task's own stages beside transformers' pipeline, in one process.
 
-    python benchmarks/zero_shot.py [--texts 64] [--labels 8,32,128] [--width 256] [--threads 1]
+    python -m benchmarks.zero_shot [--texts 64] [--labels 8,32,128] [--width 256] [--threads 1]
 
 A BART with random weights; texts of log-normal length (mean about 60 tokens), a label of two words. Both sides begin
 with texts and end with sorted scores. The rival's best batch size is found at the first number of labels and kept. On a
@@ -12,12 +12,10 @@ import math
 import os
 import platform
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # threads of a tokenizer would hide from processor time
 
@@ -26,20 +24,18 @@ import torch
 import transformers
 from tokenizers import ByteLevelBPETokenizer
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from batchloom import models  # noqa: E402
-from batchloom.pipelines.config import InputConfig  # noqa: E402
-from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE  # noqa: E402
-from batchloom.pipelines.planning.spans import Span  # noqa: E402
-from batchloom.pipelines.planning.units import Unit  # noqa: E402
-from batchloom.pipelines.replicas.replica import start_replica  # noqa: E402
-from batchloom.pipelines.stages.infer import answer  # noqa: E402
-from batchloom.pipelines.stages.tokenize import Tokenize, bucket_tokens  # noqa: E402
-from batchloom.pipelines.stages.work import Work  # noqa: E402
-from batchloom.pipelines.stages.write import Write  # noqa: E402
-from batchloom.pipelines.tasks import TaskSpec, create_task  # noqa: E402
+from batchloom import models
+from batchloom.pipelines.config import InputConfig
+from batchloom.pipelines.fields import ERROR_FIELD, ERROR_TYPE
+from batchloom.pipelines.planning.spans import Span
+from batchloom.pipelines.planning.units import Unit
+from batchloom.pipelines.replicas.replica import start_replica
+from batchloom.pipelines.stages.infer import answer
+from batchloom.pipelines.stages.tokenize import Tokenize, bucket_tokens
+from batchloom.pipelines.stages.work import Work
+from batchloom.pipelines.stages.write import Write
+from batchloom.pipelines.tasks import TaskSpec, create_task
+from benchmarks import record
 
 BATCH_SIZES = (1, 4, 16, 64)
 TARGET = 2.0
@@ -52,12 +48,14 @@ def main() -> None:
     parser.add_argument("--labels", default="8,32,128")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
+    record.add_options(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     words = ["".join(random.Random(seed).choices("abcdefghijklmnopqrstuvwxyz", k=2 + seed % 7)) for seed in range(2000)]
     texts = make_texts(words, arguments.texts)
     print(f"{platform.processor() or platform.machine()}, {arguments.threads} thread, torch {torch.__version__}, "
           f"transformers {transformers.__version__}; width {arguments.width}, {len(texts)} texts")  # fmt: skip
+    figures = []
     with tempfile.TemporaryDirectory() as folder:
         make_checkpoint(folder, words, arguments.width)
         batch_sizes, rival, first = BATCH_SIZES, make_rival(folder), None
@@ -66,7 +64,7 @@ def main() -> None:
             theirs = {size: processor_time(partial(rival, texts, labels, size)) for size in batch_sizes}
             best = min(theirs, key=lambda size: theirs[size][0])
             batch_sizes = (best,)
-            ours, scores = processor_time(make_ours(folder, texts, labels))
+            ours, scores = processor_time(make_ours(folder, texts, {"candidate_labels": labels}, "float32"))
             difference = largest_difference(scores, theirs[best][1])
             first = first or ours / count
             print(
@@ -75,6 +73,15 @@ def main() -> None:
                 f"label; largest difference of a score {difference:.1e}",
                 flush=True,
             )
+            shared = {"what": f"speed with {count} labels", "unit": "rows/processor s", "dtype": "float32"}
+            figures.append(record.Figure(system="batchloom", value=len(texts) / ours, **shared))
+            settings, value = f"batches of {best}", len(texts) / theirs[best][0]
+            figures.append(record.Figure(system="transformers", value=value, settings=settings, **shared))
+            what, unit = f"largest difference of a score with {count} labels", "probability"
+            figures.append(record.Figure(system="batchloom", what=what, value=difference, unit=unit))
+    title = f"BART of width {arguments.width}, zero-shot classification of {len(texts)} texts"
+    workload = {"texts": len(texts), "labels": arguments.labels, "width": arguments.width, "threads": arguments.threads}
+    record.write(arguments.results, "zero_shot", title, workload, figures)
 
 
 def make_texts(words: list[str], num_texts: int) -> list[str]:
@@ -114,19 +121,28 @@ def make_rival(folder: str) -> Callable[[list[str], list[str], int], list[dict[s
     return classify
 
 
-def make_ours(folder: str, texts: list[str], labels: list[str]) -> Callable[[], list[dict[str, float]]]:
-    """The stages of a job for one unit, without Ray between them; the model is loaded before."""
+def make_ours(
+    folder: str, texts: list[str], options: dict[str, object], dtype: str
+) -> Callable[[], list[dict[str, float]]]:
+    """The stages of a job for one unit, without Ray between them; the model is loaded before.
+
+    Args:
+        folder: The checkpoint.
+        texts: A row each.
+        options: Those of the task.
+        dtype: In which the model computes.
+    """
     spec = TaskSpec(
         task="zero-shot-classification",
         input=InputConfig(paths=()),
-        options={"candidate_labels": labels},
+        options=options,
         generation={},
         checkpoint=models.describe(folder),
     )
     task, tokenizer = create_task(spec), models.load_tokenizer(folder)
     pinned = spec.checkpoint.pinned
     replica = start_replica(
-        task=task, model=pinned, dtype="float32", device="cpu", num_threads=0, max_batch_tokens=16384, seed=0
+        task=task, model=pinned, dtype=dtype, device="cpu", num_threads=0, max_batch_tokens=16384, seed=0
     )
     unit = Unit("unit", ((0, len(texts)),), (Span("texts", "", 0, len(texts)),), is_whole=False)
     rows = pa.table({"text": texts}).append_column(ERROR_FIELD, pa.nulls(len(texts), ERROR_TYPE))
