@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 N ?= 300
 
-.PHONY: demo test test-slow test-gpu test-faults check format bench clean
+.PHONY: demo test test-slow test-gpu test-faults check format bench bench-gpu bench-table clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -49,8 +49,26 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed
-	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+# What benchmarks/results has of processors, under half an hour of two cores; docs/benchmarks.md has the longer ones.
+BENCH := "engine --workload beam --documents 12" "engine --workload greedy --documents 24" \
+	"engine --workload greedy-varying --documents 16" "engine --workload bloom --documents 8" \
+	"pipeline --case short --rounds 1" "pipeline --case demo --rounds 1 --rows 400 --dtypes float32 bfloat16" \
+	"single_pass --texts 6" "scoring --pairs 200 --rounds 2" shapes agreement cache_waste metrics
+BENCH_GPU := gpu gpu_attention "single_pass --texts 512" "scoring --dtype bfloat16"
+
+$(VENV)/.bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	touch $@
+
+bench: $(VENV)/.bench
+	for one in $(BENCH); do echo "== $$one"; $(BIN)/python -m benchmarks.$$one || exit 1; done
+
+bench-gpu: $(VENV)/.bench
+	for one in $(BENCH_GPU); do echo "== $$one"; $(BIN)/python -m benchmarks.$$one || exit 1; done
+
+bench-table: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.table
+	$(BIN)/python -m benchmarks.plot
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
