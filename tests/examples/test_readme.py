@@ -130,7 +130,7 @@ def test_every_command_of_the_readme_prints_json_if_asked() -> None:
 def test_extras_targets_and_benchmarks_of_the_readme_are_there() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     installed, others = re.search(r"pip install '\.\[(\w+)\]' +# or (.*)", README).groups()
-    assert {installed, *others.split(", ")} == extras.keys() - {"dev"}
+    assert {installed, *others.split(", ")} == extras.keys() - {"dev", "bench"}
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {*re.findall(r"`make ([\w-]+)`", README + TOUR)} <= {*targets}
     modules = re.findall(r"`python -m (benchmarks\.\w+)`", README)
@@ -145,9 +145,10 @@ def test_the_reading_order_names_files_that_are_there() -> None:
     assert [path for path in named if not (ROOT / path).is_file()] == []
 
 
-def test_the_speeds_of_the_readme_are_those_of_the_log() -> None:
+def test_speeds_that_have_no_result_are_those_of_the_log() -> None:
+    """README's table is of results (tests/benchmarks/test_table.py)."""
     log = (ROOT / "docs/log.md").read_text()
-    table = README.partition("## Speed")[2].partition("## A job")[0]
+    table = (ROOT / "docs/benchmarks.md").read_text().partition("## Other machines")[2]
     rows = [line.split("|")[2:-1] for line in table.splitlines() if line.startswith("|")][2:]
     figures = [number for row in rows for cell in row for number in re.findall(r"\d[\d,.]*", cell.partition("(")[0])]
     assert len(figures) > 12
