@@ -8,8 +8,9 @@ seconds of a core to import Ray, which a job's replica waits for on a small mach
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import ray
@@ -29,6 +30,8 @@ def start(**options: Any) -> None:
     """Start it, and connect this process to it, with options of `ray.init`."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    if (actors := _ray_datas()) is not None:
+        actors.coordinator()
     with ExitStack() as replaced:
         # Elsewhere than on macOS and Windows Ray replaces a loopback address by one that other machines can reach, and
         # then its servers listen on all interfaces, unless this constant is false.
@@ -42,14 +45,18 @@ def start(**options: Any) -> None:
 @contextmanager
 def without_actors() -> Iterator[None]:
     """Answer in this process what Ray Data asks of three actors of its own, where it is a version that we know."""
+    actors = _ray_datas()
+    with nullcontext() if actors is None else actors.in_this_process():
+        yield
+
+
+def _ray_datas() -> ModuleType | None:
     try:
         from batchloom.pipelines import ray_data_actors
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, KeyError) as error:
         log.debug("Ray Data starts its own actors: %s", error)
-        yield
-        return
-    with ray_data_actors.in_this_process():
-        yield
+        return None
+    return ray_data_actors
 
 
 @contextmanager

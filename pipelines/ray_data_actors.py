@@ -1,87 +1,89 @@
 """What Ray Data asks of three actors of its own, answered in this process: for a Ray of one node.
 
-One shares a cluster among the datasets that run at once; it is Ray's, without being an actor. One holds figures for a
-dashboard. One tells where actors are, for nodes that leave. Their names are Ray's own affair: where another version has
-others, importing this fails.
+One shares a cluster among the datasets that run at once; it is Ray's, called without being an actor. One holds figures
+for a dashboard. One tells where actors are, for nodes that leave. No answer passes through Ray: where its raylet is
+lost, a call ends the process before anybody can say so.
+
+The names are Ray's own affair: where another version has others, importing this fails.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
 import ray
-from ray.data._internal import stats
-from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordination
+import ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator as coordination
+import ray.data._internal.cluster_autoscaler.default_cluster_autoscaler_v2 as by_use
+import ray.data._internal.cluster_autoscaler.rate_based_cluster_autoscaler as by_rate
+from ray.data._internal.cluster_autoscaler import AutoscalingCoordinator
 from ray.data._internal.execution.operators import actor_pool_map_operator as pools
-from ray.data._internal.utils import cached_ray_internals as locations
+from ray.data._internal.stats import _StatsManager as Figures
 
-COORDINATOR, FIGURES, PLACES = (
-    "get_or_create_autoscaling_coordinator",
-    "get_or_create_stats_actor",
-    "get_or_create_actor_location_tracker",
-)
-BEFORE = {
-    (module, name): getattr(module, name)
-    for module, name in ((coordination, COORDINATOR), (stats, FIGURES), (pools, PLACES), (locations, PLACES))
-}
+
+@cache
+def coordinator() -> Any:
+    """Return the one of this process. To be called before there is a connection: where there is one, it would start a
+    thread that looks for nodes that came, and would outlive this Ray."""
+    return coordination._AutoscalingCoordinatorActor(
+        send_resources_request=lambda *_, **__: None,
+        get_cluster_nodes=lambda: ray.nodes() if ray.is_initialized() else [],
+    )
 
 
 @contextmanager
 def in_this_process() -> Iterator[None]:
     """Answer them here, meanwhile. Needs a connection to Ray."""
-    handles = {COORDINATOR: _Handle(_Coordinator()), FIGURES: _Handle(_Figures()), PLACES: _Handle(_Places())}
-    for module, name in BEFORE:
-        setattr(module, name, lambda handle=handles[name]: handle)
+    coordinator()._tick()  # it looks at the node
+    for (owner, name), value in _HERE.items():
+        setattr(owner, name, value)
     try:
         yield
     finally:
-        for (module, name), before in BEFORE.items():
-            setattr(module, name, before)
+        for (owner, name), before in _BEFORE.items():
+            setattr(owner, name, before)
 
 
-class _Handle:
-    """Stands for the handle of an actor, whose methods run in the process that has it."""
+class _Coordinator(AutoscalingCoordinator):
+    """A dataset's share."""
 
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
+    def __init__(self, requester_id: str, subcluster_selector: Mapping[str, str] | None = None) -> None:
+        self._dataset, self._selector = requester_id, subcluster_selector
 
-    def __getattr__(self, name: str) -> "_Method":
-        if name.startswith("_"):  # of a copy that is not whole yet
-            raise AttributeError(name)
-        return _Method(getattr(self._actor, name))
+    def request_resources(self, *arguments: Any, **options: Any) -> None:
+        coordinator().request_resources(self._dataset, *arguments, subcluster_selector=self._selector, **options)
 
+    def cancel_request(self) -> None:
+        coordinator().cancel_request(self._dataset)
 
-class _Method:
-    def __init__(self, method: Callable[..., Any]) -> None:
-        self._method = method
-
-    def remote(self, *arguments: Any, **options: Any) -> Any:
-        """Return a reference to what the method returns, as an actor's does."""
-        return ray.put(self._method(*arguments, **options))
-
-
-class _Coordinator(coordination._AutoscalingCoordinatorActor):
-    def __init__(self) -> None:
-        super().__init__(send_resources_request=lambda *_: None)
-
-    @property
-    def TICK_INTERVAL_S(self) -> float:  # type: ignore[override]
-        """Ends the thread that looks for nodes that came, which would outlive this Ray."""
-        raise SystemExit
-
-
-class _Figures:
-    def gen_dataset_id(self) -> str:
-        return uuid4().hex
-
-    def __getattr__(self, _: str) -> Callable[..., None]:
-        return lambda *_, **__: None
+    def get_reserved_resources(self) -> Any:
+        return coordinator().get_reserved_resources(self._dataset)
 
 
 class _Places:
-    def update_actor_location(self, actor: str, node: str) -> None:
-        """Called in the actor's process."""
+    """Stands for a method of an actor, and for the actor."""
 
-    def get_actor_locations(self, actors: tuple[str, ...]) -> dict[str, str]:  # noqa: ARG002
-        return {}
+    @property
+    def update_actor_location(self) -> "_Places":
+        return self
+
+    def remote(self, *_: Any) -> None:
+        """Called by each actor of a pool as it starts."""
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """In place of what tells figures."""
+
+
+_HERE: dict[tuple[Any, str], Any] = {
+    (by_rate, "DefaultAutoscalingCoordinator"): _Coordinator,
+    (by_use, "DefaultAutoscalingCoordinator"): _Coordinator,
+    (Figures, "gen_dataset_id_from_stats_actor"): staticmethod(lambda: uuid4().hex),
+    (Figures, "register_dataset_to_stats_actor"): staticmethod(_nothing),
+    (Figures, "update_execution_metrics"): staticmethod(_nothing),
+    (Figures, "update_iteration_metrics"): staticmethod(_nothing),
+    (pools, "get_or_create_actor_location_tracker"): _Places,
+    (pools, "get_actor_locations"): lambda _: {},
+}
+_BEFORE = {(owner, name): vars(owner)[name] for owner, name in _HERE}

@@ -302,7 +302,7 @@ def test_a_lost_part_of_ray_ends_the_job_with_words_and_the_same_command_goes_on
     os.kill(lost, signal.SIGKILL)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 1, printed.decode()
-    assert b"does not answer for" in printed
+    assert b"does not answer for" in printed, printed.decode()
     assert b"SIGTERM handler is not set" not in printed  # said where a thread that is left over starts another Ray
     assert b"Finished parts are kept; the same command goes on from there." in printed
     assert b"Traceback" not in printed
