@@ -4,6 +4,9 @@
 
 u is uint8, because oneDNN's kernels for signed activations are slower by far. Scales of rows are found at each call, so
 that a row's answer depends on no other row. Sums are exact (int32), so it does not depend on their number either.
+
+A compiled kernel does it in one call where there is one (models/layers/native). oneDNN's operator, with torch's around
+it, is the way elsewhere, and the oracle.
 """
 
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from batchloom.models.layers.feedforward import Activation, gelu_tanh
+from batchloom.models.layers.native.int8 import PanelWeight, panels
 
 LARGEST = 127
 ZERO = 128
@@ -26,8 +30,8 @@ _SMALLEST = 1e-30  # an output of zeros has a scale, too
 
 
 @dataclass(frozen=True)
-class Int8Weight:
-    """A weight that `product` multiplies in integers."""
+class OperatorWeight:
+    """A weight that oneDNN's operator multiplies in integers."""
 
     packed: Tensor
     """Integers in the layout of oneDNN's kernels."""
@@ -69,6 +73,10 @@ class Int8Weight:
         return sums_NF
 
 
+Int8Weight = OperatorWeight | PanelWeight
+"""A weight in int8, by who multiplies it."""
+
+
 def quantized(weight_FD: Tensor) -> Int8Weight:
     """Return a weight in int8, each output by its own scale."""
     scale_F1 = weight_FD.abs().amax(-1, keepdim=True).float().div_(LARGEST).clamp_min_(_SMALLEST)
@@ -77,9 +85,14 @@ def quantized(weight_FD: Tensor) -> Int8Weight:
 
 
 def packed(integers_FD: Tensor, scale_F: Tensor) -> Int8Weight:
-    """Return integers and their scales as a weight."""
+    """Return integers and their scales as a weight, for the kernel where there is one."""
+    return panels(integers_FD, scale_F) or for_operator(integers_FD, scale_F)
+
+
+def for_operator(integers_FD: Tensor, scale_F: Tensor) -> OperatorWeight:
+    """Return integers and their scales in the layout of oneDNN's operator."""
     layout = torch.ops.onednn.qlinear_prepack(integers_FD.contiguous(), None)
-    return Int8Weight(layout, scale_F.contiguous(), torch.zeros(len(scale_F), dtype=torch.int32))
+    return OperatorWeight(layout, scale_F.contiguous(), torch.zeros(len(scale_F), dtype=torch.int32))
 
 
 def quantized_rows(hidden_ND: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,7 +140,7 @@ def computes_int8() -> bool:
     try:
         quantized_ND = torch.tensor([[255], [0]], dtype=torch.uint8).repeat(1, 512)
         integers_FD = torch.tensor([[LARGEST], [-LARGEST]], dtype=torch.int8).repeat(8, 512)
-        weight = packed(integers_FD, torch.ones(16))
+        weight = for_operator(integers_FD, torch.ones(16))
         expected_NF = (quantized_ND.int() - ZERO) @ integers_FD.int().t()
         return torch.equal(weight._sums(quantized_ND, torch.float32), expected_NF.float())
     except (AttributeError, RuntimeError):

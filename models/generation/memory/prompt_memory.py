@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,6 +21,12 @@ class PromptMemory:
     alibi_H1S: Tensor | None = None
     end: int = 0
     """The first position after these tokens."""
+
+    @cached_property
+    def addresses_L2(self) -> Tensor:
+        """Where the keys and values of each layer lie, for kernels that take many memories in one call."""
+        assert all(one.is_contiguous() for both in self.layers for one in both), "kernels read them as they are written"
+        return torch.tensor([[k_HSK.data_ptr(), v_HSK.data_ptr()] for k_HSK, v_HSK in self.layers], dtype=torch.long)
 
     def attend(self, layer: int, q_HNK: Tensor) -> Tensor:
         """Return the attention of N scaled queries over all keys: [H, N, K]."""

@@ -12,6 +12,7 @@ import transformers
 from batchloom.models import Engine, Footprint, GenerationParams, SinglePass, load_model
 from batchloom.models.checkpoints import loading, memory
 from batchloom.models.errors import DeviceError
+from batchloom.models.families import projections
 from batchloom.models.families.table import FAMILIES, architectures
 from batchloom.models.layers import int8
 from batchloom.models.layers.linear import ColumnLinear
@@ -198,8 +199,8 @@ def test_projections_of_one_input_are_one_product(checkpoint, monkeypatch):
     """Its rows are quantized once."""
     model = load_model(checkpoint("BartModel"), dtype="int8", device="cpu")
     attention, seen = model.encoder.layers[0].self_attn, []
-    plain = int8.quantized_rows
-    monkeypatch.setattr(int8, "quantized_rows", lambda hidden: seen.append(len(hidden)) or plain(hidden))
+    plain = projections.product
+    monkeypatch.setattr(projections, "product", lambda hidden, *more: seen.append(len(hidden)) or plain(hidden, *more))
     attention.project(torch.randn(5, 24).bfloat16())
     assert seen == [5]
     assert all(isinstance(linear, ColumnLinear) and linear.weight.is_meta for linear in attention.linears)

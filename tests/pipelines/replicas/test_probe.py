@@ -207,8 +207,9 @@ def test_ranks_in_int8_are_let_in(make_checkpoint) -> None:
 
 def shifted(weight_FD: torch.Tensor) -> int8.Int8Weight:
     """Each output has the scale of its neighbour, and outputs differ in size as those of trained weights do."""
-    right = int8.quantized(weight_FD)
-    return replace(right, scale_F=right.scale_F.roll(1) * torch.linspace(0.5, 2, len(right.scale_F)))
+    scale_F1 = weight_FD.abs().amax(-1, keepdim=True) / int8.LARGEST
+    wrong_F = scale_F1[:, 0].roll(1) * torch.linspace(0.5, 2, len(scale_F1))
+    return int8.packed((weight_FD / scale_F1).round().to(torch.int8), wrong_F)
 
 
 def of_two_bits(weight_FD: torch.Tensor) -> int8.Int8Weight:

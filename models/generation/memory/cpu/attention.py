@@ -41,7 +41,7 @@ class StepAttention:
         depth = max(map(len, prompts), default=0)
         # The n-th memory of each row's prompt; a level is a prefix, or what follows it.
         self._levels = [
-            _shared([memories[level] if level < len(memories) else None for memories in prompts])
+            shared([memories[level] if level < len(memories) else None for memories in prompts])
             for level in range(depth)
         ]
         self._shifts = [] if alibi_slopes is None else [self._shift(level, position_N) for level in self._levels]
@@ -93,7 +93,7 @@ class StepAttention:
         return distance_N[:, None].float() * self._alibi_slopes
 
 
-def _shared(memories: Sequence[PromptMemory | None]) -> list[tuple[PromptMemory | None, slice]]:
+def shared(memories: Sequence[PromptMemory | None]) -> list[tuple[PromptMemory | None, slice]]:
     """Group adjacent rows that read one memory: a request's beams or samples, or requests with one prefix."""
     groups: list[tuple[PromptMemory | None, slice]] = []
     for row, memory in enumerate(memories):

@@ -8,10 +8,13 @@ from torch import Tensor
 from batchloom.models.generation.memory.cpu.aged_pools import AgedPools
 from batchloom.models.generation.memory.cpu.attention import StepAttention
 from batchloom.models.generation.memory.cpu.entry_pool import EntryPool
+from batchloom.models.generation.memory.cpu.fused import FusedStepAttention
 from batchloom.models.generation.memory.prefill import Prefilled, split_memories
 from batchloom.models.generation.memory.prompt_memory import PromptMemory
 from batchloom.models.generation.model import GenerativeModel
 from batchloom.models.generation.requests import Request
+from batchloom.models.layers.attention import AttentionContext
+from batchloom.models.layers.native.library import kernels
 
 PromptMemories = tuple[PromptMemory, ...]  # of one prompt: a common prefix, then the rest; either may be missing
 
@@ -23,6 +26,8 @@ class PooledBackend:
 
     def __init__(self, model: GenerativeModel) -> None:
         self._model = model
+        # float32 stays with plain torch: exact answers are the same on every machine that computes them.
+        self._kernels = kernels() if model.dtype == torch.bfloat16 and model.device.type == "cpu" else None
 
     @property
     def blocks(self) -> tuple[int, int]:
@@ -56,5 +61,8 @@ class PooledBackend:
     ) -> Tensor:
         """Return the logits [N, V] of one decode step."""
         pool_rows = [rows for pools, prompts in cohorts for rows in pools.rows(prompts)]
-        context = StepAttention(pool_rows, position_N, self._model.is_encoder_decoder, self._model.alibi_slopes)
+        about = pool_rows, position_N, self._model.is_encoder_decoder, self._model.alibi_slopes
+        context: AttentionContext = (
+            StepAttention(*about) if self._kernels is None else FusedStepAttention(self._kernels, *about)
+        )
         return self._model.local_logits(self._model.decode(input_ids_N, position_N, context))

@@ -32,7 +32,9 @@ class PoolStep:
     keys_values: Tensor  # the pool's, [2, layer, G, H, E, K]
     place_G1: Tensor  # where the new entries go: the places, and
     entry_GB: Tensor  # the entry of each sequence in its place
-    bias_XBE: Tensor  # what all layers add to their scores; X: places times heads
+    descent_GBE: Tensor  # bool: whether a sequence descends from an entry
+    position_GE: Tensor
+    bias_XBE: Tensor | None  # what all layers add to their scores; X: places times heads; None for a kernel
     unit_of_place_G: Tensor | None  # None where units stand in memory in their own order
     place_of_unit_G: Tensor | None
 
@@ -52,6 +54,7 @@ class PoolStep:
         k_GHEK, v_GHEK = self.keys_values[:, layer]
         k_GHEK[self.place_G1, :, self.entry_GB] = k_GBHK
         v_GHEK[self.place_G1, :, self.entry_GB] = v_GBHK
+        assert self.bias_XBE is not None, "this step was begun for a kernel"
         q_XBK = q_GBHK.transpose(1, 2).reshape(-1, self.entry_GB.shape[1], q_NHK.shape[2])
         return torch.baddbmm(self.bias_XBE, q_XBK, k_GHEK.flatten(0, 1).transpose(1, 2)), v_GHEK.flatten(0, 1)
 
@@ -164,8 +167,20 @@ class EntryPool:
         parents_GB = parents_GB[self._unit_of_place()]
         self._descent_GBE = self._descent_GBE.gather(1, parents_GB[:, :, None].expand_as(self._descent_GBE))
 
-    def begin_step(self, position_G: Tensor) -> PoolStep:
-        """Make room for one entry a sequence, and return the step. `position_G`: of each unit's new token."""
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._keys_values.dtype
+
+    @property
+    def places(self) -> Sequence[int]:
+        """Where each unit stands in memory, once a step has begun."""
+        return self._places
+
+    def begin_step(self, position_G: Tensor, for_kernel: bool = False) -> PoolStep:
+        """Make room for one entry a sequence, and return the step. `position_G`: of each unit's new token.
+
+        `for_kernel`: without the bias, as a kernel reads descent and positions.
+        """
         self._fill_holes()
         room = self.capacity - max(self._num_entries)
         has_left = room > 2 * CHUNK * self.width or self.num_bytes > 1.25 * self._keys_values.nbytes
@@ -185,7 +200,9 @@ class EntryPool:
             self._keys_values,
             place_G1,
             entry_GB,
-            self._bias(position_G[unit_G]),
+            self._descent_GBE,
+            self._position_GE,
+            None if for_kernel else self._bias(position_G[unit_G]),
             unit_of_place_G=None if in_order else unit_G,
             place_of_unit_G=None if in_order else torch.tensor(self._places, device=device),
         )
