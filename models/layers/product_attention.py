@@ -1,5 +1,8 @@
 """Attention by products, sequence by sequence: faster than torch's kernel in bfloat16 on a CPU. It knows no weights.
 
+Where there is a compiled kernel (models/layers/native), that computes them, with scores in float32. What follows is of
+the way without it.
+
 A product rounds scores to bfloat16's eight bits, which is too coarse where scores are large. So scores are computed
 twice: first to find each query's maximum; then with a value a little below that maximum subtracted inside the product,
 from its float32 sums, before it rounds. The rounding error of a score is then proportional to its distance from that
@@ -12,6 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from batchloom.models.layers.native.library import bfloat16_kernels
+from batchloom.models.layers.native.packed_attention import attend_packed
 from batchloom.models.threads import side_by_side
 
 # Scores held at once, 4.5 MB with their float32 copy: fewer make the calls too small, more do not fit a core's cache.
@@ -31,6 +36,10 @@ class ProductAttention:
         return sum(self.key_lengths)
 
     def __call__(self, q_NHK: Tensor, k_SHK: Tensor, v_SHK: Tensor, scale: float) -> Tensor:
+        library = bfloat16_kernels() if q_NHK.dtype == torch.bfloat16 else None
+        if library is not None:
+            lengths = list(zip(self.query_lengths, self.key_lengths, strict=True))
+            return attend_packed(library, q_NHK, k_SHK, v_SHK, lengths, self.causal, scale)
         attended_NHK = torch.empty_like(q_NHK, memory_format=torch.contiguous_format)
         runs = _runs(zip(self.query_lengths, self.key_lengths, strict=True), MOST_SCORES // q_NHK.shape[1])
         queries, keys = [size * length for size, length, _ in runs], [size * length for size, _, length in runs]

@@ -16,6 +16,8 @@ from batchloom.models.generation.memory.prompt_memory import PromptMemory
 from batchloom.models.generation.model import GenerativeEncoderDecoder, GenerativeModel, Model, has_encoder
 from batchloom.models.generation.requests import Request
 from batchloom.models.layers.attention import EncoderMemory, PackedAttention
+from batchloom.models.layers.native.library import bfloat16_kernels
+from batchloom.models.layers.native.packed_attention import attend_packed
 from batchloom.models.layers.positions import positions_of
 from batchloom.models.layers.product_attention import ProductAttention
 from batchloom.models.transfers import to_device
@@ -185,17 +187,29 @@ class _ProductPrefill:
     ) -> None:
         self.keys_values: list[tuple[Tensor, Tensor]] = []
         self.num_padded_tokens = sum(lengths)
-        self._prefix, self._lengths = prefix, list(lengths)
+        self._prefix, self._lengths, self._slopes_H = prefix, list(lengths), alibi_slopes
+        is_for_kernel = prefix is None and like.dtype == torch.bfloat16 and like.device.type == "cpu"
+        self._kernels = bfloat16_kernels() if is_for_kernel else None
+        if self._kernels is None:
+            self._bias_HTS = self._bias(prefix, alibi_slopes, like)
+
+    def _bias(self, prefix: PromptMemory | None, alibi_slopes: Tensor | None, like: Tensor) -> Tensor:
+        """Return what is added to scores: ALiBi, and -inf for the tokens after a query's own."""
         start = 0 if prefix is None else prefix.num_tokens
-        query_T = torch.arange(start, start + max(lengths), device=like.device)
-        distance_TS = torch.arange(start + max(lengths), device=like.device) - query_T[:, None]
+        longest = start + max(self._lengths)
+        query_T = torch.arange(start, longest, device=like.device)
+        distance_TS = torch.arange(longest, device=like.device) - query_T[:, None]
         bias_HTS = torch.zeros(1, *distance_TS.shape, device=like.device)
         if alibi_slopes is not None:
             bias_HTS = alibi_slopes[:, None, None] * distance_TS
-        self._bias_HTS = bias_HTS.masked_fill(distance_TS > 0, -torch.inf).to(like.dtype)
+        return bias_HTS.masked_fill(distance_TS > 0, -torch.inf).to(like.dtype)
 
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
         self.keys_values.append((k_NHK, v_NHK))
+        if self._kernels is not None:
+            lengths = [(length, length) for length in self._lengths]
+            scale = q_NHK.shape[-1] ** -0.5
+            return attend_packed(self._kernels, q_NHK, k_NHK, v_NHK, lengths, True, scale, self._slopes_H)
         attended = []
         prompts = (x_NHK.transpose(0, 1).split(self._lengths, dim=1) for x_NHK in (q_NHK, k_NHK, v_NHK))
         for q_HTK, k_HSK, v_HSK in zip(*prompts, strict=True):

@@ -63,9 +63,9 @@ float quantize(const Number* row, int64_t width, uint8_t* integers) {
     return _mm512_cvtss_f32(scale);
 }
 
-template <int ROWS, Activation KIND, typename Number>
+template <int ROWS, typename Number>
 void block(const uint8_t* integers, const float* row_scale, const Weight& weight, int64_t panel, const Number* bias,
-           Number* out, int64_t stride) {
+           Activation kind, Number* out, int64_t stride) {
     const int64_t width = width_of(weight.inputs), num_steps = width / 4;
     const int8_t* packed = weight.packed + panel * PANEL * width;
     __m512i sums[ROWS][4];
@@ -100,33 +100,33 @@ void block(const uint8_t* integers, const float* row_scale, const Weight& weight
             const __m512i exact = _mm512_sub_epi32(sums[row][part], correction);
             const __m512 of_row = _mm512_set1_ps(row_scale[row]);
             __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(exact), scale);
-            if (KIND == GELU || KIND == GELU_TANH) {
-                x = activated(_mm512_add_ps(_mm512_mul_ps(x, of_row), added), KIND);
+            if (kind == GELU || kind == GELU_TANH) {
+                x = activated(_mm512_add_ps(_mm512_mul_ps(x, of_row), added), kind);
             } else {  // as addcmul rounds; of bfloat16 the product is exact
                 x = rounded(x, out);
                 x = bias ? _mm512_fmadd_ps(x, of_row, added) : _mm512_mul_ps(x, of_row);
-                x = activated(x, KIND);
+                x = activated(x, kind);
             }
             store(out + row * stride + at, mask, x);
         }
     }
 }
 
-template <Activation KIND, typename Number>
+template <typename Number>
 void rows_of_panel(const uint8_t* integers, const float* row_scale, int64_t num_rows, const Weight& weight,
-                   int64_t panel, const Number* bias, Number* out) {
+                   int64_t panel, const Number* bias, Activation kind, Number* out) {
     const int64_t width = width_of(weight.inputs), stride = weight.outputs;
     for (int64_t row = 0; row < num_rows; row += BLOCK_ROWS) {
         const uint8_t* from = integers + row * width;
         const float* scale = row_scale + row;
         Number* to = out + row * stride;
         switch (std::min(BLOCK_ROWS, num_rows - row)) {
-            case 1: block<1, KIND>(from, scale, weight, panel, bias, to, stride); break;
-            case 2: block<2, KIND>(from, scale, weight, panel, bias, to, stride); break;
-            case 3: block<3, KIND>(from, scale, weight, panel, bias, to, stride); break;
-            case 4: block<4, KIND>(from, scale, weight, panel, bias, to, stride); break;
-            case 5: block<5, KIND>(from, scale, weight, panel, bias, to, stride); break;
-            default: block<6, KIND>(from, scale, weight, panel, bias, to, stride);
+            case 1: block<1>(from, scale, weight, panel, bias, kind, to, stride); break;
+            case 2: block<2>(from, scale, weight, panel, bias, kind, to, stride); break;
+            case 3: block<3>(from, scale, weight, panel, bias, kind, to, stride); break;
+            case 4: block<4>(from, scale, weight, panel, bias, kind, to, stride); break;
+            case 5: block<5>(from, scale, weight, panel, bias, kind, to, stride); break;
+            default: block<6>(from, scale, weight, panel, bias, kind, to, stride);
         }
     }
 }
@@ -142,9 +142,9 @@ struct Room {
 };
 thread_local Room own_room;
 
-template <Activation KIND, typename Number>
-void product(const Number* hidden, int64_t num_rows, const Weight& weight, const Number* bias, Number* out,
-             int num_threads) {
+template <typename Number>
+void product(const Number* hidden, int64_t num_rows, const Weight& weight, const Number* bias, Activation kind,
+             Number* out, int num_threads) {
     const int64_t width = width_of(weight.inputs), num_panels = up_to(weight.outputs, PANEL) / PANEL;
     const int64_t num_chunks = (num_rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
     const bool by_chunks = num_chunks >= num_threads;  // a thread takes whole chunks, or panels of each
@@ -159,20 +159,7 @@ void product(const Number* hidden, int64_t num_rows, const Weight& weight, const
             scale[row] = quantize(hidden + (start + row) * weight.inputs, weight.inputs, integers + row * width);
 #pragma omp parallel for num_threads(num_threads) if (num_threads > 1 && !by_chunks)
         for (int64_t panel = 0; panel < num_panels; ++panel)
-            rows_of_panel<KIND>(integers, scale, size, weight, panel, bias, out + start * weight.outputs);
-    }
-}
-
-template <typename Number>
-void dispatch(const void* hidden, int64_t num_rows, const Weight& weight, const void* bias, int activation, void* out,
-              int num_threads) {
-    const Number *from = (const Number*)hidden, *added = (const Number*)bias;
-    Number* to = (Number*)out;
-    switch (activation) {
-        case RELU: product<RELU>(from, num_rows, weight, added, to, num_threads); break;
-        case GELU: product<GELU>(from, num_rows, weight, added, to, num_threads); break;
-        case GELU_TANH: product<GELU_TANH>(from, num_rows, weight, added, to, num_threads); break;
-        default: product<NONE>(from, num_rows, weight, added, to, num_threads);
+            rows_of_panel(integers, scale, size, weight, panel, bias, kind, out + start * weight.outputs);
     }
 }
 
@@ -203,7 +190,10 @@ void int8_product(const void* hidden, int is_bfloat16, int64_t num_rows, int64_t
                   const int8_t* packed, const float* scale, const int32_t* correction, const void* bias, int activation,
                   void* out, int num_threads) {
     const Weight weight{outputs, inputs, packed, scale, correction};
-    const auto run = is_bfloat16 ? dispatch<Bfloat16> : dispatch<float>;
-    run(hidden, num_rows, weight, bias, activation, out, num_threads);
+    const Activation kind = (Activation)activation;
+    if (is_bfloat16)
+        product((const Bfloat16*)hidden, num_rows, weight, (const Bfloat16*)bias, kind, (Bfloat16*)out, num_threads);
+    else
+        product((const float*)hidden, num_rows, weight, (const float*)bias, kind, (float*)out, num_threads);
 }
 }

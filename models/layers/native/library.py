@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from threading import Lock
 
-from batchloom.models.layers.native.build import BuildError, library_file, missing_features
+from batchloom.models.layers.native.build import FEATURES, BuildError, features, library_file
 
 logger = logging.getLogger(__name__)
 SWITCH = "BATCHLOOM_KERNELS"
@@ -20,6 +20,7 @@ _ARGUMENTS = {
     "int8_packed_size": (Size, Size),
     "int8_pack": (Pointer, Size, Size, Pointer, Pointer),
     "int8_product": (Pointer, Int, Size, Size, Size, Pointer, Pointer, Pointer, Pointer, Int, Pointer, Int),
+    "packed_attention": (Pointer, Int),
     "step_attention": (Pointer, Pointer, Size, Pointer, Pointer, Int),
 }
 
@@ -34,9 +35,14 @@ def kernels() -> ctypes.CDLL | None:
         return _loaded()
 
 
+def bfloat16_kernels() -> ctypes.CDLL | None:
+    """Return the library where the processor multiplies bfloat16, too."""
+    return kernels() if "avx512_bf16" in features() else None
+
+
 @cache
 def _loaded() -> ctypes.CDLL | None:
-    if os.environ.get(SWITCH) == "0" or missing_features():
+    if os.environ.get(SWITCH) == "0" or not features() >= FEATURES:
         return None
     try:
         return _load()

@@ -14,7 +14,7 @@ from batchloom.models.generation.memory.prompt_memory import PromptMemory
 from batchloom.models.generation.model import GenerativeModel
 from batchloom.models.generation.requests import Request
 from batchloom.models.layers.attention import AttentionContext
-from batchloom.models.layers.native.library import kernels
+from batchloom.models.layers.native.library import bfloat16_kernels
 
 PromptMemories = tuple[PromptMemory, ...]  # of one prompt: a common prefix, then the rest; either may be missing
 
@@ -27,7 +27,7 @@ class PooledBackend:
     def __init__(self, model: GenerativeModel) -> None:
         self._model = model
         # float32 stays with plain torch: exact answers are the same on every machine that computes them.
-        self._kernels = kernels() if model.dtype == torch.bfloat16 and model.device.type == "cpu" else None
+        self._kernels = bfloat16_kernels() if model.dtype == torch.bfloat16 and model.device.type == "cpu" else None
 
     @property
     def blocks(self) -> tuple[int, int]:

@@ -95,7 +95,8 @@ class FusedStepAttention:
         for step, rows, prompts in self._pools:
             k_GHEK, v_GHEK = step.keys_values[:, layer]
             own_k_NHK, own_v_NHK = k_NHK[rows], v_NHK[rows]
-            assert own_k_NHK.stride() == own_v_NHK.stride() and own_k_NHK.stride(2) == 1, own_k_NHK.stride()
+            assert own_k_NHK.stride() == own_v_NHK.stride(), "keys and values are views of one product"
+            assert own_k_NHK.stride(2) == 1, "the numbers of a head follow each other"
             assert k_GHEK.stride(2) == k_GHEK.shape[3], "entries follow each other"
             pool = _Pool(
                 k_GHEK.data_ptr(),
@@ -122,7 +123,8 @@ class FusedStepAttention:
     def _call(
         self, layer: int, q_NHK: Tensor, prompts: _Prompts, out_NHK: Tensor, position_N: Tensor, pool: _Pool | None
     ) -> None:
-        assert q_NHK.dtype == torch.bfloat16 and q_NHK.stride(2) == 1, (q_NHK.dtype, q_NHK.stride())
+        assert q_NHK.dtype == torch.bfloat16, "the kernel is for bfloat16"
+        assert q_NHK.stride(2) == 1, "the numbers of a head follow each other"
         slopes = None if self._slopes_H is None else self._slopes_H.data_ptr()
         step = _Step(
             q_NHK.data_ptr(),
