@@ -8,6 +8,7 @@ needs nothing of torch's headers, so it takes seconds, and outlives a new torch.
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -71,7 +72,7 @@ def _wait_for_others(path: Path, stack: ExitStack) -> None:
 def _compile(compiler: str, sources: list[str], path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        command = [*compiler.split(), *FLAGS, *sources, "-o", str(made)]
+        command = [*shlex.split(compiler), *FLAGS, *sources, "-o", str(made)]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=SECONDS_TO_COMPILE, stdin=subprocess.DEVNULL

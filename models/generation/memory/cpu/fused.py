@@ -50,7 +50,7 @@ class _Prompts:
             first += len(own)
         self.unit_U6 = torch.tensor(rows, dtype=torch.long).view(-1, 6)
         self.segment_LS4: Tensor | None = None
-        segments = [memory for own in memories for memory in own]
+        self._segments = segments = [memory for own in memories for memory in own]  # whose addresses are in use
         if segments:
             sizes_S2 = torch.tensor([(one.num_tokens, one.end - one.num_tokens) for one in segments])
             addresses_LS2 = torch.stack([one.addresses_L2 for one in segments], dim=1)
@@ -98,6 +98,8 @@ class FusedStepAttention:
             assert own_k_NHK.stride() == own_v_NHK.stride(), "keys and values are views of one product"
             assert own_k_NHK.stride(2) == 1, "the numbers of a head follow each other"
             assert k_GHEK.stride(2) == k_GHEK.shape[3], "entries follow each other"
+            assert step.descent_GBE.is_contiguous(), "the kernel reads places by their size"
+            assert step.position_GE.is_contiguous(), "the kernel reads places by their size"
             pool = _Pool(
                 k_GHEK.data_ptr(),
                 v_GHEK.data_ptr(),

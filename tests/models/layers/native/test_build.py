@@ -1,0 +1,109 @@
+"""The kernels are compiled once a machine by whoever comes first, and missed without harm."""
+
+import logging
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from shutil import which
+
+import pytest
+
+from batchloom.models.layers.native import build, library
+
+has_compiler = pytest.mark.skipif(which("g++") is None, reason="no g++")
+SMALL = 'extern "C" int seven() { return 7; }'
+WAITS = """
+import sys, time
+from pathlib import Path
+from batchloom.models.layers.native import build
+build.SOURCES = Path(sys.argv[1])
+print(build.library_file(Path(sys.argv[2])))
+"""
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Forgets what was loaded, before and after."""
+    monkeypatch.setattr(library, "features", lambda: build.FEATURES)
+    library._loaded.cache_clear()
+    yield library.kernels
+    library._loaded.cache_clear()
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """A folder with one small source, in place of the kernels."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    (folder / "small.cpp").write_text(SMALL)
+    monkeypatch.setattr(build, "SOURCES", folder)
+    return folder
+
+
+@has_compiler
+def test_processes_that_start_at_once_compile_once(tmp_path, sources):
+    calls = tmp_path / "calls"
+    compiler = tmp_path / "counting"
+    compiler.write_text(f'#!/bin/sh\necho >> {calls}\nsleep 1\nexec g++ "$@"\n')
+    compiler.chmod(0o755)
+
+    def run(_) -> str:
+        command = [sys.executable, "-c", WAITS, str(sources), str(tmp_path / "cache")]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"CXX": str(compiler), "PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path)},
+        )
+        return done.stdout
+
+    with ThreadPoolExecutor(3) as executor:
+        (path,) = set(executor.map(run, range(3)))
+    assert calls.read_text() == "\n"
+    assert [one.name for one in (tmp_path / "cache").glob("*.so")] == [path.strip().rpartition("/")[2]]
+
+
+@has_compiler
+def test_other_sources_are_another_library(tmp_path, sources):
+    first = build.library_file(tmp_path)
+    assert build.library_file(tmp_path) == first
+    (sources / "small.cpp").write_text(SMALL.replace("7", "8"))
+    assert build.library_file(tmp_path) != first
+
+
+@pytest.mark.usefixtures("sources")
+def test_a_compiler_that_fails_is_named_with_its_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "sh -c 'echo no such option >&2; exit 1'")
+    with pytest.raises(build.BuildError, match="failed: no such option"):
+        build.library_file(tmp_path)
+    assert not list(tmp_path.glob("*.so"))
+
+
+def test_without_a_compiler_plain_torch_computes_and_one_warning_says_so(tmp_path, monkeypatch, loaded, caplog):
+    monkeypatch.setenv("BATCHLOOM_CACHE", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(build.shutil, "which", lambda _: None)
+    with caplog.at_level(logging.WARNING):
+        assert loaded() is None
+        assert loaded() is None
+    (said,) = caplog.messages
+    assert "since there is no C++ compiler (g++). They need a C++ compiler on each node, or BATCHLOOM_KERNELS=0" in said
+
+
+def test_the_switch_and_other_processors_are_passed_over_in_silence(monkeypatch, loaded, caplog):
+    monkeypatch.setenv(library.SWITCH, "0")
+    assert loaded() is None
+    monkeypatch.delenv(library.SWITCH)
+    library._loaded.cache_clear()
+    monkeypatch.setattr(library, "features", lambda: build.FEATURES - {"avx512_vnni"})
+    assert loaded() is None
+    assert not caplog.messages
+
+
+@has_compiler
+@pytest.mark.skipif(not build.features() >= build.FEATURES, reason="another processor")
+def test_a_home_that_takes_no_files_is_no_obstacle(tmp_path, monkeypatch, loaded):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BATCHLOOM_CACHE", str(tmp_path / "file"))
+    assert loaded() is not None

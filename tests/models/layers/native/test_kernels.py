@@ -1,0 +1,143 @@
+"""Compiled kernels give what plain torch gives, each row by itself, and what is not finite stays so."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from batchloom.models.layers import int8
+from batchloom.models.layers.feedforward import gelu_tanh
+from batchloom.models.layers.native.library import bfloat16_kernels, kernels
+from batchloom.models.layers.native.packed_attention import attend_packed
+
+has_int8 = pytest.mark.skipif(kernels() is None, reason="no compiler, or a processor without AVX-512 and VNNI")
+has_bfloat16 = pytest.mark.skipif(bfloat16_kernels() is None, reason="no compiler, or a processor without bfloat16")
+DTYPES = [torch.float32, torch.bfloat16]
+# Rows: none, one, blocks of six with and without a rest, more than a chunk. Outputs and inputs beside whole panels.
+SHAPES = [(0, 48, 32), (1, 3, 5), (5, 64, 64), (6, 65, 33), (97, 130, 68), (200, 100, 300)]
+
+
+def made(num_rows, num_outputs, num_inputs, dtype):
+    generator = torch.Generator().manual_seed(num_rows)
+    weight_FD = torch.randn(num_outputs, num_inputs, generator=generator)
+    scale_F1 = weight_FD.abs().amax(-1, keepdim=True) / int8.LARGEST
+    integers_FD = (weight_FD / scale_F1).round().to(torch.int8)
+    kinds = int8.packed(integers_FD, scale_F1[:, 0]), int8.for_operator(integers_FD, scale_F1[:, 0])
+    assert [type(kind) for kind in kinds] == [int8.PanelWeight, int8.OperatorWeight]
+    hidden_ND = torch.randn(num_rows, num_inputs, generator=generator).to(dtype)
+    return kinds, torch.randn(num_outputs, generator=generator).to(dtype), hidden_ND
+
+
+@has_int8
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("activation", [None, F.relu, torch.tanh])
+def test_int8_products_are_those_of_the_operators_to_the_bit(dtype, shape, activation):
+    (kernel, operator), bias_F, hidden_ND = made(*shape, dtype)
+    hidden_ND[1:2] = 0
+    hidden_ND[2:3] *= 1e6
+    for bias in (bias_F, None):
+        found, expected = (kind.product(hidden_ND, bias, activation) for kind in (kernel, operator))
+        assert found.dtype == dtype
+        assert torch.equal(found, expected)
+
+
+@has_int8
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", [F.gelu, gelu_tanh])
+def test_gelu_is_that_of_the_operators_within_rounding(dtype, activation):
+    (kernel, operator), bias_F, hidden_ND = made(97, 130, 68, dtype)
+    found, expected = (kind.product(hidden_ND, bias_F, activation).float() for kind in (kernel, operator))
+    # Of 1 + erf both lose the last bits where it is near 0: 2^-23 times values up to 30; bfloat16 has 8 bits.
+    tolerance = {"atol": 4e-6, "rtol": 2e-6} if dtype == torch.float32 else {"atol": 4e-6, "rtol": 2**-7}
+    torch.testing.assert_close(found, expected, **tolerance)
+
+
+@has_int8
+@pytest.mark.parametrize("activation", [F.gelu, gelu_tanh])
+def test_gelu_is_near_the_formula_everywhere(activation):
+    """A weight of one hands each value on: its row's only one, so it is 127 steps, and less than a scale's rounding."""
+    weight = int8.packed(torch.tensor([[int8.LARGEST]], dtype=torch.int8), torch.tensor([1 / int8.LARGEST]))
+    handed_on = weight.product(torch.linspace(-15, 15, 4001)[:, None], None)
+    found = weight.product(torch.linspace(-15, 15, 4001)[:, None], None, activation)
+    # 1 + erf(x / sqrt 2) is rounded to 2^-24 of 1 at best, and is multiplied by x / 2, up to 7.5.
+    torch.testing.assert_close(found.double(), activation(handed_on.double()), atol=2e-6, rtol=1e-6)
+
+
+@has_int8
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("activation", [None, F.relu, F.gelu, gelu_tanh])
+def test_int8_rows_that_are_not_finite_give_nothing_finite_that_operators_do_not(dtype, value, activation):
+    (kernel, operator), bias_F, hidden_ND = made(7, 65, 33, dtype)
+    hidden_ND[2, 5] = value
+    found, expected = (kind.product(hidden_ND, bias_F, activation) for kind in (kernel, operator))
+    others = [0, 1, 3, 4, 5, 6]
+    assert found[others].isfinite().all()
+    assert not found[2][~expected[2].isfinite()].isfinite().any()
+    assert not expected[2].isfinite().all()
+
+
+@has_int8
+@pytest.mark.parametrize("num_rows", [7, 300])
+def test_threads_share_an_int8_product_and_change_no_bit(num_rows):
+    (kernel, _), bias_F, hidden_ND = made(num_rows, 200, 40, torch.bfloat16)
+    num_threads, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(kernel.product(hidden_ND, bias_F, F.gelu))
+    finally:
+        torch.set_num_threads(num_threads)
+    assert torch.equal(*found)
+
+
+def plain_attention(q_THK, k_SHK, v_SHK, causal, slopes_H):
+    """Of one sequence, in float64."""
+    q, k, v = (x.double().transpose(0, 1) for x in (q_THK, k_SHK, v_SHK))
+    scores_HTS = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5
+    key_S = torch.arange(k.shape[1])
+    if slopes_H is not None:
+        scores_HTS += slopes_H.double()[:, None, None] * key_S
+    if causal:
+        query_T = torch.arange(q.shape[1]) + k.shape[1] - q.shape[1]
+        scores_HTS.masked_fill_(key_S > query_T[:, None], -torch.inf)
+    return (scores_HTS.softmax(-1) @ v).transpose(0, 1)
+
+
+def packed(lengths, num_heads, head_dim):
+    generator = torch.Generator().manual_seed(head_dim)
+    (num_queries, num_keys) = (sum(one) for one in zip(*lengths, strict=True))
+    q_NHK = 2 * torch.randn(num_queries, num_heads, head_dim, generator=generator)
+    kv_S2HK = torch.randn(num_keys, 2, num_heads, head_dim, generator=generator).bfloat16()
+    return q_NHK.bfloat16(), *kv_S2HK.unbind(1)
+
+
+@has_bfloat16
+@pytest.mark.parametrize("lengths", [[(1, 1), (5, 5), (3, 7)], [(70, 70), (25, 25)], [(24, 64), (1, 300), (31, 33)]])
+@pytest.mark.parametrize(("num_heads", "head_dim"), [(3, 64), (2, 24), (4, 5), (1, 80), (2, 128)])
+@pytest.mark.parametrize("kind", ["all", "causal", "alibi"])
+def test_packed_attention_is_the_formula(lengths, num_heads, head_dim, kind):
+    q_NHK, k_SHK, v_SHK = packed(lengths, num_heads, head_dim)
+    slopes_H = torch.linspace(0.1, 1, num_heads) if kind == "alibi" else None
+    causal, scale = kind != "all", head_dim**-0.5
+    found = attend_packed(bfloat16_kernels(), q_NHK, k_SHK, v_SHK, lengths, causal, scale, slopes_H)
+    texts = [x.split([one[i] for one in lengths]) for x, i in ((q_NHK, 0), (k_SHK, 1), (v_SHK, 1))]
+    expected = torch.cat([plain_attention(*text, causal, slopes_H) for text in zip(*texts, strict=True)])
+    # Weights and the result are rounded to bfloat16's 8 bits; values are up to 4.
+    torch.testing.assert_close(found.double(), expected, atol=0.02, rtol=2**-8)
+    alone = attend_packed(bfloat16_kernels(), *(text[-1] for text in texts), lengths[-1:], causal, scale, slopes_H)
+    assert torch.equal(alone, found[-lengths[-1][0] :])
+
+
+@has_bfloat16
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_packed_attention_hands_on_what_is_not_finite_to_its_sequence_alone(value, which):
+    lengths = [(5, 5), (20, 20), (3, 3)]
+    tensors = [x.clone() for x in packed(lengths, 2, 16)]
+    tensors[which][12, 1, 3] = value
+    found = attend_packed(bfloat16_kernels(), *tensors, lengths, False, 0.25)
+    assert not found[5:25, 1].isfinite().all()
+    assert found[:5].isfinite().all()
+    assert found[25:].isfinite().all()
+    assert found[:, 0].isfinite().all()
