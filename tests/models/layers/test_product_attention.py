@@ -16,6 +16,13 @@ HEADS, HEAD_DIM = 3, 8
 CLOSE = {"atol": 5e-6, "rtol": 1e-5}
 
 
+@pytest.fixture(params=["kernel", "plain"])
+def way(request, monkeypatch):
+    """bfloat16 by the compiled kernel where there is one, and without."""
+    if request.param == "plain":
+        monkeypatch.setattr(product_attention, "bfloat16_kernels", lambda: None)
+
+
 def random_heads(num_tokens, seed):
     return torch.randn(num_tokens, HEADS, HEAD_DIM, generator=torch.Generator().manual_seed(seed))
 
@@ -42,6 +49,7 @@ def test_each_sequence_gets_what_the_formula_says(most_scores, pairs, causal):
     assert torch.allclose(found, torch.cat([formula(*text, causal) for text in texts]), **CLOSE)
 
 
+@pytest.mark.usefixtures("way")
 def test_threads_share_the_runs_and_change_no_bit():
     lengths = [30, 30, 17, 17, 9, 4]
     q, k, v = (random_heads(sum(lengths), seed).bfloat16() for seed in (1, 2, 3))
@@ -57,6 +65,7 @@ def test_threads_share_the_runs_and_change_no_bit():
         torch.set_num_threads(num_threads)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("deviation", [0.5, 2.0, 10.0])
 def test_large_scores_lose_little_in_bfloat16(deviation, causal):
