@@ -18,6 +18,7 @@ from torch import Tensor
 
 from batchloom.models.layers.feedforward import Activation, gelu_tanh
 from batchloom.models.layers.native.int8 import PanelWeight, panels
+from batchloom.models.layers.native.library import dense_kernels
 
 LARGEST = 127
 ZERO = 128
@@ -86,7 +87,8 @@ def quantized(weight_FD: Tensor) -> Int8Weight:
 
 def packed(integers_FD: Tensor, scale_F: Tensor) -> Int8Weight:
     """Return integers and their scales as a weight, for the kernel where there is one."""
-    return panels(integers_FD, scale_F) or for_operator(integers_FD, scale_F)
+    library = dense_kernels(torch.int8)
+    return for_operator(integers_FD, scale_F) if library is None else panels(library, integers_FD, scale_F)
 
 
 def for_operator(integers_FD: Tensor, scale_F: Tensor) -> OperatorWeight:

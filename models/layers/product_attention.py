@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from batchloom.models.layers.native.library import bfloat16_kernels
+from batchloom.models.layers.native.library import dense_kernels
 from batchloom.models.layers.native.packed_attention import attend_packed
 from batchloom.models.threads import side_by_side
 
@@ -36,7 +36,7 @@ class ProductAttention:
         return sum(self.key_lengths)
 
     def __call__(self, q_NHK: Tensor, k_SHK: Tensor, v_SHK: Tensor, scale: float) -> Tensor:
-        library = bfloat16_kernels() if q_NHK.dtype == torch.bfloat16 else None
+        library = dense_kernels(torch.bfloat16) if q_NHK.dtype == torch.bfloat16 else None
         if library is not None:
             lengths = list(zip(self.query_lengths, self.key_lengths, strict=True))
             return attend_packed(library, q_NHK, k_SHK, v_SHK, lengths, self.causal, scale)

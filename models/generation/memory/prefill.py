@@ -16,7 +16,7 @@ from batchloom.models.generation.memory.prompt_memory import PromptMemory
 from batchloom.models.generation.model import GenerativeEncoderDecoder, GenerativeModel, Model, has_encoder
 from batchloom.models.generation.requests import Request
 from batchloom.models.layers.attention import EncoderMemory, PackedAttention
-from batchloom.models.layers.native.library import bfloat16_kernels
+from batchloom.models.layers.native.library import dense_kernels
 from batchloom.models.layers.native.packed_attention import attend_packed
 from batchloom.models.layers.positions import positions_of
 from batchloom.models.layers.product_attention import ProductAttention
@@ -189,7 +189,7 @@ class _ProductPrefill:
         self.num_padded_tokens = sum(lengths)
         self._prefix, self._lengths, self._slopes_H = prefix, list(lengths), alibi_slopes
         is_for_kernel = prefix is None and like.dtype == torch.bfloat16 and like.device.type == "cpu"
-        self._kernels = bfloat16_kernels() if is_for_kernel else None
+        self._kernels = dense_kernels(torch.bfloat16) if is_for_kernel else None
         if self._kernels is None:
             self._bias_HTS = self._bias(prefix, alibi_slopes, like)
 

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from batchloom.models.layers.feedforward import Activation, gelu_tanh
-from batchloom.models.layers.native.library import kernels
 
 PANEL = 64
 """Outputs that are packed together; scales are padded to it."""
@@ -65,11 +64,8 @@ class PanelWeight:
         return out_NF if number is not None or activation is None else activation(out_NF)
 
 
-def panels(integers_FD: Tensor, scale_F: Tensor) -> PanelWeight | None:
-    """Return integers and their scales as a weight, or None without the kernel."""
-    library = kernels()
-    if library is None:
-        return None
+def panels(library: ctypes.CDLL, integers_FD: Tensor, scale_F: Tensor) -> PanelWeight:
+    """Return integers and their scales as a weight."""
     num_outputs, num_inputs = integers_FD.shape
     integers_FD = integers_FD.contiguous()
     packed = torch.zeros(library.int8_packed_size(num_outputs, num_inputs), dtype=torch.int8)

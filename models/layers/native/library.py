@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from threading import Lock
 
+import torch
+
 from batchloom.models.layers.native.build import FEATURES, BuildError, features, library_file
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,16 @@ def kernels() -> ctypes.CDLL | None:
 def bfloat16_kernels() -> ctypes.CDLL | None:
     """Return the library where the processor multiplies bfloat16, too."""
     return kernels() if "avx512_bf16" in features() else None
+
+
+def dense_kernels(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """Return the library where its products of many rows are the fastest: not where oneDNN's have AMX.
+
+    `dtype`: int8 or bfloat16, which is multiplied.
+    """
+    if "amx_tile" in features():
+        return None
+    return kernels() if dtype == torch.int8 else bfloat16_kernels()
 
 
 @cache

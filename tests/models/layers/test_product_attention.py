@@ -20,7 +20,7 @@ CLOSE = {"atol": 5e-6, "rtol": 1e-5}
 def way(request, monkeypatch):
     """bfloat16 by the compiled kernel where there is one, and without."""
     if request.param == "plain":
-        monkeypatch.setattr(product_attention, "bfloat16_kernels", lambda: None)
+        monkeypatch.setattr(product_attention, "dense_kernels", lambda _: None)
 
 
 def random_heads(num_tokens, seed):

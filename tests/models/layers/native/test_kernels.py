@@ -6,7 +6,9 @@ import torch.nn.functional as F
 
 from batchloom.models.layers import int8
 from batchloom.models.layers.feedforward import gelu_tanh
-from batchloom.models.layers.native.library import bfloat16_kernels, kernels
+from batchloom.models.layers.native import library
+from batchloom.models.layers.native.int8 import panels
+from batchloom.models.layers.native.library import bfloat16_kernels, dense_kernels, kernels
 from batchloom.models.layers.native.packed_attention import attend_packed
 
 has_int8 = pytest.mark.skipif(kernels() is None, reason="no compiler, or a processor without AVX-512 and VNNI")
@@ -21,8 +23,7 @@ def made(num_rows, num_outputs, num_inputs, dtype):
     weight_FD = torch.randn(num_outputs, num_inputs, generator=generator)
     scale_F1 = weight_FD.abs().amax(-1, keepdim=True) / int8.LARGEST
     integers_FD = (weight_FD / scale_F1).round().to(torch.int8)
-    kinds = int8.packed(integers_FD, scale_F1[:, 0]), int8.for_operator(integers_FD, scale_F1[:, 0])
-    assert [type(kind) for kind in kinds] == [int8.PanelWeight, int8.OperatorWeight]
+    kinds = panels(kernels(), integers_FD, scale_F1[:, 0]), int8.for_operator(integers_FD, scale_F1[:, 0])
     hidden_ND = torch.randn(num_rows, num_inputs, generator=generator).to(dtype)
     return kinds, torch.randn(num_outputs, generator=generator).to(dtype), hidden_ND
 
@@ -56,7 +57,8 @@ def test_gelu_is_that_of_the_operators_within_rounding(dtype, activation):
 @pytest.mark.parametrize("activation", [F.gelu, gelu_tanh])
 def test_gelu_is_near_the_formula_everywhere(activation):
     """A weight of one hands each value on: its row's only one, so it is 127 steps, and less than a scale's rounding."""
-    weight = int8.packed(torch.tensor([[int8.LARGEST]], dtype=torch.int8), torch.tensor([1 / int8.LARGEST]))
+    one = torch.tensor([[int8.LARGEST]], dtype=torch.int8)
+    weight = panels(kernels(), one, torch.tensor([1 / int8.LARGEST]))
     handed_on = weight.product(torch.linspace(-15, 15, 4001)[:, None], None)
     found = weight.product(torch.linspace(-15, 15, 4001)[:, None], None, activation)
     # 1 + erf(x / sqrt 2) is rounded to 2^-24 of 1 at best, and is multiplied by x / 2, up to 7.5.
@@ -141,3 +143,12 @@ def test_packed_attention_hands_on_what_is_not_finite_to_its_sequence_alone(valu
     assert found[:5].isfinite().all()
     assert found[25:].isfinite().all()
     assert found[:, 0].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16])
+def test_products_of_many_rows_are_left_to_onednn_where_it_has_amx(monkeypatch, dtype):
+    monkeypatch.setattr(library, "kernels", lambda: "a library")
+    both = {"avx512_bf16", "avx512_vnni"}
+    for features, expected in ((both, "a library"), (both | {"amx_tile", "amx_int8", "amx_bf16"}, None)):
+        monkeypatch.setattr(library, "features", lambda features=features: frozenset(features))
+        assert dense_kernels(dtype) == expected
