@@ -43,22 +43,23 @@ def in_this_process() -> Iterator[None]:
     finally:
         for (owner, name), before in _BEFORE.items():
             setattr(owner, name, before)
+        coordinator.cache_clear()  # with shares of datasets that ended without a word
 
 
 class _Coordinator(AutoscalingCoordinator):
     """A dataset's share."""
 
     def __init__(self, requester_id: str, subcluster_selector: Mapping[str, str] | None = None) -> None:
-        self._dataset, self._selector = requester_id, subcluster_selector
+        self._shared, self._dataset, self._selector = coordinator(), requester_id, subcluster_selector
 
     def request_resources(self, *arguments: Any, **options: Any) -> None:
-        coordinator().request_resources(self._dataset, *arguments, subcluster_selector=self._selector, **options)
+        self._shared.request_resources(self._dataset, *arguments, subcluster_selector=self._selector, **options)
 
     def cancel_request(self) -> None:
-        coordinator().cancel_request(self._dataset)
+        self._shared.cancel_request(self._dataset)
 
     def get_reserved_resources(self) -> Any:
-        return coordinator().get_reserved_resources(self._dataset)
+        return self._shared.get_reserved_resources(self._dataset)
 
 
 class _Places:

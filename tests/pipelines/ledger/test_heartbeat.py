@@ -65,12 +65,13 @@ def test_a_heartbeat_is_read_as_it_was_written(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "is_alive"),
-    [({}, True), ({"at": time.time() + 500}, True), ({"at": time.time() - LOST_SECONDS - 5}, False),
-     ({"ended": "Stop"}, False)],
-)  # fmt: skip
-def test_a_driver_of_another_machine_lives_as_long_as_it_beats(store: Store, changes, is_alive: bool) -> None:
-    assert one(**changes).is_alive(Lock(store)) is is_alive
+    ("seconds_ago", "changes", "is_alive"),
+    [(0, {}, True), (-500, {}, True), (LOST_SECONDS + 5, {}, False), (0, {"ended": "Stop"}, False)],
+)
+def test_a_driver_of_another_machine_lives_as_long_as_it_beats(
+    store: Store, seconds_ago: float, changes, is_alive: bool
+) -> None:
+    assert one(at=time.time() - seconds_ago, **changes).is_alive(Lock(store)) is is_alive
 
 
 def test_a_run_beside_one_of_this_machine_is_refused_until_its_process_ends_however_it_ends(store: Store) -> None:
