@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from batchloom.models.layers.layout import lay_out, product
+from batchloom.models.layers.layout import Weight, lay_out, product
 from batchloom.models.layers.linear import frozen
 from batchloom.models.ranks.division import rank_slice
 from batchloom.models.ranks.group import TensorParallel, TensorSlice
@@ -53,7 +53,7 @@ class VocabularyHead(nn.Module):
         self.vocab_size, self.group = vocab_size, group
         self.rows = -(-vocab_size // group.size)
         self.weight = frozen(self.rows, width)
-        self._laid_out: Tensor | None = None
+        self._laid_out: Weight | None = None
 
     @property
     def own(self) -> slice:
@@ -66,8 +66,9 @@ class VocabularyHead(nn.Module):
         own_bias_V = None if bias_1V is None else bias_1V[0, self.own]
         weight_VD = self.weight if self._laid_out is None else self._laid_out
         num_own = self.own.stop - self.own.start
-        if own_bias_V is not None and len(weight_VD) > num_own:
-            own_bias_V = F.pad(own_bias_V, (0, len(weight_VD) - num_own))
+        num_rows = len(weight_VD) if isinstance(weight_VD, Tensor) else self.rows
+        if own_bias_V is not None and num_rows > num_own:
+            own_bias_V = F.pad(own_bias_V, (0, num_rows - num_own))
         logits_NV = product(hidden_ND, weight_VD, own_bias_V)[:, : self.rows]
         logits_NV[:, num_own:] = -torch.inf
         return logits_NV

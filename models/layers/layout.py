@@ -9,7 +9,8 @@ oneDNN reorder them at every call. Reordered once, a product takes (one core of 
     bfloat16   plain  136    181    410   5046
             laid out   64    102    323   4706
 
-The operators are those that torch.compile emits; where a torch build lacks them, weights stay plain.
+The operators are those that torch.compile emits; where a torch build lacks them, weights stay plain. bfloat16 products
+are a compiled kernel's where there is one (models/layers/native), which is faster yet for few rows.
 """
 
 from collections.abc import Callable
@@ -21,8 +22,10 @@ from torch import Tensor
 
 from batchloom.models.layers.feedforward import Activation, gelu_tanh
 from batchloom.models.layers.int8 import Int8Weight
+from batchloom.models.layers.native.bfloat16 import Bfloat16Weight, panels
+from batchloom.models.layers.native.library import dense_kernels
 
-Weight = Tensor | Int8Weight
+Weight = Tensor | Bfloat16Weight | Int8Weight
 """What `product` multiplies with: a plain weight, one that `lay_out` reordered, or one in int8."""
 
 # Activations that oneDNN can fuse into the product, before rounding, with its names for them. Not relu: fused, it turns
@@ -37,9 +40,13 @@ Reorder = Callable[[Tensor], Weight | None]
 """Makes of a weight what `product` reads in its place: `lay_out`, or `quantized` of models/layers/int8.py."""
 
 
-def lay_out(weight_FD: Tensor) -> Tensor | None:
-    """Return the weight reordered, as an opaque tensor that only `product` reads, or None where nothing is gained."""
-    if weight_FD.device.type != "cpu" or not computes_in(weight_FD.dtype):
+def lay_out(weight_FD: Tensor) -> Tensor | Bfloat16Weight | None:
+    """Return the weight reordered, which only `product` reads, or None where nothing is gained."""
+    if weight_FD.device.type != "cpu":
+        return None
+    if weight_FD.dtype == torch.bfloat16 and (library := dense_kernels(torch.bfloat16)) is not None:
+        return panels(library, weight_FD)
+    if not computes_in(weight_FD.dtype):
         return None
     laid_out: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_FD, None)
     return laid_out
@@ -49,7 +56,7 @@ def product(
     hidden_ND: Tensor, weight_FD: Weight, bias_F: Tensor | None, activation: Activation | None = None
 ) -> Tensor:
     """Compute activation(hidden @ weight.T + bias), [N, D] -> [N, F], with a plain or a reordered weight."""
-    if isinstance(weight_FD, Int8Weight):
+    if not isinstance(weight_FD, Tensor):
         return weight_FD.product(hidden_ND, bias_F, activation)
     if len(hidden_ND) == 1 and weight_FD.is_mkldnn:
         # oneDNN splits long sums for a single row only, which changes rounding. Two rows give the same bits as any

@@ -2,17 +2,14 @@
 // is in models/layers/int8.py, whose plain operators are its oracle.
 //
 // Weights are packed in panels of 64 outputs: [F / 64][D / 4][64][4] bytes, zeros behind their ends. A register holds 16
-// outputs times 4 inputs, which one instruction (vpdpbusd) multiplies and adds to 16 sums. Six rows by 64 outputs are 24
-// registers of sums, so that a weight that was loaded is used six times, and no sum waits for itself.
-#include <algorithm>
+// outputs times 4 inputs, which one instruction (vpdpbusd) multiplies and adds to 16 sums.
 #include <vector>
 
-#include "activations.h"
+#include "panels.h"
 
 namespace {
 
-constexpr int64_t PANEL = 64, BLOCK_ROWS = 6;
-constexpr int64_t CHUNK_ROWS = 96;  // quantized together: they stay in the cache beside a panel
+constexpr int64_t CHUNK_ROWS = 96;  // quantized together
 constexpr int ZERO = 128;
 
 struct Weight {
@@ -68,27 +65,27 @@ void block(const uint8_t* integers, const float* row_scale, const Weight& weight
            Activation kind, Number* out, int64_t stride) {
     const int64_t width = width_of(weight.inputs), num_steps = width / 4;
     const int8_t* packed = weight.packed + panel * PANEL * width;
-    __m512i sums[ROWS][4];
+    __m512i sums[ROWS][PARTS];
 #pragma GCC unroll 6
     for (int row = 0; row < ROWS; ++row)
 #pragma GCC unroll 4
-        for (int part = 0; part < 4; ++part) sums[row][part] = _mm512_setzero_si512();
+        for (int part = 0; part < PARTS; ++part) sums[row][part] = _mm512_setzero_si512();
     for (int64_t step = 0; step < num_steps; ++step) {
-        __m512i parts[4];
+        __m512i parts[PARTS];
 #pragma GCC unroll 4
-        for (int part = 0; part < 4; ++part) parts[part] = _mm512_loadu_si512(packed + (step * 4 + part) * 64);
+        for (int part = 0; part < PARTS; ++part) parts[part] = _mm512_loadu_si512(packed + (step * PARTS + part) * 64);
 #pragma GCC unroll 6
         for (int row = 0; row < ROWS; ++row) {
             int32_t four;
             __builtin_memcpy(&four, integers + row * width + step * 4, 4);
             const __m512i same = _mm512_set1_epi32(four);
 #pragma GCC unroll 4
-            for (int part = 0; part < 4; ++part)
+            for (int part = 0; part < PARTS; ++part)
                 sums[row][part] = _mm512_dpbusd_epi32(sums[row][part], same, parts[part]);
         }
     }
 #pragma GCC unroll 4
-    for (int part = 0; part < 4; ++part) {
+    for (int part = 0; part < PARTS; ++part) {
         const int64_t at = panel * PANEL + part * LANES;
         if (at >= weight.outputs) break;
         const __mmask16 mask = first(weight.outputs - at);
@@ -112,25 +109,6 @@ void block(const uint8_t* integers, const float* row_scale, const Weight& weight
     }
 }
 
-template <typename Number>
-void rows_of_panel(const uint8_t* integers, const float* row_scale, int64_t num_rows, const Weight& weight,
-                   int64_t panel, const Number* bias, Activation kind, Number* out) {
-    const int64_t width = width_of(weight.inputs), stride = weight.outputs;
-    for (int64_t row = 0; row < num_rows; row += BLOCK_ROWS) {
-        const uint8_t* from = integers + row * width;
-        const float* scale = row_scale + row;
-        Number* to = out + row * stride;
-        switch (std::min(BLOCK_ROWS, num_rows - row)) {
-            case 1: block<1>(from, scale, weight, panel, bias, kind, to, stride); break;
-            case 2: block<2>(from, scale, weight, panel, bias, kind, to, stride); break;
-            case 3: block<3>(from, scale, weight, panel, bias, kind, to, stride); break;
-            case 4: block<4>(from, scale, weight, panel, bias, kind, to, stride); break;
-            case 5: block<5>(from, scale, weight, panel, bias, kind, to, stride); break;
-            default: block<6>(from, scale, weight, panel, bias, kind, to, stride);
-        }
-    }
-}
-
 // Room that a thread keeps from call to call.
 struct Room {
     std::vector<uint8_t> integers;
@@ -142,25 +120,31 @@ struct Room {
 };
 thread_local Room own_room;
 
+struct Rows {  // in integers, each with its scale
+    const uint8_t* integers;
+    const float* scale;
+};
+
 template <typename Number>
 void product(const Number* hidden, int64_t num_rows, const Weight& weight, const Number* bias, Activation kind,
              Number* out, int num_threads) {
-    const int64_t width = width_of(weight.inputs), num_panels = up_to(weight.outputs, PANEL) / PANEL;
-    const int64_t num_chunks = (num_rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
-    const bool by_chunks = num_chunks >= num_threads;  // a thread takes whole chunks, or panels of each
-#pragma omp parallel for num_threads(num_threads) if (num_threads > 1 && by_chunks) schedule(dynamic)
-    for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
-        const int64_t start = chunk * CHUNK_ROWS, size = std::min(CHUNK_ROWS, num_rows - start);
+    const int64_t width = width_of(weight.inputs);
+    const auto prepare = [&](int64_t start, int64_t size) {
         Room& room = own_room;
         room.grow(CHUNK_ROWS, width);
-        uint8_t* integers = room.integers.data();
-        float* scale = room.scale.data();
         for (int64_t row = 0; row < size; ++row)
-            scale[row] = quantize(hidden + (start + row) * weight.inputs, weight.inputs, integers + row * width);
-#pragma omp parallel for num_threads(num_threads) if (num_threads > 1 && !by_chunks)
-        for (int64_t panel = 0; panel < num_panels; ++panel)
-            rows_of_panel(integers, scale, size, weight, panel, bias, kind, out + start * weight.outputs);
-    }
+            room.scale[row] =
+                quantize(hidden + (start + row) * weight.inputs, weight.inputs, room.integers.data() + row * width);
+        return Rows{room.integers.data(), room.scale.data()};
+    };
+    const auto compute = [&](const Rows& rows, int64_t start, int64_t size, int64_t panel) {
+        Number* to = out + start * weight.outputs;
+        in_blocks(size, [&](auto number, int64_t row) {
+            block<number>(rows.integers + row * width, rows.scale + row, weight, panel, bias, kind,
+                          to + row * weight.outputs, weight.outputs);
+        });
+    };
+    by_chunks_and_panels(num_rows, CHUNK_ROWS, weight.outputs, num_threads, prepare, compute);
 }
 
 }  // namespace

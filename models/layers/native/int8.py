@@ -11,12 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from batchloom.models.layers.feedforward import Activation, gelu_tanh
-
-PANEL = 64
-"""Outputs that are packed together; scales are padded to it."""
-_NAMED: dict[Activation | None, int] = {None: 0, F.relu: 1, F.gelu: 2, gelu_tanh: 3}
-"""Activations of activations.h."""
+from batchloom.models.layers.feedforward import Activation
+from batchloom.models.layers.native.panels import NUMBERS, PANEL
 
 
 @dataclass(frozen=True)
@@ -27,7 +23,7 @@ class PanelWeight:
     packed: Tensor
     """int8, in the layout of int8.cpp."""
     scale_F: Tensor
-    """float32, zeros behind the outputs."""
+    """float32, zeros behind the outputs up to whole panels."""
     correction_F: Tensor
     """int32, as long: what a zero point that is not 0 adds to sums."""
     num_outputs: int
@@ -46,7 +42,7 @@ class PanelWeight:
         hidden_ND = hidden_ND.contiguous()
         bias_F = None if bias_F is None else bias_F.contiguous()
         out_NF = hidden_ND.new_empty(len(hidden_ND), self.num_outputs)
-        number = _NAMED.get(activation)
+        number = NUMBERS.get(activation)
         self.library.int8_product(
             hidden_ND.data_ptr(),
             hidden_ND.dtype == torch.bfloat16,

@@ -22,6 +22,10 @@ _ARGUMENTS = {
     "int8_packed_size": (Size, Size),
     "int8_pack": (Pointer, Size, Size, Pointer, Pointer),
     "int8_product": (Pointer, Int, Size, Size, Size, Pointer, Pointer, Pointer, Pointer, Int, Pointer, Int),
+    "bfloat16_packed_size": (Size, Size),
+    "bfloat16_pack": (Pointer, Size, Size, Pointer),
+    "bfloat16_product": (Pointer, Size, Size, Size, Pointer, Pointer, Int, Pointer, Int),
+    "log_normalizers": (Pointer, Size, Size, Size, Pointer, Int),
     "packed_attention": (Pointer, Int),
     "step_attention": (Pointer, Pointer, Size, Pointer, Pointer, Int),
 }
@@ -78,5 +82,5 @@ def _load() -> ctypes.CDLL:
     for name, arguments in _ARGUMENTS.items():
         function = getattr(library, name)
         function.argtypes = arguments
-        function.restype = Size if name == "int8_packed_size" else None
+        function.restype = Size if name.endswith("_size") else None
     return library

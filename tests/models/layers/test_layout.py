@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from batchloom.models.layers import layout
 from batchloom.models.layers.feedforward import gelu_tanh
 from batchloom.models.layers.layout import lay_out, product
 from batchloom.models.layers.linear import ColumnLinear
@@ -13,7 +14,10 @@ from batchloom.models.ranks.group import SINGLE
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", [None, F.gelu, gelu_tanh, F.relu, F.silu, torch.tanh])
 @pytest.mark.parametrize("num_rows", [0, 1, 5, 130])
-def test_a_laid_out_weight_gives_the_plain_product(dtype, activation, num_rows):
+@pytest.mark.parametrize("has_kernels", [True, False])
+def test_a_laid_out_weight_gives_the_plain_product(monkeypatch, dtype, activation, num_rows, has_kernels):
+    if not has_kernels:
+        monkeypatch.setattr(layout, "dense_kernels", lambda _: None)
     weight, bias = torch.randn(48, 32).to(dtype), torch.randn(48).to(dtype)
     laid_out = lay_out(weight)
     if laid_out is None:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from batchloom.models.layers import int8
 from batchloom.models.layers.feedforward import gelu_tanh
-from batchloom.models.layers.native import library
+from batchloom.models.layers.native import bfloat16, library
 from batchloom.models.layers.native.int8 import panels
 from batchloom.models.layers.native.library import bfloat16_kernels, dense_kernels, kernels
 from batchloom.models.layers.native.packed_attention import attend_packed
@@ -79,18 +79,73 @@ def test_int8_rows_that_are_not_finite_give_nothing_finite_that_operators_do_not
     assert not expected[2].isfinite().all()
 
 
+def of_each_number_of_threads(compute):
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(compute())
+    finally:
+        torch.set_num_threads(before)
+    return found
+
+
 @has_int8
 @pytest.mark.parametrize("num_rows", [7, 300])
 def test_threads_share_an_int8_product_and_change_no_bit(num_rows):
     (kernel, _), bias_F, hidden_ND = made(num_rows, 200, 40, torch.bfloat16)
-    num_threads, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            found.append(kernel.product(hidden_ND, bias_F, F.gelu))
-    finally:
-        torch.set_num_threads(num_threads)
-    assert torch.equal(*found)
+    assert torch.equal(*of_each_number_of_threads(lambda: kernel.product(hidden_ND, bias_F, F.gelu)))
+
+
+def in_bfloat16(num_rows, num_outputs, num_inputs):
+    generator = torch.Generator().manual_seed(num_rows)
+    sizes = (num_outputs, num_inputs), (num_rows, num_inputs), (num_outputs,)
+    weight_FD, hidden_ND, bias_F = (torch.randn(*size, generator=generator).bfloat16() for size in sizes)
+    return weight_FD, bfloat16.panels(bfloat16_kernels(), weight_FD), hidden_ND, bias_F
+
+
+@has_bfloat16
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("activation", [None, F.relu, F.gelu, gelu_tanh, torch.tanh])
+def test_bfloat16_products_are_the_formula_rounded_once(shape, activation):
+    weight_FD, kernel, hidden_ND, bias_F = in_bfloat16(*shape)
+    for bias in (bias_F, None):
+        found = kernel.product(hidden_ND, bias, activation)
+        exact = F.linear(hidden_ND.double(), weight_FD.double(), None if bias is None else bias.double())
+        # tanh is torch's, of sums that are rounded already: a slope of 1 at most hands their rounding on.
+        expected, roundings = (exact, 1) if activation is None else (activation(exact), 1 + (activation is torch.tanh))
+        assert found.dtype == torch.bfloat16
+        # Half a place of bfloat16's 8 bits for each rounding; sums of some 300 products of about 1 in float32.
+        torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=roundings * 2**-8)
+
+
+@has_bfloat16
+@pytest.mark.parametrize("num_inputs", [68, 5000])  # 5,000: a chunk is fewer rows
+def test_a_row_of_a_bfloat16_product_has_its_bits_whatever_is_beside_it(num_inputs):
+    _, kernel, hidden_ND, bias_F = in_bfloat16(200, 130, num_inputs)
+    whole = kernel.product(hidden_ND, bias_F, F.gelu)
+    for rows in (slice(0, 1), slice(199, 200), slice(3, 10), slice(50, 150)):
+        assert torch.equal(kernel.product(hidden_ND[rows], bias_F, F.gelu), whole[rows])
+
+
+@has_bfloat16
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("activation", [None, F.relu, F.gelu, gelu_tanh])
+def test_bfloat16_rows_that_are_not_finite_stay_so(value, activation):
+    weight_FD, kernel, hidden_ND, bias_F = in_bfloat16(7, 65, 33)
+    hidden_ND[2, 5] = value
+    found = kernel.product(hidden_ND, bias_F, activation)
+    expected = F.linear(hidden_ND.float(), weight_FD.float(), bias_F.float())
+    expected = expected if activation is None else activation(expected)
+    assert found[[0, 1, 3, 4, 5, 6]].isfinite().all()
+    assert torch.equal(found[2].isfinite(), expected[2].isfinite())
+
+
+@has_bfloat16
+@pytest.mark.parametrize("num_rows", [7, 600])
+def test_threads_share_a_bfloat16_product_and_change_no_bit(num_rows):
+    _, kernel, hidden_ND, bias_F = in_bfloat16(num_rows, 200, 300)
+    assert torch.equal(*of_each_number_of_threads(lambda: kernel.product(hidden_ND, bias_F, F.gelu)))
 
 
 def plain_attention(q_THK, k_SHK, v_SHK, causal, slopes_H):
