@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from batchloom.models.kernels import kernel_or
+from batchloom.models.layers.native.library import bfloat16_kernels
+from batchloom.models.layers.native.vocabulary import log_normalizers
 
 TILE = 128  # tokens: one streaming pass gives the maximum of each tile, and the largest of 400 maxima cost nothing
 
@@ -24,7 +26,9 @@ Reduction = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 def log_normalizer(logits_RV: Tensor) -> Tensor:
     """Return the log-sum-exp of each row, float32 [R]: a logit minus this is a log-probability."""
     if logits_RV.device.type == "cpu":
-        return plain_log_normalizer(logits_RV)
+        is_bfloat16 = logits_RV.dtype == torch.bfloat16 and logits_RV.stride(1) == 1
+        library = bfloat16_kernels() if is_bfloat16 else None
+        return plain_log_normalizer(logits_RV) if library is None else log_normalizers(library, logits_RV)
     return best_and_normalizer(logits_RV)[2]
 
 
