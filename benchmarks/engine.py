@@ -50,6 +50,7 @@ WORKLOADS = {
     "greedy-varying": Workload("bart-base", 301, 64, varying=True),
     "bloom": Workload("bloom-560m", 120, 48),
 }
+DTYPES = ("bfloat16", "float32", "int8")
 # What is tried: sequences of a static batch, and for CTranslate2 workers (0: one a thread) and tokens of a batch.
 STATIC_BATCHES = (4, 8, 16, 32)
 TRANSLATORS = ((1, 8192), (1, 2048), (0, 4096), (0, 2048), (0, 1024))
@@ -60,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workload", choices=WORKLOADS, default="beam")
     parser.add_argument("--documents", type=int, default=64)
-    parser.add_argument("--dtype", choices=["bfloat16", "float32", "int8"], default="bfloat16", help="of batchloom")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bfloat16"], help="of batchloom, all in turns")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--systems", nargs="+", default=["batchloom", "transformers", "ctranslate2"])
@@ -72,12 +73,14 @@ def main() -> None:
     folder = checkpoint(work.checkpoint, options.folder)
     prompts, lengths = corpus(work, options.documents)
     makers: dict[str, Callable[[], dict[str, Run]]] = {
-        "batchloom": lambda: {f"batchloom, {options.dtype}": batchloom(folder, work, prompts, lengths, options.dtype)},
         "transformers": lambda: transformers_static(folder, work, prompts, lengths),
         "ctranslate2": lambda: ctranslate2(folder, work, prompts, lengths, options.threads),
     }
     runs: dict[str, Run] = {}
     for system in options.systems:
+        if system == "batchloom":
+            runs |= {f"{system}, {dtype}": batchloom(folder, work, prompts, lengths, dtype) for dtype in options.dtypes}
+            continue
         try:
             runs |= fastest(makers[system](), options.threads)
         except ImportError as error:
@@ -87,13 +90,14 @@ def main() -> None:
         for name, run in runs.items():
             timed[name].append(clocked(run, options.threads))
     print(f"{work.title(prompts)} ({sum(lengths)}), {options.threads} threads, torch {torch.__version__}")
-    dtypes = {"batchloom": options.dtype, "transformers": "bfloat16", "ctranslate2": "int8"}
+    of_rivals = {"transformers": "bfloat16", "ctranslate2": "int8"}
     figures = []
     for name, times in timed.items():
         wall, cpu = (min(one) for one in zip(*times, strict=True))
         print(f"{name:40s} {len(prompts) / wall:7.2f} rows/s  {len(prompts) / cpu:7.2f} rows per processor second")
         system, _, settings = name.partition(", ")
-        own = {"system": system, "dtype": dtypes[system], "settings": settings.removeprefix(options.dtype)}
+        told = {"dtype": settings} if system == "batchloom" else {"dtype": of_rivals[system], "settings": settings}
+        own = {"system": system, **told}
         rounds = tuple(len(prompts) / one for one, _ in times)
         figures.append(record.Figure(value=len(prompts) / wall, unit="rows/s", rounds=rounds, **own))
         per_second = record.Figure(what="speed of a core", value=len(prompts) / cpu, unit="rows/processor s", **own)
@@ -101,9 +105,9 @@ def main() -> None:
     floor = floor_seconds(work, prompts, lengths, options.threads)
     print(f"{'floor':40s} {len(prompts) / floor:7.2f} rows/s, products alone at this machine's best speed")
     figures.append(record.Figure(system="floor", value=len(prompts) / floor, unit="rows/s", dtype="bfloat16"))
-    told = {**asdict(work), "new_tokens": sum(lengths), "threads": options.threads, "weights": "random"}
-    told["prompt_tokens"] = {"mean": sum(map(len, prompts)) / len(prompts), **least_and_most(prompts)}
-    record.write(options.results, f"engine-{options.workload}", work.title(prompts), told, figures)
+    workload = {**asdict(work), "new_tokens": sum(lengths), "threads": options.threads, "weights": "random"}
+    workload["prompt_tokens"] = {"mean": sum(map(len, prompts)) / len(prompts), **least_and_most(prompts)}
+    record.write(options.results, f"engine-{options.workload}", work.title(prompts), workload, figures)
 
 
 def least_and_most(prompts: list[list[int]]) -> dict[str, int]:

@@ -17,7 +17,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,6 +30,7 @@ from batchloom.models.single_pass.single_pass import SinglePass
 from batchloom.models.threads import side_by_side
 from benchmarks import record
 
+DTYPES = ("bfloat16", "float32", "int8")
 BATCH_SIZES = (2, 4, 8, 16, 32, 64)
 SIZES = {
     "vocab_size": 50265,
@@ -107,12 +108,34 @@ def middle_of(pairs: list[list[int]]) -> list[list[int]]:
     return sorted(pairs, key=len)[len(pairs) // 4 : 3 * len(pairs) // 4]
 
 
+def compared(dtype: str, ours: list[Measured], theirs: list[Measured], num_tokens: int) -> Iterator[record.Figure]:
+    """Print and yield what single passes in one dtype are beside the rival's rounds."""
+    by_clock, by_processor = (
+        statistics.median(getattr(their, name) / getattr(our, name) for our, their in zip(ours, theirs, strict=True))
+        for name in ("wall_seconds", "processor_seconds")
+    )
+    found, expected = ours[-1].result, theirs[-1].result
+    agree = float((found.argmax(-1) == expected.argmax(-1)).float().mean())
+    difference = float((found - expected).abs().max())
+    speed = record.speed("batchloom", [num_tokens / one.wall_seconds for one in ours], "tokens/s", dtype=dtype)
+    print(f"single pass in {dtype}: {', '.join(f'{one:.0f}' for one in speed.rounds)} tokens/s")
+    print(f"  median: {by_clock:.2f} times by the clock, {by_processor:.2f} times by processor time")
+    print(f"  logits differ by {difference:.3f} at most; best class equal in {agree:.1%}", flush=True)
+    yield speed
+    for what, value, unit in (
+        ("ratio of processor time", by_processor, "times"),
+        ("largest difference of a logit", difference, ""),
+        ("best class as transformers", agree, "share"),
+    ):
+        yield record.Figure(system="batchloom", what=what, value=value, unit=unit, dtype=dtype)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--labels", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--dtype", choices=["bfloat16", "float32", "int8"], default="bfloat16", help="of batchloom")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bfloat16"], help="of batchloom, all in turns")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     record.add_options(parser)
@@ -129,7 +152,7 @@ def main() -> None:
     reference = transformers.BartForSequenceClassification(transformers.BartConfig(**SIZES)).to(torch.bfloat16).eval()
     with tempfile.TemporaryDirectory() as folder:
         reference.save_pretrained(folder)
-        single_pass = SinglePass(load_model(folder, dtype=arguments.dtype, device=device))
+        passes = {dtype: SinglePass(load_model(folder, dtype=dtype, device=device)) for dtype in arguments.dtypes}
     reference.to(device)
 
     seconds = {}
@@ -143,34 +166,19 @@ def main() -> None:
         print(f"transformers, {setting}: {rate:7.0f} tokens/s", flush=True)
     best = min(seconds, key=lambda setting: seconds[setting])
 
-    single_pass.classify(middle_of(pairs)[:8])  # warm up
-    ratios, processor_ratios = [], []
-    speeds: dict[str, list[float]] = {"batchloom": [], "transformers": []}
+    for single_pass in passes.values():
+        single_pass.classify(middle_of(pairs)[:8])  # warm up
+    theirs: list[Measured] = []
+    ours: dict[str, list[Measured]] = {dtype: [] for dtype in passes}
     for _ in range(arguments.rounds):
-        theirs = timed(partial(reference_logits, reference, pairs, best, device), device)
-        ours = timed(partial(single_pass.classify, pairs), device)
-        speeds["batchloom"].append(num_tokens / ours.wall_seconds)
-        speeds["transformers"].append(num_tokens / theirs.wall_seconds)
-        ratios.append(theirs.wall_seconds / ours.wall_seconds)
-        processor_ratios.append(theirs.processor_seconds / ours.processor_seconds)
-        print(
-            f"transformers ({best}) {num_tokens / theirs.wall_seconds:7.0f} tokens/s, "
-            f"single pass {num_tokens / ours.wall_seconds:7.0f} tokens/s: {ratios[-1]:.2f} times by the clock, "
-            f"{processor_ratios[-1]:.2f} by processor time",
-            flush=True,
-        )
-    by_clock, by_processor = statistics.median(ratios), statistics.median(processor_ratios)
-    agree = (ours.result.argmax(-1) == theirs.result.argmax(-1)).float().mean()
-    print(f"median: {by_clock:.2f} times by the clock, {by_processor:.2f} times by processor time")
-    difference = (ours.result - theirs.result).abs().max()
-    print(f"logits differ by {difference:.3f} at most; best class equal in {agree:.1%}")
-    about = {"batchloom": {"dtype": arguments.dtype}, "transformers": {"dtype": "bfloat16", "settings": str(best)}}
-    figures = [record.speed(system, own, "tokens/s", **about[system]) for system, own in speeds.items()]
-    figures += [
-        record.Figure(system="batchloom", what="ratio of processor time", value=by_processor, unit="times"),
-        record.Figure(system="batchloom", what="largest difference of a logit", value=float(difference), unit=""),
-        record.Figure(system="batchloom", what="best class as transformers", value=float(agree), unit="share"),
-    ]
+        theirs.append(timed(partial(reference_logits, reference, pairs, best, device), device))
+        for dtype, single_pass in passes.items():
+            ours[dtype].append(timed(partial(single_pass.classify, pairs), device))
+    speeds = [num_tokens / one.wall_seconds for one in theirs]
+    print(f"transformers ({best}): {', '.join(f'{speed:.0f}' for speed in speeds)} tokens/s")
+    figures = [record.speed("transformers", speeds, "tokens/s", dtype="bfloat16", settings=str(best))]
+    for dtype, own in ours.items():
+        figures += compared(dtype, own, theirs, num_tokens)
     title = f"bart-base, classification of {len(pairs):,} pairs of {num_tokens / len(pairs):.0f} tokens"
     workload = {
         "model": "bart-base's sizes, random weights",

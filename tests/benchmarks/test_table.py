@@ -34,11 +34,13 @@ def test_the_plot_is_of_the_result() -> None:
     assert table.machine_of(result) in drawn
 
 
-def test_a_table_has_the_best_of_each_system_and_the_ratio_to_the_better_rival(tmp_path: Path) -> None:
+def test_a_table_has_our_best_of_each_dtype_and_the_ratio_to_the_better_rival(tmp_path: Path) -> None:
     figures = [
         Figure(system="batchloom", value=8.0, unit="rows/s", dtype="float32"),
         Figure(system="batchloom", value=9.0, unit="rows/s", dtype="bfloat16"),
-        Figure(system="transformers", value=1234.5, unit="rows/s", dtype="float32"),
+        Figure(system="batchloom", value=8.5, unit="rows/s", dtype="bfloat16"),
+        Figure(system="transformers", value=15.0, unit="rows/s", dtype="bfloat16"),
+        Figure(system="transformers", value=20.0, unit="rows/s", dtype="float32"),
         Figure(system="ctranslate2", value=12.0, unit="rows/s", dtype="int8"),
         Figure(system="ctranslate2", what="speed of a core", value=99.0, unit="rows/processor s", dtype="int8"),
     ]
@@ -46,7 +48,9 @@ def test_a_table_has_the_best_of_each_system_and_the_ratio_to_the_better_rival(t
     write(tmp_path, "alone", "without a rival", {"rows": 3}, figures[:1])
     rows = [line for line in table.render(tmp_path).splitlines() if line.startswith("| [")]
     path = "benchmarks/results/one.json"
-    assert rows == [f"| [short texts]({path}) | 9.00 (bfloat16) | 1,234 (float32) | 12.0 (int8) | 0.01 |"]
+    assert rows == [
+        f"| [short texts]({path}) | 8.00 (float32), 9.00 (bfloat16) | 20.0 (float32) | 12.0 (int8) | 0.40, 0.45 |"
+    ]
 
 
 def test_other_units_are_named_and_a_rival_that_was_not_run_too(tmp_path: Path) -> None:
