@@ -80,6 +80,9 @@ class PretendGpu:
     """Times that the host waited for all that was queued, by operation; blocking uploads are among them."""
     operations: Counter[str] = field(default_factory=Counter)
     """Of the host: a graph that is replayed is one."""
+    launches: Counter[str] = field(default_factory=Counter)
+    """What captured graphs start on the device at each replay, by operation: all but views."""
+    num_captures: int = 0
     num_bytes_up: int = 0
     _recorded: "list[Callable[[], object]] | None" = None
 
@@ -87,6 +90,8 @@ class PretendGpu:
         """Count from here on."""
         self.waits.clear()
         self.operations.clear()
+        self.launches.clear()
+        self.num_captures = 0
         self.num_bytes_up = 0
 
     def wait(self, why: str) -> None:
@@ -183,11 +188,15 @@ class PretendGpu:
 
         assert self._recorded is not None
         self._recorded.append(again)
+        is_view = all(result.untyped_storage().data_ptr() in given for result in results)
+        if func._schema.is_mutable or not is_view:
+            self.launches[str(func)] += 1
 
     @contextmanager
     def capturing(self, graph: "PretendGraph", **_: Any) -> Iterator[None]:
         assert self._recorded is None
         graph.gpu, self._recorded = self, graph.operations
+        self.num_captures += 1
         try:
             yield
         finally:

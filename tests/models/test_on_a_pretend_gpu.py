@@ -6,6 +6,8 @@ Steps are captured and replayed there. tests/gpu has the same on a GPU, with ker
 import pytest
 
 from batchloom.models import Engine, GenerationParams, load_model
+from batchloom.models.generation.memory.gpu import backend
+from batchloom.models.generation.memory.gpu.attention import BlockReader
 from tests.models.generation.conftest import make_checkpoint
 
 OPTIONS = {
@@ -79,3 +81,30 @@ def test_a_step_waits_once_and_once_more_where_sequences_end(pretend_gpu, checkp
     assert num_plain >= 5
     assert answers == expected
     assert engine._lanes.runners[0]._backend._graphs.num_steps["replayed"] > 5
+
+
+class FusedStandIn(BlockReader):
+    """Launches what Triton's kernel would: one operation a layer, and nothing before."""
+
+    def __init__(self, *_):
+        pass
+
+    def attend(self, _, q_NHK):
+        return q_NHK.clone()
+
+
+@pytest.mark.parametrize(("family", "most"), [("bart", 17), ("blenderbot", 17), ("bloom", 11)])
+def test_a_captured_step_launches_few_operations_a_layer(pretend_gpu, tmp_path, monkeypatch, family, most):
+    """A small model's step takes as long as its launches: of each attention products and a kernel, its keys' and
+    values' writes, of each block a sum and a norm. cuBLAS adds a launch where it splits sums."""
+    monkeypatch.setattr(backend, "reader_on", lambda _: FusedStandIn)
+    launched = []
+    for num_layers in (1, 3):
+        folder = str(tmp_path / f"{family}-{num_layers}")
+        make_checkpoint(folder, family, **{"n_layer" if family == "bloom" else "decoder_layers": num_layers})
+        engine = Engine(on("cuda", folder))
+        pretend_gpu.forget()
+        said(engine, [GenerationParams(min_new_tokens=9, max_new_tokens=9)] * len(PROMPTS))
+        assert pretend_gpu.num_captures == 1
+        launched.append(pretend_gpu.launches.total())
+    assert (launched[1] - launched[0]) / 2 <= most
