@@ -1,9 +1,12 @@
 """The kernels are compiled once a machine by whoever comes first, and missed without harm."""
 
+import ctypes
 import logging
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from shutil import which
 
 import pytest
@@ -72,12 +75,49 @@ def test_other_sources_are_another_library(tmp_path, sources):
     assert build.library_file(tmp_path) != first
 
 
+@has_compiler
 @pytest.mark.usefixtures("sources")
-def test_a_compiler_that_fails_is_named_with_its_words(tmp_path, monkeypatch):
-    monkeypatch.setenv("CXX", "sh -c 'echo no such option >&2; exit 1'")
-    with pytest.raises(build.BuildError, match="failed: no such option"):
+@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[:1000], lambda whole: whole[:-1] + b"?"])
+def test_a_damaged_library_is_made_anew(tmp_path, damage):
+    """A node that lost power left half a file: loading it was a bus error, in each replica from then on."""
+    path = build.library_file(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert build.library_file(tmp_path) == path
+    assert path.read_bytes() == whole
+    assert ctypes.CDLL(str(path)).seven() == 7
+
+
+@pytest.mark.usefixtures("sources")
+@pytest.mark.parametrize(
+    ("compiler", "message"),
+    [
+        ("sh -c 'echo no such option >&2; exit 1'", "failed: no such option"),
+        ("sh -c 'echo warning: old >&2; echo x.cpp: error: unknown >&2; exit 1'", "failed: x.cpp: error: unknown"),
+        ("sh -c 'printf \"\\351t\\351\" >&2; exit 1'", "failed: \ufffdt\ufffd"),  # words in Latin-1
+        ("true", "failed: no words"),  # and no library
+        ("/no/such/compiler -m64", "/no/such/compiler cannot be run: No such file or directory"),
+        ('g++ "-m64', 'CXX = g.. "-m64 cannot be read: No closing quotation'),
+    ],
+)
+def test_a_compiler_that_fails_is_named_with_its_words(tmp_path, monkeypatch, compiler, message):
+    monkeypatch.setenv("CXX", compiler)
+    with pytest.raises(build.BuildError, match=message):
         build.library_file(tmp_path)
     assert not list(tmp_path.glob("*.so"))
+
+
+@pytest.mark.usefixtures("sources")
+def test_a_compiler_that_hangs_is_ended_with_its_children(tmp_path, monkeypatch):
+    """g++ is several processes: the others held its pipe open, and were waited for without end."""
+    monkeypatch.setattr(build, "SECONDS_TO_COMPILE", 0.3)
+    monkeypatch.setenv("CXX", f"sh -c 'sleep 20 & echo $! > {tmp_path}/child; wait'")
+    start = time.monotonic()
+    with pytest.raises(build.BuildError, match="sh took more than 0.3 s"):
+        build.library_file(tmp_path)
+    assert time.monotonic() - start < 10
+    child = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
+    assert not child.exists() or child.read_text().split()[2] == "Z"
 
 
 def test_without_a_compiler_plain_torch_computes_and_one_warning_says_so(tmp_path, monkeypatch, loaded, caplog):
