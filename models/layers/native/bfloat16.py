@@ -51,6 +51,6 @@ def panels(library: ctypes.CDLL, weight_FD: Tensor) -> Bfloat16Weight:
     """Return a weight for the kernel."""
     num_outputs, num_inputs = weight_FD.shape
     weight_FD = weight_FD.contiguous()
-    packed = torch.zeros(library.bfloat16_packed_size(num_outputs, num_inputs), dtype=torch.bfloat16)
+    packed = weight_FD.new_zeros(library.bfloat16_packed_size(num_outputs, num_inputs))
     library.bfloat16_pack(weight_FD.data_ptr(), num_outputs, num_inputs, packed.data_ptr())
     return Bfloat16Weight(library, packed, num_outputs, num_inputs)

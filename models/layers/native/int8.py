@@ -64,8 +64,8 @@ def panels(library: ctypes.CDLL, integers_FD: Tensor, scale_F: Tensor) -> PanelW
     """Return integers and their scales as a weight."""
     num_outputs, num_inputs = integers_FD.shape
     integers_FD = integers_FD.contiguous()
-    packed = torch.zeros(library.int8_packed_size(num_outputs, num_inputs), dtype=torch.int8)
+    packed = integers_FD.new_zeros(library.int8_packed_size(num_outputs, num_inputs))
     padding = (0, -num_outputs % PANEL)
-    correction_F = torch.zeros(num_outputs + padding[1], dtype=torch.int32)
+    correction_F = integers_FD.new_zeros(num_outputs + padding[1], dtype=torch.int32)
     library.int8_pack(integers_FD.data_ptr(), num_outputs, num_inputs, packed.data_ptr(), correction_F.data_ptr())
     return PanelWeight(library, packed, F.pad(scale_F.float(), padding), correction_F, num_outputs, num_inputs)

@@ -11,24 +11,13 @@ from threading import Lock
 import torch
 
 from batchloom.models.layers.native.build import FEATURES, BuildError, features, library_file
+from batchloom.models.layers.native.check import check
+from batchloom.models.layers.native.signatures import declare
 
 logger = logging.getLogger(__name__)
 SWITCH = "BATCHLOOM_KERNELS"
 """An environment variable: 0 leaves all to plain torch."""
 _LOADING = Lock()
-
-Pointer, Size, Int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-_ARGUMENTS = {
-    "int8_packed_size": (Size, Size),
-    "int8_pack": (Pointer, Size, Size, Pointer, Pointer),
-    "int8_product": (Pointer, Int, Size, Size, Size, Pointer, Pointer, Pointer, Pointer, Int, Pointer, Int),
-    "bfloat16_packed_size": (Size, Size),
-    "bfloat16_pack": (Pointer, Size, Size, Pointer),
-    "bfloat16_product": (Pointer, Size, Size, Size, Pointer, Pointer, Int, Pointer, Int),
-    "log_normalizers": (Pointer, Size, Size, Size, Pointer, Int),
-    "packed_attention": (Pointer, Int),
-    "step_attention": (Pointer, Pointer, Size, Pointer, Pointer, Int),
-}
 
 
 def kernels() -> ctypes.CDLL | None:
@@ -79,8 +68,6 @@ def _load() -> ctypes.CDLL:
     except OSError:  # a home that cannot be written to, or that forbids to execute
         with tempfile.TemporaryDirectory() as folder:
             library = ctypes.CDLL(str(library_file(Path(folder))))
-    for name, arguments in _ARGUMENTS.items():
-        function = getattr(library, name)
-        function.argtypes = arguments
-        function.restype = Size if name.endswith("_size") else None
+    declare(library)
+    check(library, "avx512_bf16" in features())
     return library

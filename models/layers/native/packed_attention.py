@@ -6,19 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from batchloom.models.layers.native.library import Pointer, Size
-
-
-class _Packed(ctypes.Structure):
-    """`Packed` of packed_attention.cpp."""
-
-    _fields_ = (
-        *(("queries", Pointer), ("keys", Pointer), ("values", Pointer)),
-        *(("query_stride", Size), ("query_head_stride", Size), ("key_stride", Size), ("key_head_stride", Size)),
-        *(("value_stride", Size), ("value_head_stride", Size), ("lengths", Pointer), ("num_sequences", Size)),
-        *(("num_heads", Size), ("head_dim", Size), ("scale", ctypes.c_float), ("slopes", Pointer)),
-        *(("is_causal", Size), ("out", Pointer)),
-    )
+from batchloom.models.layers.native.signatures import Packed
 
 
 def attend_packed(
@@ -40,10 +28,10 @@ def attend_packed(
     assert slopes_H is None or (causal and slopes_H.dtype == torch.float32)
     q_NHK, k_SHK, v_SHK = (x if x.stride(2) == 1 else x.contiguous() for x in (q_NHK, k_SHK, v_SHK))
     out_NHK = q_NHK.new_empty(q_NHK.shape)
-    length_B2 = torch.tensor(lengths, dtype=torch.long).view(-1, 2)
+    length_B2 = torch.tensor(lengths, dtype=torch.long, device=q_NHK.device).view(-1, 2)
     assert length_B2.sum(0).tolist() == [len(q_NHK), len(k_SHK)], "lengths are those of the packed tokens"
     slopes_H = None if slopes_H is None else slopes_H.contiguous()
-    packed = _Packed(
+    packed = Packed(
         *(x.data_ptr() for x in (q_NHK, k_SHK, v_SHK)),
         *(stride for x in (q_NHK, k_SHK, v_SHK) for stride in x.stride()[:2]),
         length_B2.data_ptr(),

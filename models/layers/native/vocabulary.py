@@ -13,7 +13,7 @@ def log_normalizers(library: ctypes.CDLL, logits_RV: Tensor) -> Tensor:
     """
     assert logits_RV.dtype == torch.bfloat16, logits_RV.dtype
     assert logits_RV.stride(1) == 1, "the numbers of a row follow each other"
-    normalizer_R = torch.empty(len(logits_RV), dtype=torch.float32)
+    normalizer_R = logits_RV.new_empty(len(logits_RV), dtype=torch.float32)
     library.log_normalizers(
         logits_RV.data_ptr(), *logits_RV.shape, logits_RV.stride(0), normalizer_R.data_ptr(), torch.get_num_threads()
     )

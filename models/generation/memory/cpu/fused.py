@@ -13,28 +13,9 @@ from torch import Tensor
 from batchloom.models.generation.memory.cpu.attention import PoolRows, shared
 from batchloom.models.generation.memory.cpu.entry_pool import PoolStep
 from batchloom.models.generation.memory.prompt_memory import PromptMemory
-from batchloom.models.layers.native.library import Pointer, Size
+from batchloom.models.layers.native.signatures import Pool, Step
 
 Memories = Sequence[PromptMemory]
-
-
-class _Step(ctypes.Structure):
-    """`Step` of attention.cpp."""
-
-    _fields_ = (
-        *(("queries", Pointer), ("row_stride", Size), ("head_stride", Size), ("num_heads", Size), ("head_dim", Size)),
-        *(("scale", ctypes.c_float), ("slopes", Pointer), ("position", Pointer), ("out", Pointer)),
-    )
-
-
-class _Pool(ctypes.Structure):
-    """`Pool` of attention.cpp."""
-
-    _fields_ = (
-        *(("keys", Pointer), ("values", Pointer), ("place_stride", Size), ("head_stride", Size), ("capacity", Size)),
-        *(("is_seen", Pointer), ("position", Pointer), ("entry", Pointer), ("new_keys", Pointer)),
-        *(("new_values", Pointer), ("new_row_stride", Size), ("new_head_stride", Size)),
-    )
 
 
 class _Prompts:
@@ -100,7 +81,7 @@ class FusedStepAttention:
             assert k_GHEK.stride(2) == k_GHEK.shape[3], "entries follow each other"
             assert step.descent_GBE.is_contiguous(), "the kernel reads places by their size"
             assert step.position_GE.is_contiguous(), "the kernel reads places by their size"
-            pool = _Pool(
+            pool = Pool(
                 k_GHEK.data_ptr(),
                 v_GHEK.data_ptr(),
                 *k_GHEK.stride()[:2],
@@ -123,12 +104,12 @@ class FusedStepAttention:
         return attended_NHK
 
     def _call(
-        self, layer: int, q_NHK: Tensor, prompts: _Prompts, out_NHK: Tensor, position_N: Tensor, pool: _Pool | None
+        self, layer: int, q_NHK: Tensor, prompts: _Prompts, out_NHK: Tensor, position_N: Tensor, pool: Pool | None
     ) -> None:
         assert q_NHK.dtype == torch.bfloat16, "the kernel is for bfloat16"
         assert q_NHK.stride(2) == 1, "the numbers of a head follow each other"
         slopes = None if self._slopes_H is None else self._slopes_H.data_ptr()
-        step = _Step(
+        step = Step(
             q_NHK.data_ptr(),
             *q_NHK.stride()[:2],
             *q_NHK.shape[1:],
