@@ -92,7 +92,8 @@ void bfloat16_pack(const Bfloat16* weight, int64_t outputs, int64_t inputs, Bflo
 void bfloat16_product(const Bfloat16* hidden, int64_t num_rows, int64_t outputs, int64_t inputs, const Bfloat16* packed,
                       const Bfloat16* bias, int activation, Bfloat16* out, int num_threads) {
     const Weight weight{outputs, inputs, packed};
-    const int64_t own_cache = CHUNK_BYTES / (inputs * (int64_t)sizeof(Bfloat16)) / BLOCK_ROWS * BLOCK_ROWS;
+    const int64_t row_bytes = std::max<int64_t>(1, inputs) * (int64_t)sizeof(Bfloat16);
+    const int64_t own_cache = CHUNK_BYTES / row_bytes / BLOCK_ROWS * BLOCK_ROWS;
     const auto prepare = [&](int64_t start, int64_t) { return hidden + start * inputs; };
     const auto compute = [&](const Bfloat16* rows, int64_t start, int64_t size, int64_t panel) {
         Bfloat16* to = out + start * outputs;

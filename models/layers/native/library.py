@@ -62,10 +62,10 @@ def _loaded() -> ctypes.CDLL | None:
 
 
 def _load() -> ctypes.CDLL:
-    home = os.environ.get("BATCHLOOM_CACHE") or os.path.join(os.path.expanduser("~"), ".cache", "batchloom")
     try:
+        home = os.environ.get("BATCHLOOM_CACHE") or Path("~/.cache/batchloom").expanduser()
         library = ctypes.CDLL(str(library_file(Path(home) / "kernels")))
-    except OSError:  # a home that cannot be written to, or that forbids to execute
+    except (OSError, RuntimeError):  # no home, or one that cannot be written to, or that forbids to execute
         with tempfile.TemporaryDirectory() as folder:
             library = ctypes.CDLL(str(library_file(Path(folder))))
     declare(library)

@@ -25,6 +25,7 @@ def attend_packed(
     ALiBi, where attention is causal.
     """
     assert q_NHK.dtype == k_SHK.dtype == v_SHK.dtype == torch.bfloat16, "the kernel is for bfloat16"
+    assert all(num_keys or not num_queries for num_queries, num_keys in lengths), "a query attends to a key at least"
     assert slopes_H is None or (causal and slopes_H.dtype == torch.float32)
     q_NHK, k_SHK, v_SHK = (x if x.stride(2) == 1 else x.contiguous() for x in (q_NHK, k_SHK, v_SHK))
     out_NHK = q_NHK.new_empty(q_NHK.shape)

@@ -149,3 +149,24 @@ def test_a_home_that_takes_no_files_is_no_obstacle(tmp_path, monkeypatch, loaded
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BATCHLOOM_CACHE", str(tmp_path / "file"))
     assert loaded() is not None
+
+
+@pytest.mark.skipif(not build.features() >= build.FEATURES, reason="another processor")
+def test_a_user_without_a_home_gets_no_folder_of_that_name(monkeypatch, loaded):
+    """A number that no user has, as some clusters run containers: '~' was a folder of the working directory."""
+
+    def user(_):
+        raise KeyError("no such user")
+
+    def library_file(cache):
+        asked.append(cache)
+        raise build.BuildError("enough is known")
+
+    asked: list[Path] = []
+    for name in ("BATCHLOOM_CACHE", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", user)
+    monkeypatch.setattr(library, "library_file", library_file)
+    assert loaded() is None
+    (folder,) = asked
+    assert folder.is_absolute()
