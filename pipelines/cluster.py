@@ -147,9 +147,10 @@ def _initialized() -> Iterator[None]:
             _kept_by_a_thread(lambda: _start(joins), over)
     except PipelineError:
         raise
-    except Exception as error:  # Ray raises what it likes, Exception itself where a raylet does not come up
-        if not joins:
-            ray.shutdown()
+    except BaseException as error:  # Ray raises what it likes, Exception itself where a raylet does not come up
+        _shut_down()  # also where it is interrupted: servers would stay as long as this process
+        if not isinstance(error, Exception):
+            raise
         raise (_not_joined(error) if joins else _not_started(error)) from error
     try:
         with nullcontext() if joins else own_ray.without_actors():

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import ray
-from ray._private import parameter, ray_constants, services
+from ray._private import node, parameter, ray_constants, services
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,10 @@ SETTINGS = {
 
 
 def start(**options: Any) -> None:
-    """Start it, and connect this process to it, with options of `ray.init`."""
+    """Start it, and connect this process to it, with options of `ray.init`.
+
+    Raises: what `ray.init` does. It leaves nothing then that `ray.shutdown` does not end.
+    """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     if (actors := _ray_datas()) is not None:
@@ -39,7 +42,19 @@ def start(**options: Any) -> None:
         fewer: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False}
         replaced.enter_context(_replaced(parameter, "RayParams", partial(parameter.RayParams, **fewer)))
         replaced.enter_context(_replaced(services, "start_api_server", lambda *_, **__: (None, None)))
+        replaced.enter_context(_replaced(node, "Node", _Node))
         ray.init(address="local", _node_ip_address=LOOPBACK, **options)
+
+
+class _Node(node.Node):
+    """Ray's servers. Where they do not start, or are interrupted, nobody else knows of those that are there."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        try:
+            super().__init__(*arguments, **options)
+        except BaseException:
+            self.kill_all_processes(check_alive=False)
+            raise
 
 
 @contextmanager

@@ -136,6 +136,52 @@ def test_a_ray_of_its_own_has_no_servers_and_actors_that_nobody_asks() -> None:
     assert not [name for name in threads if "tick" in name]  # nothing asks a Ray that is gone
 
 
+INTERRUPTED = """
+import json, time
+from contextlib import suppress
+from pathlib import Path
+import ray
+from ray._private import services, worker
+from batchloom.pipelines import cluster
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+def servers():
+    for child in Path("/proc/self/task").glob("*/children"):
+        for process in child.read_text().split():
+            with suppress(OSError):  # it has ended since
+                yield from Path(f"/proc/{process}/cmdline").read_text().split(chr(0))[:1]  # of the dead it is empty
+
+left = []
+for owner, name in ((services, "start_raylet"), (worker, "connect")):
+    before = getattr(owner, name)
+    setattr(owner, name, interrupt)
+    try:
+        with cluster.connected():
+            pass
+    except KeyboardInterrupt:
+        pass
+    setattr(owner, name, before)
+    deadline = time.monotonic() + 10
+    while any(servers()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left.append([ray.is_initialized(), *filter(None, servers())])
+print(json.dumps(left))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are read from /proc")
+def test_an_interrupted_start_leaves_no_server_in_the_process() -> None:
+    """Ctrl-C in a notebook while Ray started its servers left those that were there, until the notebook ended; so did
+    a raylet that did not come up."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [[False], [False]], "before and after all servers are there"
+
+
 DROPPED_WHILE_IT_CLOSES = """
 import threading, time
 import ray

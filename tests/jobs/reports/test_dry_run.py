@@ -1,9 +1,11 @@
 """`plan --sample` and `plan --probe`: what some rows tell of all."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +16,7 @@ from batchloom.jobs.reports import assumption
 from batchloom.jobs.reports.assumption import Assumption
 from batchloom.models import MACHINES
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.forecasting import rehearsing
 from batchloom.pipelines.stores import permission
 from tests.local_ray import local_ray
 
@@ -71,13 +74,42 @@ def ray_of_this_process() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def workers_of_stages(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
+    """For each probe, when it waits for its replica, the processes that stages of a run have been started in by then, a
+    number each time that a stage was called."""
+    loaded, seen = rehearsing._loaded, list[list[int]]()
+    folder = tmp_path_factory.mktemp("stages")
+
+    def call(batch: Any) -> Any:
+        (folder / f"{os.getpid()}-{uuid4().hex}").touch()
+        return batch
+
+    def look(*arguments: Any) -> Any:
+        seen.append([int(file.name.partition("-")[0]) for file in folder.iterdir()])
+        for file in folder.iterdir():
+            file.unlink()
+        return loaded(*arguments)
+
+    monkeypatch.setattr(rehearsing, "_nothing", call)
+    monkeypatch.setattr(rehearsing, "_loaded", look)
+    return seen
+
+
 @pytest.mark.usefixtures("ray_of_this_process")
-def test_a_probe_computes_rows_as_a_run_does_and_writes_nothing(batchloom: Run, finished: Any, tmp_path: Path) -> None:
-    """The rows are those of the finished job, so their tokens are, and its errors."""
+def test_a_probe_computes_rows_as_a_run_does_and_writes_nothing(
+    batchloom: Run, finished: Any, workers_of_stages: list[list[int]], tmp_path: Path
+) -> None:
+    """The rows are those of the finished job, so their tokens are, and its errors.
+
+    Without the workers that a run starts beside its replica, a start-up of 10 s was planned as 5.
+    """
     options = ("plan", finished.job, "--output", tmp_path, "--probe", "--price-per-hour", "36")
     said, words = batchloom(*options, "--json"), batchloom(*options).out
     assert said.code == 0, said.err
     assert list(tmp_path.iterdir()) == []
+    assert [len(calls) for calls in workers_of_stages] == [6, 6], "two stages for each of three units"
+    assert os.getpid() not in {process for calls in workers_of_stages for process in calls}
     (values,) = said.json
     rehearsal, totals = values["rehearsal"], finished.said.json[-1]["totals"]
     assert rehearsal["num_rows"] == totals["rows"] == 30
