@@ -20,10 +20,14 @@ from ray.data import DataContext
 
 from batchloom.pipelines import own_ray
 from batchloom.pipelines.errors import ConfigError, JobError, PipelineError
-from batchloom.pipelines.joining import cluster_to_join
+from batchloom.pipelines.joining import cluster_to_join, takes_token
 from batchloom.pipelines.replicas.placement import Cluster, Node, NodeKind
 
 LAUNCHERS_FILE = "~/ray_bootstrap_config.yaml"
+TOKEN_HINT = (  # Ray tells it in a log alone
+    "Something listens there, and may want a token, for which this user has none: set RAY_AUTH_MODE=token, and "
+    "RAY_AUTH_TOKEN to that of the cluster (on its head's machine it is in ~/.ray/auth_token). "
+)
 HEAD = "node:__internal_head__"  # a resource of the head alone
 DATA_SETTINGS = {
     "target_max_block_size": 1,  # a block for every unit, so that the next stage gets it at once
@@ -164,9 +168,11 @@ def _not_joined(error: Exception) -> ConfigError:
     named = os.environ.get("RAY_ADDRESS")
     which = f"that RAY_ADDRESS={named!r} names" if named else "that this machine was joined to by `ray start`"
     way_out = "unset it" if named else "leave it by `ray stop`"
+    lacks_token = isinstance(error, ConnectionError) and os.environ.get("RAY_AUTH_MODE") != "token"
     return ConfigError(
-        f"Cannot connect to the Ray cluster {which}: {_words(error)}. Set RAY_ADDRESS to the address of a running "
-        f"cluster (host:6379), or {way_out}: the job then runs on this machine alone."
+        f"Cannot connect to the Ray cluster {which}: {_words(error)}. {TOKEN_HINT if lacks_token else ''}Set "
+        f"RAY_ADDRESS to the address of a running cluster (host:6379), or {way_out}: the job then runs on this machine "
+        "alone."
     )
 
 
@@ -185,10 +191,16 @@ def _words(error: Exception) -> str:
 
 def _start(joins: bool) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
-    if joins:
-        ray.init(**options)
-    else:
+    if not joins:
         own_ray.start(**options)
+        return
+    try:
+        ray.init(**options)
+    except ConnectionError:  # after 20 s; whether it was for want of a token Ray says in a log alone
+        if not takes_token():
+            raise
+        _shut_down()
+        ray.init(**options)
 
 
 def _kept_by_a_thread(start: Callable[[], None], over: threading.Event) -> None:

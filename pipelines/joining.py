@@ -1,5 +1,6 @@
 """Which Ray cluster a job joins. Whether it answers is asked before Ray does, as that waits silently for minutes."""
 
+import importlib
 import logging
 import os
 import socket
@@ -13,6 +14,7 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds: a head that is started again is back by then
 CONNECT_SECONDS = 3.0
+_TOKENS = "ray._private.authentication.authentication_token_setup"
 
 
 def cluster_to_join() -> str | None:
@@ -45,6 +47,23 @@ def cluster_to_join() -> str | None:
         f"{address} within {PATIENCE:g} s. Start it again; or leave it by `ray stop`, and the job runs on this machine "
         "alone."
     )
+
+
+def takes_token() -> bool:
+    """Let Ray show this user's token from here on, and return whether there is one that it did not show before.
+
+    Since 2.60 Ray makes one at the first start of its own on a machine, and what `ray start` begins there asks for it;
+    Ray shows it for servers that it starts, and not for who joins. Where a cluster asks for none it must not be shown:
+    this process would ask it of the cluster's.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        return False
+    try:
+        logging.getLogger(_TOKENS).setLevel(logging.ERROR)  # it warns that tokens are asked for
+        tokens = importlib.import_module(_TOKENS)
+        return bool(tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False))
+    except (ImportError, AttributeError, TypeError):
+        return False  # a version of Ray without tokens, or with others
 
 
 def _answers(address: str) -> bool:

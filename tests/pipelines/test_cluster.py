@@ -224,13 +224,61 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
     ("error", "said"),
     [
         (RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.1"), "started with: Ray: 2.1. Set"),
-        (ConnectionError("refused"), "names: ConnectionError: refused. Set RAY_ADDRESS to"),
+        (ConnectionError("refused"), "names: ConnectionError: refused. Something listens there, and may want a token"),
     ],
 )
 def test_whatever_keeps_a_job_from_a_cluster_is_said_with_what_to_change(monkeypatch, error, said) -> None:
     """Another version of Ray than the cluster's ended the command with a traceback."""
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert said in refusal(monkeypatch, ConfigError, "10.0.0.1:6379", error)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert "RAY_AUTH_MODE" not in refusal(monkeypatch, ConfigError, "10.0.0.1:6379", error)
+
+
+SHOWN = """
+import os
+from batchloom.pipelines import joining
+print(joining.takes_token(), os.environ.get("RAY_AUTH_MODE"), joining.takes_token())
+"""
+
+
+@pytest.mark.parametrize(
+    ("token", "mode", "shown"),
+    [("a" * 64, None, "True token"), (None, None, "False None"), ("a" * 64, "disabled", "False disabled")],
+)
+def test_a_token_that_this_user_has_is_shown_once_it_may_be_asked_for(tmp_path: Path, token, mode, shown) -> None:
+    """`ray start` after a job on the same machine made a cluster that the next job could not join."""
+    if token is not None:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray/auth_token").write_text(token)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"HOME": str(tmp_path)} | ({} if mode is None else {"RAY_AUTH_MODE": mode})
+    command = [sys.executable, "-c", SHOWN]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == (f"{shown} False\n", "")
+
+
+@pytest.mark.parametrize(("has_token", "most"), [(True, 2), (False, 1)])
+def test_a_cluster_that_refuses_is_asked_again_with_a_token_if_there_is_one(monkeypatch, has_token, most) -> None:
+    asked = []
+
+    def refuse(**_: Any) -> None:
+        asked.append(1)
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    for name, value in {
+        "batchloom.pipelines.cluster.cluster_to_join": lambda: "10.0.0.1:6379",
+        "batchloom.pipelines.cluster.takes_token": lambda: has_token,
+        "ray.is_initialized": lambda: False,
+        "ray.init": refuse,
+        "ray.shutdown": lambda: None,
+    }.items():
+        monkeypatch.setattr(name, value)
+    with pytest.raises(ConfigError, match="Cannot connect to the Ray cluster"), connected():
+        pass
+    assert len(asked) == most
 
 
 @pytest.mark.parametrize(
@@ -258,6 +306,7 @@ def refusal(monkeypatch, kind: type[Exception], address: str | None, error: Exce
         raise error
 
     monkeypatch.setattr("batchloom.pipelines.cluster.cluster_to_join", lambda: address)
+    monkeypatch.setattr("batchloom.pipelines.cluster.takes_token", lambda: False)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", start)
     monkeypatch.setattr("ray.shutdown", lambda: None)
