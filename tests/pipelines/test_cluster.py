@@ -216,6 +216,7 @@ def test_a_thread_that_drops_references_while_ray_is_shut_down_does_not_end_the_
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "nonsense")
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # by the tests before
+    monkeypatch.setattr("batchloom.pipelines.cluster._shut_down", lambda: None)  # of what they started
     with pytest.raises(ConfigError, match="RAY_ADDRESS='nonsense'"), connected():
         pass
 
@@ -273,7 +274,7 @@ def test_a_cluster_that_refuses_is_asked_again_with_a_token_if_there_is_one(monk
         "batchloom.pipelines.cluster.takes_token": lambda: has_token,
         "ray.is_initialized": lambda: False,
         "ray.init": refuse,
-        "ray.shutdown": lambda: None,
+        "batchloom.pipelines.cluster._shut_down": lambda: None,
     }.items():
         monkeypatch.setattr(name, value)
     with pytest.raises(ConfigError, match="Cannot connect to the Ray cluster"), connected():
@@ -309,7 +310,7 @@ def refusal(monkeypatch, kind: type[Exception], address: str | None, error: Exce
     monkeypatch.setattr("batchloom.pipelines.cluster.takes_token", lambda: False)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", start)
-    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr("batchloom.pipelines.cluster._shut_down", lambda: None)
     with pytest.raises(kind) as caught, connected():
         pass
     return str(caught.value)
