@@ -50,7 +50,6 @@ WORKLOADS = {
     "greedy-varying": Workload("bart-base", 301, 64, varying=True),
     "bloom": Workload("bloom-560m", 120, 48),
 }
-DTYPES = ("bfloat16", "float32", "int8")
 # What is tried: sequences of a static batch, and for CTranslate2 workers (0: one a thread) and tokens of a batch.
 STATIC_BATCHES = (4, 8, 16, 32)
 TRANSLATORS = ((1, 8192), (1, 2048), (0, 4096), (0, 2048), (0, 1024))
@@ -61,7 +60,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workload", choices=WORKLOADS, default="beam")
     parser.add_argument("--documents", type=int, default=64)
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bfloat16"], help="of batchloom, all in turns")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=record.DTYPES, default=["bfloat16"], help="of batchloom, all in turns"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--systems", nargs="+", default=["batchloom", "transformers", "ctranslate2"])

@@ -21,6 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
+DTYPES = ("bfloat16", "float32", "int8")  # that a benchmark may ask of ours
 PACKAGES = ("torch", "transformers", "ctranslate2", "ray", "tokenizers", "pyarrow")
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8")  # that products depend on
 

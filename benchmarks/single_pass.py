@@ -30,7 +30,6 @@ from batchloom.models.single_pass.single_pass import SinglePass
 from batchloom.models.threads import side_by_side
 from benchmarks import record
 
-DTYPES = ("bfloat16", "float32", "int8")
 BATCH_SIZES = (2, 4, 8, 16, 32, 64)
 SIZES = {
     "vocab_size": 50265,
@@ -135,7 +134,9 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--labels", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bfloat16"], help="of batchloom, all in turns")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=record.DTYPES, default=["bfloat16"], help="of batchloom, all in turns"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     record.add_options(parser)
