@@ -1,14 +1,16 @@
-"""Layer norms, and those of a residual sum, which are one kernel on a GPU. They know no layer."""
+"""Layer norms, and those of a residual sum, which are one kernel where there is one. They know no layer."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
 
 from batchloom.models.kernels import kernel_or
+from batchloom.models.layers.native import norms
+from batchloom.models.layers.native.library import bfloat16_kernels
 
-FUSED_ROWS = 2048  # with fewer, Triton's launch takes longer than what it saves
+FUSED_ROWS = 2048  # of a GPU: with fewer, Triton's launch takes longer than what it saves
 
 NormOfSum = Callable[[Tensor, Tensor, nn.LayerNorm], tuple[Tensor, Tensor]]
 
@@ -22,14 +24,19 @@ class Norm(nn.LayerNorm):
 
     def sum_and_norm(self, residual_ND: Tensor, update_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Return (residual + update, its norm)."""
-        is_large = len(residual_ND) >= FUSED_ROWS
-        norm_of_sum = _norm_of_sum_on(residual_ND.device) if is_large else plain_norm_of_sum
-        return norm_of_sum(residual_ND, update_ND, self)
+        return _norm_of_sum_for(residual_ND)(residual_ND, update_ND, self)
 
 
 def plain_norm_of_sum(residual_ND: Tensor, update_ND: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     sum_ND = residual_ND + update_ND
     return sum_ND, norm(sum_ND)
+
+
+def _norm_of_sum_for(residual_ND: Tensor) -> NormOfSum:
+    """Return what computes it for a device, dtype and number of rows."""
+    if residual_ND.is_cpu and residual_ND.dtype == torch.bfloat16 and (library := bfloat16_kernels()) is not None:
+        return partial(norms.norm_of_sum, library)
+    return _norm_of_sum_on(residual_ND.device) if len(residual_ND) >= FUSED_ROWS else plain_norm_of_sum
 
 
 @cache

@@ -1,4 +1,5 @@
-// Activations of float32, before rounding.
+// Activations of float32, before rounding: within some units of its last place where they stay in float32, and within
+// 2^-17 where they are rounded to bfloat16's 8 bits, which takes half as long.
 #pragma once
 #include "vectors.h"
 
@@ -27,9 +28,11 @@ inline __m512 error_function(__m512 x) {
     return _mm512_mask_mov_ps(near, _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(0.927734375f), _CMP_GT_OQ), far);
 }
 
-inline __m512 activated(__m512 x, Activation kind) {
+inline __m512 relu(__m512 x) { return _mm512_max_ps(_mm512_setzero_ps(), x); }  // of NaN: the second, NaN
+
+inline __m512 activated(__m512 x, Activation kind, const float*) {
     const __m512 one = _mm512_set1_ps(1.f);
-    if (kind == RELU) return _mm512_max_ps(_mm512_setzero_ps(), x);  // of NaN: the second, NaN
+    if (kind == RELU) return relu(x);
     if (kind == GELU) {
         const __m512 weight = _mm512_add_ps(one, error_function(_mm512_mul_ps(x, _mm512_set1_ps(0.707106781f))));
         return _mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.5f)), weight);
@@ -40,4 +43,31 @@ inline __m512 activated(__m512 x, Activation kind) {
         return _mm512_div_ps(x, _mm512_add_ps(one, exponential(minus)));
     }
     return x;
+}
+
+// max(x, 0) - |x| erfc(|x| / sqrt 2) / 2. The logarithm of what |x| is multiplied by is nearly a parabola.
+inline __m512 nearly_gelu(__m512 x) {
+    const __m512 magnitude = _mm512_abs_ps(x), t = _mm512_min_ps(_mm512_set1_ps(14.f), magnitude);  // of NaN: NaN
+    __m512 q = _mm512_set1_ps(-1.576230832e-6f);  // nearest polynomial to log2(erfc(t / sqrt 2) / 2) where it matters
+    q = _mm512_fmadd_ps(q, t, _mm512_set1_ps(5.702924165e-5f));
+    q = _mm512_fmadd_ps(q, t, _mm512_set1_ps(-8.986691850e-4f));
+    q = _mm512_fmadd_ps(q, t, _mm512_set1_ps(8.396643678e-3f));
+    q = _mm512_fmadd_ps(q, t, _mm512_set1_ps(-5.375631699e-2f));
+    q = _mm512_fmadd_ps(q, t, _mm512_set1_ps(-4.586505944e-1f));
+    q = _mm512_fmadd_ps(q, t, _mm512_set1_ps(-1.151179322f));
+    q = _mm512_fmadd_ps(q, t, _mm512_set1_ps(-1.000002502f));
+    return _mm512_fnmadd_ps(magnitude, power_of_two(q), relu(x));  // of infinity: infinity times 0, NaN
+}
+
+inline __m512 nearly_gelu_tanh(__m512 x) {  // x / (1 + 2^z), as above
+    const float slope = -1.5957691216f * 1.4426950409f;
+    const __m512 cubic = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(slope * 0.044715f), _mm512_set1_ps(slope));
+    const __m512 z = _mm512_min_ps(_mm512_set1_ps(127.f), _mm512_mul_ps(x, cubic));
+    return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.f), power_of_two(z)));
+}
+
+inline __m512 activated(__m512 x, Activation kind, const Bfloat16*) {
+    if (kind == RELU) return relu(x);
+    if (kind == GELU) return nearly_gelu(x);
+    return kind == GELU_TANH ? nearly_gelu_tanh(x) : x;
 }

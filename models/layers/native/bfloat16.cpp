@@ -66,7 +66,7 @@ void block(const Bfloat16* hidden, const Weight& weight, int64_t panel, const Bf
         const __m512 added = bias ? load(bias + at, mask) : _mm512_setzero_ps();
 #pragma GCC unroll 6
         for (int row = 0; row < ROWS; ++row)
-            store(out + row * weight.outputs + at, mask, activated(_mm512_add_ps(sums[row][part], added), kind));
+            store(out + row * weight.outputs + at, mask, activated(_mm512_add_ps(sums[row][part], added), kind, out));
     }
 }
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from batchloom.models.layers.feedforward import gelu_tanh
 from batchloom.models.layers.native import bfloat16, int8
 from batchloom.models.layers.native.build import BuildError
+from batchloom.models.layers.native.norms import norm_of_sum
 from batchloom.models.layers.native.packed_attention import attend_packed
 from batchloom.models.layers.native.signatures import Pool, Step
 from batchloom.models.layers.native.vocabulary import log_normalizers
@@ -58,6 +59,7 @@ def _in_bfloat16(library: ctypes.CDLL) -> Iterator[Tried]:
     weight_FD, bias_F, hidden_ND = (x.bfloat16() for x in _normal((OUTPUTS, INPUTS), (OUTPUTS,), (ROWS, INPUTS)))
     yield from _products("bfloat16_product", bfloat16.panels(library, weight_FD), weight_FD, hidden_ND, bias_F)
     yield "log_normalizers", log_normalizers(library, weight_FD), weight_FD.float().logsumexp(-1)
+    yield "norm_of_sum", *_norm_of_sum(library)
     yield from _packed_attention(library)
     for num_rows in (1, 2, 3, 4):
         yield "step_attention", *_step_attention(library, num_rows)
@@ -71,6 +73,15 @@ def _products(
         expected = F.linear(hidden_ND[:num_rows].float(), weight_FD.float(), bias_F.float())
         found = weight.product(hidden_ND[:num_rows], bias_F, activation)
         yield name, found, expected if activation is None else activation(expected)
+
+
+def _norm_of_sum(library: ctypes.CDLL) -> tuple[Tensor, Tensor]:
+    norm = nn.LayerNorm(INPUTS, dtype=torch.bfloat16, device="cpu")
+    residual_ND, update_ND = (x.bfloat16() for x in _normal(*[(ROWS, INPUTS)] * 2))
+    sum_ND, normed_ND = norm_of_sum(library, residual_ND, update_ND, norm)
+    expected_ND = residual_ND.float() + update_ND.float()
+    both = torch.cat((expected_ND, F.layer_norm(expected_ND, norm.normalized_shape)))
+    return torch.cat((sum_ND, normed_ND)), both
 
 
 def _packed_attention(library: ctypes.CDLL) -> Iterator[Tried]:

@@ -98,11 +98,11 @@ void block(const uint8_t* integers, const float* row_scale, const Weight& weight
             const __m512 of_row = _mm512_set1_ps(row_scale[row]);
             __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(exact), scale);
             if (kind == GELU || kind == GELU_TANH) {
-                x = activated(_mm512_add_ps(_mm512_mul_ps(x, of_row), added), kind);
+                x = activated(_mm512_add_ps(_mm512_mul_ps(x, of_row), added), kind, out);
             } else {  // as addcmul rounds; of bfloat16 the product is exact
                 x = rounded(x, out);
                 x = bias ? _mm512_fmadd_ps(x, of_row, added) : _mm512_mul_ps(x, of_row);
-                x = activated(x, kind);
+                x = activated(x, kind, out);
             }
             store(out + row * stride + at, mask, x);
         }

@@ -37,7 +37,6 @@ Number* grown(std::vector<Number>& room, int64_t size) {
     return room.data();
 }
 
-// sums[row] += pairs of `left` (one of each row and step) times pairs of `right` (64 of each step).
 // sums[row] += pairs of `left` (one of each row and step) times pairs of `right` (16 of each part and step).
 template <int ROWS, int PARTS>
 inline void multiply(const uint32_t* left, int64_t left_stride, const uint32_t* right, int64_t right_step,
@@ -104,7 +103,8 @@ float softmax(float* scores, int64_t seen, int64_t total, float slope, uint16_t*
     for (int64_t key = 0; key < total; key += LANES) {
         __m256i rounded = _mm256_setzero_si256();
         if (key < seen) {
-            const __m512 weight = exponential(_mm512_sub_ps(_mm512_loadu_ps(scores + key), most));
+            const __m512 below = _mm512_sub_ps(_mm512_loadu_ps(scores + key), most);
+            const __m512 weight = power_of_two(_mm512_mul_ps(below, _mm512_set1_ps(1.44269504f)));
             rounded = narrowed(_mm512_maskz_mov_ps(first(seen - key), weight));
             sum = _mm512_add_ps(sum, widened(rounded));
         }

@@ -2,7 +2,7 @@
 
 import ctypes
 
-Pointer, Size, Int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+Pointer, Size, Int, Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 ARGUMENTS = {
     "int8_packed_size": (Size, Size),
     "int8_pack": (Pointer, Size, Size, Pointer, Pointer),
@@ -11,6 +11,7 @@ ARGUMENTS = {
     "bfloat16_pack": (Pointer, Size, Size, Pointer),
     "bfloat16_product": (Pointer, Size, Size, Size, Pointer, Pointer, Int, Pointer, Int),
     "log_normalizers": (Pointer, Size, Size, Size, Pointer, Int),
+    "norm_of_sum": (Pointer, Pointer, Size, Size, Pointer, Pointer, Float, Pointer, Pointer, Int),
     "packed_attention": (Pointer, Int),
     "step_attention": (Pointer, Pointer, Size, Pointer, Pointer, Int),
 }
@@ -23,7 +24,7 @@ class Packed(ctypes.Structure):
         *(("queries", Pointer), ("keys", Pointer), ("values", Pointer)),
         *(("query_stride", Size), ("query_head_stride", Size), ("key_stride", Size), ("key_head_stride", Size)),
         *(("value_stride", Size), ("value_head_stride", Size), ("lengths", Pointer), ("num_sequences", Size)),
-        *(("num_heads", Size), ("head_dim", Size), ("scale", ctypes.c_float), ("slopes", Pointer)),
+        *(("num_heads", Size), ("head_dim", Size), ("scale", Float), ("slopes", Pointer)),
         *(("is_causal", Size), ("out", Pointer)),
     )
 
@@ -33,7 +34,7 @@ class Step(ctypes.Structure):
 
     _fields_ = (
         *(("queries", Pointer), ("row_stride", Size), ("head_stride", Size), ("num_heads", Size), ("head_dim", Size)),
-        *(("scale", ctypes.c_float), ("slopes", Pointer), ("position", Pointer), ("out", Pointer)),
+        *(("scale", Float), ("slopes", Pointer), ("position", Pointer), ("out", Pointer)),
     )
 
 

@@ -17,8 +17,11 @@ struct Bfloat16 {
 
 inline __m512 widened(__m256i bits) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)); }
 
-// To the nearest, ties to even, as torch rounds; _mm512_cvtneps_pbh takes the smallest numbers for zeros.
+// To the nearest, ties to even, as torch rounds. The instruction, where there is one, takes numbers below 2^-126 for zeros.
+inline const bool ROUNDS_BY_INSTRUCTION = __builtin_cpu_supports("avx512bf16");
+
 inline __m256i narrowed(__m512 x) {
+    if (ROUNDS_BY_INSTRUCTION) return (__m256i)_mm512_cvtneps_pbh(x);
     const __m512i bits = _mm512_castps_si512(x);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     __m512i high = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
@@ -49,5 +52,17 @@ inline __m512 exponential(__m512 x) {
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
     p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.f)));
+    return _mm512_scalef_ps(p, n);
+}
+
+// 2^x, within 2^-18 of it, for what is rounded to bfloat16's 8 bits; 0 below -150, NaN of NaN.
+inline __m512 power_of_two(__m512 x) {
+    x = _mm512_max_ps(_mm512_set1_ps(-160.f), x);  // of NaN: the second, NaN
+    const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), r = _mm512_sub_ps(x, n);
+    __m512 p = _mm512_set1_ps(9.570101757e-3f);  // nearest polynomial to 2^r over [-1/2, 1/2]
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.591786031e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.402474483e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.931218147e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.999992614e-1f));
     return _mm512_scalef_ps(p, n);
 }

@@ -1,5 +1,8 @@
 """Compiled kernels give what plain torch gives, each row by itself, and what is not finite stays so."""
 
+import ctypes
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,9 +10,13 @@ import torch.nn.functional as F
 from batchloom.models.layers import int8
 from batchloom.models.layers.feedforward import gelu_tanh
 from batchloom.models.layers.native import bfloat16, library
+from batchloom.models.layers.native.build import library_file
 from batchloom.models.layers.native.int8 import panels
 from batchloom.models.layers.native.library import bfloat16_kernels, dense_kernels, kernels
+from batchloom.models.layers.native.norms import norm_of_sum
 from batchloom.models.layers.native.packed_attention import attend_packed
+from batchloom.models.layers.native.signatures import declare
+from batchloom.models.layers.norm import Norm, plain_norm_of_sum
 
 has_int8 = pytest.mark.skipif(kernels() is None, reason="no compiler, or a processor without AVX-512 and VNNI")
 has_bfloat16 = pytest.mark.skipif(bfloat16_kernels() is None, reason="no compiler, or a processor without bfloat16")
@@ -148,6 +155,47 @@ def test_threads_share_a_bfloat16_product_and_change_no_bit(num_rows):
     assert torch.equal(*of_each_number_of_threads(lambda: kernel.product(hidden_ND, bias_F, F.gelu)))
 
 
+def norm_in_bfloat16(num_rows, width):
+    generator = torch.Generator().manual_seed(width)
+    norm = Norm(width, eps=1e-5)
+    for parameter in (norm.weight, norm.bias):
+        torch.nn.init.normal_(parameter, generator=generator)
+    residual_ND, update_ND = (torch.randn(num_rows, width, generator=generator).bfloat16() for _ in range(2))
+    return norm.bfloat16().requires_grad_(False), 3 * residual_ND + 5, update_ND
+
+
+@has_bfloat16
+@pytest.mark.parametrize(("num_rows", "width"), [(0, 16), (1, 1), (5, 17), (3, 64), (7, 100), (130, 1000)])
+def test_the_norm_of_a_sum_is_that_of_torch(num_rows, width):
+    norm, residual_ND, update_ND = norm_in_bfloat16(num_rows, width)
+    found_sum, found = norm_of_sum(bfloat16_kernels(), residual_ND, update_ND, norm)
+    right_sum, right = plain_norm_of_sum(residual_ND, update_ND, norm)
+    assert torch.equal(found_sum, right_sum)
+    # Sums over a row in float32 have another order, which shows where a number lies between two of bfloat16.
+    torch.testing.assert_close(found, right, atol=1e-5, rtol=2**-7)
+    assert (found != right).sum() <= 1 + found.numel() // 500
+
+
+@has_bfloat16
+def test_a_norm_has_its_bits_whatever_is_beside_it_and_on_any_number_of_threads():
+    norm, residual_ND, update_ND = norm_in_bfloat16(200, 300)
+    kernel = bfloat16_kernels()
+    one, two = of_each_number_of_threads(lambda: norm_of_sum(kernel, residual_ND, update_ND, norm)[1])
+    assert torch.equal(one, two)
+    strided = (x.repeat_interleave(2, 0)[7:9:2] for x in (residual_ND, update_ND))
+    assert torch.equal(norm_of_sum(kernel, *strided, norm)[1], one[3:4])
+
+
+@has_bfloat16
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_norm_of_what_is_not_finite_is_not_and_its_neighbours_are(value):
+    norm, residual_ND, update_ND = norm_in_bfloat16(3, 40)
+    update_ND[1, 5] = value
+    _, found = norm_of_sum(bfloat16_kernels(), residual_ND, update_ND, norm)
+    assert found.isfinite().all(1).tolist() == [True, False, True]
+    assert found[1].isnan().all()
+
+
 def plain_attention(q_THK, k_SHK, v_SHK, causal, slopes_H):
     """Of one sequence, in float64."""
     q, k, v = (x.double().transpose(0, 1) for x in (q_THK, k_SHK, v_SHK))
@@ -207,3 +255,20 @@ def test_products_of_many_rows_are_left_to_onednn_where_it_has_amx(monkeypatch, 
     for features, expected in ((both, "a library"), (both | {"amx_tile", "amx_int8", "amx_bf16"}, None)):
         monkeypatch.setattr(library, "features", lambda features=features: frozenset(features))
         assert dense_kernels(dtype) == expected
+
+
+@has_int8
+def test_processors_that_cannot_round_to_bfloat16_by_an_instruction_round_alike(tmp_path, monkeypatch):
+    """Those have VNNI alone."""
+    monkeypatch.setenv("CXX", "g++ '-D__builtin_cpu_supports(name)=false'")
+    without = ctypes.CDLL(str(library_file(tmp_path)))
+    declare(without)
+    (weight, _), bias_F, hidden_ND = made(97, 130, 68, torch.bfloat16)
+    hidden_ND[3, 7] = torch.nan
+    hidden_ND[4] = 0
+    for activation in (None, F.relu, F.gelu, gelu_tanh):
+        expected = weight.product(hidden_ND, bias_F, activation)
+        found = replace(weight, library=without).product(hidden_ND, bias_F, activation)
+        found.masked_fill_(found.abs() < 2**-126, 0)  # which the instruction takes for zeros
+        assert torch.equal(found.isnan(), expected.isnan())
+        assert torch.equal(found.nan_to_num(), expected.nan_to_num())
