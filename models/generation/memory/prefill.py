@@ -188,7 +188,7 @@ class _ProductPrefill:
         self.keys_values: list[tuple[Tensor, Tensor]] = []
         self.num_padded_tokens = sum(lengths)
         self._prefix, self._lengths, self._slopes_H = prefix, list(lengths), alibi_slopes
-        is_for_kernel = prefix is None and like.dtype == torch.bfloat16 and like.device.type == "cpu"
+        is_for_kernel = like.dtype == torch.bfloat16 and like.device.type == "cpu"
         self._kernels = dense_kernels(torch.bfloat16) if is_for_kernel else None
         if self._kernels is None:
             self._bias_HTS = self._bias(prefix, alibi_slopes, like)
@@ -207,9 +207,11 @@ class _ProductPrefill:
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
         self.keys_values.append((k_NHK, v_NHK))
         if self._kernels is not None:
-            lengths = [(length, length) for length in self._lengths]
+            start = 0 if self._prefix is None else self._prefix.num_tokens
+            lengths = [(length, start + length) for length in self._lengths]
+            k_SHK, v_SHK = (self._after_prefix(layer, kind, own) for kind, own in enumerate((k_NHK, v_NHK)))
             scale = q_NHK.shape[-1] ** -0.5
-            return attend_packed(self._kernels, q_NHK, k_NHK, v_NHK, lengths, True, scale, self._slopes_H)
+            return attend_packed(self._kernels, q_NHK, k_SHK, v_SHK, lengths, True, scale, self._slopes_H)
         attended = []
         prompts = (x_NHK.transpose(0, 1).split(self._lengths, dim=1) for x_NHK in (q_NHK, k_NHK, v_NHK))
         for q_HTK, k_HSK, v_HSK in zip(*prompts, strict=True):
@@ -220,6 +222,13 @@ class _ProductPrefill:
             scores_HTS = torch.baddbmm(bias_HTS, q_HTK * q_HTK.shape[-1] ** -0.5, k_HSK.transpose(1, 2))
             attended.append(torch.bmm(scores_HTS.softmax(-1), v_HSK))
         return torch.cat(attended, dim=1).transpose(0, 1)
+
+    def _after_prefix(self, layer: int, kind: int, own_NHK: Tensor) -> Tensor:
+        """Return packed keys (`kind` 0) or values (1) of each prompt with those of the prefix before them."""
+        if self._prefix is None:
+            return own_NHK
+        prefix_SHK = self._prefix.layers[layer][kind].transpose(0, 1)
+        return torch.cat([part for own in own_NHK.split(self._lengths) for part in (prefix_SHK, own)])
 
     def cross_attend(self, layer: int, q_NHK: Tensor) -> Tensor:  # noqa: ARG002
         raise AssertionError("a decoder-only model does not cross-attend")

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from batchloom.models import Engine, GenerationParams
+from batchloom.models import Engine, GenerationParams, load_model
 from batchloom.models.generation.memory import prefill
-from batchloom.models.generation.memory.prefixes import MIN_SHARED, Prefixes
+from batchloom.models.generation.memory.prefixes import MIN_SHARED, Prefix, Prefixes
+from batchloom.models.layers.native.library import dense_kernels
+from tests.models.generation.conftest import make_checkpoint
 
 TEMPLATE = [(7 * n) % 200 + 5 for n in range(MIN_SHARED + 8)]
 OTHER = [(11 * n) % 200 + 5 for n in range(MIN_SHARED)]
@@ -53,3 +55,25 @@ def test_products_of_each_prompts_own_give_the_answers_of_fused_attention(pair, 
     for one, other in zip(Engine(model).generate(prompts, params), fused, strict=True):
         assert one.outputs[0].token_ids == other.outputs[0].token_ids
         assert one.outputs[0].score == pytest.approx(other.outputs[0].score, abs=1e-4)
+
+
+@pytest.mark.skipif(
+    dense_kernels(torch.bfloat16) is None, reason="no compiler, or a processor without bfloat16 kernels"
+)
+@pytest.mark.parametrize("family", ["bloom", "bart_causal"])
+def test_by_kernels_what_follows_a_prefix_has_the_bits_of_prompts_that_were_read_whole(tmp_path, family):
+    make_checkpoint(str(tmp_path), family)
+    model = load_model(str(tmp_path), dtype="bfloat16")
+    tails = [[9], [7, 8, 9, 10, 11], list(range(20, 60))]
+    first, _ = prefill._keys_values(model, [TEMPLATE], None)
+    (memory,) = prefill.split_memories(first, [len(TEMPLATE)], 0, model.alibi_slopes)
+    found, _ = prefill._keys_values(model, tails, Prefix(tuple(TEMPLATE), memory))
+    whole, _ = prefill._keys_values(model, [[*TEMPLATE, *tail] for tail in tails], None)
+    own = torch.cat([torch.arange(-len(tail), 0) + end for tail, end in zip(tails, _ends(tails), strict=True)])
+    for (k_NHK, v_NHK), (k_SHK, v_SHK) in zip(found, whole, strict=True):
+        assert torch.equal(k_NHK, k_SHK[own])
+        assert torch.equal(v_NHK, v_SHK[own])
+
+
+def _ends(tails):
+    return [sum(len(TEMPLATE) + len(tail) for tail in tails[: number + 1]) for number in range(len(tails))]
