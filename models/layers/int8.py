@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from batchloom.models.layers.feedforward import Activation, gelu_tanh
-from batchloom.models.layers.native.int8 import PanelWeight, panels
+from batchloom.models.layers.native.int8 import Int8Panels, panels
 from batchloom.models.layers.native.library import dense_kernels
 
 LARGEST = 127
@@ -74,7 +74,7 @@ class OperatorWeight:
         return sums_NF
 
 
-Int8Weight = OperatorWeight | PanelWeight
+Int8Weight = OperatorWeight | Int8Panels
 """A weight in int8, by who multiplies it."""
 
 

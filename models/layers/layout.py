@@ -22,10 +22,10 @@ from torch import Tensor
 
 from batchloom.models.layers.feedforward import Activation, gelu_tanh
 from batchloom.models.layers.int8 import Int8Weight
-from batchloom.models.layers.native.bfloat16 import Bfloat16Weight, panels
+from batchloom.models.layers.native.bfloat16 import Bfloat16Panels, panels
 from batchloom.models.layers.native.library import dense_kernels
 
-Weight = Tensor | Bfloat16Weight | Int8Weight
+Weight = Tensor | Bfloat16Panels | Int8Weight
 """What `product` multiplies with: a plain weight, one that `lay_out` reordered, or one in int8."""
 
 # Activations that oneDNN can fuse into the product, before rounding, with its names for them. Not relu: fused, it turns
@@ -40,7 +40,7 @@ Reorder = Callable[[Tensor], Weight | None]
 """Makes of a weight what `product` reads in its place: `lay_out`, or `quantized` of models/layers/int8.py."""
 
 
-def lay_out(weight_FD: Tensor) -> Tensor | Bfloat16Weight | None:
+def lay_out(weight_FD: Tensor) -> Tensor | Bfloat16Panels | None:
     """Return the weight reordered, which only `product` reads, or None where nothing is gained."""
     if weight_FD.device.type != "cpu":
         return None

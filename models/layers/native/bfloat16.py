@@ -15,7 +15,7 @@ from batchloom.models.layers.native.panels import NUMBERS
 
 
 @dataclass(frozen=True)
-class Bfloat16Weight:
+class Bfloat16Panels:
     """A weight in bfloat16 that the kernel multiplies."""
 
     library: ctypes.CDLL
@@ -47,10 +47,10 @@ class Bfloat16Weight:
         return out_NF if number is not None or activation is None else activation(out_NF)
 
 
-def panels(library: ctypes.CDLL, weight_FD: Tensor) -> Bfloat16Weight:
+def panels(library: ctypes.CDLL, weight_FD: Tensor) -> Bfloat16Panels:
     """Return a weight for the kernel."""
     num_outputs, num_inputs = weight_FD.shape
     weight_FD = weight_FD.contiguous()
     packed = weight_FD.new_zeros(library.bfloat16_packed_size(num_outputs, num_inputs))
     library.bfloat16_pack(weight_FD.data_ptr(), num_outputs, num_inputs, packed.data_ptr())
-    return Bfloat16Weight(library, packed, num_outputs, num_inputs)
+    return Bfloat16Panels(library, packed, num_outputs, num_inputs)

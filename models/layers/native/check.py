@@ -66,7 +66,7 @@ def _in_bfloat16(library: ctypes.CDLL) -> Iterator[Tried]:
 
 
 def _products(
-    name: str, weight: bfloat16.Bfloat16Weight | int8.PanelWeight, weight_FD: Tensor, hidden_ND: Tensor, bias_F: Tensor
+    name: str, weight: bfloat16.Bfloat16Panels | int8.Int8Panels, weight_FD: Tensor, hidden_ND: Tensor, bias_F: Tensor
 ) -> Iterator[Tried]:
     for num_rows in range(1, ROWS + 1):
         activation = ACTIVATIONS[num_rows % len(ACTIVATIONS)]

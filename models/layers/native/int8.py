@@ -16,7 +16,7 @@ from batchloom.models.layers.native.panels import NUMBERS, PANEL
 
 
 @dataclass(frozen=True)
-class PanelWeight:
+class Int8Panels:
     """A weight in int8 that the kernel multiplies."""
 
     library: ctypes.CDLL
@@ -60,7 +60,7 @@ class PanelWeight:
         return out_NF if number is not None or activation is None else activation(out_NF)
 
 
-def panels(library: ctypes.CDLL, integers_FD: Tensor, scale_F: Tensor) -> PanelWeight:
+def panels(library: ctypes.CDLL, integers_FD: Tensor, scale_F: Tensor) -> Int8Panels:
     """Return integers and their scales as a weight."""
     num_outputs, num_inputs = integers_FD.shape
     integers_FD = integers_FD.contiguous()
@@ -68,4 +68,4 @@ def panels(library: ctypes.CDLL, integers_FD: Tensor, scale_F: Tensor) -> PanelW
     padding = (0, -num_outputs % PANEL)
     correction_F = integers_FD.new_zeros(num_outputs + padding[1], dtype=torch.int32)
     library.int8_pack(integers_FD.data_ptr(), num_outputs, num_inputs, packed.data_ptr(), correction_F.data_ptr())
-    return PanelWeight(library, packed, F.pad(scale_F.float(), padding), correction_F, num_outputs, num_inputs)
+    return Int8Panels(library, packed, F.pad(scale_F.float(), padding), correction_F, num_outputs, num_inputs)
