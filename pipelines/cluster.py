@@ -20,7 +20,7 @@ from ray.data import DataContext
 
 from batchloom.pipelines import own_ray
 from batchloom.pipelines.errors import ConfigError, JobError, PipelineError
-from batchloom.pipelines.joining import cluster_to_join, takes_token
+from batchloom.pipelines.joining import begin_showing_token, cluster_to_join
 from batchloom.pipelines.replicas.placement import Cluster, Node, NodeKind
 
 LAUNCHERS_FILE = "~/ray_bootstrap_config.yaml"
@@ -197,7 +197,7 @@ def _start(joins: bool) -> None:
     try:
         ray.init(**options)
     except ConnectionError:  # after 20 s; whether it was for want of a token Ray says in a log alone
-        if not takes_token():
+        if not begin_showing_token():
             raise
         _shut_down()
         ray.init(**options)

@@ -49,7 +49,7 @@ def cluster_to_join() -> str | None:
     )
 
 
-def takes_token() -> bool:
+def begin_showing_token() -> bool:
     """Let Ray show this user's token from here on, and return whether there is one that it did not show before.
 
     Since 2.60 Ray makes one at the first start of its own on a machine, and what `ray start` begins there asks for it;

@@ -240,7 +240,7 @@ def test_whatever_keeps_a_job_from_a_cluster_is_said_with_what_to_change(monkeyp
 SHOWN = """
 import os
 from batchloom.pipelines import joining
-print(joining.takes_token(), os.environ.get("RAY_AUTH_MODE"), joining.takes_token())
+print(joining.begin_showing_token(), os.environ.get("RAY_AUTH_MODE"), joining.begin_showing_token())
 """
 
 
@@ -271,7 +271,7 @@ def test_a_cluster_that_refuses_is_asked_again_with_a_token_if_there_is_one(monk
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     for name, value in {
         "batchloom.pipelines.cluster.cluster_to_join": lambda: "10.0.0.1:6379",
-        "batchloom.pipelines.cluster.takes_token": lambda: has_token,
+        "batchloom.pipelines.cluster.begin_showing_token": lambda: has_token,
         "ray.is_initialized": lambda: False,
         "ray.init": refuse,
         "batchloom.pipelines.cluster._shut_down": lambda: None,
@@ -307,7 +307,7 @@ def refusal(monkeypatch, kind: type[Exception], address: str | None, error: Exce
         raise error
 
     monkeypatch.setattr("batchloom.pipelines.cluster.cluster_to_join", lambda: address)
-    monkeypatch.setattr("batchloom.pipelines.cluster.takes_token", lambda: False)
+    monkeypatch.setattr("batchloom.pipelines.cluster.begin_showing_token", lambda: False)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", start)
     monkeypatch.setattr("batchloom.pipelines.cluster._shut_down", lambda: None)
