@@ -120,6 +120,7 @@ def test_heavy_modules_are_imported_by_the_rooms_that_own_them_alone(package: st
             "pipelines/running/stream.py",
             "pipelines/replicas/spanning.py",
             "pipelines/telemetry/exporter.py",
+            "pipelines/watching/memory_kills.py",
             "pipelines/watching/ray_servers.py",
             "pipelines/watching/roster.py",
             "pipelines/watching/watchdog.py",

@@ -2,8 +2,9 @@
 
 Ray's C++ core logs there in every process that connects, and Ray's Python prints what other nodes tell, in colours.
 Dropped are lines of level I (info), those on tasks that Ray tries again, which come by dozens where a node is lost,
-stacks of its servers, and what it quotes of a dead node's log, indented: two hundred lines of counters. All others are
-passed on, without colours, to be printed above the live line.
+stacks of its servers, what it quotes of a dead node's log, indented: two hundred lines of counters, and of its pages
+about a lack of memory all but the first line. All others are passed on, without colours, to be printed above the live
+line.
 """
 
 import os
@@ -21,6 +22,9 @@ RAY_INFORMS = re.compile(
     r"|\(raylet[^)]*\) Task \S+ failed\. There are \w+ retries remaining, so the task will be retried\."
     r"|\s*\S+\(\S*\+0x[0-9a-f]+\) \[0x[0-9a-f]+\]$"  # a frame of a stack; Ray's logs have it
 )
+MEMORY_PAGE = re.compile(r"\(raylet[^)]*\) Task \S+ failed due to oom\.")
+MEMORY_PAGE_END = "Refer to the documentation on how to address the out of memory issue"
+MEMORY_PAGE_LINES = 100  # at most, where another version of Ray ends it otherwise
 COLOURS = re.compile(r"\x1b\[[\d;]*m")
 LAST_LINES_SECONDS = 0.5  # to wait for the pipe's end: a child process that inherited it may never close it
 
@@ -47,9 +51,15 @@ def caught(tell: Callable[[str], None]) -> Iterator[TextIO]:
 
 
 def _hand_on(source: int, tell: Callable[[str], None]) -> None:
+    num_to_drop = 0
     with open(source, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             text = COLOURS.sub("", line.rstrip("\n"))
+            if num_to_drop:
+                num_to_drop = 0 if text.startswith(MEMORY_PAGE_END) else num_to_drop - 1
+                continue
+            if MEMORY_PAGE.match(text):
+                num_to_drop = MEMORY_PAGE_LINES
             if not RAY_INFORMS.match(text):
                 with suppress(ValueError):  # the real stderr is closed: this line came after LAST_LINES_SECONDS
                     tell(text)

@@ -37,6 +37,9 @@ from batchloom.pipelines.stages.tokenize import tokenizer_of
 from batchloom.pipelines.stages.work import Work
 from batchloom.pipelines.stages.write import Write
 from batchloom.pipelines.telemetry.measures import Increments
+from batchloom.pipelines.watching.memory_kills import MemoryKills
+from batchloom.pipelines.watching.pump import Pump
+from batchloom.pipelines.watching.watchdog import LOOK_SECONDS
 
 FIRST_ROUND = 16  # rows
 GROWTH = 4  # of a round over the one before
@@ -100,13 +103,24 @@ def rehearse(job: JobPlan, sample: Sample, all_rows: float, num_units: int, num_
 
 def _start_stages(num_units: int, readers: int | None) -> None:
     """Run a dataset of stages that do nothing. In a run Ray Data's actors and the workers of its stages start while the
-    replica loads, and on few cores it loads half as fast."""
+    replica loads, and on few cores it loads half as fast. Raises: JobError where memory lacks for them."""
     num_tasks = min(num_units, MOST_TASKS)
     rows = ray.data.range(num_tasks, override_num_blocks=num_tasks)
     for _ in range(2):  # stages before the replica
         pool = TaskPoolStrategy(readers)
         rows = rows.map_batches(_nothing, compute=pool, num_cpus=STAGE_CPUS, batch_size=1, batch_format="pyarrow")
-    rows.materialize()
+    kills = MemoryKills()
+    done: Pump[Any] = Pump(lambda: iter(rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)))
+    with done:
+        while True:
+            try:
+                batch = done.take(LOOK_SECONDS)
+            except StopIteration:
+                return
+            if batch is None:
+                kills.look([])
+            if (loss := kills.loss()) is not None:
+                raise JobError(loss)
 
 
 def _nothing(batch: pa.Table) -> pa.Table:

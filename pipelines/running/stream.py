@@ -39,6 +39,7 @@ from batchloom.pipelines.stores.storage import Store
 from batchloom.pipelines.telemetry.exporter import JobExporter
 from batchloom.pipelines.telemetry.metrics_table import Labels
 from batchloom.pipelines.watching.environment import unready
+from batchloom.pipelines.watching.memory_kills import said_of
 from batchloom.pipelines.watching.pace import Pace
 from batchloom.pipelines.watching.pump import Pump
 from batchloom.pipelines.watching.ray_servers import RayServers, loss_of
@@ -188,11 +189,12 @@ def _taken(pump: Pump[Any], watchdog: Watchdog, pace: Pace, on_event: Callable[[
         yield batch
         if batch is not None:
             pace.finished()
+            watchdog.went_on()
             continue
         if (loss := watchdog.loss()) is not None:
             pump.abandon()
             raise JobError(f"{loss}\n{KEPT}")
-        if (vain := watchdog.vain_wait()) is not None:
+        if (vain := watchdog.vain_wait() or watchdog.memory_loss()) is not None:
             raise JobError(f"{vain}\n{KEPT}")
         if watchdog.begins_to_wait() or pace.is_due():
             on_event(watchdog.waiting(pace.quiet_seconds))
@@ -291,6 +293,8 @@ def translated_errors() -> Iterator[None]:
         if any(isinstance(one, ray.exceptions.RuntimeEnvSetupError) for one in _causes(error)):
             raise JobError(f"{unready(str(error))}\n{KEPT}") from error
         causes = list(_causes(error))
+        if starved := [one for one in causes if isinstance(one, ray.exceptions.OutOfMemoryError)]:
+            raise JobError(f"{said_of(starved[-1])}\n{KEPT}") from error
         with_words = [cause for cause in causes if str(cause)]  # Ray Data's SystemException has none
         innermost = (with_words or causes)[-1]
         raise JobError(f"{type(innermost).__name__}: {innermost}\n{KEPT}") from error

@@ -21,6 +21,7 @@ from batchloom.pipelines.metrics import ReplicaEnded, Replicas, ReplicaSight, Wa
 from batchloom.pipelines.replicas.placement import Node, Placement, one_of
 from batchloom.pipelines.telemetry.usage import ReplicaUsage, Usage
 from batchloom.pipelines.watching.environment import unready
+from batchloom.pipelines.watching.memory_kills import MemoryKills
 from batchloom.pipelines.watching.ray_servers import RayServers, Silence, loss_of
 from batchloom.pipelines.watching.room_wait import RoomWait
 from batchloom.pipelines.watching.roster import REPORT_SECONDS, Process, Roster, Sight, started_at
@@ -47,6 +48,7 @@ class Watchdog:
         self._roster, self._placement, self._limits = roster, placement, limits
         self._servers = RayServers.of_this_driver()
         self._room_wait, self._wait_minutes = RoomWait(wait_minutes), wait_minutes
+        self._memory_kills = MemoryKills()
         self._sights: list[Sight] = []
         self._seen: dict[str, str] = {}
         """Addresses of nodes that were there at some time of the job."""
@@ -88,8 +90,16 @@ class Watchdog:
             return self._loss or loss_of(self._silences)
 
     def begins_to_wait(self) -> bool:
-        """Return whether no node holds a replica, the first time that this is asked since."""
-        return self._room_wait.is_news()
+        """Return whether no node holds a replica, or memory lacks, the first time that this is asked since."""
+        return self._room_wait.is_news() or self._memory_kills.is_news()
+
+    def went_on(self) -> None:
+        """Called when a unit is done."""
+        self._memory_kills.went_on()
+
+    def memory_loss(self) -> str | None:
+        """Return why the job cannot go on, where Ray ends whatever it starts for lack of memory."""
+        return self._memory_kills.loss()
 
     def vain_wait(self) -> str | None:
         """Return why the job cannot go on, where no node that holds a replica has come for too long."""
@@ -157,7 +167,8 @@ class Watchdog:
             for sight in sights
         )
         taken = [] if free is None else self._placement.taken(_resources(nodes), free)
-        lacking = [*(self._lacking(nodes) or taken), *map(str, silences)]
+        trouble = self._memory_kills.trouble()
+        lacking = [*(self._lacking(nodes) or taken), *map(str, silences), *filter(None, [trouble])]
         num_replicas, seconds_left = self._placement.min_replicas, self._room_wait.seconds_left
         return Waiting(quiet_seconds, replicas, num_replicas, tuple(lacking), seconds_left)
 
@@ -172,6 +183,7 @@ class Watchdog:
     def _run(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
             try:
+                self._look_at_memory()
                 self._look()
             except ray.exceptions.RuntimeEnvSetupError as error:  # of the roster: Ray does not try again
                 with self._changing:
@@ -186,6 +198,15 @@ class Watchdog:
         if is_news and not self._over.is_set():
             self._told = (trouble, time.monotonic())
             log.warning("%s", trouble)
+
+    def _look_at_memory(self) -> None:
+        """Before the roster is asked: it may be ended for lack of memory, too."""
+        with self._changing:
+            sights, age = self._sights, time.monotonic() - self._looked_at
+            is_any_silent = bool(self._silences)
+        if not is_any_silent:
+            heard = (sight for sight in sights if sight.heard + age < HEARD_SECONDS)
+            self._memory_kills.look([sight.process for sight in heard if sight.units or not sight.is_ready])
 
     def _look(self) -> None:
         with self._changing:

@@ -52,7 +52,7 @@ def test_an_error_is_red_unless_no_color_is_set(tmp_path: Path, variables: dict[
 
 def test_native_lines_are_caught_and_those_that_only_inform_left_out() -> None:
     """Ray's C++ side wrote into the middle of the live line, past Python and past rich; and the loss of a node was told
-    by dozens of lines on retries, with the codes of their colours."""
+    by dozens of lines on retries, with the codes of their colours; a lack of memory by pages of counters."""
     script = (
         "import os, sys\n"
         "from batchloom.jobs.terminal.stray_lines import caught\n"
@@ -68,6 +68,10 @@ def test_native_lines_are_caught_and_those_that_only_inform_left_out() -> None:
         "    print('\\x1b[33m(raylet)\\x1b[0m The node is dead', file=sys.stderr)\n"
         "    print('    /ray/raylet(+0x4af8e3) [0x56136b4f38e3]', file=sys.stderr)\n"
         "    print('    /lib/libc.so.6(__libc_start_main+0x85) [0x7ff2f3645305]', file=sys.stderr)\n"
+        "    oom = 'Task f failed due to oom. There are infinite oom retries remaining. Error: 1 worker'\n"
+        "    print('\\x1b[33m(raylet)\\x1b[0m', oom, file=sys.stderr)\n"
+        "    print('Eviction Stats:\\n]\\nTop 10 memory users: PID\\n7 0.49 python', file=sys.stderr)\n"
+        "    print('Refer to the documentation on how to address the out of memory issue: ...', file=sys.stderr)\n"
         "    print('from Python', file=sys.stderr)\n"
         "    print('true', file=stderr)\n"
         "print('after', file=sys.stderr)\n"
@@ -76,7 +80,9 @@ def test_native_lines_are_caught_and_those_that_only_inform_left_out() -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr == "true\nafter\n"
     lost = "[2026-01-02 03:04:05,678 E 12 12] core_worker.cc:1: Lost"
-    assert done.stdout == f"{[lost, '(raylet) A node is gone: ', '(raylet) The node is dead', 'from Python']}\n"
+    memory = "(raylet) Task f failed due to oom. There are infinite oom retries remaining. Error: 1 worker"
+    told = [lost, "(raylet) A node is gone: ", "(raylet) The node is dead", memory, "from Python"]
+    assert done.stdout == f"{told}\n"
 
 
 def test_a_child_that_keeps_stderr_open_does_not_hold_the_command_up() -> None:
