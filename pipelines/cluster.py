@@ -96,7 +96,7 @@ def _told_by_ray() -> list[NodeKind] | None:
 def _told_by_launcher(nodes: Sequence[Mapping[str, Any]]) -> list[NodeKind] | None:
     """Return the kinds of nodes that `ray up` has written to the head of its cluster, where this is the head."""
     here = ray.get_runtime_context().get_node_id()
-    file = Path(LAUNCHERS_FILE).expanduser()
+    file = Path(os.path.expanduser(LAUNCHERS_FILE))  # Path's own raises where a user has no home
     if not file.exists() or not any(node["NodeID"] == here and HEAD in node["Resources"] for node in nodes):
         return None
     config = yaml.safe_load(file.read_text())

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 import fsspec
 
+from batchloom.models.cache_home import NoHomeError, cache_home
 from batchloom.models.checkpoints.asking import ask
 from batchloom.models.errors import CheckpointError
 from batchloom.models.patience import GaveUpError
@@ -28,6 +29,7 @@ from batchloom.models.redaction import redacted
 
 logger = logging.getLogger(__name__)
 
+FOLDER = "models"  # of the cache
 Entry = Mapping[str, Any]
 """What a filesystem's listing tells of a file."""
 
@@ -42,7 +44,10 @@ class CachedModel:
 
 def newest(uri: str) -> CachedModel | None:
     """Return the newest whole copy of a model, of whatever version; None where there is none."""
-    folders = [path for path in _home().glob(f"{_digest(uri)}-*") if path.is_dir()]
+    try:
+        folders = [path for path in (cache_home() / FOLDER).glob(f"{_digest(uri)}-*") if path.is_dir()]
+    except NoHomeError:
+        return None
     by_age = sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
     return next((cached for folder in by_age if (cached := _checked(folder)) is not None), None)
 
@@ -53,14 +58,29 @@ def fetch_once(
     """Return the copy of these files, fetching it where there is none or a damaged one.
 
     `versions`: what changes with the files' contents. Processes that start together wait for the first one, and none
-    sees a partial copy. Raises: CheckpointError where a file cannot be fetched, or is not what the listing says.
+    sees a partial copy. Raises: CheckpointError where a file cannot be fetched, or is not what the listing says, and
+    where the cache cannot be written.
     """
+    try:
+        folder = cache_home() / FOLDER / f"{_digest(uri)}-{_digest(versions)}"
+        if (cached := _checked(folder)) is not None:
+            return cached
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return _fetch_into(folder, filesystem, root, uri, files)
+    except NoHomeError as error:
+        raise CheckpointError(f"Model {uri!r} has no place on this machine: {error}.") from error
+    except OSError as error:
+        raise CheckpointError(
+            f"Model {uri!r} cannot be put into the cache of this machine: {error}. Make room there, or set "
+            "BATCHLOOM_CACHE to a folder that this user may write to."
+        ) from error
+
+
+def _fetch_into(
+    folder: Path, filesystem: fsspec.AbstractFileSystem, root: str, uri: str, files: Mapping[str, Entry]
+) -> CachedModel:
     from filelock import FileLock  # takes asyncio along, and models in local folders need no cache
 
-    folder = _home() / f"{_digest(uri)}-{_digest(versions)}"
-    if (cached := _checked(folder)) is not None:
-        return cached
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if (cached := _checked(folder)) is not None:
             return cached
@@ -163,11 +183,6 @@ def _version(found: os.stat_result) -> list[int]:
 
 def _record_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.json")
-
-
-def _home() -> Path:
-    home = os.environ.get("BATCHLOOM_CACHE") or os.path.join(os.path.expanduser("~"), ".cache", "batchloom")
-    return Path(home) / "models"
 
 
 def _digest(value: Any) -> str:

@@ -10,6 +10,7 @@ from threading import Lock
 
 import torch
 
+from batchloom.models.cache_home import cache_home
 from batchloom.models.layers.native.build import FEATURES, BuildError, features, library_file
 from batchloom.models.layers.native.check import check
 from batchloom.models.layers.native.signatures import declare
@@ -63,9 +64,8 @@ def _loaded() -> ctypes.CDLL | None:
 
 def _load() -> ctypes.CDLL:
     try:
-        home = os.environ.get("BATCHLOOM_CACHE") or Path("~/.cache/batchloom").expanduser()
-        library = ctypes.CDLL(str(library_file(Path(home) / "kernels")))
-    except (OSError, RuntimeError):  # no home, or one that cannot be written to, or that forbids to execute
+        library = ctypes.CDLL(str(library_file(cache_home() / "kernels")))
+    except OSError:  # no home, or one that cannot be written to, or that forbids to execute
         with tempfile.TemporaryDirectory() as folder:
             library = ctypes.CDLL(str(library_file(Path(folder))))
     declare(library)

@@ -296,3 +296,29 @@ def test_a_copy_of_the_cache_is_hashed_and_used_and_a_link_to_one_is_not(hub, tm
     hub.is_down = False
     assert local_folder(uri) == tmp_path / "copy" / "models" / folder.name
     assert folder.is_dir()
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_user_without_a_home_is_told_what_to_set_and_gets_no_folder_of_that_name(tmp_path, monkeypatch):
+    """A number that no user has, as some clusters run containers: '~' was a folder of the working directory."""
+
+    def user(_):
+        raise KeyError("no such user")
+
+    for name in ("BATCHLOOM_CACHE", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", user)
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(CheckpointError, match="has no home directory: set BATCHLOOM_CACHE"):
+        local_folder(f"hf://org/tiny@{COMMIT}")
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_cache_that_takes_no_files_is_said_with_what_to_set(tmp_path, monkeypatch):
+    """It was a traceback."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BATCHLOOM_CACHE", str(tmp_path / "file"))
+    with pytest.raises(CheckpointError, match=r"cannot be put into the cache.*set BATCHLOOM_CACHE"):
+        local_folder(f"hf://org/tiny@{COMMIT}")
