@@ -57,10 +57,9 @@ class JobFile:
         try:
             text = _read_text(path)
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or (
-                "it is not UTF-8 text" if isinstance(error, UnicodeError) else error
-            )
-            raise JobFileError(path, [Problem("", f"the job file cannot be read: {reason}.")]) from error
+            raise JobFileError(
+                path, [Problem("", f"the job file cannot be read: {_unreadable(path, error)}")]
+            ) from error
         try:
             return cls._parse(text)
         except yaml.MarkedYAMLError as error:
@@ -81,6 +80,21 @@ class JobFile:
             asked = "a job file is a mapping such as 'task: summarization'"
             raise yaml.MarkedYAMLError(problem=asked, problem_mark=root.start_mark)
         return cls(loader.construct_document(root), dict(_lines(root, ())))
+
+
+def _unreadable(path: str, error: OSError | ValueError) -> str:
+    """Return why, and what to do."""
+    match error:
+        case FileNotFoundError():
+            looked_in = "" if os.path.isabs(path) or not os.path.exists(".") else f" in {os.getcwd()}"
+            return f"there is no such file{looked_in}. Check the path, or write one: batchloom init TASK > {path}"
+        case IsADirectoryError():
+            return "it is a folder. Name the job file (a .yaml), not its input or output."
+        case OSError(strerror=str(words)):
+            return f"{words}. Look at its permissions, or copy it to a place that this user may read."
+        case UnicodeError():
+            return "it is not UTF-8 text. Name the job file (a .yaml), or save it as UTF-8."
+    return f"{error}."
 
 
 def parse_value(text: str) -> Any:

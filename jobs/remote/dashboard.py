@@ -67,4 +67,7 @@ def clear_errors(address: str) -> Iterator[None]:
             f"http://<head node>:{PORT}, and see that this machine can reach it."
         ) from error
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: the dashboard's answer is an error
-        raise JobError(f"The Ray dashboard at {address} did not do as asked: {str(error).rstrip('.')}.") from error
+        raise JobError(
+            f"The Ray dashboard at {address} did not do as asked: {str(error).rstrip('.')}. See that the cluster has "
+            "the Ray of this machine; its dashboard.log says more."
+        ) from error

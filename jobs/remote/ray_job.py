@@ -108,7 +108,10 @@ class RayJob:
         with clear_errors(self.address):
             while not (info := self.client.get_job_info(self.id)).status.is_terminal():
                 if time.monotonic() > until:
-                    raise JobError(f"{self.id} was told to stop and still runs after {seconds:.0f} s.")
+                    raise JobError(
+                        f"{self.id} was told to stop and still runs after {seconds:.0f} s. batchloom logs {self.id} "
+                        "has what it does; batchloom stop asks again."
+                    )
                 time.sleep(STATUS_SECONDS)
         return info
 
@@ -119,7 +122,10 @@ class RayJob:
         if code is None and NO_ENVIRONMENT in (info.message or ""):
             raise JobError(f"{self.id} did not start. {unready(info.message)}")
         if code is None or code not in set(ExitCode):
-            raise JobError(f"{self.id} ended as {info.status} without an exit code of ours ({code}): {info.message}")
+            raise JobError(
+                f"{self.id} ended as {info.status} without an exit code of ours ({code}): {info.message} batchloom "
+                f"logs {self.id} has its last words; where its head was lost, the same submit goes on."
+            )
         return ExitCode(code)
 
 

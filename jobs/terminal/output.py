@@ -181,6 +181,7 @@ class Output:
         else:
             problems = wording.plural(len(found.problems), "problem")
             self.say(f"{problems}:", *[f"  {problem}" for problem in found.problems])
+            self.say(" ".join(found.advice))
         self.say(*[f"Not compared: {note}" for note in found.notes])
 
     def view(self, view: "View") -> None:

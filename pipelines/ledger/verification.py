@@ -30,6 +30,9 @@ from batchloom.pipelines.records import from_json
 from batchloom.pipelines.selection.selection import Selection
 from batchloom.pipelines.stores.storage import Store, absolute
 
+STRANGE = "it is in the output and not in the manifest"
+GONE = "are not there any more"
+UNREADABLE = "input: cannot be recounted."
 Check = Callable[[Store, str, Sequence[PartRecord]], list[str]]
 """Reads parts whole, with the fingerprint that they should have, and returns what is wrong with them."""
 
@@ -55,6 +58,20 @@ class Verification:
     @property
     def ok(self) -> bool:
         return not self.problems
+
+    @property
+    def advice(self) -> list[str]:
+        """What to do about the problems."""
+        strange = [problem for problem in self.problems if problem.endswith(STRANGE)]
+        gone = [problem for problem in self.problems if problem.endswith(GONE) or problem.startswith(UNREADABLE)]
+        words = {
+            "Move files that are not in the manifest out of the folder.": strange,
+            "Bring input files back that are gone or cannot be read; input.missing: keep does without them.": gone,
+            "Run the job again: it computes what is missing, cut or altered, and keeps the rest.": [
+                problem for problem in self.problems if problem not in [*strange, *gone]
+            ],
+        }
+        return [sentence for sentence, problems in words.items() if problems]
 
 
 def verify(
@@ -144,7 +161,10 @@ def _input_of(
         if not config.paths:
             raise ValueError("it has no paths")
     except ValueError as error:
-        raise OutputError(f"{store.path(ledger.MANIFEST)} is not as batchloom wrote it: job.input: {error}.") from error
+        raise OutputError(
+            f"{store.path(ledger.MANIFEST)} is not as batchloom wrote it: job.input: {error}. Run the job again: it "
+            "keeps what is done, and writes the manifest anew."
+        ) from error
     options = {**config.storage_options, **storage_options}
     paths = () if given is None else tuple(absolute(path) for path in given.paths)
     if given is not None and tuple(map(redacted, paths)) == config.paths:
@@ -189,7 +209,7 @@ def _check_names(manifest: Manifest, found: ledger.Found) -> Iterator[str]:
     """Yield files that are no part of the manifest, and parts that it names twice."""
     named = Counter(manifest.parts.table["part"].to_pylist())
     for name in sorted({*found.parts, *found.others} - set(named)):
-        yield f"{name}: it is in the output and not in the manifest"
+        yield f"{name}: {STRANGE}"
     for name, count in named.items():
         if count > 1:
             yield f"manifest: it names {name} {count} times"
@@ -221,7 +241,7 @@ def _check_input(
     try:
         found, _ = find_shards(config, kept=footers)
     except (InputError, StoreError) as error:
-        gone = [f"input: cannot be recounted. {error}"]
+        gone = [f"{UNREADABLE} {error}"]
         are_kept = config.missing == "keep" and isinstance(error, NoInputError)
         return None, [] if are_kept else gone, gone if are_kept else []
     looked_at, left_out = limited(found, config.limit), words_for_left_out(found, config.limit)
@@ -239,7 +259,7 @@ def _check_input(
             if shard is not None and (shard.source.identity != span.identity or span.stop > shard.num_rows):
                 problems.append(f"input: rows {span.start} to {span.stop} of {span.shard} are not there as they were")
             elif shard is None and config.missing == "error":
-                problems.append(f"input: rows {span.start} to {span.stop} of {span.shard} are not there any more")
+                problems.append(f"input: rows {span.start} to {span.stop} of {span.shard} {GONE}")
             elif not coverage.add(span):
                 problems.append(f"{part}: it holds rows of {span.shard} that another part holds as well")
             elif shard is None:

@@ -50,8 +50,13 @@ def test_what_is_no_yaml_is_refused_with_its_line(tmp_path: Path, text: str, mes
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(JobFileError, match=r"nope\.yaml has 1 problem:\n  the job file cannot be read: No such file"):
-        JobFile.read(str(tmp_path / "nope.yaml"))
+    missing = tmp_path / "nope.yaml"
+    with pytest.raises(JobFileError) as caught:
+        JobFile.read(str(missing))
+    assert str(caught.value) == (
+        f"{missing} has 1 problem:\n  the job file cannot be read: there is no such file. Check the path, or write "
+        f"one: batchloom init TASK > {missing}"
+    )
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(JobFileError, match="it is not UTF-8 text"):
         JobFile.read(str(tmp_path / "binary.yaml"))
@@ -100,7 +105,7 @@ def test_a_pipe_and_a_device_are_no_job_files(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe.yaml", Path("/dev/zero"), Path("/dev/urandom")):
         with pytest.raises(JobFileError, match="it is a pipe or a device; save it as a file"):
             JobFile.read(str(path))
-    for path, reason in ((tmp_path, "Is a directory"), (Path("nul\0"), "embedded null byte")):
+    for path, reason in ((tmp_path, r"it is a folder\. Name the job file"), (Path("nul\0"), "embedded null byte")):
         with pytest.raises(JobFileError, match=reason):
             JobFile.read(str(path))
 
@@ -109,3 +114,9 @@ def test_a_value_of_the_command_line_is_bounded_as_well() -> None:
     for value in ("&a [*a]", "[" * 5000):
         with pytest.raises(JobFileError, match="is not valid YAML"):
             parse_set(f"seed={value}")
+
+
+def test_a_missing_file_is_said_with_the_folder_that_was_looked_in(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(JobFileError, match=f"there is no such file in {tmp_path}. Check the path"):
+        JobFile.read("nope.yaml")

@@ -16,4 +16,6 @@ def write(option: str, path: str, content: str) -> None:
             file.write(content)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{option} {path}: cannot be written: {reason}.") from error
+        raise ConfigError(
+            f"{option} {path}: cannot be written: {reason}. Name a file in a folder that is there and takes files."
+        ) from error

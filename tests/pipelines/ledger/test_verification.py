@@ -123,6 +123,22 @@ def test_a_file_that_is_no_part_is_named(output: Path, name: str) -> None:
     (output / name).parent.mkdir(exist_ok=True)
     (output / name).write_bytes(b"")
     assert only_problem(output) == f"{name}: it is in the output and not in the manifest"
+    assert pipelines.verify(str(output)).advice == ["Move files that are not in the manifest out of the folder."]
+
+
+def test_damage_of_each_kind_is_said_with_what_to_do_and_a_whole_output_without(output: Path, finished: Path) -> None:
+    """What was wrong was said, and not what to do next."""
+    assert pipelines.verify(str(output)).advice == []
+    part = sorted(output.glob("*.parquet"))[0]
+    os.truncate(part, part.stat().st_size - 50)
+    assert [advice.partition(":")[0] for advice in pipelines.verify(str(output)).advice] == ["Run the job again"]
+    corpus, elsewhere = finished / "corpus", finished / "elsewhere"
+    corpus.rename(elsewhere)
+    try:
+        advice = pipelines.verify(str(output)).advice
+    finally:
+        elsewhere.rename(corpus)
+    assert [one.split(" that")[0].split(":")[0] for one in advice] == ["Bring input files back", "Run the job again"]
 
 
 def edit_manifest(output: Path, change: Callable[[dict[str, Any]], object]) -> None:
