@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import re
 import socket
 import time
 
@@ -22,9 +23,14 @@ def cluster_to_join() -> str | None:
     job starts a Ray of its own.
 
     Where a cluster of this machine is gone, which it says nowhere if it was killed, a job starts its own, with a
-    warning. Raises: ConfigError where nothing answers at another address; ValueError where RAY_ADDRESS is no address.
+    warning. Raises: ConfigError where nothing answers at another address, or RAY_ADDRESS is none.
     """
     named = os.environ.get("RAY_ADDRESS")
+    if named and (wrong := wrong_with(named)) is not None:
+        raise ConfigError(
+            f"RAY_ADDRESS={named!r} is no address of a Ray cluster: {wrong}. Write the host and port of its head "
+            "(host:6379), or unset it: the job then runs on this machine alone."
+        )
     # None looks for RAY_ADDRESS, then for what `ray start` left; its type does not say so.
     address: str | None = services.canonicalize_bootstrap_address(None)  # type: ignore[arg-type]
     if address is None or _answers(address):
@@ -47,6 +53,24 @@ def cluster_to_join() -> str | None:
         f"{address} within {PATIENCE:g} s. Start it again; or leave it by `ray stop`, and the job runs on this machine "
         "alone."
     )
+
+
+def wrong_with(named: str) -> str | None:
+    """Return what keeps RAY_ADDRESS from being an address; None where it is one, or a word that Ray knows. Ray prints a
+    traceback, or tells that int() failed."""
+    if named in ("auto", "local"):
+        return None
+    scheme, _, rest = named.rpartition("://")
+    host, colon, port = rest.rpartition(":")
+    if scheme not in ("", "ray"):
+        return f"it begins with {scheme}://, which is not Ray's own protocol"
+    if not colon or not port:
+        return "it has no port"
+    if not re.fullmatch(r"\[[^\[\]\s]+\]|[^\[\]\s/]+", host):
+        return "it has no host" if not host else f"{host!r} is no host"
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+        return f"{port!r} is no port: a number from 1 to 65535"
+    return None
 
 
 def begin_showing_token() -> bool:

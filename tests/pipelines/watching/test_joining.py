@@ -72,3 +72,33 @@ def test_an_address_that_is_named_and_does_not_answer_is_an_error_here_too(
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(ConfigError, match=f"RAY_ADDRESS='{address}' names: nothing answers"):
             joining.cluster_to_join()
+
+
+@pytest.mark.parametrize(
+    ("named", "wrong"),
+    [
+        (":1", "it has no host"),
+        ("head", "it has no port"),
+        ("head:", "it has no port"),
+        (" ", "it has no port"),
+        ("head:x", "'x' is no port: a number from 1 to 65535"),
+        ("head:0", "'0' is no port: a number from 1 to 65535"),
+        ("head:99999", "'99999' is no port: a number from 1 to 65535"),
+        ("my head:1", "'my head' is no host"),
+        ("[::1:1", "'[::1' is no host"),
+        ("http://head:8265", "it begins with http://, which is not Ray's own protocol"),
+    ],
+)
+def test_what_is_no_address_is_said_before_ray_is_asked(named: str, wrong: str, monkeypatch) -> None:
+    """Ray printed a traceback first ("Malformed host"), or what int() has to say."""
+    monkeypatch.setenv("RAY_ADDRESS", named)
+    with pytest.raises(ConfigError) as caught:
+        joining.cluster_to_join()
+    assert str(caught.value).startswith(
+        f"RAY_ADDRESS={named!r} is no address of a Ray cluster: {wrong}. Write the host"
+    )
+
+
+@pytest.mark.parametrize("named", ["auto", "local", "head:6379", "10.0.0.1:1", "[::1]:6379", "ray://head:10001"])
+def test_what_is_an_address_is_left_to_ray(named: str) -> None:
+    assert joining.wrong_with(named) is None
