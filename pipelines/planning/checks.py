@@ -6,6 +6,7 @@ import re
 
 from batchloom.pipelines.config import JSON_ENDINGS, EngineConfig, JobConfig, ModelOptions
 from batchloom.pipelines.errors import ConfigError
+from batchloom.pipelines.stores.storage import absolute
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -17,6 +18,8 @@ def check_named(config: JobConfig) -> None:
         problems.append("input.paths: is empty or holds an empty text; name files, folders or globs.")
     if not config.output.path:
         problems.append("output.path: is empty; name a folder.")
+    elif (file := _file_on(config.output.path)) is not None:
+        problems.append(f"output.path: {file} is there and no folder. Name another folder, or remove it.")
     if not config.model:
         problems.append("model: is empty; name a folder, a URL or hf://org/name.")
     if HUB_NAME.fullmatch(config.model) and not os.path.exists(config.model):
@@ -25,6 +28,16 @@ def check_named(config: JobConfig) -> None:
     problems += [f"{key}: holds a NUL byte." for key, paths in named.items() if any("\0" in path for path in paths)]
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _file_on(folder: str) -> str | None:
+    """Return what lies on a local path and is no folder. None for URLs, and where nothing does."""
+    there = absolute(folder)
+    if "://" in there or "\0" in there:
+        return None
+    while not os.path.lexists(there) and os.path.dirname(there) != there:
+        there = os.path.dirname(there)
+    return None if os.path.isdir(there) else there
 
 
 def check_numbers(config: JobConfig) -> None:

@@ -165,8 +165,9 @@ def test_an_output_that_cannot_be_written(batchloom: Run, make_job: Run, tmp_pat
     (tmp_path / "file").write_text("")
     said = batchloom("run", make_job(), "--output", tmp_path / "file")
     assert said.code == 2
-    assert f"Error: Output {tmp_path}/file cannot be written. " in said.err
-    assert "[Errno 20] Not a directory" in said.err
+    assert (
+        said.err == f"Error: output.path: {tmp_path}/file is there and no folder. Name another folder, or remove it.\n"
+    )
 
 
 @pytest.mark.parametrize("command", ["verify", "show", "status", "report"])

@@ -356,6 +356,14 @@ def test_an_empty_text_is_no_path(make_job) -> None:
         pipelines.plan(make_job(paths=("",), output="", model=""))
 
 
+@pytest.mark.parametrize("output", ["file", "file/below/it"])
+def test_an_output_on_a_file_is_refused_before_anything_is_read(make_job, tmp_path, output) -> None:
+    """It was a listing that failed, after words about footers that are of no use."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=f"output.path: {tmp_path / 'file'} is there and no folder. Name another"):
+        pipelines.plan(make_job(output=str(tmp_path / output)))
+
+
 def test_a_model_folder_without_a_checkpoint_is_named(make_job, tmp_path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(Exception, match="nothing") as caught:
