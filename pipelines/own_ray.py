@@ -14,7 +14,10 @@ from types import ModuleType
 from typing import Any
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private import node, parameter, ray_constants, services
+
+from batchloom.pipelines.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +32,10 @@ SETTINGS = {
 def start(**options: Any) -> None:
     """Start it, and connect this process to it, with options of `ray.init`.
 
-    Raises: what `ray.init` does. It leaves nothing then that `ray.shutdown` does not end.
+    Raises: ConfigError where Ray cannot be in its folder; what `ray.init` does. It leaves nothing then that
+    `ray.shutdown` does not end.
     """
+    check_folder(get_default_ray_temp_dir())
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     if (actors := _ray_datas()) is not None:
@@ -44,6 +49,21 @@ def start(**options: Any) -> None:
         replaced.enter_context(_replaced(services, "start_api_server", lambda *_, **__: (None, None)))
         replaced.enter_context(_replaced(node, "Node", _Node))
         ray.init(address="local", _node_ip_address=LOOPBACK, **options)
+
+
+def check_folder(folder: str) -> None:
+    """Raise ConfigError for a folder in which Ray does not start, or waits half a minute for what never comes."""
+    if not os.path.isabs(folder):
+        wrong = "it is a relative path, which Ray's processes do not find"
+    elif not folder.isascii():
+        wrong = "it has letters beyond ASCII, which Ray does not take"
+    else:
+        return
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "TMPDIR")
+    raise ConfigError(
+        f"Ray's folder on this machine would be {folder!r}: {wrong}. Set RAY_TMPDIR to another, such as /tmp "
+        f"({name} is {os.environ.get(name)!r})."
+    )
 
 
 class _Node(node.Node):

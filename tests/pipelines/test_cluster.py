@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from batchloom.pipelines import own_ray
 from batchloom.pipelines.cluster import HEAD, _kept_by_a_thread, connected, look
 from batchloom.pipelines.errors import ConfigError, JobError
 from batchloom.pipelines.replicas.placement import NodeKind
@@ -396,3 +397,20 @@ def test_what_may_come_is_nothing_unknown_or_what_an_autoscaler_tells(
     expected = None if coming is None else [NodeKind(resources, most) for resources, most in coming]
     assert (None if found.coming is None else list(found.coming)) == expected
     assert found.is_closed == ("is_ours" in told)
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"TMPDIR": "rel"}, r"'rel/ray': it is a relative path, .* Set RAY_TMPDIR .*\(TMPDIR is 'rel'\)"),
+        ({"TMPDIR": "/t/é"}, r"'/t/é/ray': it has letters beyond ASCII, .* Set RAY_TMPDIR .*\(TMPDIR is '/t/é'\)"),
+        ({"TMPDIR": "/tmp", "RAY_TMPDIR": "x"}, r"'x/ray': it is a relative path.*\(RAY_TMPDIR is 'x'\)"),
+    ],
+)
+def test_a_folder_that_ray_cannot_use_is_said_before_it_starts(monkeypatch, variables, said) -> None:
+    """Of a relative one Ray said after half a minute that a node timed out, of others that a codec failed."""
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=said):
+        own_ray.start()
