@@ -18,7 +18,7 @@ from ray._common.utils import get_default_ray_temp_dir
 from ray._private import auto_init_hook, state, utils, worker
 from ray.data import DataContext
 
-from batchloom.pipelines import lazy_prefetcher, own_ray
+from batchloom.pipelines import own_ray
 from batchloom.pipelines.errors import ConfigError, JobError, PipelineError
 from batchloom.pipelines.joining import begin_showing_token, cluster_to_join
 from batchloom.pipelines.replicas.placement import Cluster, Node, NodeKind
@@ -275,8 +275,7 @@ def _data_settings() -> Iterator[None]:
     for name, value in DATA_SETTINGS.items():
         setattr(context, name, value)
     try:
-        with lazy_prefetcher.in_use():
-            yield
+        yield
     finally:
         for name, value in before.items():
             setattr(context, name, value)
