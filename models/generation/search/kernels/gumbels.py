@@ -31,7 +31,7 @@ def gumbels(key_R: Tensor, step_R: Tensor, choice_RC: Tensor) -> Tensor:
     return noise_RC
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def splitmix(key, number):  # type: ignore[no-untyped-def]
     """Return output number `number` of splitmix64 from the state `key`; all are uint64 and wrap around."""
     bits = key + (number + 1) * GOLDEN

@@ -16,9 +16,9 @@ NUM_ROWS, NUM_TOKENS = 5, 7
 
 
 def texts(width: int, seed: int) -> Texts:
-    """Texts of 1 to `width` of few different tokens, so that n-grams recur; columns of a wider matrix, as History's."""
+    """Texts of 1 to `width` of two different tokens, so that n-grams recur; columns of a wider matrix, as History's."""
     generator = torch.Generator().manual_seed(seed)
-    wide = torch.randint(0, NUM_TOKENS, (NUM_ROWS, width + 3), generator=generator)
+    wide = torch.randint(0, 2, (NUM_ROWS, width + 3), generator=generator) * (NUM_TOKENS - 1)
     length = torch.randint(1, width + 1, (NUM_ROWS,), generator=generator)
     length[0], length[1] = width, 1
     return Texts(wide.to(DEVICE)[:, :width], length.to(DEVICE))
