@@ -1,13 +1,16 @@
 """Kernels of Triton, where it works; they know no layer and no search."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+_is_for_graph = ContextVar("is_for_graph", default=False)  # of one thread: others go on launching on their own
 
 
 def kernel_or(plain: T, device: torch.device, load: Callable[[], T], without: str) -> T:
@@ -30,3 +33,22 @@ def kernel_or(plain: T, device: torch.device, load: Callable[[], T], without: st
         )
         return plain
     return kernel
+
+
+@contextmanager
+def for_a_graph() -> Iterator[None]:
+    """Say that what this thread launches within is captured, or is the warm-up before it.
+
+    The host launches it once, however often the graph is replayed, so a kernel pays there whatever its size. The
+    warm-up must launch the very kernels that are captured: none can be compiled or loaded while a stream captures.
+    """
+    before = _is_for_graph.set(True)
+    try:
+        yield
+    finally:
+        _is_for_graph.reset(before)
+
+
+def launches_are_free() -> bool:
+    """Return whether this thread is within `for_a_graph`."""
+    return _is_for_graph.get()

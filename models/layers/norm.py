@@ -6,11 +6,11 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
-from batchloom.models.kernels import kernel_or
+from batchloom.models.kernels import kernel_or, launches_are_free
 from batchloom.models.layers.native import norms
 from batchloom.models.layers.native.library import bfloat16_kernels
 
-FUSED_ROWS = 2048  # of a GPU: with fewer, Triton's launch takes longer than what it saves
+FUSED_ROWS = 2048  # of a GPU: with fewer, Triton's launch takes the host longer than what it saves
 
 NormOfSum = Callable[[Tensor, Tensor, nn.LayerNorm], tuple[Tensor, Tensor]]
 
@@ -33,10 +33,11 @@ def plain_norm_of_sum(residual_ND: Tensor, update_ND: Tensor, norm: nn.LayerNorm
 
 
 def _norm_of_sum_for(residual_ND: Tensor) -> NormOfSum:
-    """Return what computes it for a device, dtype and number of rows."""
+    """Return what computes it for a device, dtype and number of rows, and for a graph or not."""
     if residual_ND.is_cpu and residual_ND.dtype == torch.bfloat16 and (library := bfloat16_kernels()) is not None:
         return partial(norms.norm_of_sum, library)
-    return _norm_of_sum_on(residual_ND.device) if len(residual_ND) >= FUSED_ROWS else plain_norm_of_sum
+    pays = len(residual_ND) >= FUSED_ROWS or launches_are_free()
+    return _norm_of_sum_on(residual_ND.device) if pays else plain_norm_of_sum
 
 
 @cache

@@ -58,9 +58,10 @@ class BeamCohort(Cohort):
         is_end_GC = self._is_end(candidates, length_G)
         # NaN sorts before all numbers, so a request with a logit that is NaN or +infinity has such candidates.
         is_nan_G = candidates.score_GC.isnan().any(1)
-        self._finish(candidates, is_end_GC, length_G)
+        divisor_G1 = self._length_divisor(length_G)
+        self._finish(candidates, is_end_GC, length_G, divisor_G1)
         parent_GB = self._grow(candidates, is_end_GC)
-        can_improve_G = self.growing.can_improve_G & self._could_improve(length_G)
+        can_improve_G = self.growing.can_improve_G & self._could_improve(divisor_G1)
         self.growing = replace(self.growing, can_improve_G=can_improve_G)
         is_done_G = ~can_improve_G | is_end_GC.all(1) | is_nan_G
         if self.params.early_stopping is True:
@@ -137,14 +138,14 @@ class BeamCohort(Cohort):
         ]
         return to_device(stops, candidates.token_GC.device, torch.bool)
 
-    def _finish(self, candidates: Candidates, is_end_GC: Tensor, length_G: Tensor) -> None:
+    def _finish(self, candidates: Candidates, is_end_GC: Tensor, length_G: Tensor, divisor_G1: Tensor) -> None:
         """Let candidates that end compete with the finished sequences; only the best num_beams candidates may."""
         is_entrant_GC = is_end_GC.clone()
         is_entrant_GC[:, self.num_beams :] = False
-        score_GC = candidates.score_GC / self._length_divisor(length_G)
+        score_GC = candidates.score_GC / divisor_G1
         if self.params.early_stopping is True:
-            score_GC = score_GC + self.finished.is_finished_GB.all(1, keepdim=True) * WORST
-        score_GC = score_GC + ~self.growing.can_improve_G[:, None] * WORST + ~is_entrant_GC * WORST
+            score_GC = score_GC.add(self.finished.is_finished_GB.all(1, keepdim=True), alpha=WORST)
+        score_GC = score_GC.add(~self.growing.can_improve_G[:, None], alpha=WORST).add(~is_entrant_GC, alpha=WORST)
         end = self.history.longest + 1
         running = [
             matrix_RT.view(len(self.requests), self.num_beams, -1)[:, :, :end]
@@ -154,21 +155,22 @@ class BeamCohort(Cohort):
 
     def _grow(self, candidates: Candidates, is_end_GC: Tensor) -> Tensor:
         """Let the best open candidates become the beams; return which beam each continues, [G, B]."""
-        score_GB, choice_GB = (candidates.score_GC + is_end_GC * WORST).topk(self.num_beams)
+        score_GB, choice_GB = candidates.score_GC.add(is_end_GC, alpha=WORST).topk(self.num_beams)
         self.growing = replace(self.growing, score_GB=score_GB)
         parent_GB = candidates.parent_GC.gather(1, choice_GB)
-        first_row_G1 = torch.arange(len(self.requests), device=parent_GB.device)[:, None] * self.num_beams
+        first_row_G1 = torch.arange(0, self.history.num_rows, self.num_beams, device=parent_GB.device)[:, None]
         self.history.reorder((parent_GB + first_row_G1).flatten())
         self.history.append(
             candidates.token_GC.gather(1, choice_GB).flatten(), candidates.log_prob_GC.gather(1, choice_GB).flatten()
         )
         return parent_GB
 
-    def _could_improve(self, length_G: Tensor) -> Tensor:
+    def _could_improve(self, divisor_G1: Tensor) -> Tensor:
         """Return whether the best growing beam could still beat the worst finished one, by transformers' heuristics."""
         if self.params.early_stopping == "never" and self.length_penalty > 0.0:
-            length_G = self._of_request(self.history.asked_length_R)  # as the reference, which knows no positions
-        best_G1 = self.growing.score_GB[:, :1] / self._length_divisor(length_G)
+            # as the reference, which knows no positions
+            divisor_G1 = self._length_divisor(self._of_request(self.history.asked_length_R))
+        best_G1 = self.growing.score_GB[:, :1] / divisor_G1
         return (best_G1 > self.finished.worst_GB()).any(1)
 
     def _length_divisor(self, length_G: Tensor) -> Tensor:

@@ -113,12 +113,13 @@ class FinishedBeams:
         old_GB, new_GB = choice_GB.clamp(max=num_beams - 1), (choice_GB - num_beams).clamp(min=0)
         is_finished_GB = torch.where(is_new_GB, is_entrant_GC.gather(1, new_GB), self.is_finished_GB.gather(1, old_GB))
         length_GB = torch.where(is_new_GB, length_G[:, None], self.length_GB.gather(1, old_GB))
+        parent_GB = new.parent_GC.gather(1, new_GB)
         last_GB1 = (length_G - 1)[:, None, None].expand(-1, num_beams, 1)
         for finished_GBT, running_GBT, chosen_GC in zip(
             (self.tokens_GBT, self.log_prob_GBT), running, (new.token_GC, new.log_prob_GC), strict=True
         ):
             end = running_GBT.shape[2]
-            new_GBT = _of_beams(running_GBT, new.parent_GC.gather(1, new_GB))
+            new_GBT = _of_beams(running_GBT, parent_GB)
             new_GBT.scatter_(2, last_GB1, chosen_GC.gather(1, new_GB)[:, :, None])
             old_GBT = _of_beams(finished_GBT[:, :, :end], old_GB)
             finished_GBT[:, :, :end] = torch.where(is_new_GB[:, :, None], new_GBT, old_GBT)

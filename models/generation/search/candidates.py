@@ -47,7 +47,7 @@ def _reduction_on(device: torch.device) -> Reduction:
     """Return the kernel where Triton works, and plain torch elsewhere."""
 
     def load() -> Reduction:
-        from batchloom.models.generation.search.vocabulary_kernel import best_and_normalizer
+        from batchloom.models.generation.search.kernels.vocabulary import best_and_normalizer
 
         best_and_normalizer(torch.zeros(1, 16, device=device))
         return best_and_normalizer

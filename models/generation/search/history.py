@@ -26,6 +26,7 @@ class History:
         self.log_prob_RT = torch.zeros(0, 0, device=device)  # of each new token, when it was chosen
         self.length_R = torch.zeros(0, dtype=torch.long, device=device)
         self.start_length_R = self.max_length_R = self.asked_length_R = self.length_R
+        self._last_R: Tensor | None = None  # the tokens appended last, while the rows are those
         # The prompts, where a processor needs them; beyond its length a row repeats its first token.
         self.prompt_RS: Tensor | None = None
         self.prompt_length_R: Tensor | None = None
@@ -66,17 +67,21 @@ class History:
         """Let row r continue from row parents_R[r]; both are rows of one request."""
         for matrix_RT in (self.tokens_RT, self.log_prob_RT):
             matrix_RT[:, : self.longest] = matrix_RT[:, : self.longest].index_select(0, parents_R)
+        self._last_R = None
 
     def append(self, token_R: Tensor, log_prob_R: Tensor) -> None:
         """Append one new token a row."""
         self.tokens_RT.scatter_(1, self.length_R[:, None], token_R[:, None])
         self.log_prob_RT.scatter_(1, self.length_R[:, None], log_prob_R[:, None])
         self.length_R += 1
+        self._last_R = token_R
         self.lengths = [length + 1 for length in self.lengths]
 
     def last_tokens(self) -> Tensor:
         """Return what the decoder reads next: [R]."""
-        return self.tokens_RT.gather(1, self.length_R[:, None] - 1)[:, 0]
+        if self._last_R is None:
+            self._last_R = self.tokens_RT.gather(1, self.length_R[:, None] - 1)[:, 0]
+        return self._last_R
 
     def new_tokens(self) -> list[list[int]]:
         """Return each row's tokens after its start tokens."""
@@ -102,6 +107,7 @@ class History:
     def _upload_lengths(self) -> None:
         """Renew what the device holds of each row apart from its tokens."""
         device = self.tokens_RT.device
+        self._last_R = None
         self.length_R = to_device(self.lengths, device)
         self.start_length_R = to_device(self.start_lengths, device)
         self.max_length_R = to_device(self.max_lengths, device)

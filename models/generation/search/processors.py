@@ -5,18 +5,22 @@ those of transformers (5.23, GenerationMixin._get_logits_processor).
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from batchloom.models.generation.params import GenerationParams, as_ids
 from batchloom.models.generation.search.history import History
-from batchloom.models.generation.search.vocabulary import Vocabulary
+from batchloom.models.generation.search.ngrams import Texts, plain_ban_completions
+from batchloom.models.generation.search.vocabulary import WHOLE, Vocabulary
+from batchloom.models.kernels import kernel_or
 from batchloom.models.transfers import to_device
 
 # A processor gets this rank's logits [R, V], the history, and the log-normalizer [R], which is subtracted where the
 # processor acts on log-probabilities (None: it acts on logits).
 Processor = Callable[[Tensor, History, Tensor | None], None]
+Bans = Callable[[Tensor, Texts, Texts, int, Vocabulary], None]
 
 
 def processors_of(params: GenerationParams, vocabulary: Vocabulary, device: torch.device) -> list[Processor]:
@@ -107,8 +111,8 @@ def _valid_tokens(tokens_RT: Tensor, length_R: Tensor) -> Tensor:
 
 def _no_repeat_ngram(size: int, vocabulary: Vocabulary) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
-        tokens_RT = history.tokens_RT[:, : history.longest]
-        _ban_completions(logits_RV, history, tokens_RT, history.length_R, size, vocabulary)
+        own = Texts(history.tokens_RT[:, : history.longest], history.length_R)
+        _bans_on(logits_RV.device)(logits_RV, own, own, size, vocabulary)
 
     return process
 
@@ -117,29 +121,27 @@ def _encoder_no_repeat_ngram(size: int, vocabulary: Vocabulary) -> Processor:
     def process(logits_RV: Tensor, history: History, log_normalizer_R: Tensor | None) -> None:  # noqa: ARG001
         assert history.prompt_RS is not None
         assert history.prompt_length_R is not None
-        _ban_completions(logits_RV, history, history.prompt_RS, history.prompt_length_R, size, vocabulary)
+        own = Texts(history.tokens_RT[:, : history.longest], history.length_R)
+        prompts = Texts(history.prompt_RS, history.prompt_length_R)
+        _bans_on(logits_RV.device)(logits_RV, own, prompts, size, vocabulary)
 
     return process
 
 
-def _ban_completions(
-    logits_RV: Tensor, history: History, text_RT: Tensor, length_R: Tensor, size: int, vocabulary: Vocabulary
-) -> None:
-    """Ban the tokens that would complete an n-gram of `text`: those that follow the row's last size - 1 tokens in it.
+@cache
+def _bans_on(device: torch.device) -> Bans:
+    """Return what bans n-grams: a kernel where Triton works, and plain torch elsewhere."""
 
-    All windows are compared at once: 128 rows of 64 tokens are 8,000 comparisons, cheaper than a lookup for each row.
-    """
-    num_windows = text_RT.shape[1] - size + 1
-    if num_windows <= 0:
-        return
-    ends_T = torch.arange(size, size + num_windows, device=text_RT.device)
-    matches_RT = ends_T <= length_R[:, None]
-    suffix_start_R = history.length_R - (size - 1)
-    matches_RT &= (suffix_start_R >= 0)[:, None]
-    for offset in range(size - 1):
-        wanted_R1 = history.tokens_RT.gather(1, (suffix_start_R + offset).clamp(min=0)[:, None])
-        matches_RT &= text_RT[:, offset : offset + num_windows] == wanted_R1
-    vocabulary.ban(logits_RV, text_RT[:, size - 1 : size - 1 + num_windows], matches_RT)
+    def load() -> Bans:
+        from batchloom.models.generation.search.kernels.ngrams import ban_completions
+
+        token_11 = torch.zeros(1, 1, dtype=torch.long, device=device)
+        text = Texts(token_11, token_11[0] + 1)
+        ban_completions(torch.zeros(1, 16, device=device), text, text, 1, WHOLE)
+        return ban_completions
+
+    plain: Bans = plain_ban_completions
+    return kernel_or(plain, device, load, without="n-grams are banned by plain torch")
 
 
 def _add_after(word: tuple[int, ...], bias: float, columns: list[int]) -> Processor:

@@ -4,7 +4,15 @@ A generator with state would give a row other numbers when the rows beside it ch
 order, replica or retry.
 """
 
+from collections.abc import Callable
+from functools import cache
+
+import torch
 from torch import Tensor
+
+from batchloom.models.kernels import kernel_or
+
+Gumbels = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 _GOLDEN = (
     0x9E3779B97F4A7C15  # splitmix64's increment: Steele, Lea, Flood, "Fast splittable pseudorandom number generators"
@@ -26,9 +34,28 @@ def gumbels(key_R: Tensor, step_R: Tensor, choice_RC: Tensor) -> Tensor:
     With sampling along cumulative probabilities it does: in bfloat16 nearly every token drawn from a whole vocabulary
     differed when the row was computed alone.
     """
+    return _gumbels_on(choice_RC.device)(key_R, step_R, choice_RC)
+
+
+def plain_gumbels(key_R: Tensor, step_R: Tensor, choice_RC: Tensor) -> Tensor:
     bits_RC = _splitmix(_splitmix(key_R, step_R)[:, None], choice_RC)
     uniform_RC = _shifted(bits_RC, 12).double().add_(0.5).mul_(2.0**-52)  # in the open interval (0, 1)
     return uniform_RC.log_().neg_().log_().neg_()
+
+
+@cache
+def _gumbels_on(device: torch.device) -> Gumbels:
+    """Return the kernel where Triton works, and plain torch elsewhere."""
+
+    def load() -> Gumbels:
+        from batchloom.models.generation.search.kernels.gumbels import gumbels
+
+        number_1 = torch.zeros(1, dtype=torch.long, device=device)
+        gumbels(number_1, number_1, number_1[:, None])
+        return gumbels
+
+    plain: Gumbels = plain_gumbels
+    return kernel_or(plain, device, load, without="random numbers are made by plain torch")
 
 
 def _splitmix(key: Tensor, number: Tensor) -> Tensor:

@@ -22,6 +22,11 @@ from batchloom.models.ranks.group import TensorParallel
 class Vocabulary:
     """The whole vocabulary on one rank: a token is a column."""
 
+    @property
+    def first(self) -> int:
+        """The token of this rank's first column."""
+        return 0
+
     def log_normalizer(self, logits_RV: Tensor) -> Tensor:
         """Return the log-sum-exp of each row over all ranks, float32 [R]."""
         return log_normalizer(logits_RV)
@@ -76,6 +81,10 @@ class DividedVocabulary(Vocabulary):
     def own(self) -> slice:
         """The tokens of this rank."""
         return rank_slice(self.size, self.group.size, self.group.rank)
+
+    @property
+    def first(self) -> int:
+        return self.own.start
 
     def log_normalizer(self, logits_RV: Tensor) -> Tensor:
         return self.group.all_gather(log_normalizer(logits_RV)[:, None]).logsumexp(-1)

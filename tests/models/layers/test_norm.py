@@ -1,11 +1,15 @@
 """The norm of a sum: the kernel gives what plain torch gives; where no GPU is, Triton's interpreter runs it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is not made for this platform")
 
-from batchloom.models.layers.norm import Norm, plain_norm_of_sum
+from batchloom.models.kernels import for_a_graph, launches_are_free
+from batchloom.models.layers import norm as norms
+from batchloom.models.layers.norm import FUSED_ROWS, Norm, plain_norm_of_sum
 from batchloom.models.layers.norm_kernel import norm_of_sum
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -40,3 +44,24 @@ def test_a_row_that_is_not_finite_stays_so_and_alone() -> None:
     residual[1, 5] = torch.nan
     _, found = norm_of_sum(residual, residual, norm)
     assert found.isnan().all(1).tolist() == [False, True, False]
+
+
+def test_few_rows_are_one_kernel_for_a_graph_alone_and_on_its_thread_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = []
+
+    def norm_of_sum(*args: object) -> tuple[torch.Tensor, torch.Tensor]:
+        launched.append(len(args[0]))  # type: ignore[arg-type]
+        return plain_norm_of_sum(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(norms, "_norm_of_sum_on", lambda _: norm_of_sum)
+    norm, rows, many = Norm(16), torch.ones(3, 16), torch.ones(FUSED_ROWS, 16)
+    norm.of_sum(rows, rows)
+    assert not launched
+    norm.of_sum(many, many)
+    with for_a_graph(), ThreadPoolExecutor(1) as other:
+        norm.of_sum(rows, rows)
+        assert not other.submit(launches_are_free).result()
+    with pytest.raises(TypeError), for_a_graph():
+        norm.of_sum(rows, None)  # type: ignore[arg-type]
+    norm.of_sum(rows, rows)
+    assert launched == [FUSED_ROWS, 3, 3]

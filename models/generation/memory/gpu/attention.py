@@ -29,6 +29,15 @@ class BlockReads:
     length_N: Tensor  # how many blocks it has
 
 
+@dataclass(frozen=True)
+class BlockWrites:
+    """Where each row's new entry goes."""
+
+    block_N: Tensor
+    offset_N: Tensor
+    place_N: Tensor  # the row's index among the block's readers: at first no other row descends from the entry
+
+
 class BlockReader:
     """One step's attention over a store; `position_N` and slopes are used where the model has ALiBi."""
 
@@ -53,6 +62,14 @@ class BlockReader:
             self._shift_NMH = (last_B[reads.table_NM] - position_N[:, None])[:, :, None] * alibi_slopes
         self._bias_XRS = bias_BHRS.to(keys.dtype).flatten(0, 1)  # X: blocks times heads
 
+    def append(self, layer: int, writes: BlockWrites, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
+        """Write the new entries' keys and values, and return attention with them among what each row reads.
+
+        Padding rows may get anything.
+        """
+        self._store.write(layer, writes.block_N, writes.offset_N, k_NHK, v_NHK)
+        return self.attend(layer, q_NHK)
+
     def attend(self, layer: int, q_NHK: Tensor) -> Tensor:
         """Return attention over all blocks that each row reads: [N, H, K]."""
         reads = self._reads
@@ -71,25 +88,15 @@ class BlockReader:
         return (weight_NMH[..., None] * partial_NMHK).sum(1).to(q_NHK.dtype)
 
 
-@dataclass(frozen=True)
-class BlockWrites:
-    """Where each row's new entry goes."""
-
-    block_N: Tensor
-    offset_N: Tensor
-    place_N: Tensor  # the row's index among the block's readers: at first no other row descends from the entry
-
-
 class BlockAttention:
     """A decode step's attention context: one reader of generated tokens, and with an encoder one of prompts."""
 
-    def __init__(self, store: BlockStore, writes: BlockWrites, readers: Sequence[BlockReader]) -> None:
-        self._store, self._writes, self._readers = store, writes, readers
+    def __init__(self, writes: BlockWrites, readers: Sequence[BlockReader]) -> None:
+        self._writes, self._readers = writes, readers
 
     def attend(self, layer: int, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
         """Write the new keys and values, and return self-attention: [N, H, K]."""
-        self._store.write(layer, self._writes.block_N, self._writes.offset_N, k_NHK, v_NHK)
-        return self._readers[0].attend(layer, q_NHK)
+        return self._readers[0].append(layer, self._writes, q_NHK, k_NHK, v_NHK)
 
     def cross_attend(self, layer: int, q_NHK: Tensor) -> Tensor:
         """Return attention over each row's encoder output: [N, H, K]."""

@@ -110,7 +110,7 @@ class PagedBackend:
             self._reader(store, own, position_N, model.alibi_slopes)
             for store, own in zip(self._stores, reads, strict=True)
         ]
-        context = BlockAttention(self._generated_store, writes, readers)
+        context = BlockAttention(writes, readers)
         return model.local_logits(model.decode(inputs.input_ids_N, position_N, context))
 
     def _inputs(self, all_units: Sequence[BlockUnits], prompts: list[PromptBlocks]) -> StaticInputs:

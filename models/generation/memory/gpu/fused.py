@@ -1,7 +1,8 @@
 """Paged attention as one Triton kernel: each row goes through its own blocks, and nothing is written but the result.
 
 It reads what `BlockReader` reads and is tested against it. Each key and value is fetched once for each row that sees
-it; rows that share a prompt run side by side, so all but the first find it in the GPU's cache.
+it; rows that share a prompt run side by side, so all but the first find it in the GPU's cache. A new entry is seen by
+its own row alone: the program that writes it has it in registers, and no program reads what another one writes.
 """
 
 import torch
@@ -9,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from batchloom.models.generation.memory.gpu.attention import BlockReader, BlockReads
-from batchloom.models.generation.memory.gpu.blocks import BLOCK_SIZE, NULL_BLOCK, BlockStore
+from batchloom.models.generation.memory.gpu.attention import BlockReader, BlockReads, BlockWrites
+from batchloom.models.generation.memory.gpu.blocks import BLOCK_SIZE, NULL_BLOCK, PADDING_BLOCK, BlockStore
 from batchloom.models.transfers import launching_on
 
 # Keys and values that a program fetches together, and its warps, by what benchmarks/gpu_attention.py found on an H200:
@@ -27,13 +28,25 @@ class FusedReader(BlockReader):
         self._store, self._reads = store, reads
         self._position_N, self._alibi_slopes = position_N, alibi_slopes
 
+    def append(self, layer: int, writes: BlockWrites, q_NHK: Tensor, k_NHK: Tensor, v_NHK: Tensor) -> Tensor:
+        """Write the new entries' keys and values, and return attention with them among what each row reads.
+
+        Queries, keys and values lie alike, as the views of one product do. Padding rows get their own values.
+        """
+        assert q_NHK.stride() == k_NHK.stride() == v_NHK.stride()
+        return self._launch(layer, q_NHK, (k_NHK, v_NHK, writes.block_N, writes.offset_N))
+
     def attend(self, layer: int, q_NHK: Tensor) -> Tensor:
         """Return attention over all blocks that each row reads: [N, H, K]."""
+        return self._launch(layer, q_NHK, None)
+
+    def _launch(self, layer: int, q_NHK: Tensor, new: tuple[Tensor, Tensor, Tensor, Tensor] | None) -> Tensor:
+        """Run the kernel; `new`: keys, values, blocks and offsets of new entries, if there are any."""
         store, reads = self._store, self._reads
         keys, values = store.layers[layer]
         num_rows, num_heads, head_dim = q_NHK.shape
-        q_NHK = q_NHK.contiguous()
-        result_NHK = torch.empty_like(q_NHK)
+        assert q_NHK.stride(2) == 1
+        result_NHK = q_NHK.new_empty(q_NHK.shape)
         has_alibi = self._alibi_slopes is not None
         blocks_at_once, num_warps = self._settings(q_NHK)
         with launching_on(q_NHK.device):
@@ -50,6 +63,9 @@ class FusedReader(BlockReader):
                 store.position_BS,
                 self._position_N,
                 self._alibi_slopes if has_alibi else q_NHK,
+                *(new or (q_NHK, q_NHK, reads.length_N, reads.length_N)),
+                q_NHK.stride(0),
+                q_NHK.stride(1),
                 head_dim**-0.5,
                 NUM_COLUMNS=reads.table_NM.shape[1],
                 NUM_READERS=store.num_readers,
@@ -59,6 +75,7 @@ class FusedReader(BlockReader):
                 PADDED_DIM=triton.next_power_of_2(head_dim),
                 AT_ONCE=blocks_at_once,
                 HAS_ALIBI=has_alibi,
+                APPENDS=new is not None,
                 num_warps=num_warps,
             )
         return result_NHK
@@ -78,7 +95,8 @@ def try_out(device: torch.device) -> None:
     store = BlockStore(1, 1, 16, like)
     numbers = torch.zeros(1, 1, dtype=torch.long, device=device)
     reads = BlockReads(numbers, numbers[0], numbers, numbers, numbers[0])
-    FusedReader(store, reads, numbers[0], None).attend(0, like)
+    writes = BlockWrites(numbers[0] + PADDING_BLOCK, numbers[0], numbers[0])
+    FusedReader(store, reads, numbers[0], None).append(0, writes, like, like, like)
     torch.cuda.synchronize(device)
 
 
@@ -96,6 +114,12 @@ def attend_kernel(  # type: ignore[no-untyped-def]
     position_BS,
     position_N,
     slope_H,
+    new_k_NHK,
+    new_v_NHK,
+    new_block_N,
+    new_offset_N,
+    row_stride,
+    head_stride,
     scale,
     NUM_COLUMNS: tl.constexpr,
     NUM_READERS: tl.constexpr,
@@ -105,19 +129,31 @@ def attend_kernel(  # type: ignore[no-untyped-def]
     PADDED_DIM: tl.constexpr,
     AT_ONCE: tl.constexpr,
     HAS_ALIBI: tl.constexpr,
+    APPENDS: tl.constexpr,
 ):
     """Attend for one row and head. In float32, whatever the arrays are; the softmax is made as its scores come in."""
     row, head = tl.program_id(0), tl.program_id(1)
     num_heads = tl.num_programs(1)
     dim_K = tl.arange(0, PADDED_DIM)
     is_dim_K = dim_K < HEAD_DIM
-    own = (row * num_heads + head) * HEAD_DIM
-    q_K = tl.load(q_NHK + own + dim_K, mask=is_dim_K, other=0.0).to(tl.float32) * scale
+    own_K = row.to(tl.int64) * row_stride + head * head_stride + dim_K
+    q_K = tl.load(q_NHK + own_K, mask=is_dim_K, other=0.0).to(tl.float32) * scale
     entry_S = tl.arange(0, AT_ONCE * BLOCK_SIZE)  # S: the entries of the blocks at hand
     offset_S = entry_S % BLOCK_SIZE
-    largest = -1e30  # finite: a row that sees nothing, as of padding, has weights of zero and no NaN
-    total = 0.0
-    sum_K = tl.zeros([PADDED_DIM], dtype=tl.float32)
+    if APPENDS:
+        new_k_K = tl.load(new_k_NHK + own_K, mask=is_dim_K, other=0.0)
+        new_v_K = tl.load(new_v_NHK + own_K, mask=is_dim_K, other=0.0)
+        new_block, new_offset = tl.load(new_block_N + row), tl.load(new_offset_N + row)
+        new_at_K = ((new_block * num_heads + head) * BLOCK_SIZE + new_offset) * HEAD_DIM + dim_K
+        tl.store(k_BHSK + new_at_K, new_k_K, mask=is_dim_K)
+        tl.store(v_BHSK + new_at_K, new_v_K, mask=is_dim_K)
+        largest = tl.sum(new_k_K.to(tl.float32) * q_K, 0)  # its distance is 0, and so is ALiBi's share
+        total = tl.exp(largest - largest)  # 1, or NaN where the score is not finite
+        sum_K = new_v_K.to(tl.float32) * total
+    else:
+        largest = -1e30  # finite: a row that sees nothing, as of padding, has weights of zero and no NaN
+        total = 0.0
+        sum_K = tl.zeros([PADDED_DIM], dtype=tl.float32)
     if HAS_ALIBI:
         slope = tl.load(slope_H + head).to(tl.float32)
         position = tl.load(position_N + row).to(tl.float32)
@@ -134,6 +170,8 @@ def attend_kernel(  # type: ignore[no-untyped-def]
             descent_BRS + (block_S * NUM_READERS + place_S) * BLOCK_SIZE + offset_S, mask=is_written_S, other=0
         )
         sees_S = is_written_S & (descent_S != 0)
+        if APPENDS:
+            sees_S = sees_S & ((block_S != new_block) | (offset_S != new_offset))
         where_SK = (((block_S * num_heads + head) * BLOCK_SIZE + offset_S) * HEAD_DIM)[:, None] + dim_K[None, :]
         sees_SK = sees_S[:, None] & is_dim_K[None, :]
         k_SK = tl.load(k_BHSK + where_SK, mask=sees_SK, other=0.0).to(tl.float32)
@@ -150,4 +188,5 @@ def attend_kernel(  # type: ignore[no-untyped-def]
         sum_K = sum_K * shrinks + tl.sum(weight_S[:, None] * v_SK, 0)
         largest = new_largest
     result_K = sum_K / tl.maximum(total, 1e-30)
-    tl.store(result_NHK + own + dim_K, result_K.to(result_NHK.dtype.element_ty), mask=is_dim_K)
+    result_at_K = (row * num_heads + head) * HEAD_DIM + dim_K
+    tl.store(result_NHK + result_at_K, result_K.to(result_NHK.dtype.element_ty), mask=is_dim_K)

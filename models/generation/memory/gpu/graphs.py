@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from batchloom.models.generation.memory.gpu.shapes import StepShape
+from batchloom.models.kernels import for_a_graph
 from batchloom.models.transfers import Numbers, host_buffer
 
 logger = logging.getLogger(__name__)
@@ -115,11 +116,11 @@ class Graphs:
         self._graph_memory = None
 
     def _capture(self, compute: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        with torch.cuda.device(self._device):
+        with torch.cuda.device(self._device), for_a_graph():
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                compute()  # warm-up: libraries choose their kernels and allocate their workspaces
+                compute()  # warm-up: libraries choose their kernels and allocate workspaces, Triton loads its own
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             # thread_local: another thread may go on using the device meanwhile.

@@ -6,7 +6,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is not made for this platform")
 
 from batchloom.models.generation.search.candidates import plain_best_and_normalizer
-from batchloom.models.generation.search.vocabulary_kernel import COLUMNS_AT_ONCE, best_and_normalizer
+from batchloom.models.generation.search.kernels.vocabulary import COLUMNS_AT_ONCE, best_and_normalizer
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # by the interpreter's NumPy
