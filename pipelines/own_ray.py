@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +23,7 @@ from batchloom.pipelines.errors import ConfigError
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
+WORKER_SCRIPT = str(Path(__file__).with_name("ray_worker.py"))
 SETTINGS = {
     # by itself Ray ends workers above the number of CPUs, where actors count, after a second without work; units that
     # took longer to compute found no reader, and each paid a start of Python, a second of a core
@@ -44,7 +46,7 @@ def start(**options: Any) -> None:
         # Elsewhere than on macOS and Windows Ray replaces a loopback address by one that other machines can reach, and
         # then its servers listen on all interfaces, unless this constant is false.
         replaced.enter_context(_replaced(ray_constants, "ENABLE_RAY_CLUSTER", False))
-        fewer: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False}
+        fewer: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False, "setup_worker_path": WORKER_SCRIPT}
         replaced.enter_context(_replaced(parameter, "RayParams", partial(parameter.RayParams, **fewer)))
         replaced.enter_context(_replaced(services, "start_api_server", lambda *_, **__: (None, None)))
         replaced.enter_context(_replaced(node, "Node", _Node))

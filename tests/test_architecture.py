@@ -115,6 +115,7 @@ def test_heavy_modules_are_imported_by_the_rooms_that_own_them_alone(package: st
             "pipelines/joining.py",
             "pipelines/own_ray.py",
             "pipelines/ray_data_actors.py",
+            "pipelines/ray_worker.py",
             "pipelines/forecasting/rehearsing.py",
             "pipelines/running/deep.py",
             "pipelines/running/stream.py",

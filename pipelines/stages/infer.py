@@ -1,5 +1,7 @@
 """Infer is the actor that Ray keeps a pool of: one replica, several units in flight. The replica orders the work."""
 
+import atexit
+import gc
 import os
 import sys
 import threading
@@ -50,6 +52,7 @@ class Infer:
     ) -> None:
         """`groups`: those of pipelines/replicas/spanning.py, where a replica's ranks are on several nodes. `labels`: of
         the metrics that are exported."""
+        atexit.register(gc.freeze)  # or Python's end looks for cycles in all that was imported: a second of a core
         self._task, self._model, self._roster = settings["task"], settings["model"], roster
         self._turns = Turns()  # a unit whose replicas died is computed alone
         self._replica: Replica | None = None

@@ -9,15 +9,17 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from batchloom.pipelines.planning.units import Unit
 from batchloom.pipelines.telemetry.usage import Usage
 from batchloom.pipelines.watching.attempts import Attempt, Attempts
 from batchloom.pipelines.watching.starts import Starts
+
+if TYPE_CHECKING:  # the actor's process would import Arrow for it, while the replica starts
+    from batchloom.pipelines.planning.units import Unit
 
 REPORT_SECONDS = 2.0
 MAX_FAILED_UNITS = 3  # one after the other, with no answered unit between them: nothing will be better for the next
@@ -129,20 +131,20 @@ class Roster:
         """What the replica did so far, every REPORT_SECONDS."""
         self._actor.report.remote(this_replica(), Process.this(), num_steps, usage)
 
-    def take(self, unit: Unit, num_rows: int) -> Attempt:
+    def take(self, unit: "Unit", num_rows: int) -> Attempt:
         """Called before a unit is computed: how to do it. `num_rows` are those of its requests."""
         attempt: Attempt = ray.get(self._actor.take.remote(this_replica(), unit.id, unit.stem, num_rows))
         return attempt
 
-    def enter(self, unit: Unit, start: int) -> None:
+    def enter(self, unit: "Unit", start: int) -> None:
         """Called before a span of a unit is computed alone."""
         ray.get(self._actor.enter.remote(this_replica(), unit.id, start))
 
-    def leave(self, unit: Unit, start: int) -> None:
+    def leave(self, unit: "Unit", start: int) -> None:
         """Called when the span is answered."""
         self._actor.leave.remote(this_replica(), unit.id, start)
 
-    def done(self, unit: Unit, usage: Usage) -> None:
+    def done(self, unit: "Unit", usage: Usage) -> None:
         """Called when the unit is answered."""
         self._actor.done.remote(this_replica(), unit.id, usage)
 

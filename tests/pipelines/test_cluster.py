@@ -133,6 +133,8 @@ def test_a_ray_of_its_own_has_no_servers_and_actors_that_nobody_asks() -> None:
     assert rows == [[0, 2, 4]] * 2
     assert actors == []
     assert "raylet" in processes
+    assert "ray_worker.py" in processes
+    assert "setup_worker.py" not in processes  # each worker imported Ray twice
     assert not [name for name in ("dashboard.py", "monitor.py", "log_monitor.py") if name in processes]
     assert not [name for name in threads if "tick" in name]  # nothing asks a Ray that is gone
 
