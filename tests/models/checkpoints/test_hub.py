@@ -19,6 +19,7 @@ from transformers import BartConfig, BartForConditionalGeneration
 from batchloom.models import describe, load_model
 from batchloom.models.checkpoints.hub import local_folder, open_source
 from batchloom.models.errors import CheckpointError
+from batchloom.models.patience import Patience
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -129,6 +130,12 @@ def hub(checkpoint, monkeypatch):
     hub.server.shutdown()
     hub.server.server_close()
     HfFileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A hub that is down is told of at once: test_asking.py has how long it is asked."""
+    monkeypatch.setattr("batchloom.models.checkpoints.hub.FIRST", Patience(seconds=0.3))
 
 
 def some_ids():
@@ -259,6 +266,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_copy_is_fetched_again_and_not_used_where_it_cannot_be(hub, damage, caplog):
     """The cache was believed by the names of its folders: weights that were cut or replaced there were loaded."""
@@ -280,6 +288,7 @@ def test_a_damaged_copy_is_fetched_again_and_not_used_where_it_cannot_be(hub, da
         open_source(uri)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_copy_of_the_cache_is_hashed_and_used_and_a_link_to_one_is_not(hub, tmp_path, monkeypatch):
     uri = f"hf://org/tiny@{COMMIT}"
     folder = local_folder(uri)
