@@ -16,11 +16,11 @@ demo: $(VENV)/.installed
 
 # These start clusters and kill them, or watch the clock: they have the machine for themselves (test_visible.py: what it
 # prints cannot be sent between processes). The others take a core each.
-OF_ONE_RAY := $(addprefix tests/pipelines/test_,$(addsuffix .py,formats layout model_options output_formats permission \
-	readers retry selection storage tables))
 ALONE := tests/cluster tests/examples tests/faults tests/jobs/test_signals.py tests/jobs/test_startup.py \
-	tests/jobs/terminal/test_visible.py \
-	$(filter-out $(OF_ONE_RAY),$(wildcard tests/pipelines/test_*.py)) tests/resume tests/test_public_api.py
+	tests/jobs/terminal/test_visible.py $(addprefix tests/pipelines/test_,cluster.py faults_of_replicas.py waiting.py) \
+	tests/resume tests/test_public_api.py
+# Each process would compile all modules.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15 $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest --durations 30 $(ALONE)
