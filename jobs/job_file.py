@@ -102,6 +102,12 @@ def parse_value(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
+def text_of(values: Any) -> str:
+    """Return plain values as YAML which a job file's rules read as the same values."""
+    # allow_unicode=False: PyYAML writes U+0085 unescaped, and then reads it back as a space.
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=False)
+
+
 def _read_text(path: str) -> str:
     """Read a regular file of at most MAX_BYTES. Raises: OSError, UnicodeError, ValueError."""
     # A pipe without a writer would block the open, a device may have no end.
@@ -149,13 +155,18 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that puts in quotes what _Loader would read as a number."""
+
+
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 
 
 def _refuse_bombs(root: yaml.Node) -> None:

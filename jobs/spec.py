@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from batchloom.jobs.job_file import JobFile, JobFileError, KeyPath, Problem, parse_value
+from batchloom.jobs.job_file import JobFile, JobFileError, KeyPath, Problem, parse_value, text_of
 from batchloom.jobs.job_schema import FLAGS, describe, resolve
 from batchloom.pipelines.config import JobConfig
 
@@ -79,8 +79,7 @@ def from_record(job: Mapping[str, Any], source: str) -> JobConfig:
 
 def to_yaml(job: Mapping[str, Any]) -> str:
     """Return `job`, a JobConfig after `dataclasses.asdict`, as the text of an equivalent job file."""
-    # allow_unicode=False: PyYAML writes U+0085 unescaped, and then reads it back as a space.
-    return yaml.safe_dump(json.loads(json.dumps(job)), sort_keys=False, allow_unicode=False)
+    return text_of(json.loads(json.dumps(job)))
 
 
 def _checked(source: str, config: JobConfig | None, problems: list[Problem]) -> JobConfig:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from batchloom.jobs import spec
@@ -153,6 +153,7 @@ options = st.dictionaries(
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other processes decide the time
+@example(generation={"1.e-3": "0E0"}, keep=("0E0", "1e5", "2024-01-01"), seed=0)  # numbers and dates, unless quoted
 @given(generation=options, keep=st.none() | st.lists(st.text(), max_size=3).map(tuple), seed=st.integers(0, 2**63))
 def test_a_resolved_job_written_out_is_the_same_job(
     tmp_path_factory: pytest.TempPathFactory, generation: dict[str, Any], keep: tuple[str, ...] | None, seed: int
