@@ -4,6 +4,7 @@ Prompts are packed, not padded. Logits of prompt tokens are not computed. A deco
 left to the first decode step, which is then like any other; so is the last token of an answer's prefix.
 """
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,8 +23,8 @@ from batchloom.models.layers.positions import positions_of
 from batchloom.models.layers.product_attention import ProductAttention
 from batchloom.models.transfers import to_device
 
-# Longer prompts go through fused attention: the scores of one prompt are held at once, 32 MB at 1024 tokens and 16
-# heads.
+# Without a kernel longer prompts go through fused attention: the scores of one prompt are held at once, 32 MB at 1024
+# tokens and 16 heads.
 MAX_TOKENS_BY_PRODUCTS = 1024
 
 
@@ -109,11 +110,14 @@ def _keys_values(
     lengths = [len(tail) for tail in tails]
     start = 0 if prefix is None else len(prefix.token_ids)
     context: _FusedPrefill | _ProductPrefill
-    if prefix is None and (not _prefers_products(model) or max(lengths) > MAX_TOKENS_BY_PRODUCTS):
+    kernels = _kernels(model)
+    is_long = kernels is None and max(lengths) > MAX_TOKENS_BY_PRODUCTS
+    if prefix is None and (is_long or not _prefers_products(model)):
         context = _FusedPrefill(lengths, model.alibi_slopes)
     else:
         like = torch.empty(0, dtype=model.dtype, device=model.device)
-        context = _ProductPrefill(lengths, like, model.alibi_slopes, None if prefix is None else prefix.memory)
+        memory = None if prefix is None else prefix.memory
+        context = _ProductPrefill(lengths, like, model.alibi_slopes, memory, kernels)
     position_N = positions_of(lengths, model.device) + start
     model.decode(_packed(tails, model.device), position_N, context)
     return context.keys_values, context.num_padded_tokens
@@ -143,7 +147,12 @@ def split_memories(
 
 def _prefers_products(model: Model) -> bool:
     """Whether products beat torch's fused attention: on a CPU in bfloat16, 1.7 to 2 times from 100 tokens on."""
-    return bool(model.device.type == "cpu" and model.dtype == torch.bfloat16)
+    return model.device.type == "cpu" and model.dtype == torch.bfloat16
+
+
+def _kernels(model: Model) -> ctypes.CDLL | None:
+    """Return the compiled kernels, which beat both, where a model can have them."""
+    return dense_kernels(torch.bfloat16) if model.device.type == "cpu" and model.dtype == torch.bfloat16 else None
 
 
 def _packed(prompts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
@@ -177,20 +186,24 @@ class _FusedPrefill(PackedAttention):
 
 
 class _ProductPrefill:
-    """As _FusedPrefill, by products of each prompt's exact size, and after a common prefix if there is one.
+    """As _FusedPrefill, by a kernel or products of each prompt's exact size, after a common prefix if there is one.
 
     A prompt's result does not depend on the prompts beside it, as it may where they are padded to one length.
     """
 
     def __init__(
-        self, lengths: Sequence[int], like: Tensor, alibi_slopes: Tensor | None, prefix: PromptMemory | None
+        self,
+        lengths: Sequence[int],
+        like: Tensor,
+        alibi_slopes: Tensor | None,
+        prefix: PromptMemory | None,
+        kernels: ctypes.CDLL | None,
     ) -> None:
         self.keys_values: list[tuple[Tensor, Tensor]] = []
         self.num_padded_tokens = sum(lengths)
         self._prefix, self._lengths, self._slopes_H = prefix, list(lengths), alibi_slopes
-        is_for_kernel = like.dtype == torch.bfloat16 and like.device.type == "cpu"
-        self._kernels = dense_kernels(torch.bfloat16) if is_for_kernel else None
-        if self._kernels is None:
+        self._kernels = kernels
+        if kernels is None:
             self._bias_HTS = self._bias(prefix, alibi_slopes, like)
 
     def _bias(self, prefix: PromptMemory | None, alibi_slopes: Tensor | None, like: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ inline __m512 nearly_gelu(__m512 x) {
 inline __m512 nearly_gelu_tanh(__m512 x) {  // x / (1 + 2^z), as above
     const float slope = -1.5957691216f * 1.4426950409f;
     const __m512 cubic = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(slope * 0.044715f), _mm512_set1_ps(slope));
-    const __m512 z = _mm512_min_ps(_mm512_set1_ps(127.f), _mm512_mul_ps(x, cubic));
+    const __m512 z = _mm512_min_ps(_mm512_set1_ps(200.f), _mm512_mul_ps(x, cubic));  // 2^200 is infinity
     return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.f), power_of_two(z)));
 }
 

@@ -38,7 +38,8 @@ void norm_row(const Bfloat16* residual, const Bfloat16* update, int64_t width, c
         const __m512 apart = _mm512_maskz_sub_ps(mask, _mm512_loadu_ps(row + at), mean);
         return _mm512_mul_ps(apart, apart);
     });
-    const __m512 scale = _mm512_set1_ps(1.f / std::sqrt(squares / width + eps));
+    const float variance = std::isinf(squares) ? NAN : squares / width;  // of infinity the norm would be the bias
+    const __m512 scale = _mm512_set1_ps(1.f / std::sqrt(variance + eps));
     for (int64_t at = 0; at < width; at += LANES) {
         const __mmask16 mask = first(width - at);
         const __m512 x = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(row + at), mean), scale);

@@ -12,7 +12,7 @@ def norm_of_sum(
     library: ctypes.CDLL, residual_ND: Tensor, update_ND: Tensor, norm: nn.LayerNorm
 ) -> tuple[Tensor, Tensor]:
     """Return (residual + update, its norm), both [N, D]; the sum is rounded before it is normed, as in plain torch."""
-    parameters = norm.weight, norm.bias
+    parameters = norm.weight.contiguous(), norm.bias.contiguous()
     assert all(x.dtype == torch.bfloat16 for x in (residual_ND, update_ND, *parameters)), "the kernel is for bfloat16"
     assert residual_ND.shape == update_ND.shape == (len(residual_ND), *norm.normalized_shape), residual_ND.shape
     residual_ND, update_ND = residual_ND.contiguous(), update_ND.contiguous()

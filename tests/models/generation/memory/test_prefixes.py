@@ -75,5 +75,19 @@ def test_by_kernels_what_follows_a_prefix_has_the_bits_of_prompts_that_were_read
         assert torch.equal(v_NHK, v_SHK[own])
 
 
+@pytest.mark.skipif(
+    dense_kernels(torch.bfloat16) is None, reason="no compiler, or a processor without bfloat16 kernels"
+)
+def test_by_kernels_a_prompt_has_its_bits_beside_a_long_one(tmp_path):
+    """A neighbour of more than 1,024 tokens took all prompts to another kind of attention."""
+    make_checkpoint(str(tmp_path), "bloom")
+    model = load_model(str(tmp_path), dtype="bfloat16")
+    long = TEMPLATE * (prefill.MAX_TOKENS_BY_PRODUCTS // len(TEMPLATE) + 1)
+    beside, _ = prefill._keys_values(model, [TEMPLATE, long], None)
+    alone, _ = prefill._keys_values(model, [TEMPLATE], None)
+    for both, own in zip(beside, alone, strict=True):
+        assert all(torch.equal(x_NHK[: len(TEMPLATE)], y_NHK) for x_NHK, y_NHK in zip(both, own, strict=True))
+
+
 def _ends(tails):
     return [sum(len(TEMPLATE) + len(tail) for tail in tails[: number + 1]) for number in range(len(tails))]

@@ -196,6 +196,37 @@ def test_a_norm_of_what_is_not_finite_is_not_and_its_neighbours_are(value):
     assert found[1].isnan().all()
 
 
+@has_bfloat16
+def test_a_norm_whose_variance_overflows_is_nan():
+    """By the formula it is the bias, as torch's is for some widths: a finite answer of what is lost."""
+    norm, residual_ND, update_ND = norm_in_bfloat16(3, 40)
+    update_ND[1] *= 1e30
+    _, found = norm_of_sum(bfloat16_kernels(), residual_ND, update_ND, norm)
+    assert found.isnan().all(1).tolist() == [False, True, False]
+
+
+@has_bfloat16
+def test_a_norm_reads_parameters_that_are_views():
+    norm, residual_ND, update_ND = norm_in_bfloat16(3, 40)
+    _, expected = norm_of_sum(bfloat16_kernels(), residual_ND, update_ND, norm)
+    for name in ("weight", "bias"):
+        strided = getattr(norm, name).repeat_interleave(2)[::2]
+        setattr(norm, name, torch.nn.Parameter(strided, requires_grad=False))
+    assert not norm.weight.is_contiguous()
+    assert torch.equal(norm_of_sum(bfloat16_kernels(), residual_ND, update_ND, norm)[1], expected)
+
+
+@has_bfloat16
+@pytest.mark.parametrize("activation", [F.relu, F.gelu, gelu_tanh])
+def test_an_activation_of_each_number_of_bfloat16_is_the_formula_rounded(activation):
+    one = bfloat16.panels(bfloat16_kernels(), torch.ones(1, 1).bfloat16())
+    number_N = torch.arange(-(1 << 15), 1 << 15).short().view(torch.bfloat16)
+    number_N = number_N[number_N.isfinite()]
+    found = one.product(number_N[:, None], None, activation)[:, 0].double()
+    # Half a place of 8 bits, and 2^-16 of it where a number lies between two. Of erfc's end no more than 1e-9 is kept.
+    torch.testing.assert_close(found, activation(number_N.double()), atol=1e-9, rtol=2**-8 + 2**-16)
+
+
 def plain_attention(q_THK, k_SHK, v_SHK, causal, slopes_H):
     """Of one sequence, in float64."""
     q, k, v = (x.double().transpose(0, 1) for x in (q_THK, k_SHK, v_SHK))
