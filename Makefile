@@ -50,10 +50,11 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 # What benchmarks/results has of processors, under half an hour of two cores; docs/benchmarks.md has the longer ones.
-BENCH := "engine --workload beam --documents 12" "engine --workload greedy --documents 24" \
-	"engine --workload greedy-varying --documents 16" "engine --workload bloom --documents 8" \
+BOTH := --dtypes bfloat16 int8
+BENCH := "engine --workload beam --documents 12 $(BOTH)" "engine --workload greedy --documents 24 $(BOTH)" \
+	"engine --workload greedy-varying --documents 16 $(BOTH)" "engine --workload bloom --documents 8 $(BOTH)" \
 	"pipeline --case short --rounds 1" "pipeline --case demo --rounds 1 --rows 400 --dtypes float32 bfloat16" \
-	"single_pass --texts 6" "scoring --pairs 200 --rounds 2" shapes agreement cache_waste metrics
+	"single_pass --texts 6 $(BOTH)" "scoring --pairs 200 --rounds 2" shapes agreement cache_waste metrics
 BENCH_GPU := gpu gpu_attention "single_pass --texts 512" "scoring --dtype bfloat16"
 
 $(VENV)/.bench: $(VENV)/.installed

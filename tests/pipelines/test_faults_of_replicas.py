@@ -54,11 +54,12 @@ def test_a_stopped_replica_is_told_of_within_seconds_and_started_again(make_job,
 
     def stop_the_replica(story: Story, event: Event) -> None:
         if isinstance(event, UnitDone) and story.fault_at == float("inf"):
+            time.sleep(0.3)  # for the units behind it, which may not be read yet
             story.fault_at = time.monotonic()
             for process_id in actors("MapWorker"):
                 os.kill(process_id, signal.SIGSTOP)
 
-    job = replace(make_job(generation={"num_beams": 4, "max_length": 60, "min_length": 50}), limits=QUIET)
+    job = replace(make_job(generation={"num_beams": 8, "max_length": 60, "min_length": 50}), limits=QUIET)
     story = Story(stop_the_replica, [])
     manifest = pipelines.run(job, story)
 
